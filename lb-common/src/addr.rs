@@ -1,0 +1,87 @@
+//! Addresses and ports as the maps hold them.
+
+/// An IPv6 address, or an IPv4 address mapped into `::ffff:0:0/96` (RFC 4291 section 2.5.5.2), in
+/// network order. All zero means "any address".
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Address(pub [u8; 16]);
+
+impl Address {
+    /// The wildcard: a service on every address.
+    pub const ANY: Self = Self([0; 16]);
+
+    /// Maps an IPv4 address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_v4(a: [u8; 4]) -> Self {
+        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3]])
+    }
+
+    /// Takes an IPv6 address as it stands on the wire.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_v6(a: [u8; 16]) -> Self {
+        Self(a)
+    }
+
+    /// The IPv4 address, when this is a mapped one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn as_v4(&self) -> Option<[u8; 4]> {
+        let a = &self.0;
+        let mut i = 0;
+        while i < 10 {
+            if a[i] != 0 {
+                return None;
+            }
+            i += 1;
+        }
+        if a[10] != 0xff || a[11] != 0xff { None } else { Some([a[12], a[13], a[14], a[15]]) }
+    }
+
+    /// Whether this is the wildcard.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_any(&self) -> bool {
+        u128::from_ne_bytes(self.0) == 0
+    }
+}
+
+impl From<core::net::IpAddr> for Address {
+    fn from(ip: core::net::IpAddr) -> Self {
+        match ip {
+            core::net::IpAddr::V4(v4) => Self::from_v4(v4.octets()),
+            core::net::IpAddr::V6(v6) => Self(v6.octets()),
+        }
+    }
+}
+
+impl From<Address> for core::net::IpAddr {
+    fn from(a: Address) -> Self {
+        match a.as_v4() {
+            Some(v4) => Self::V4(v4.into()),
+            None => Self::V6(a.0.into()),
+        }
+    }
+}
+
+/// A port in network order, so that it is copied from a header and compared without swapping.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Be16(pub [u8; 2]);
+
+impl Be16 {
+    /// From host order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(v: u16) -> Self {
+        Self(v.to_be_bytes())
+    }
+
+    /// To host order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_u16(self) -> u16 {
+        u16::from_be_bytes(self.0)
+    }
+}

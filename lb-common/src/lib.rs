@@ -1,0 +1,23 @@
+//! What the XDP program and userspace must agree on, and what both run.
+//!
+//! Layouts of every shared map, frame parsing, hashing, rate windows and verdicts. Nothing here
+//! does I/O, reads a clock or draws a random number: time, seeds and lookups are arguments, so the
+//! same code runs in host tests, under Miri, under a fuzzer and inside the kernel.
+//!
+//! `#[inline(always)]` on the packet path is not for speed alone: a function left outlined with a
+//! data-carrying enum in its signature gives BTF that the kernel refuses.
+
+#![cfg_attr(not(test), no_std)]
+#![deny(unsafe_code)]
+
+pub mod abi;
+pub mod addr;
+pub mod deny;
+pub mod limit;
+pub mod member;
+pub mod meta;
+pub mod service;
+pub mod settings;
+#[cfg(feature = "user")]
+mod user;
+pub mod verdict;

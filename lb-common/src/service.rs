@@ -1,0 +1,86 @@
+//! `SERVICES`: which packets belong to a listener of the proxy or to a steered service.
+
+use crate::{
+    abi::{SERVICE_SETS, SERVICE_WAYS},
+    addr::{Address, Be16},
+};
+
+/// Index of a service's limits, windows and counters. 0 means "no service".
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct ServiceId(pub u16);
+
+/// IANA protocol numbers that a service may have.
+pub mod proto {
+    /// ICMP for IPv4.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// ICMP for IPv6.
+    pub const ICMPV6: u8 = 58;
+}
+
+/// What becomes of a service's packets once the guard let them through.
+pub mod kind {
+    /// A listener of the proxy: to the stack.
+    pub const LOCAL: u8 = 1;
+    /// Steered to members (not yet built by control).
+    pub const FORWARDED: u8 = 2;
+}
+
+/// One service in a set, 32 bytes. `id` 0 marks a free way and is written last when a way is
+/// filled, first when it is emptied, so that a reader never matches a half-written one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ServiceWay {
+    /// Destination address; [`Address::ANY`] for every address.
+    pub address: Address,
+    /// Destination port.
+    pub port: Be16,
+    /// IANA protocol number.
+    pub proto: u8,
+    /// A constant of [`kind`].
+    pub kind: u8,
+    /// [`ServiceId`], 0: free.
+    pub id: u16,
+    /// Balancer's id for a forwarded service, else 0.
+    pub balancer: u16,
+    /// [`flag`] bits.
+    pub flags: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Bits of [`ServiceWay::flags`].
+pub mod flag {
+    /// Some limit of `LIMITS` is set: look there.
+    pub const LIMITED: u32 = 1 << 0;
+}
+
+/// One set of `SERVICES`: two cache lines.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ServiceSet {
+    /// The ways, in no order.
+    pub ways: [ServiceWay; SERVICE_WAYS],
+}
+
+const _: () = assert!(size_of::<ServiceWay>() == 32);
+const _: () = assert!(size_of::<ServiceSet>() == 128);
+
+/// The set in which a service lies. `seed` is chosen by control so that no set overflows.
+#[inline(always)]
+#[must_use]
+pub fn service_set(address: Address, port: Be16, proto: u8, seed: u64) -> u32 {
+    let a = address.0;
+    let high = u64::from_ne_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]);
+    let low = u64::from_ne_bytes([a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]]);
+    let tail = (u64::from(proto) << 16) | u64::from(u16::from_ne_bytes(port.0));
+    let mut h = seed ^ high.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    h = (h ^ low ^ (h >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    h = (h ^ tail ^ (h >> 32)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    (h >> 40) as u32 & (SERVICE_SETS - 1)
+}
+const _: () = assert!(SERVICE_SETS.is_power_of_two());

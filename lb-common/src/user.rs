@@ -1,0 +1,37 @@
+//! `aya::Pod` for every map type, so that userspace can read and write them.
+
+#![allow(unsafe_code, reason = "Pod is an unsafe trait; every type here is repr(C) integers")]
+
+use crate::{
+    deny::PrefixEntry,
+    limit::{ServiceLimits, ServiceWindows, SourceKey, Windows},
+    member::{MemberName, MemberSlot},
+    meta::Meta,
+    service::ServiceSet,
+    settings::Settings,
+    verdict::Counter,
+};
+
+macro_rules! pod {
+    ($($type:ty),* $(,)?) => {
+        $(
+            // SAFETY: `repr(C)`, built of integers and byte arrays with explicit padding: every
+            // byte is initialised and every bit pattern is a value.
+            unsafe impl aya::Pod for $type {}
+        )*
+    };
+}
+
+pod!(
+    Counter,
+    MemberName,
+    MemberSlot,
+    Meta,
+    PrefixEntry,
+    ServiceLimits,
+    ServiceSet,
+    ServiceWindows,
+    Settings,
+    SourceKey,
+    Windows,
+);

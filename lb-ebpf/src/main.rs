@@ -1,0 +1,3 @@
+//! The XDP program of sluice.
+#![no_std]
+#![no_main]

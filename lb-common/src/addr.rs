@@ -14,7 +14,9 @@ impl Address {
     #[inline(always)]
     #[must_use]
     pub const fn from_v4(a: [u8; 4]) -> Self {
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3]])
+        Self([
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3],
+        ])
     }
 
     /// Takes an IPv6 address as it stands on the wire.
@@ -36,7 +38,11 @@ impl Address {
             }
             i += 1;
         }
-        if a[10] != 0xff || a[11] != 0xff { None } else { Some([a[12], a[13], a[14], a[15]]) }
+        if a[10] != 0xff || a[11] != 0xff {
+            None
+        } else {
+            Some([a[12], a[13], a[14], a[15]])
+        }
     }
 
     /// Whether this is the wildcard.

@@ -41,7 +41,7 @@ impl Flow {
     #[inline(always)]
     #[must_use]
     pub const fn hash(&self, seed: u64) -> u64 {
-        let (s, d) = (words(&self.source), words(&self.destination));
+        let (s, d) = (self.source.words(), self.destination.words());
         let ports = u32::from_ne_bytes([
             self.source_port.0[0],
             self.source_port.0[1],
@@ -61,7 +61,7 @@ impl Flow {
     #[inline(always)]
     #[must_use]
     pub const fn hash_source(&self, seed: u64) -> u64 {
-        let s = words(&self.source);
+        let s = self.source.words();
         let h = mix(mix(seed ^ 0xD1B5_4A32_D192_ED03 ^ s[0]) ^ s[1]);
         h ^ (h >> 32)
     }
@@ -72,15 +72,6 @@ impl Flow {
 #[must_use]
 pub const fn slot(hash: u64, slots: u32) -> u32 {
     (((hash >> 32) * slots as u64) >> 32) as u32
-}
-
-#[inline(always)]
-const fn words(address: &Address) -> [u64; 2] {
-    let a = &address.0;
-    [
-        u64::from_ne_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]),
-        u64::from_ne_bytes([a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]]),
-    ]
 }
 
 /// Two rounds of multiply and shift: bijective, so no step loses information.

@@ -3,6 +3,8 @@
 //! Asked only about packets that belong to a service: the host's other traffic is the stack's
 //! business however strange it looks.
 
+use core::hint::black_box;
+
 use crate::{
     addr::{Address, Be16},
     frame::Frame,
@@ -68,7 +70,7 @@ fn has_valid_checksum<F: Frame + ?Sized>(frame: &F, headers: &Headers) -> bool {
         sum += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
     }
     let mut off = headers.l3 + 20;
-    for _ in 0..10 {
+    for _ in 0..black_box(10) {
         if off >= headers.l4 {
             break;
         }
@@ -90,7 +92,7 @@ fn has_valid_checksum<F: Frame + ?Sized>(frame: &F, headers: &Headers) -> bool {
 #[inline(always)]
 fn is_bad_source(headers: &Headers) -> bool {
     let a = &headers.source.0;
-    if headers.source == headers.destination {
+    if headers.source.words() == headers.destination.words() {
         return true;
     }
     if headers.version == 4 {
@@ -140,33 +142,25 @@ pub fn limit<T: Tables>(
     service: u16,
     limits: &ServiceLimits,
 ) -> Limited {
-    // A packet has at most one kind of its own, beside "every packet".
-    let (own, counts_packets) = match headers.proto {
-        proto::TCP => (
-            if headers.is_syn() {
-                Some(LimitKind::SYN)
-            } else {
-                None
-            },
-            true,
-        ),
-        proto::UDP => (Some(LimitKind::UDP), true),
-        _ => (Some(LimitKind::ICMP), false),
+    // Each packet has a kind of its own (or none), and is one of "every packet" of its service.
+    let own = match headers.proto {
+        proto::TCP if headers.is_syn() => LimitKind::SYN,
+        proto::TCP => LimitKind::PACKETS,
+        proto::UDP => LimitKind::UDP,
+        _ => LimitKind::ICMP,
     };
-    let all = if counts_packets {
-        Some(LimitKind::PACKETS)
-    } else {
-        None
+    let has_both = own != LimitKind::PACKETS && own != LimitKind::ICMP;
+    let kinds = || {
+        (0..black_box(1 + usize::from(has_both)))
+            .map(|turn| if turn == 0 { own } else { LimitKind::PACKETS })
     };
-    let kinds = [own, all];
 
     let mut clock = Clock { now: None };
     let mut reported = false;
-    for kind in kinds.into_iter().flatten() {
-        let limit = &limits.service[kind.0 as usize % LimitKind::COUNT];
-        if limit.packets == 0 {
+    for kind in kinds() {
+        let Some(limit) = set(&limits.service, kind) else {
             continue;
-        }
+        };
         let Some(windows) = tables.service_windows(service, kind) else {
             continue;
         };
@@ -177,11 +171,10 @@ pub fn limit<T: Tables>(
             reported = true;
         }
     }
-    for kind in kinds.into_iter().flatten() {
-        let limit = &limits.source[kind.0 as usize % LimitKind::COUNT];
-        if limit.packets == 0 {
+    for kind in kinds() {
+        let Some(limit) = set(&limits.source, kind) else {
             continue;
-        }
+        };
         let key = source_key(headers, service, kind, limit);
         let now = clock.now(tables);
         let Some(windows) = tables.source_windows(&key) else {
@@ -196,11 +189,10 @@ pub fn limit<T: Tables>(
         }
         window::count(&windows, limit.window_ns, now);
     }
-    for kind in kinds.into_iter().flatten() {
-        let limit = &limits.service[kind.0 as usize % LimitKind::COUNT];
-        if limit.packets == 0 {
+    for kind in kinds() {
+        let Some(limit) = set(&limits.service, kind) else {
             continue;
-        }
+        };
         if let Some(windows) = tables.service_windows(service, kind) {
             window::count(&windows, limit.window_ns, clock.now(tables));
         }
@@ -209,6 +201,17 @@ pub fn limit<T: Tables>(
         Limited::Reported
     } else {
         Limited::Within
+    }
+}
+
+/// The limit of a kind, if there is one.
+#[inline(always)]
+fn set(limits: &[Limit; LimitKind::COUNT], kind: LimitKind) -> Option<&Limit> {
+    let limit = &limits[kind.0 as usize % LimitKind::COUNT];
+    if limit.packets == 0 {
+        None
+    } else {
+        Some(limit)
     }
 }
 

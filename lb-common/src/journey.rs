@@ -3,6 +3,8 @@
 //! Every exit of [`judge`] is a [`Verdict`]; the caller counts it and returns its action. Lookups
 //! come through [`Tables`], so the host's tests and the kernel run the same decisions.
 
+use core::hint::black_box;
+
 use crate::{
     addr::Address,
     deny::PrefixEntry,
@@ -16,6 +18,15 @@ use crate::{
     window::SharedWindows,
 };
 
+/// The operator's prefix lists.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum List {
+    /// `DENY4` and `DENY6`.
+    Deny,
+    /// `ALLOW4` and `ALLOW6`.
+    Allow,
+}
+
 /// What a packet may ask of the maps.
 pub trait Tables {
     /// Shared windows as this implementation reaches them.
@@ -28,11 +39,17 @@ pub trait Tables {
     /// Kernel monotonic clock, ns; coarse (4 ms) is enough. Asked at most once or twice a packet,
     /// and only where a limit or a timed entry applies.
     fn now(&self) -> u64;
-    /// Longest entry of `DENY4` or `DENY6` that covers the first `bits` of `address`; `bits` count
-    /// from the family's own first bit (at most 32 with version 4, 128 with version 6).
-    fn deny(&self, version: u8, address: &Address, bits: u32) -> Option<PrefixEntry>;
-    /// The same for `ALLOW4` and `ALLOW6`.
-    fn allow(&self, version: u8, address: &Address, bits: u32) -> Option<PrefixEntry>;
+    /// Longest entry of a list that covers the first `bits` of `address`; `bits` count from the
+    /// family's own first bit (at most 32 with version 4, 128 with version 6).
+    fn prefix(&self, list: List, version: u8, address: &Address, bits: u32) -> Option<PrefixEntry>;
+    /// [`covers`], for an implementation to outline: few packets come here.
+    #[inline(always)]
+    fn covers(&self, list: List, headers: &Headers) -> bool
+    where
+        Self: Sized,
+    {
+        covers(self, list, headers)
+    }
     /// A set of `SERVICES`.
     fn service_set(&self, set: u32) -> Option<&ServiceSet>;
     /// Limits of a service; 0: the host's.
@@ -53,54 +70,73 @@ where
     F: Frame + ?Sized,
     T: Tables,
 {
-    let verdict = |service, reason| Verdict {
+    let (service, reason) = match tables.settings() {
+        Some(settings) => decide(frame, headers, tables, settings),
+        // An array of one: the kernel always finds it.
+        None => (0, Reason::NOT_A_SERVICE),
+    };
+    Verdict {
         service,
         reason,
         bytes: bytes(frame, headers),
-    };
-    // An array of one: the kernel always finds it.
-    let Some(settings) = tables.settings() else {
-        return verdict(0, Reason::NOT_A_SERVICE);
-    };
+    }
+}
+
+#[inline(always)]
+fn decide<F, T>(frame: &F, headers: &Headers, tables: &T, settings: &Settings) -> (u16, Reason)
+where
+    F: Frame + ?Sized,
+    T: Tables,
+{
     let gates = settings.gates;
-    let guarded = gates & gate::GUARD != 0;
+    let is_guarded = gates & gate::GUARD != 0;
     if headers.reach == Reach::NotIp {
-        return verdict(0, Reason::NOT_A_SERVICE);
+        return (0, Reason::NOT_A_SERVICE);
     }
     if headers.is_vital() {
-        return verdict(0, Reason::VITAL);
+        return (0, Reason::VITAL);
     }
-    if guarded && is_denied(headers, gates, tables) {
-        return verdict(0, Reason::DENIED);
+    if is_guarded
+        && is_on(tables, gates, List::Deny, headers)
+        && !is_allowed(tables, gates, headers)
+    {
+        return (0, Reason::DENIED);
     }
-    match headers.reach {
-        Reach::Ports => {}
-        Reach::Icmp => {
-            if !guarded || gates & gate::ICMP_LIMITS == 0 {
-                return verdict(0, Reason::ICMP);
+    // What passes within its limits, and whether it has any.
+    let (id, within, has_limits) = match headers.reach {
+        Reach::Ports => {
+            let Some(service) = find(headers, settings.service_seed, tables) else {
+                return (0, Reason::NOT_A_SERVICE);
+            };
+            if !is_guarded {
+                return (service.id, Reason::GUARD_OFF);
             }
-            return verdict(0, limited(headers, gates, tables, 0, Reason::ICMP));
+            if let Some(reason) = guard::malformed(frame, headers) {
+                return (service.id, reason);
+            }
+            let has_limits = gates & gate::LIMITS != 0 && service.flags & flag::LIMITED != 0;
+            (service.id, Reason::LOCAL, has_limits)
         }
-        Reach::LaterFragment => return verdict(0, Reason::FRAGMENT),
-        Reach::Addresses => return verdict(0, Reason::UNPARSED),
-        Reach::NotIp | Reach::OtherProtocol => return verdict(0, Reason::NOT_A_SERVICE),
-    }
-    let Some(service) = find(headers, settings.service_seed, tables) else {
-        return verdict(0, Reason::NOT_A_SERVICE);
+        Reach::Icmp => (
+            0,
+            Reason::ICMP,
+            is_guarded && gates & gate::ICMP_LIMITS != 0,
+        ),
+        Reach::LaterFragment => return (0, Reason::FRAGMENT),
+        Reach::Addresses => return (0, Reason::UNPARSED),
+        Reach::NotIp | Reach::OtherProtocol => return (0, Reason::NOT_A_SERVICE),
     };
-    if !guarded {
-        return verdict(service.id, Reason::GUARD_OFF);
+    if !has_limits || is_allowed(tables, gates, headers) {
+        return (id, within);
     }
-    if let Some(reason) = guard::malformed(frame, headers) {
-        return verdict(service.id, reason);
+    let Some(limits) = tables.limits(id) else {
+        return (id, within);
+    };
+    match guard::limit(tables, headers, id, limits) {
+        Limited::Within => (id, within),
+        Limited::Reported => (id, Reason::LIMIT_REPORTED),
+        Limited::Over(reason) => (id, reason),
     }
-    if gates & gate::LIMITS == 0 || service.flags & flag::LIMITED == 0 {
-        return verdict(service.id, Reason::LOCAL);
-    }
-    verdict(
-        service.id,
-        limited(headers, gates, tables, service.id, Reason::LOCAL),
-    )
 }
 
 /// Bytes of the frame. The datagram's own length tells whether there is more than the first
@@ -114,79 +150,35 @@ fn bytes<F: Frame + ?Sized>(frame: &F, headers: &Headers) -> u64 {
     }
 }
 
-/// The reason of a packet after the limits of `service`; `within` where they do not apply.
 #[inline(always)]
-fn limited<T: Tables>(
-    headers: &Headers,
-    gates: u64,
-    tables: &T,
-    service: u16,
-    within: Reason,
-) -> Reason {
-    if is_allowed(headers, gates, tables, &mut Clock { now: None }) {
-        return within;
-    }
-    let Some(limits) = tables.limits(service) else {
-        return within;
-    };
-    match guard::limit(tables, headers, service, limits) {
-        Limited::Within => within,
-        Limited::Reported => Reason::LIMIT_REPORTED,
-        Limited::Over(reason) => reason,
-    }
+fn is_allowed<T: Tables>(tables: &T, gates: u64, headers: &Headers) -> bool {
+    is_on(tables, gates, List::Allow, headers)
 }
 
-/// Whether the operator denies the source and does not also allow it.
+/// Whether the source is on a list; asks the list only if its gate says that it has entries.
 #[inline(always)]
-fn is_denied<T: Tables>(headers: &Headers, gates: u64, tables: &T) -> bool {
-    let gate = if headers.version == 4 {
-        gate::DENY4
-    } else {
-        gate::DENY6
+fn is_on<T: Tables>(tables: &T, gates: u64, list: List, headers: &Headers) -> bool {
+    let gate = match (list, headers.version) {
+        (List::Deny, 4) => gate::DENY4,
+        (List::Deny, _) => gate::DENY6,
+        (List::Allow, 4) => gate::ALLOW4,
+        (List::Allow, _) => gate::ALLOW6,
     };
-    if gates & gate == 0 {
-        return false;
-    }
-    let mut clock = Clock { now: None };
-    covers(
-        |bits| tables.deny(headers.version, &headers.source, bits),
-        headers,
-        tables,
-        &mut clock,
-    ) && !is_allowed(headers, gates, tables, &mut clock)
-}
-
-#[inline(always)]
-fn is_allowed<T: Tables>(headers: &Headers, gates: u64, tables: &T, clock: &mut Clock) -> bool {
-    let gate = if headers.version == 4 {
-        gate::ALLOW4
-    } else {
-        gate::ALLOW6
-    };
-    gates & gate != 0
-        && covers(
-            |bits| tables.allow(headers.version, &headers.source, bits),
-            headers,
-            tables,
-            clock,
-        )
+    gates & gate != 0 && tables.covers(list, headers)
 }
 
 /// Entries that have run out and lie one inside the other that are looked behind.
 const MAX_EXPIRED: usize = 4;
 
-/// Whether a living entry covers the source. Behind one that has run out the next shorter prefix
-/// is asked for, so that a timed entry inside a lasting one opens no hole when its time is up.
+/// Whether a living entry of `list` covers the source. Behind one that has run out the next shorter
+/// prefix is asked for, so that a timed entry inside a lasting one opens no hole when its time is
+/// up.
 #[inline(always)]
-fn covers<T: Tables>(
-    longest: impl Fn(u32) -> Option<PrefixEntry>,
-    headers: &Headers,
-    tables: &T,
-    clock: &mut Clock,
-) -> bool {
+pub fn covers<T: Tables>(tables: &T, list: List, headers: &Headers) -> bool {
     let mut bits = if headers.version == 4 { 32 } else { 128 };
-    for _ in 0..MAX_EXPIRED {
-        let Some(entry) = longest(bits) else {
+    let mut clock = Clock { now: None };
+    for _ in 0..black_box(MAX_EXPIRED) {
+        let Some(entry) = tables.prefix(list, headers.version, &headers.source, bits) else {
             return false;
         };
         if entry.expires == 0 || clock.now(tables) < entry.expires {
@@ -218,7 +210,11 @@ fn find_on<T: Tables>(
     let set = tables.service_set(service_set(address, port, headers.proto, seed))?;
     // Plain loads: a way that changes under the reader misfiles the packets of that moment only.
     for way in &set.ways {
-        if way.id != 0 && way.port == port && way.proto == headers.proto && way.address == address {
+        if way.id != 0
+            && way.port == port
+            && way.proto == headers.proto
+            && way.address.words() == address.words()
+        {
             return Some(*way);
         }
     }

@@ -4,8 +4,9 @@
 //! headers, TCP, UDP, ICMP, fragments. It judges nothing, so that traffic of no service costs no
 //! more than finding that out; what is malformed is [`crate::guard`]'s question.
 
+use core::hint::black_box;
+
 use network_types::{
-    bitfield::BitfieldU16,
     eth::{EthHdr, EtherType},
     icmp::Icmpv4Hdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -133,8 +134,16 @@ impl Headers {
 #[inline(always)]
 pub fn parse<F: Frame + ?Sized>(frame: &F) -> Headers {
     let mut headers = Headers::default();
-    let Some(eth) = frame.read::<{ EthHdr::LEN }>(0).map(ethernet) else {
-        return headers;
+    parse_into(frame, &mut headers);
+    headers
+}
+
+/// [`parse`] into `headers`, which must be [`Headers::default`]: for a caller who wants them in
+/// memory and not in registers, of which the XDP program has too few.
+#[inline(always)]
+pub fn parse_into<F: Frame + ?Sized>(frame: &F, headers: &mut Headers) {
+    let Some(eth) = frame.header::<EthHdr, _>(0) else {
+        return;
     };
     let mut ether_type = eth.ether_type;
     let mut l3 = EthHdr::LEN;
@@ -142,19 +151,23 @@ pub fn parse<F: Frame + ?Sized>(frame: &F) -> Headers {
         if !is_tag(ether_type) {
             break;
         }
-        let Some(tag) = frame.read::<{ VlanHdr::LEN }>(l3).map(vlan) else {
-            return headers;
+        let Some(tag) = frame.header::<VlanHdr, _>(l3) else {
+            return;
         };
         ether_type = tag.ether_type;
         l3 += VlanHdr::LEN;
     }
     headers.l3 = l3;
-    if ether_type == EtherType::Ipv4 as u16 {
-        parse_v4(frame, &mut headers);
+    let has_transport = if ether_type == EtherType::Ipv4 as u16 {
+        parse_v4(frame, headers)
     } else if ether_type == EtherType::Ipv6 as u16 {
-        parse_v6(frame, &mut headers);
+        parse_v6(frame, headers)
+    } else {
+        false
+    };
+    if has_transport {
+        parse_transport(frame, headers);
     }
-    headers
 }
 
 /// 802.1Q, 802.1ad, and 0x9100, which older switches put on the outer tag.
@@ -165,13 +178,14 @@ const fn is_tag(ether_type: u16) -> bool {
         || ether_type == EtherType::Ieee8021QinQ1 as u16
 }
 
+/// Whether a transport header follows at `headers.l4`.
 #[inline(always)]
-fn parse_v4<F: Frame + ?Sized>(frame: &F, headers: &mut Headers) {
-    let Some(ip) = frame.read::<{ Ipv4Hdr::LEN }>(headers.l3).map(ipv4) else {
-        return;
+fn parse_v4<F: Frame + ?Sized>(frame: &F, headers: &mut Headers) -> bool {
+    let Some(ip) = frame.header::<Ipv4Hdr, _>(headers.l3) else {
+        return false;
     };
     if ip.version() != 4 {
-        return;
+        return false;
     }
     headers.reach = Reach::Addresses;
     headers.version = 4;
@@ -181,7 +195,7 @@ fn parse_v4<F: Frame + ?Sized>(frame: &F, headers: &mut Headers) {
     headers.end = headers.l3 + u16::from_be_bytes(ip.tot_len) as usize;
     let header_len = ip.ihl() as usize;
     if header_len < Ipv4Hdr::LEN {
-        return;
+        return false;
     }
     headers.l4 = headers.l3 + header_len;
     // RFC 791: bit 13 of the word is "more fragments", the low 13 bits the offset.
@@ -189,18 +203,19 @@ fn parse_v4<F: Frame + ?Sized>(frame: &F, headers: &mut Headers) {
     headers.is_fragment = word & 0x3fff != 0;
     if word & 0x1fff != 0 {
         headers.reach = Reach::LaterFragment;
-        return;
+        return false;
     }
-    parse_transport(frame, headers);
+    true
 }
 
+/// As [`parse_v4`].
 #[inline(always)]
-fn parse_v6<F: Frame + ?Sized>(frame: &F, headers: &mut Headers) {
-    let Some(ip) = frame.read::<{ Ipv6Hdr::LEN }>(headers.l3).map(ipv6) else {
-        return;
+fn parse_v6<F: Frame + ?Sized>(frame: &F, headers: &mut Headers) -> bool {
+    let Some(ip) = frame.header::<Ipv6Hdr, _>(headers.l3) else {
+        return false;
     };
     if ip.version() != 6 {
-        return;
+        return false;
     }
     headers.reach = Reach::Addresses;
     headers.version = 6;
@@ -216,12 +231,12 @@ fn parse_v6<F: Frame + ?Sized>(frame: &F, headers: &mut Headers) {
     let mut proto = ip.next_hdr;
     let mut off = headers.l3 + Ipv6Hdr::LEN;
     let mut later_fragment = false;
-    for _ in 0..MAX_EXTENSIONS {
+    for _ in 0..black_box(MAX_EXTENSIONS) {
         if !is_extension(proto) {
             break;
         }
         let Some(start) = frame.read::<4>(off) else {
-            return;
+            return false;
         };
         off += match proto {
             next::FRAGMENT => {
@@ -244,9 +259,8 @@ fn parse_v6<F: Frame + ?Sized>(frame: &F, headers: &mut Headers) {
     headers.l4 = off;
     if later_fragment {
         headers.reach = Reach::LaterFragment;
-    } else if !is_extension(proto) {
-        parse_transport(frame, headers);
     }
+    !later_fragment && !is_extension(proto)
 }
 
 #[inline(always)]
@@ -269,17 +283,17 @@ fn parse_transport<F: Frame + ?Sized>(frame: &F, headers: &mut Headers) {
     let off = headers.l4;
     match headers.proto {
         proto::TCP => {
-            if let Some(tcp) = frame.read::<{ TcpHdr::LEN }>(off) {
-                headers.tcp_flags = tcp[13];
-                let tcp = tcp_header(tcp);
-                headers.transport_len = tcp.doff() as usize * 4;
-                set_ports(headers, tcp.source, tcp.dest);
+            // Bytes, for the struct gives length and flags bit by bit only, in a loop.
+            if let Some(b) = frame.read::<{ TcpHdr::LEN }>(off) {
+                headers.transport_len = (b[12] >> 4) as usize * 4;
+                headers.tcp_flags = b[13];
+                set_ports(headers, [b[0], b[1]], [b[2], b[3]]);
             } else {
                 parse_ports(frame, headers);
             }
         }
         proto::UDP => {
-            if let Some(udp) = frame.read::<{ UdpHdr::LEN }>(off).map(udp_header) {
+            if let Some(udp) = frame.header::<UdpHdr, _>(off) {
                 headers.transport_len = u16::from_be_bytes(udp.len) as usize;
                 set_ports(headers, udp.src, udp.dst);
             } else {
@@ -288,7 +302,7 @@ fn parse_transport<F: Frame + ?Sized>(frame: &F, headers: &mut Headers) {
         }
         // ICMP and ICMPv6 begin alike. One family's ICMP inside the other's IP is neither.
         proto::ICMP | proto::ICMPV6 if (headers.proto == proto::ICMP) == (headers.version == 4) => {
-            if let Some(icmp) = frame.read::<8>(off).map(icmp_header) {
+            if let Some(icmp) = frame.header::<Icmpv4Hdr, _>(off) {
                 headers.icmp_type = icmp.type_;
                 headers.icmp_code = icmp.code;
                 headers.reach = Reach::Icmp;
@@ -311,95 +325,6 @@ fn set_ports(headers: &mut Headers, source: [u8; 2], destination: [u8; 2]) {
     headers.source_port = Be16(source);
     headers.destination_port = Be16(destination);
     headers.reach = Reach::Ports;
-}
-
-// Headers by value, built field by field: no reference into packet memory, no unsafe, and the
-// compiler makes loads of it.
-
-#[inline(always)]
-fn ethernet(b: [u8; EthHdr::LEN]) -> EthHdr {
-    EthHdr {
-        dst_addr: [b[0], b[1], b[2], b[3], b[4], b[5]],
-        src_addr: [b[6], b[7], b[8], b[9], b[10], b[11]],
-        ether_type: u16::from_ne_bytes([b[12], b[13]]),
-    }
-}
-
-#[inline(always)]
-fn vlan(b: [u8; VlanHdr::LEN]) -> VlanHdr {
-    VlanHdr {
-        tci: [b[0], b[1]],
-        ether_type: u16::from_ne_bytes([b[2], b[3]]),
-    }
-}
-
-#[inline(always)]
-fn ipv4(b: [u8; Ipv4Hdr::LEN]) -> Ipv4Hdr {
-    Ipv4Hdr {
-        vihl: b[0],
-        tos: b[1],
-        tot_len: [b[2], b[3]],
-        id: [b[4], b[5]],
-        frags: [b[6], b[7]],
-        ttl: b[8],
-        proto: b[9],
-        check: [b[10], b[11]],
-        src_addr: [b[12], b[13], b[14], b[15]],
-        dst_addr: [b[16], b[17], b[18], b[19]],
-    }
-}
-
-#[inline(always)]
-fn ipv6(b: [u8; Ipv6Hdr::LEN]) -> Ipv6Hdr {
-    Ipv6Hdr {
-        vcf: [b[0], b[1], b[2], b[3]],
-        payload_len: [b[4], b[5]],
-        next_hdr: b[6],
-        hop_limit: b[7],
-        src_addr: [
-            b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15], b[16], b[17], b[18], b[19],
-            b[20], b[21], b[22], b[23],
-        ],
-        dst_addr: [
-            b[24], b[25], b[26], b[27], b[28], b[29], b[30], b[31], b[32], b[33], b[34], b[35],
-            b[36], b[37], b[38], b[39],
-        ],
-    }
-}
-
-#[inline(always)]
-fn tcp_header(b: [u8; TcpHdr::LEN]) -> TcpHdr {
-    TcpHdr {
-        source: [b[0], b[1]],
-        dest: [b[2], b[3]],
-        seq: [b[4], b[5], b[6], b[7]],
-        ack_seq: [b[8], b[9], b[10], b[11]],
-        _bitfield_align_1: [],
-        _bitfield_1: BitfieldU16::new([b[12], b[13]]),
-        window: [b[14], b[15]],
-        check: [b[16], b[17]],
-        urg_ptr: [b[18], b[19]],
-    }
-}
-
-#[inline(always)]
-fn udp_header(b: [u8; UdpHdr::LEN]) -> UdpHdr {
-    UdpHdr {
-        src: [b[0], b[1]],
-        dst: [b[2], b[3]],
-        len: [b[4], b[5]],
-        check: [b[6], b[7]],
-    }
-}
-
-#[inline(always)]
-fn icmp_header(b: [u8; 8]) -> Icmpv4Hdr {
-    Icmpv4Hdr {
-        type_: b[0],
-        code: b[1],
-        check: [b[2], b[3]],
-        data: [b[4], b[5], b[6], b[7]],
-    }
 }
 
 #[cfg(test)]

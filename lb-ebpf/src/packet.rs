@@ -3,7 +3,7 @@
 use core::hint::black_box;
 
 use aya_ebpf::{helpers::bpf_xdp_get_buff_len, programs::XdpContext};
-use lb_common::frame::{Frame, MAX_OFFSET};
+use lb_common::frame::{Frame, Header, MAX_OFFSET};
 
 /// A received frame: the first buffer by address, the rest by asking the kernel.
 pub(crate) struct Packet<'a> {
@@ -32,6 +32,17 @@ impl Frame for Packet<'_> {
         // SAFETY: `data..end` stays readable while the program runs, and the read ends at or
         // before `end` by the test above; a byte array has alignment 1 and no invalid values.
         Some(unsafe { ((self.data + off) as *const [u8; N]).read() })
+    }
+
+    #[inline(always)]
+    fn header<H: Header<N>, const N: usize>(&self, off: usize) -> Option<H> {
+        const { assert!(size_of::<H>() == N) };
+        if off > MAX_OFFSET || self.data + off + N > self.end {
+            return None;
+        }
+        // SAFETY: readable as in `read`, `H` is `N` bytes long, and by the trait's promise any `N`
+        // bytes are an `H`.
+        Some(unsafe { ((self.data + off) as *const H).read_unaligned() })
     }
 
     #[inline(always)]

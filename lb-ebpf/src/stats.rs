@@ -1,6 +1,6 @@
 //! Counting verdicts, and telling about a sample of them.
 
-use aya_ebpf::{helpers::bpf_get_prandom_u32, programs::XdpContext};
+use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_log_ebpf::info;
 use lb_common::{parse::Headers, settings::gate, verdict::Verdict};
 
@@ -17,24 +17,28 @@ pub(crate) fn count(verdict: &Verdict) {
     }
 }
 
-/// Logs one packet in `log_every`, if logging is on; costs a test of one bit if it is not.
+/// Whether this packet is one of those to log: one in `log_every`, if logging is on. Costs a test
+/// of one bit if it is not.
 #[inline(always)]
-pub(crate) fn log(ctx: &XdpContext, headers: &Headers, verdict: &Verdict) {
+pub(crate) fn is_logged() -> bool {
     let Some(settings) = SETTINGS.get(0) else {
-        return;
+        return false;
     };
     if settings.gates & gate::LOG == 0 {
-        return;
+        return false;
     }
     // SAFETY: draws a number.
     let drawn = unsafe { bpf_get_prandom_u32() };
-    if settings.log_every > 1 && u64::from(drawn) % settings.log_every != 0 {
-        return;
-    }
+    settings.log_every <= 1 || u64::from(drawn) % settings.log_every == 0
+}
+
+/// Logs a verdict.
+#[inline(always)]
+pub(crate) fn log(headers: &Headers, verdict: &Verdict) {
     // The reason by number (docs/reasons.md): its name would be a string picked at run time, which
     // needs pointers in read-only data that the loader does not relocate.
     info!(
-        ctx,
+        (),
         "service {} reason {} proto {} [{:i}]:{} > [{:i}]:{} {} bytes",
         verdict.service,
         verdict.reason.0,

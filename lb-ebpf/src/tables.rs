@@ -6,8 +6,9 @@ use aya_ebpf::{
 use lb_common::{
     addr::Address,
     deny::PrefixEntry,
-    journey::Tables,
+    journey::{self, List, Tables},
     limit::{LimitKind, ServiceLimits, SourceKey, Windows},
+    parse::Headers,
     service::ServiceSet,
     settings::Settings,
     window::SharedWindows,
@@ -59,21 +60,25 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn deny(&self, version: u8, address: &Address, bits: u32) -> Option<PrefixEntry> {
+    fn prefix(&self, list: List, version: u8, address: &Address, bits: u32) -> Option<PrefixEntry> {
         if version == 4 {
-            DENY4.get(&Key::new(bits, last_four(address))).copied()
+            let key = Key4::new(bits, address);
+            match list {
+                List::Deny => DENY4.get(&key.key).copied(),
+                List::Allow => ALLOW4.get(&key.key).copied(),
+            }
         } else {
-            DENY6.get(&Key::new(bits, address.0)).copied()
+            let key = Key6::new(bits, address);
+            match list {
+                List::Deny => DENY6.get(&key.key).copied(),
+                List::Allow => ALLOW6.get(&key.key).copied(),
+            }
         }
     }
 
     #[inline(always)]
-    fn allow(&self, version: u8, address: &Address, bits: u32) -> Option<PrefixEntry> {
-        if version == 4 {
-            ALLOW4.get(&Key::new(bits, last_four(address))).copied()
-        } else {
-            ALLOW6.get(&Key::new(bits, address.0)).copied()
-        }
+    fn covers(&self, list: List, headers: &Headers) -> bool {
+        sluice_covers(list as u32, headers) != 0
     }
 
     #[inline(always)]
@@ -109,9 +114,54 @@ impl Tables for Maps {
     }
 }
 
-/// The IPv4 address of a mapped one.
-#[inline(always)]
-fn last_four(address: &Address) -> [u8; 4] {
-    let a = &address.0;
-    [a[12], a[13], a[14], a[15]]
+/// Looks a source up in a prefix list, as a *global* function in the verifier's sense (see
+/// `sluice_judge`). Non-zero: a living entry covers it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn sluice_covers(list: u32, headers: *const Headers) -> u32 {
+    // SAFETY: the verifier hands a global function valid memory of the type or null.
+    let Some(headers) = (unsafe { headers.as_ref() }) else {
+        return 0;
+    };
+    let list = if list == List::Deny as u32 {
+        List::Deny
+    } else {
+        List::Allow
+    };
+    u32::from(journey::covers(&Maps, list, headers))
+}
+
+/// A trie's key is packed; on the stack it must lie so that the words written into it are aligned.
+#[repr(C, align(8))]
+struct Key4 {
+    key: Key<[u8; 4]>,
+}
+
+impl Key4 {
+    /// The first `bits` of a mapped IPv4 address.
+    #[inline(always)]
+    fn new(bits: u32, address: &Address) -> Self {
+        let a = &address.0;
+        Self {
+            key: Key::new(bits, [a[12], a[13], a[14], a[15]]),
+        }
+    }
+}
+
+/// As [`Key4`]: the address begins at offset 8.
+#[repr(C, align(8))]
+struct Key6 {
+    pad: u32,
+    key: Key<[u8; 16]>,
+}
+
+impl Key6 {
+    /// The first `bits` of an IPv6 address.
+    #[inline(always)]
+    fn new(bits: u32, address: &Address) -> Self {
+        Self {
+            pad: 0,
+            key: Key::new(bits, address.0),
+        }
+    }
 }

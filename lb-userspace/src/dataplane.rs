@@ -28,6 +28,10 @@ use crate::{
 mod desired;
 mod diff;
 mod error;
+mod hook;
+mod kernel;
+mod maps;
+mod netlink;
 mod pin;
 mod place;
 mod prefix;
@@ -44,7 +48,8 @@ pub mod table;
 pub use desired::{Desired, limit_of};
 use diff::{FileLimits, How, Op, Persist, PlacedWay};
 pub use error::DataplaneError;
-use pin::Lock;
+use kernel::{Kernel, Opened};
+use pin::{Lock, PinDir};
 use prefix::PrefixKey;
 use store::Store;
 use table::{MemberTable, monotonic_ns};
@@ -286,7 +291,10 @@ impl Dataplane {
         entry: Option<PrefixEntry>,
     ) -> Result<(), DataplaneError> {
         let old = self.prefixes.get(&key).copied();
-        let left = self.prefixes.keys().filter(|k| entry.is_some() || **k != key);
+        let left = self
+            .prefixes
+            .keys()
+            .filter(|k| entry.is_some() || **k != key);
         let lists = diff::list_gates(left.chain(entry.is_some().then_some(&key)));
         let was = self.store.rest.settings()?;
         let all = gate::DENY4 | gate::DENY6 | gate::ALLOW4 | gate::ALLOW6;
@@ -318,10 +326,7 @@ impl Dataplane {
         limit: Option<Limit>,
     ) -> Result<(), DataplaneError> {
         let ways = self.store.ways();
-        let placed: Vec<PlacedWay> = ways
-            .into_iter()
-            .filter(|w| w.value.id == service)
-            .collect();
+        let placed: Vec<PlacedWay> = ways.into_iter().filter(|w| w.value.id == service).collect();
         if service != 0 && placed.is_empty() || u32::from(service) >= MAX_SERVICES {
             return Err(DataplaneError::Refused(format!(
                 "there is no service {service}; `sluice service list` shows those there are"
@@ -350,8 +355,8 @@ impl Dataplane {
             limits: Box::new(limits),
         }];
         for mut way in placed {
-            way.value.flags = way.value.flags & !flag::LIMITED
-                | if limited { flag::LIMITED } else { 0 };
+            way.value.flags =
+                way.value.flags & !flag::LIMITED | if limited { flag::LIMITED } else { 0 };
             ops.push(Op::Way(way));
         }
         let was = self.store.rest.settings()?;
@@ -446,9 +451,41 @@ impl Dataplane {
     }
 }
 
+/// Reads an instance's pins without its daemon: no lock, nothing written.
+pub fn read_pins(place: &Place) -> Result<Snapshot, DataplaneError> {
+    let store = kernel::open_pins(place)?;
+    let prefixes = store.rest.prefixes()?;
+    let mut snapshot = view::snapshot(&store, &prefixes)?;
+    snapshot.instance.clone_from(&place.instance);
+    snapshot.interfaces = hook::views_here(&PinDir::of(place))?;
+    if view::is_alive(&store) {
+        snapshot.notices.push(format!(
+            "control (process {}) is alive and was not asked: in-flight counts may be a moment old",
+            snapshot.control_pid
+        ));
+    }
+    Ok(snapshot)
+}
+
+/// `sluice detach` with no daemon: unpins the links of a dead instance. A living one is not
+/// touched: its lock is held.
+pub fn detach_dead(place: &Place) -> Result<Vec<InterfaceView>, DataplaneError> {
+    let pins = PinDir::of(place);
+    if !pins.path().is_dir() {
+        return Err(DataplaneError::NoPins {
+            instance: place.instance.clone(),
+            path: pins.path().to_owned(),
+        });
+    }
+    let _lock = Lock::take(place)?;
+    hook::detach_pinned(&pins)
+}
+
 /// Whether a process is there. 0 is none.
 fn is_running(pid: u32) -> bool {
-    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
     // Not permitted to signal it means that it is there.
     pid.is_some_and(|pid| {
         !matches!(

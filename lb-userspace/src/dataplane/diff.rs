@@ -174,6 +174,7 @@ pub(super) fn diff(
     }
     let limits = limits(actual, image, &placement, how);
     let prefixes = prefixes(actual, image, how.now)?;
+    let settings = settings(actual, how.persist, &placement, &limits, &prefixes.left);
 
     let mut ops = vec![Op::Phase(match how.persist {
         Persist::Adopt => phase::APPLYING,
@@ -186,7 +187,6 @@ pub(super) fn diff(
     ops.extend(placement.early.iter().copied().map(free_way));
     ops.extend(placement.fill(&limits.limited).map(Op::Way));
     ops.extend(prefixes.add);
-    let settings = settings(actual, how.persist, &placement, &limits, &prefixes.left);
     if settings != actual.settings {
         ops.push(Op::Settings(settings));
     }
@@ -315,7 +315,11 @@ fn balancer_ids(
             ids.insert(wanted.balancer, balancer);
         }
     }
-    taken.extend(known.values().map(|id| actual.members[id.0 as usize].slot.head.balancer));
+    taken.extend(
+        known
+            .values()
+            .map(|id| actual.members[id.0 as usize].slot.head.balancer),
+    );
     let mut next = 1;
     for wanted in &image.members {
         ids.entry(wanted.balancer).or_insert_with(|| {
@@ -352,7 +356,10 @@ fn free_slots(actual: &Actual, wanted: usize) -> Result<Vec<MemberId>, Dataplane
     }
     slots.sort_unstable();
     slots.truncate(wanted);
-    Ok(slots.into_iter().map(|(_, id)| MemberId(id as u32)).collect())
+    Ok(slots
+        .into_iter()
+        .map(|(_, id)| MemberId(id as u32))
+        .collect())
 }
 
 fn record_of(wanted: &WantedMember) -> MemberRecord {
@@ -486,7 +493,11 @@ fn limits(actual: &Actual, image: &Image, placement: &Placement, how: &How<'_>) 
     for (key, id, file) in rows {
         let file = file.copied().unwrap_or_default();
         out.file.insert(key, file);
-        let is = actual.limits.get(usize::from(id)).copied().unwrap_or_default();
+        let is = actual
+            .limits
+            .get(usize::from(id))
+            .copied()
+            .unwrap_or_default();
         let fresh = placement.new.contains(&id);
         if fresh {
             out.clear.push(Op::ClearTraffic { service: id });
@@ -631,12 +642,8 @@ pub(super) fn list_gates<'a>(keys: impl Iterator<Item = &'a PrefixKey>) -> u64 {
 }
 
 /// Bits of `gates` that follow from what the maps hold; the others are the operator's.
-pub(super) const DERIVED_GATES: u64 = gate::DENY4
-    | gate::DENY6
-    | gate::ALLOW4
-    | gate::ALLOW6
-    | gate::LIMITS
-    | gate::ICMP_LIMITS;
+pub(super) const DERIVED_GATES: u64 =
+    gate::DENY4 | gate::DENY6 | gate::ALLOW4 | gate::ALLOW6 | gate::LIMITS | gate::ICMP_LIMITS;
 
 fn settings(
     actual: &Actual,

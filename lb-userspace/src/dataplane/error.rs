@@ -34,9 +34,7 @@ pub enum DataplaneError {
         pid: u32,
     },
     /// The instance's name cannot be a file name.
-    #[error(
-        "instance name `{instance}` must be 1 to 64 ASCII letters, digits, `-` or `_`"
-    )]
+    #[error("instance name `{instance}` must be 1 to 64 ASCII letters, digits, `-` or `_`")]
     BadInstance {
         /// As given.
         instance: String,
@@ -69,9 +67,7 @@ pub enum DataplaneError {
         reason: String,
     },
     /// No such network interface here.
-    #[error(
-        "no interface {name} in this network namespace; `ip link` lists those there are{at}"
-    )]
+    #[error("no interface {name} in this network namespace; `ip link` lists those there are{at}")]
     NoInterface {
         /// As configured.
         name: String,

@@ -61,10 +61,8 @@ pub(super) fn place(
     let mut homeless = Vec::new();
     for key in image.services.keys() {
         let set = set_of(key, seed);
-        let there = (0..SERVICE_WAYS).find(|way| {
-            old.get(&(set, *way))
-                .is_some_and(|v| key_of(v) == *key)
-        });
+        let there =
+            (0..SERVICE_WAYS).find(|way| old.get(&(set, *way)).is_some_and(|v| key_of(v) == *key));
         if let Some(way) = there {
             kept.insert((set, way));
             places.push((*key, set, way));
@@ -178,7 +176,9 @@ fn assign_ids(ways: &[PlacedWay], image: &Image) -> (BTreeMap<ServiceKey, u16>, 
                 // Ids of services that go now are taken only when nothing else is left.
                 let spent = used.len() >= MAX_SERVICES as usize - 1;
                 let leaving = spent
-                    && known.iter().any(|(k, i)| *i == id && !image.services.contains_key(k))
+                    && known
+                        .iter()
+                        .any(|(k, i)| *i == id && !image.services.contains_key(k))
                     && !new.contains(&id);
                 if leaving || used.insert(id) {
                     new.insert(id);
@@ -241,9 +241,8 @@ fn fit(ways: &[PlacedWay], seed: u64, image: &Image) -> Fit {
     let mut seen = HashSet::new();
     for way in ways {
         let key = key_of(&way.value);
-        let stays = image.services.contains_key(&key)
-            && set_of(&key, seed) == way.set
-            && seen.insert(key);
+        let stays =
+            image.services.contains_key(&key) && set_of(&key, seed) == way.set && seen.insert(key);
         if !stays {
             both[way.set as usize] += 1;
         }

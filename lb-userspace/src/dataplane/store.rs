@@ -143,7 +143,11 @@ impl Store {
     }
 
     fn actual_member(&self, id: MemberId) -> Result<ActualMember, DataplaneError> {
-        let slot = self.table.cell(id).map(MemberCell::load).unwrap_or_default();
+        let slot = self
+            .table
+            .cell(id)
+            .map(MemberCell::load)
+            .unwrap_or_default();
         let used = slot.head.identity[0] != 0;
         Ok(ActualMember {
             slot,
@@ -180,10 +184,7 @@ impl Store {
                 continue;
             };
             let retired = cell.retired.load(Relaxed);
-            if cell.identity()[0] != 0
-                && is_settled(retired, now)
-                && self.table.busy_sum(id) == 0
-            {
+            if cell.identity()[0] != 0 && is_settled(retired, now) && self.table.busy_sum(id) == 0 {
                 cell.free(retired);
             }
         }
@@ -441,7 +442,8 @@ impl WayCell {
     /// The id is taken off first, unless only what hangs on it changes, and put on last.
     fn store(&self, way: &ServiceWay) {
         let old = self.load();
-        if (old.id, old.address, old.port, old.proto) != (way.id, way.address, way.port, way.proto) {
+        if (old.id, old.address, old.port, old.proto) != (way.id, way.address, way.port, way.proto)
+        {
             self.id.store(0, Release);
         }
         for (cell, word) in self.address.iter().zip(words(way.address)) {

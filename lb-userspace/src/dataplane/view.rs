@@ -1,11 +1,7 @@
 //! The maps as people and scripts read them: every text that `status`, `member list` and the rest
 //! print is made here, with the daemon or without it.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    sync::atomic::Ordering::Relaxed,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::atomic::Ordering::Relaxed};
 
 use lb_common::{
     abi::MAX_MEMBERS,
@@ -62,7 +58,13 @@ fn members(store: &Store, now: u64) -> Result<Vec<MemberView>, DataplaneError> {
             continue;
         };
         let name = store.rest.name(id)?;
-        views.push(member(id, &cell.load(), &name, store.table.busy_sum(id), now));
+        views.push(member(
+            id,
+            &cell.load(),
+            &name,
+            store.table.busy_sum(id),
+            now,
+        ));
     }
     Ok(views)
 }
@@ -210,13 +212,18 @@ fn prefix(key: &PrefixKey, entry: &PrefixEntry, now: u64) -> PrefixView {
         }
         .to_owned(),
         // Rounded up: what is still there has not 0 s left.
-        seconds_left: (expires != 0)
-            .then(|| expires.saturating_sub(now).div_ceil(1_000_000_000)),
+        seconds_left: (expires != 0).then(|| expires.saturating_sub(now).div_ceil(1_000_000_000)),
     }
 }
 
 fn settings(settings: &Settings) -> Vec<(String, String)> {
-    let on = |bit| if settings.gates & bit != 0 { "on" } else { "off" };
+    let on = |bit| {
+        if settings.gates & bit != 0 {
+            "on"
+        } else {
+            "off"
+        }
+    };
     [
         ("guard", on(gate::GUARD).to_owned()),
         ("log", on(gate::LOG).to_owned()),

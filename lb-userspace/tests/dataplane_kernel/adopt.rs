@@ -7,13 +7,13 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use lb_common::{abi::map, member::MemberState};
+use lb_common::{abi::map, member::MemberState, meta::phase};
 use sluice::{
     config::spec::XdpMode,
     dataplane::{Dataplane, DataplaneError, Place, detach_dead, read_pins},
 };
 
-use crate::lab::{Ended, INSIDE, Lab, app, auto, on, prefix, program_on, run, until};
+use crate::lab::{Ended, INSIDE, Lab, app, auto, meta, on, prefix, program_on, run, until};
 
 isolated! { fn state_and_guard_outlive_the_process_and_are_adopted(lab) {
     let v0 = [on("v0", XdpMode::Native)];
@@ -182,8 +182,12 @@ isolated! { fn a_publish_that_was_killed_is_repaired(lab) {
             .expect("child");
         let mut child = Ended(child);
         let before = lab.read().generation;
-        // It is well under way, at a moment that differs from round to round.
-        until("the child publishes", || lab.read().generation >= before + 2 + round);
+        // It is in the middle of a publish, another one in every round.
+        let meta = meta(&lab.pin(map::META));
+        until("the child publishes", || {
+            let now = meta.get(&0, 0).expect("META");
+            now.generation >= before + 2 + round && now.phase == phase::APPLYING
+        });
         child.0.kill().expect("kill -9");
         child.0.wait().expect("wait");
         cut += u32::from(lab.read().phase == "applying");
@@ -200,6 +204,7 @@ isolated! { fn a_publish_that_was_killed_is_repaired(lab) {
         assert!(snapshot.prefixes.is_empty(), "{:?}", snapshot.prefixes);
         assert_eq!(snapshot.services.len(), 2);
     }
+    assert!(cut > 0, "no publish was cut in the middle");
     eprintln!("{cut} of 12 publishes were cut in the middle");
 } }
 

@@ -2,17 +2,10 @@
 
 use std::{fs, os::unix::fs::symlink, path::Path};
 
-use aya::maps::{Array, Map, MapData};
 use lb_common::{abi::map, member::MemberState, meta::Meta};
 use sluice::dataplane::{Dataplane, DataplaneError, read_pins};
 
-use crate::lab::{app, auto, prefix, program_on, run};
-
-/// `META`'s only entry, opened as a stranger would.
-fn meta(path: &Path) -> Array<MapData, Meta> {
-    let map = Map::from_map_data(MapData::from_pin(path).expect("pin")).expect("map");
-    Array::try_from(map).expect("META")
-}
+use crate::lab::{app, auto, meta, prefix, program_on, run};
 
 isolated! { fn a_map_of_another_layout_alone_is_made_anew(lab) {
     let mut first = lab.open(&[]);

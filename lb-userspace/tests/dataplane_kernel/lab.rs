@@ -3,12 +3,14 @@
 use std::{
     env, fs,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Output},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use aya::maps::{Array, Map, MapData};
+use lb_common::meta::Meta;
 use sluice::{
     admin::protocol::Snapshot,
     config::spec::{
@@ -318,4 +320,10 @@ pub(crate) fn until(what: &str, mut is: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what}: not within 15 s");
         std::thread::yield_now();
     }
+}
+
+/// `META`'s only entry, opened as a stranger would.
+pub(crate) fn meta(path: &Path) -> Array<MapData, Meta> {
+    let map = Map::from_map_data(MapData::from_pin(path).expect("pin")).expect("map");
+    Array::try_from(map).expect("META")
 }

@@ -449,12 +449,11 @@ impl Dataplane {
         let mut snapshot = view::snapshot(&self.store, &self.prefixes)?;
         snapshot.instance.clone_from(&self.place.instance);
         snapshot.daemon = true;
-        match &self.kernel {
-            Some(kernel) => snapshot.interfaces = kernel.views(),
-            None => {
-                "memory".clone_into(&mut snapshot.dataplane);
-                snapshot.heartbeat_age_seconds = None;
-            }
+        if let Some(kernel) = &self.kernel {
+            snapshot.interfaces = kernel.views();
+        } else {
+            "memory".clone_into(&mut snapshot.dataplane);
+            snapshot.heartbeat_age_seconds = None;
         }
         Ok(snapshot)
     }

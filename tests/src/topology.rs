@@ -163,7 +163,7 @@ pub const fn address(last: u8) -> Ipv4Addr {
 /// IPv6 address of the same host. The number is written with the same digits: 21 is `::21`.
 pub const fn address6(last: u8) -> Ipv6Addr {
     let last = last as u16;
-    let digits = (last / 100) << 8 | (last / 10 % 10) << 4 | last % 10;
+    let digits = ((last / 100) << 8) | ((last / 10 % 10) << 4) | (last % 10);
     Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, digits)
 }
 

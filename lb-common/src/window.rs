@@ -34,7 +34,9 @@ impl SharedWindows for [core::sync::atomic::AtomicU64; 2] {
     }
 
     fn replace(&self, index: usize, old: u64, new: u64) -> bool {
-        self[index & 1].compare_exchange(old, new, Relaxed, Relaxed).is_ok()
+        self[index & 1]
+            .compare_exchange(old, new, Relaxed, Relaxed)
+            .is_ok()
     }
 }
 

@@ -12,12 +12,15 @@ pub mod apache;
 pub mod curl;
 pub mod flood;
 pub mod member;
+pub mod model;
 pub mod netns;
+pub mod packet;
 pub mod pass;
 pub mod sluice;
 pub mod sweep;
 pub mod topology;
 pub mod wait;
+pub mod xdp_cases;
 
 pub use curl::Curl;
 pub use member::Member;

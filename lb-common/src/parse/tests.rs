@@ -122,7 +122,8 @@ fn icmp_of_the_other_family_is_not_icmp() {
 
 #[test]
 fn vital_are_neighbour_discovery_and_path_mtu_and_nothing_else() {
-    for kind in 0..=u8::MAX {
+    // Under Miri, those around the bounds.
+    for kind in (0..=u8::MAX).filter(|kind| !cfg!(miri) || matches!(kind, 1..=4 | 132..=138)) {
         let v6 = parsed(&Packet::icmp("2001:db8::1", "2001:db8::2", kind, 0)).is_vital();
         assert_eq!(
             v6,

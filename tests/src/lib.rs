@@ -6,7 +6,7 @@
 //! filesystem that it did not make.
 //!
 //! Nothing here knows how sluice works inside: it starts the program, reads what the program and
-//! the kernel tell anybody, and talks to it over the network.
+//! the kernel's tables tell anybody, and talks to it over the network.
 
 pub mod apache;
 pub mod curl;
@@ -16,6 +16,7 @@ pub mod netns;
 pub mod pass;
 pub mod sluice;
 pub mod sweep;
+pub mod tables;
 pub mod topology;
 pub mod wait;
 

@@ -43,8 +43,7 @@ impl MemberState {
     /// Bits that the health checker owns.
     pub const HEALTH: u64 = Self::HEALTH_FAILED;
     /// Any of these makes a member unusable (apache.md 5.1): D, S, E, C.
-    pub const UNUSABLE: u64 =
-        Self::DISABLED | Self::STOPPED | Self::ERROR | Self::HEALTH_FAILED;
+    pub const UNUSABLE: u64 = Self::DISABLED | Self::STOPPED | Self::ERROR | Self::HEALTH_FAILED;
 
     /// Every bit with its httpd letter, in httpd's order of display.
     pub const LETTERS: [(char, u64); 8] = [
@@ -165,7 +164,11 @@ pub struct MemberName {
 
 impl Default for MemberName {
     fn default() -> Self {
-        Self { balancer: [0; 64], url: [0; 160], route: [0; 64] }
+        Self {
+            balancer: [0; 64],
+            url: [0; 160],
+            route: [0; 64],
+        }
     }
 }
 

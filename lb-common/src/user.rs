@@ -1,6 +1,9 @@
 //! `aya::Pod` for every map type, so that userspace can read and write them.
 
-#![allow(unsafe_code, reason = "Pod is an unsafe trait; every type here is repr(C) integers")]
+#![allow(
+    unsafe_code,
+    reason = "Pod is an unsafe trait; every type here is repr(C) integers"
+)]
 
 use crate::{
     deny::PrefixEntry,

@@ -14,6 +14,7 @@ pub mod flood;
 pub mod member;
 pub mod netns;
 pub mod pass;
+pub mod scene;
 pub mod sluice;
 pub mod sweep;
 pub mod tables;
@@ -23,6 +24,7 @@ pub mod wait;
 pub use curl::Curl;
 pub use member::Member;
 pub use netns::Namespace;
+pub use scene::Scene;
 pub use sluice::Sluice;
 pub use topology::{Lab, LabOptions};
 

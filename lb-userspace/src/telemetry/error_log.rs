@@ -274,7 +274,8 @@ mod tests {
             rest: " member=http://a".to_owned(),
             ..Fields::default()
         };
-        let time = "2026-11-22T14:00:00.000001[UTC]".parse().expect("time");
+        let time: jiff::Timestamp = "2026-11-22T14:00:00.000001Z".parse().expect("time");
+        let time = time.to_zoned(jiff::tz::TimeZone::UTC);
         let line = Line {
             time,
             pid: 7,

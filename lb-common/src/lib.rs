@@ -13,11 +13,17 @@
 pub mod abi;
 pub mod addr;
 pub mod deny;
+pub mod flow;
+pub mod frame;
+pub mod guard;
+pub mod journey;
 pub mod limit;
 pub mod member;
 pub mod meta;
+pub mod parse;
 pub mod service;
 pub mod settings;
 #[cfg(feature = "user")]
 mod user;
 pub mod verdict;
+pub mod window;

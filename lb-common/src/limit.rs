@@ -37,7 +37,8 @@ pub mod action {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Limit {
-    /// Length of a window, ns. Never 0 where `packets` is not.
+    /// Length of a window, ns: 1 ms to 73 minutes. Never 0 where `packets` is not. Below about ten
+    /// ticks of the coarse clock (40 ms) admission becomes visibly jerky.
     pub window_ns: u64,
     /// Packets a window admits; below 2^31.
     pub packets: u32,
@@ -67,8 +68,9 @@ pub struct ServiceLimits {
 /// Two counting windows in two words, each `epoch << 32 | count`: the window of epoch `e` is in
 /// word `e & 1`. The epoch is the number of the window since boot, cut to 32 bits.
 ///
-/// A word of another epoch counts as 0 and is overwritten by the first packet of the new window;
-/// two CPUs that do so at once lose at most one packet each per window. All else is atomic adds.
+/// A word of another epoch counts as 0 and is replaced, by compare-and-swap, by the first packet of
+/// the new window; all else is atomic adds, so no packet is lost. What the words mean and how far
+/// off they may be: [`crate::window`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Windows {

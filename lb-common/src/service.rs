@@ -74,9 +74,7 @@ const _: () = assert!(size_of::<ServiceSet>() == 128);
 #[inline(always)]
 #[must_use]
 pub fn service_set(address: Address, port: Be16, proto: u8, seed: u64) -> u32 {
-    let a = address.0;
-    let high = u64::from_ne_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]);
-    let low = u64::from_ne_bytes([a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]]);
+    let [high, low] = address.words();
     let tail = (u64::from(proto) << 16) | u64::from(u16::from_ne_bytes(port.0));
     let mut h = seed ^ high.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     h = (h ^ low ^ (h >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

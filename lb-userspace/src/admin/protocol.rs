@@ -1,0 +1,251 @@
+//! The control socket's language: one JSON object a line, each way.
+//!
+//! [`Snapshot`] is also what the reading commands build from the pinned maps when no daemon
+//! answers, so that both print the same.
+
+use serde::{Deserialize, Serialize};
+
+/// One request to control.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum Request {
+    /// Everything that reading commands show.
+    Snapshot,
+    /// Change a member.
+    Member {
+        /// Balancer's name, without `balancer://`.
+        balancer: String,
+        /// Member's URL or route.
+        member: String,
+        /// The change.
+        change: MemberChange,
+    },
+    /// Replace one limit of a service.
+    Limit {
+        /// Service id, as `service list` shows it; 0: the host's ICMP.
+        service: u16,
+        /// The limit as `GuardLimit` takes it: `syn 100/s burst=200 per=service`; `RATE` `off` removes it.
+        limit: String,
+    },
+    /// Deny a prefix at the NIC.
+    DenyAdd {
+        /// CIDR.
+        prefix: String,
+        /// Seconds; `None`: until deleted.
+        seconds: Option<u64>,
+        /// Also when it would cut the operator off.
+        force: bool,
+        /// The caller's own peer address (from SSH_CONNECTION), which is never denied unforced.
+        caller: Option<String>,
+    },
+    /// Stop denying a prefix.
+    DenyDelete {
+        /// CIDR.
+        prefix: String,
+    },
+    /// Change a run-time setting.
+    Set {
+        /// `guard`, `log`, `log_every`.
+        name: String,
+        /// Its value.
+        value: String,
+    },
+    /// Read the configuration again, as USR1.
+    Reload,
+    /// Stop: gracefully (as WINCH then exit) or at once (TERM).
+    Stop {
+        /// Wait for requests in flight.
+        graceful: bool,
+    },
+    /// Take the program off the interfaces, leave the proxy running.
+    Detach,
+}
+
+/// What [`Request::Member`] does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "to", rename_all = "kebab-case")]
+pub enum MemberChange {
+    /// Set N: existing sessions only.
+    Drain,
+    /// Set D.
+    Disable,
+    /// Clear D, N, S and E.
+    Enable,
+    /// `status=` flags as httpd writes them: `+H-D`.
+    Status {
+        /// The flags.
+        flags: String,
+    },
+    /// New load factor.
+    LoadFactor {
+        /// Times 100, 100..=10000.
+        lbfactor: u32,
+    },
+    /// New lbset.
+    LbSet {
+        /// 0..=99.
+        lbset: u8,
+    },
+}
+
+/// One answer of control.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum Response {
+    /// To [`Request::Snapshot`].
+    Snapshot(Box<Snapshot>),
+    /// Done; what changed, in one line.
+    Done {
+        /// For a person.
+        message: String,
+    },
+    /// Not done; nothing changed.
+    Refused {
+        /// Why, and what to do.
+        message: String,
+    },
+}
+
+/// Everything the reading commands show.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Instance's name.
+    pub instance: String,
+    /// Version of the daemon, or of this command when the daemon is dead.
+    pub version: String,
+    /// Whether the daemon answered; else read from the pins.
+    pub daemon: bool,
+    /// Process ids; 0: none.
+    pub control_pid: u32,
+    /// As above.
+    pub proxy_pid: u32,
+    /// `META.generation`.
+    pub generation: u64,
+    /// `empty`, `applying`, `ready`, `stopped`.
+    pub phase: String,
+    /// Configuration file; empty when not known.
+    pub file: String,
+    /// Seconds since control started; 0 when dead.
+    pub uptime_seconds: u64,
+    /// Seconds since control's last heartbeat; `None`: no kernel maps.
+    pub heartbeat_age_seconds: Option<u64>,
+    /// `kernel` or `memory` (no dataplane).
+    pub dataplane: String,
+    /// Where the program is attached.
+    pub interfaces: Vec<InterfaceView>,
+    /// Listen addresses, with the connections open on each.
+    pub listeners: Vec<String>,
+    /// Shards of the proxy; 0 when dead.
+    pub shards: u32,
+    /// Times the proxy was restarted after a crash.
+    pub proxy_restarts: u32,
+    /// Members.
+    pub members: Vec<MemberView>,
+    /// Services.
+    pub services: Vec<ServiceView>,
+    /// Deny and allow lists.
+    pub prefixes: Vec<PrefixView>,
+    /// Run-time settings, name and value.
+    pub settings: Vec<(String, String)>,
+    /// What an operator should know: fallbacks taken, repairs done.
+    pub notices: Vec<String>,
+}
+
+/// One interface.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct InterfaceView {
+    /// Name.
+    pub name: String,
+    /// Index.
+    pub index: u32,
+    /// `native` or `generic`.
+    pub mode: String,
+    /// Program id in the kernel.
+    pub program: u32,
+}
+
+/// One member.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MemberView {
+    /// Id in `MEMBERS`.
+    pub id: u32,
+    /// Incarnation of the slot.
+    pub incarnation: u32,
+    /// Balancer's name; a direct worker's URL.
+    pub balancer: String,
+    /// URL.
+    pub url: String,
+    /// Route; may be empty.
+    pub route: String,
+    /// Address and port it resolved to.
+    pub address: String,
+    /// Letters of the state bits that are set, in httpd's order; empty: OK.
+    pub state: Vec<char>,
+    /// Whether requests may go there.
+    pub usable: bool,
+    /// Load factor.
+    pub lbfactor: f64,
+    /// lbset.
+    pub lbset: u8,
+    /// lbstatus.
+    pub lbstatus: i64,
+    /// Elected.
+    pub elected: u64,
+    /// In flight.
+    pub busy: u64,
+    /// Bytes from it.
+    pub read: u64,
+    /// Bytes to it.
+    pub transferred: u64,
+    /// Responses ended.
+    pub responses: u64,
+    /// Requests that failed on it.
+    pub failed: u64,
+    /// Retries since its last success.
+    pub retries: u64,
+    /// Seconds since it went into error; `None`: it is not.
+    pub error_seconds: Option<u64>,
+}
+
+/// One service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServiceView {
+    /// Id; 0: no service (the rest of the host's traffic).
+    pub id: u16,
+    /// `tcp`, `udp`; empty for id 0.
+    pub proto: String,
+    /// `192.0.2.1:80`, `*:80`.
+    pub address: String,
+    /// `local` or `forwarded`.
+    pub kind: String,
+    /// Limits as the configuration writes them.
+    pub limits: Vec<String>,
+    /// Counters by reason, those above zero.
+    pub counters: Vec<ReasonView>,
+}
+
+/// One counter.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReasonView {
+    /// [`lb_common::verdict::Reason::name`].
+    pub reason: String,
+    /// `pass` or `drop`.
+    pub action: String,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// One prefix of a list.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PrefixView {
+    /// `deny` or `allow`.
+    pub list: String,
+    /// CIDR.
+    pub prefix: String,
+    /// `file` or `command`.
+    pub origin: String,
+    /// Seconds left; `None`: for ever.
+    pub seconds_left: Option<u64>,
+}

@@ -1,0 +1,407 @@
+//! `Spec`: one configuration, validated, merged and with every default filled in.
+//!
+//! Plain data: it can be compared, serialised and sent to the proxy process. Names of fields are
+//! httpd's. Nothing here was resolved, opened or bound.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// A whole configuration.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The file it was read from.
+    pub file: PathBuf,
+    /// `ServerRoot`: what relative paths are relative to.
+    pub server_root: PathBuf,
+    /// `User`: the proxy process runs as this user when control is root.
+    pub user: Option<String>,
+    /// `Group`.
+    pub group: Option<String>,
+    /// `Listen`, in order; derived from the virtual hosts' addresses where the file has none.
+    pub listeners: Vec<Listener>,
+    /// Index 0 is the main server; then the virtual hosts in order.
+    pub hosts: Vec<Host>,
+    /// Balancers and, as balancers of one member, the direct workers of `ProxyPass`.
+    pub balancers: Vec<Balancer>,
+    /// Everything of our own: interfaces, guard, shards, instance.
+    pub sluice: Sluice,
+    /// `ErrorLog` of the main server.
+    pub error_log: LogTarget,
+    /// `LogLevel` of the main server.
+    pub log_level: LogLevel,
+    /// `LimitRequestFields`, 0: hyper's own bound. Default 100.
+    pub limit_request_fields: u32,
+    /// `LimitRequestFieldSize` bytes, name and value. Default 8190.
+    pub limit_request_field_size: u32,
+    /// `LimitRequestLine` bytes. Default 8190.
+    pub limit_request_line: u32,
+    /// `ListenBacklog`. Default 511.
+    pub listen_backlog: u32,
+    /// `GracefulShutdownTimeout`; zero: wait for ever.
+    pub graceful_shutdown_timeout: Duration,
+}
+
+/// One `Listen`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Listener {
+    /// Address and port; `0.0.0.0` or `[::]` for every address. `Listen 80` is `[::]:80` taking
+    /// IPv4 as well (`dual`).
+    pub address: SocketAddr,
+    /// An IPv6 wildcard that also takes IPv4.
+    pub dual: bool,
+    /// Where it stands, for messages.
+    pub at: Place,
+}
+
+/// File and line of a directive, for messages after parsing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Place {
+    /// File.
+    pub file: PathBuf,
+    /// Line, from 1, of the last physical line of the directive.
+    pub line: u32,
+}
+
+/// The address part of a `<VirtualHost>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostAddress {
+    /// `None`: `*` or `_default_`.
+    pub ip: Option<std::net::IpAddr>,
+    /// `None`: any port (`:*` or no port).
+    pub port: Option<u16>,
+}
+
+/// The main server or one `<VirtualHost>`, inheritance already applied.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Host {
+    /// Empty for the main server.
+    pub addresses: Vec<HostAddress>,
+    /// `ServerName` without scheme and port, lower case; `None` where not given.
+    pub server_name: Option<String>,
+    /// Port of `ServerName`.
+    pub server_port: Option<u16>,
+    /// `ServerAlias`, lower case, `*` and `?` as written.
+    pub aliases: Vec<String>,
+    /// `ProxyPass`, in the order in which httpd tries them (main server's first).
+    pub routes: Vec<Route>,
+    /// `ProxyPassReverse`, in order.
+    pub reverses: Vec<Reverse>,
+    /// `ProxyPreserveHost`. Default off.
+    pub preserve_host: bool,
+    /// `ProxyAddHeaders`. Default on.
+    pub add_headers: bool,
+    /// `Timeout`. Default 60 s.
+    pub timeout: Duration,
+    /// `ProxyTimeout`; `None`: `timeout`.
+    pub proxy_timeout: Option<Duration>,
+    /// `KeepAlive`. Default on.
+    pub keep_alive: bool,
+    /// `KeepAliveTimeout`. Default 5 s.
+    pub keep_alive_timeout: Duration,
+    /// `MaxKeepAliveRequests`; 0: no limit. Default 100.
+    pub max_keep_alive_requests: u32,
+    /// `RequestReadTimeout header=`: the whole head must be there after this long. Default 20 s.
+    pub header_timeout: Duration,
+    /// `CustomLog`, in order.
+    pub access_logs: Vec<AccessLog>,
+    /// `ErrorLog`; `None`: the main server's.
+    pub error_log: Option<LogTarget>,
+    /// Where it begins.
+    pub at: Place,
+}
+
+/// One `ProxyPass`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    /// The path as written, decoded; matched by httpd's prefix rules (apache.md 3.1).
+    pub path: String,
+    /// Where it leads.
+    pub target: Target,
+    /// `nocanon`.
+    pub nocanon: bool,
+    /// Where it stands.
+    pub at: Place,
+}
+
+/// Where a [`Route`] leads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Target {
+    /// `!`: not proxied; the search stops.
+    Local,
+    /// A member of this balancer.
+    Balancer {
+        /// Index into [`Spec::balancers`].
+        balancer: usize,
+        /// What follows the balancer's name or the direct worker's authority: `/sub/`, may be empty.
+        path: String,
+    },
+}
+
+/// One `ProxyPassReverse`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reverse {
+    /// What the prefix is replaced by.
+    pub path: String,
+    /// What the header's value is compared with.
+    pub target: ReverseTarget,
+}
+
+/// What a [`Reverse`] compares with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReverseTarget {
+    /// A URL, or a path when it begins with `/`.
+    Url(String),
+    /// Every member's URL of this balancer, followed by `path`.
+    Balancer {
+        /// Index into [`Spec::balancers`].
+        balancer: usize,
+        /// What follows the balancer's name.
+        path: String,
+    },
+}
+
+/// A `balancer://`, or a direct worker as a balancer of one member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Balancer {
+    /// Name without `balancer://`, lower case; for a direct worker its URL.
+    pub name: String,
+    /// A direct worker: no election, no session route, 503 while it is in error.
+    pub direct: bool,
+    /// Members in configuration order.
+    pub members: Vec<Member>,
+    /// `lbmethod`.
+    pub lbmethod: LbMethod,
+    /// `stickysession`.
+    pub sticky: Option<Sticky>,
+    /// `nofailover`.
+    pub nofailover: bool,
+    /// `timeout`: how long to wait for a usable member before 503. Zero: not at all.
+    pub timeout: Duration,
+    /// `maxattempts`; `None`: members - 1.
+    pub maxattempts: Option<u32>,
+    /// `failonstatus`: final statuses that put the member into error.
+    pub failonstatus: Vec<u16>,
+    /// `failontimeout`.
+    pub failontimeout: bool,
+    /// `forcerecovery`. Default on.
+    pub forcerecovery: bool,
+    /// Where it was first named.
+    pub at: Place,
+}
+
+/// `lbmethod=`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LbMethod {
+    /// Weighted by requests (apache.md 5.3).
+    #[default]
+    ByRequests,
+}
+
+/// `stickysession=` with its separators.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sticky {
+    /// Cookie's name.
+    pub cookie: String,
+    /// Path or query parameter's name (the part after `|`, else the same).
+    pub path: String,
+    /// `stickysessionsep`; `None`: off, the whole value is the route. Default `.`.
+    pub separator: Option<char>,
+    /// `scolonpathdelim`.
+    pub scolonpathdelim: bool,
+}
+
+/// One `BalancerMember`, or the target of a direct `ProxyPass`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Member {
+    /// Canonical URL: scheme and host lower case, default port dropped. With the balancer's name
+    /// it is the member's identity.
+    pub url: String,
+    /// Scheme.
+    pub scheme: Scheme,
+    /// Host, without brackets.
+    pub host: String,
+    /// Port, the scheme's default filled in.
+    pub port: u16,
+    /// Path of the URL: put before what follows the match; may be empty.
+    pub path: String,
+    /// `loadfactor` times 100, 100..=10000.
+    pub lbfactor: u32,
+    /// `lbset`, 0..=99.
+    pub lbset: u8,
+    /// `route`.
+    pub route: String,
+    /// `redirect`.
+    pub redirect: String,
+    /// `status`, as [`lb_common::member::MemberState`] bits, applied to a new member (E included).
+    pub status: u64,
+    /// `retry`. Default 60 s.
+    pub retry: Duration,
+    /// `timeout`; `None`: the host's `ProxyTimeout`, then `Timeout`.
+    pub timeout: Option<Duration>,
+    /// `connectiontimeout`; `None`: as `timeout`.
+    pub connection_timeout: Option<Duration>,
+    /// `ttl`: idle connections older than this are closed. `None`: kept.
+    pub ttl: Option<Duration>,
+    /// `max`: connections per proxy process; `None`: no limit.
+    pub max: Option<u32>,
+    /// `acquire`: how long to wait for a free connection when `max` is reached.
+    pub acquire: Option<Duration>,
+    /// `keepalive`: SO_KEEPALIVE on connections to it.
+    pub keepalive: bool,
+    /// `disablereuse=On` or `enablereuse=Off`.
+    pub disablereuse: bool,
+    /// `responsefieldsize` bytes. Default 8192.
+    pub response_field_size: u32,
+    /// Where it stands.
+    pub at: Place,
+}
+
+/// Scheme of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Scheme {
+    /// Cleartext HTTP/1.1.
+    Http,
+}
+
+/// `ErrorLog` or the file of a `CustomLog`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum LogTarget {
+    /// Standard error.
+    #[default]
+    Stderr,
+    /// A file, made absolute.
+    File(PathBuf),
+}
+
+/// One `CustomLog`: a `LogFormat` string already looked up by its nickname.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessLog {
+    /// Where lines go.
+    pub target: LogTarget,
+    /// Format string, checked.
+    pub format: String,
+}
+
+/// `LogLevel`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum LogLevel {
+    /// An operator must act: `emerg`, `alert`, `crit`, `error`.
+    Error,
+    /// `warn`.
+    #[default]
+    Warn,
+    /// `notice`.
+    Notice,
+    /// `info`.
+    Info,
+    /// `debug`.
+    Debug,
+    /// `trace1` to `trace8`.
+    Trace,
+}
+
+/// Our own directives (DESIGN section 7).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sluice {
+    /// `XDPInterface`.
+    pub interfaces: Vec<Interface>,
+    /// `GuardLimit` outside a virtual host: for every local service.
+    pub limits: Vec<GuardLimit>,
+    /// `GuardDeny` and the lines of `GuardDenyFile`.
+    pub deny: Vec<Prefix>,
+    /// `GuardAllow`.
+    pub allow: Vec<Prefix>,
+    /// `SluiceShards`; `None`: one per CPU this process may use.
+    pub shards: Option<u32>,
+    /// `SluiceInstance`. Default `default`.
+    pub instance: String,
+    /// `SluiceControl PATH`; `None`: in the run directory.
+    pub control: Option<PathBuf>,
+    /// `SluiceControl ... group=NAME`.
+    pub control_group: Option<String>,
+    /// Some directive needs the dataplane (XDP, Steer or Guard): without one, starting fails.
+    pub needs_dataplane: Option<Place>,
+}
+
+impl Default for Sluice {
+    fn default() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            limits: Vec::new(),
+            deny: Vec::new(),
+            allow: Vec::new(),
+            shards: None,
+            instance: "default".to_owned(),
+            control: None,
+            control_group: None,
+            needs_dataplane: None,
+        }
+    }
+}
+
+/// One `XDPInterface`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Name.
+    pub name: String,
+    /// `mode=`.
+    pub mode: XdpMode,
+    /// Where it stands.
+    pub at: Place,
+}
+
+/// `mode=` of an `XDPInterface`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum XdpMode {
+    /// Native, else generic with a message.
+    #[default]
+    Auto,
+    /// Native or an error.
+    Native,
+    /// Generic.
+    Generic,
+}
+
+/// One `GuardLimit`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GuardLimit {
+    /// Index into [`lb_common::limit::LimitKind`].
+    pub kind: u8,
+    /// Packets per second, 1..=2^31-1.
+    pub rate: u32,
+    /// Largest burst, packets. Default `rate`.
+    pub burst: u32,
+    /// Counted per source prefix or for the whole service.
+    pub per: Per,
+    /// A constant of [`lb_common::limit::action`].
+    pub action: u8,
+    /// The services it is for: `None` for every local service, else the ports and addresses of the
+    /// virtual host it stands in.
+    pub addresses: Option<Vec<HostAddress>>,
+    /// Where it stands.
+    pub at: Place,
+}
+
+/// `per=` of a `GuardLimit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Per {
+    /// Per source prefix of these lengths.
+    Source {
+        /// IPv4 prefix length, 0..=32. Default 32.
+        v4: u8,
+        /// IPv6 prefix length, 0..=128. Default 64.
+        v6: u8,
+    },
+    /// One window for all sources.
+    Service,
+}
+
+/// A prefix in CIDR form, host bits zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Prefix {
+    /// Network address.
+    pub network: std::net::IpAddr,
+    /// Length.
+    pub len: u8,
+}

@@ -12,7 +12,9 @@ pub mod apache;
 pub mod curl;
 pub mod flood;
 pub mod member;
+pub mod model;
 pub mod netns;
+pub mod packet;
 pub mod pass;
 pub mod scene;
 pub mod sluice;
@@ -20,6 +22,7 @@ pub mod sweep;
 pub mod tables;
 pub mod topology;
 pub mod wait;
+pub mod xdp_cases;
 
 pub use curl::Curl;
 pub use member::Member;

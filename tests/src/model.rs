@@ -70,7 +70,11 @@ impl Prefix {
     /// Its value in the trie.
     #[must_use]
     pub fn entry(&self) -> PrefixEntry {
-        PrefixEntry { expires: self.expires, origin: origin::FILE, prefix: self.bits }
+        PrefixEntry {
+            expires: self.expires,
+            origin: origin::FILE,
+            prefix: self.bits,
+        }
     }
 
     /// Whether its bits are the first of `address`.
@@ -88,9 +92,19 @@ pub fn service(id: u16, address: &str, port: u16, proto: u8) -> ServiceWay {
     let address = if address == "*" {
         Address::ANY
     } else {
-        address.parse::<IpAddr>().expect("a test's address is right").into()
+        address
+            .parse::<IpAddr>()
+            .expect("a test's address is right")
+            .into()
     };
-    ServiceWay { address, port: Be16::new(port), proto, kind: kind::LOCAL, id, ..Default::default() }
+    ServiceWay {
+        address,
+        port: Be16::new(port),
+        proto,
+        kind: kind::LOCAL,
+        id,
+        ..Default::default()
+    }
 }
 
 /// A limit of `packets` in a window longer than any test.
@@ -114,7 +128,12 @@ impl Setup {
     /// A guarded host.
     #[must_use]
     pub fn guarded(services: &[ServiceWay]) -> Self {
-        Self { is_guarded: true, seed: 7, services: services.to_vec(), ..Self::default() }
+        Self {
+            is_guarded: true,
+            seed: 7,
+            services: services.to_vec(),
+            ..Self::default()
+        }
     }
 
     /// Sets one limit of a service as a whole.
@@ -135,10 +154,14 @@ impl Setup {
         for way in self.services.iter_mut().filter(|way| way.id == id) {
             way.flags |= flag::LIMITED;
         }
-        let at = self.limits.iter().position(|(of, _)| *of == id).unwrap_or_else(|| {
-            self.limits.push((id, ServiceLimits::default()));
-            self.limits.len() - 1
-        });
+        let at = self
+            .limits
+            .iter()
+            .position(|(of, _)| *of == id)
+            .unwrap_or_else(|| {
+                self.limits.push((id, ServiceLimits::default()));
+                self.limits.len() - 1
+            });
         &mut self.limits[at].1
     }
 
@@ -173,10 +196,20 @@ impl Setup {
             (gate::ALLOW4, has(&self.allow, 4)),
             (gate::ALLOW6, has(&self.allow, 6)),
             (gate::LIMITS, self.limits.iter().any(|(id, _)| *id != 0)),
-            (gate::ICMP_LIMITS, self.limits.iter().any(|(id, _)| *id == 0)),
+            (
+                gate::ICMP_LIMITS,
+                self.limits.iter().any(|(id, _)| *id == 0),
+            ),
         ];
-        let gates = gates.iter().filter(|(_, on)| *on).fold(0, |all, (bit, _)| all | bit);
-        Settings { gates, service_seed: self.seed, ..Settings::default() }
+        let gates = gates
+            .iter()
+            .filter(|(_, on)| *on)
+            .fold(0, |all, (bit, _)| all | bit);
+        Settings {
+            gates,
+            service_seed: self.seed,
+            ..Settings::default()
+        }
     }
 
     /// The sets of `SERVICES` that hold something.
@@ -187,7 +220,10 @@ impl Setup {
             let set = service_set(way.address, way.port, way.proto, self.seed);
             assert!(set < SERVICE_SETS && u32::from(way.id) < MAX_SERVICES);
             let ways = &mut sets.entry(set).or_default().ways;
-            *ways.iter_mut().find(|way| way.id == 0).expect("a test's sets do not overflow") = *way;
+            *ways
+                .iter_mut()
+                .find(|way| way.id == 0)
+                .expect("a test's sets do not overflow") = *way;
         }
         sets
     }
@@ -271,7 +307,9 @@ impl Tables for Model {
     }
 
     fn service_set(&self, set: u32) -> Option<&ServiceSet> {
-        static EMPTY: ServiceSet = ServiceSet { ways: [ServiceWay::EMPTY; 4] };
+        static EMPTY: ServiceSet = ServiceSet {
+            ways: [ServiceWay::EMPTY; 4],
+        };
         Some(self.sets.get(&set).unwrap_or(&EMPTY))
     }
 
@@ -280,7 +318,13 @@ impl Tables for Model {
     }
 
     fn service_windows(&self, service: u16, kind: LimitKind) -> Option<Shared> {
-        Some(self.windows.borrow_mut().entry((service, kind.0)).or_default().clone())
+        Some(
+            self.windows
+                .borrow_mut()
+                .entry((service, kind.0))
+                .or_default()
+                .clone(),
+        )
     }
 
     fn source_windows(&self, key: &SourceKey) -> Option<Shared> {
@@ -289,6 +333,8 @@ impl Tables for Model {
 
     fn add_source(&self, key: &SourceKey, windows: &Windows) {
         let words = windows.words.map(AtomicU64::new);
-        self.sources.borrow_mut().insert(*key, Shared(Rc::new(words)));
+        self.sources
+            .borrow_mut()
+            .insert(*key, Shared(Rc::new(words)));
     }
 }

@@ -171,7 +171,12 @@ impl Packet {
     pub fn offsets(&self) -> Offsets {
         let l3 = 14 + 4 * self.tags.len();
         let extensions: usize = self.extensions.iter().map(|(_, bytes)| bytes.len()).sum();
-        let l4 = l3 + if self.from.is_ipv4() { 20 + self.options.len() } else { 40 + extensions };
+        let l4 = l3
+            + if self.from.is_ipv4() {
+                20 + self.options.len()
+            } else {
+                40 + extensions
+            };
         Offsets { l3, l4 }
     }
 
@@ -228,8 +233,10 @@ impl Packet {
 /// Fills in the checksum of an IPv4 header (RFC 1071), whatever else was changed in it.
 pub fn set_checksum(header: &mut [u8]) {
     header[10..12].fill(0);
-    let mut sum: u32 =
-        header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let mut sum: u32 = header
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum();
     while sum > 0xffff {
         sum = (sum >> 16) + (sum & 0xffff);
     }

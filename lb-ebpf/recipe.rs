@@ -289,14 +289,14 @@ fn dependencies(manifest: &str) -> BTreeSet<String> {
 /// The lines of the workspace manifest that the crates inherit and that change code: the edition,
 /// and their dependencies' versions and features.
 fn inherited(manifest: &str, direct: &BTreeSet<String>) -> String {
-    manifest
+    let lines: Vec<&str> = manifest
         .lines()
         .filter(|line| {
             let name = line.split([' ', '=']).next().unwrap_or_default();
             name == "edition" || direct.contains(name)
         })
-        .map(|line| format!("{line}\n"))
-        .collect()
+        .collect();
+    lines.join("\n")
 }
 
 /// The lock file's entries that `direct` reach.

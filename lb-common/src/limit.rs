@@ -50,8 +50,18 @@ pub struct Limit {
     pub prefix4: u8,
     /// IPv6 prefix length by which sources are told apart, 0..=128.
     pub prefix6: u8,
+    /// A constant of [`origin`].
+    pub origin: u8,
     /// Zero.
-    pub pad: [u8; 5],
+    pub pad: [u8; 4],
+}
+
+/// Who set a limit.
+pub mod origin {
+    /// `GuardLimit` in the configuration, or nobody.
+    pub const FILE: u8 = 0;
+    /// `sluice limit set`; also a limit taken away by it (`packets` 0).
+    pub const COMMAND: u8 = 1;
 }
 
 /// Value of `LIMITS`: the limits of one service, by [`LimitKind`]. Index 0 (no service) holds the

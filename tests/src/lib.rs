@@ -6,7 +6,7 @@
 //! filesystem that it did not make.
 //!
 //! Nothing here knows how sluice works inside: it starts the program, reads what the program and
-//! the kernel tell anybody, and talks to it over the network.
+//! the kernel's tables tell anybody, and talks to it over the network.
 
 pub mod apache;
 pub mod curl;
@@ -14,14 +14,17 @@ pub mod flood;
 pub mod member;
 pub mod netns;
 pub mod pass;
+pub mod scene;
 pub mod sluice;
 pub mod sweep;
+pub mod tables;
 pub mod topology;
 pub mod wait;
 
 pub use curl::Curl;
 pub use member::Member;
 pub use netns::Namespace;
+pub use scene::Scene;
 pub use sluice::Sluice;
 pub use topology::{Lab, LabOptions};
 

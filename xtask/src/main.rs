@@ -81,7 +81,7 @@ fn run(verb: Verb) -> (&'static str, Result<ExitCode>) {
     };
     match verb {
         Verb::Setup(arguments) => ("setup", done(setup::run(&root, &arguments))),
-        Verb::Ebpf { check } => ("ebpf", done(ebpf::run(&root, if check { ebpf::Mode::Check } else { ebpf::Mode::Refresh }))),
+        Verb::Ebpf { check } => ("ebpf", done(ebpf::run(&root, check))),
         Verb::Demo(arguments) => ("demo", done(demo::run(&root, &arguments))),
         Verb::Test(arguments) => ("test", done(test::run(&root, &arguments))),
         Verb::Lint => ("lint", done(lint::run(&root))),

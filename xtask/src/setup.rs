@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
 }
 
 /// Prints the table, installs what is missing if that is wanted, and looks again.
-pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(_root: &Path, arguments: &Arguments) -> Result<()> {
     let strict = arguments.yes || exec::is_ci();
     let items = items::all();
     let missing = table(&items);
@@ -42,7 +42,7 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<()> {
         .into_iter()
         .partition(|item| item.source != Source::Host);
     if !installable.is_empty() && (strict || agreed(&installable)?) {
-        install(root, &installable, strict)?;
+        install(&installable, strict)?;
         let left: Vec<_> = installable
             .iter()
             .filter(|item| item.state() == State::Missing)
@@ -119,7 +119,7 @@ fn agreed(items: &[&Item]) -> Result<bool> {
 
 /// Installs, source by source. What fails is told and, unless `strict`, does not keep the others
 /// from being installed.
-fn install(root: &Path, items: &[&Item], strict: bool) -> Result<()> {
+fn install(items: &[&Item], strict: bool) -> Result<()> {
     let attempt = |what: &str, outcome: Result<()>| match outcome {
         Err(error) if strict => Err(error.context(format!("installing {what}"))),
         Err(error) => {
@@ -165,7 +165,7 @@ fn install(root: &Path, items: &[&Item], strict: bool) -> Result<()> {
             }
             Source::BpfLinker => {
                 step("bpf-linker, built against the pinned toolchain's LLVM");
-                attempt(item.name, ebpf::install_bpf_linker(root))?;
+                attempt(item.name, ebpf::install_bpf_linker())?;
             }
             Source::Apt(_) | Source::Host => {}
         }

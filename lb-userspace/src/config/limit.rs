@@ -145,7 +145,8 @@ impl GuardLimit {
             action: self.action,
             prefix4,
             prefix6,
-            pad: [0; 5],
+            origin: lb_common::limit::origin::FILE,
+            pad: [0; 4],
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Command};
 
-use crate::exec;
+use crate::{ebpf, exec};
 
 /// One thing that is needed.
 pub(super) struct Item {
@@ -138,9 +138,12 @@ pub(super) fn all() -> Vec<Item> {
             },
             || has_rust_src(PINNED),
         ),
-        item("bpf-linker", "cargo xtask ebpf", Source::BpfLinker, || {
-            exec::output(Command::new("bpf-linker").arg("--version")).is_some()
-        }),
+        item(
+            "bpf-linker",
+            "cargo xtask ebpf",
+            Source::BpfLinker,
+            ebpf::has_bpf_linker,
+        ),
         item(
             "nightly Rust",
             "Miri, fuzzing",

@@ -1,7 +1,7 @@
 //! The command line: arguments, exit codes, and what is printed.
 //!
-//! 0 done; 1 configuration error or run-time failure; 2 usage; 3 no usable dataplane; 4 not
-//! reachable: no daemon and no pins. The running service is `server`'s, its language `admin`'s.
+//! 0 done; 1 configuration error or run-time failure; 2 usage; 3 no usable dataplane (see
+//! `DataplaneError::exit_code`); 4 not reachable: no daemon and no pins. The running service is `server`'s, its language `admin`'s.
 
 use std::{io::Write as _, process::ExitCode};
 
@@ -31,8 +31,6 @@ pub(crate) type Outcome = Result<(), Failure>;
 pub(crate) const FAILED: u8 = 1;
 /// Wrong arguments.
 pub(crate) const USAGE: u8 = 2;
-/// No usable dataplane.
-pub(crate) const NO_DATAPLANE: u8 = 3;
 /// No daemon, no pins.
 pub(crate) const UNREACHABLE: u8 = 4;
 

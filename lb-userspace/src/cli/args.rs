@@ -325,6 +325,59 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// Help of a command and of all below it.
+    fn document(command: &mut clap::Command, path: &str, page: &mut String) {
+        let name = format!("{path}{}", command.get_name());
+        let help = if path.is_empty() {
+            command.render_long_help()
+        } else {
+            // Said once, at the top.
+            let everywhere = ["instance", "bpffs", "run_dir", "help", "version"];
+            let mut own = command.clone().mut_args(|arg| {
+                let hidden = everywhere.contains(&arg.get_id().as_str());
+                arg.hide(hidden)
+            });
+            own.render_long_help()
+        };
+        let lines: Vec<String> = help
+            .to_string()
+            .lines()
+            .map(|line| line.trim_end().to_owned())
+            .collect();
+        let depth = if path.is_empty() { "##" } else { "###" };
+        page.push_str(&format!(
+            "\n{depth} {name}\n\n```text\n{}\n```\n",
+            lines.join("\n").trim_end()
+        ));
+        for inner in command.get_subcommands_mut() {
+            if inner.get_name() != "help" {
+                document(inner, &format!("{name} "), page);
+            }
+        }
+    }
+
+    #[test]
+    fn the_manual_is_what_help_prints() {
+        let mut page = String::from(
+            "# The command line\n\nEvery command with its help, as `sluice COMMAND --help` prints it; the options for every command\nare in the first section alone. A test keeps this page true;\n`SLUICE_BLESS=1 cargo test -p sluice the_manual` writes it anew.\n",
+        );
+        // Environment variables of whoever runs the test are no part of the manual.
+        let mut command = Cli::command()
+            .term_width(96)
+            .mut_args(|arg| arg.hide_env_values(true));
+        command.build();
+        document(&mut command, "", &mut page);
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cli.md");
+        if std::env::var_os("SLUICE_BLESS").is_some() {
+            std::fs::write(&path, &page).expect("docs/cli.md written");
+        }
+        let kept = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            kept == page,
+            "docs/cli.md is not what the commands say; SLUICE_BLESS=1 writes it"
+        );
+    }
+
     #[test]
     fn commands_are_read() {
         for line in [

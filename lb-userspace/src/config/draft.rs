@@ -170,14 +170,14 @@ pub(crate) struct ReverseDraft {
 pub(crate) struct BalancerDraft {
     /// Filled in as parameters come.
     pub balancer: spec::Balancer,
-    /// `stickysessionsep`; `None`: not given.
-    pub separator: Option<Option<char>>,
+    /// `stickysessionsep`; `None`: off.
+    pub separator: Option<char>,
     /// `scolonpathdelim`
     pub scolonpathdelim: bool,
     /// It was defined by `<Proxy>` or BalancerMember, not just named by ProxyPass.
     pub defined: bool,
-    /// A parameter was given.
-    pub has_params: bool,
+    /// Keys that were given, lower case.
+    pub given: Vec<String>,
     /// Where it was first named.
     pub mark: Mark,
 }
@@ -252,10 +252,10 @@ impl<'a> Draft<'a> {
                         forcerecovery: true,
                         at: mark.place(),
                     },
-                    separator: None,
+                    separator: Some('.'),
                     scolonpathdelim: false,
                     defined: false,
-                    has_params: false,
+                    given: Vec::new(),
                     mark: mark.clone(),
                 });
                 balancers.len() - 1

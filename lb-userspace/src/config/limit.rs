@@ -61,22 +61,24 @@ pub(crate) fn parse_words(words: &[&str]) -> Result<GuardLimit, LimitError> {
             return fail(word, message);
         };
         match key.to_ascii_lowercase().as_str() {
-            "burst" => match number(value) {
-                Some(burst) => limit.burst = burst,
-                None => {
+            "burst" => {
+                if let Some(burst) = number(value) {
+                    limit.burst = burst
+                } else {
                     let message = format!("burst={value}: expected a number from 1 to {MAX}");
                     return fail(word, message);
                 }
-            },
-            "per" => match per_of(value) {
-                Some(per) => limit.per = per,
-                None => {
+            }
+            "per" => {
+                if let Some(per) = per_of(value) {
+                    limit.per = per
+                } else {
                     let message = format!(
                         "per={value}: expected service, or the prefix lengths of a source: /32,/64"
                     );
                     return fail(word, message);
                 }
-            },
+            }
             "action" => match value.to_ascii_lowercase().as_str() {
                 "drop" => limit.action = action::DROP,
                 "report" => limit.action = action::REPORT,

@@ -1,6 +1,9 @@
 //! What is said about a configuration: collected, bounded, put in order, printed with a caret.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
 use super::syntax::lexer::{FileText, Span};
 
@@ -71,32 +74,24 @@ impl Report {
     pub fn render(&self) -> String {
         let mut out = printable(&self.file.to_string_lossy());
         if self.line > 0 {
-            out.push_str(&format!(":{}", self.line));
+            let _ = write!(out, ":{}", self.line);
             if self.column > 0 {
-                out.push_str(&format!(":{}", self.column));
+                let _ = write!(out, ":{}", self.column);
             }
         }
-        out.push_str(&format!(
-            ": {}: {}",
-            self.severity.name(),
-            printable(&self.message)
-        ));
+        let message = printable(&self.message);
+        let _ = write!(out, ": {}: {message}", self.severity.name());
         if self.line > 0 && !self.line_text.trim().is_empty() {
             let number = self.text_line.to_string();
             let (text, caret) = self.excerpt();
-            out.push_str(&format!("\n {number} | {text}"));
+            let _ = write!(out, "\n {number} | {text}");
             if let Some((pad, marks)) = caret {
-                out.push_str(&format!(
-                    "\n {:w$} | {:pad$}{}",
-                    "",
-                    "",
-                    "^".repeat(marks),
-                    w = number.len()
-                ));
+                let (gutter, marks) = (number.len(), "^".repeat(marks));
+                let _ = write!(out, "\n {:gutter$} | {:pad$}{marks}", "", "");
             }
         }
         for line in self.help.lines() {
-            out.push_str(&format!("\n   = {}", printable(line)));
+            let _ = write!(out, "\n   = {}", printable(line));
         }
         out
     }

@@ -32,7 +32,7 @@ pub(super) fn resolve(mut draft: Draft<'_>, file: &Path) -> Loaded {
         reports,
         ..
     } = draft;
-    spec.file = file.to_owned();
+    file.clone_into(&mut spec.file);
     spec.server_root = server_root;
     spec.listeners = listeners;
     spec.hosts = hosts;
@@ -77,7 +77,7 @@ fn host(draft: &mut Draft<'_>, index: usize, names: &Names, file: &Path) -> Host
     let timeout = own
         .timeout
         .or(main.timeout)
-        .unwrap_or(Duration::from_secs(60));
+        .unwrap_or(Duration::from_mins(1));
     let at = match &own.mark {
         Some(mark) => mark.place(),
         None => spec::Place {
@@ -179,12 +179,13 @@ fn resolve_reverse(
     let url = &reverse.url;
     let target = match super::directives::balancer_name(url) {
         None => ReverseTarget::Url(url.clone()),
-        Some((name, path)) => match names.balancer(host, &name) {
-            Some(balancer) => ReverseTarget::Balancer {
-                balancer,
-                path: path.to_owned(),
-            },
-            None => {
+        Some((name, path)) => {
+            if let Some(balancer) = names.balancer(host, &name) {
+                ReverseTarget::Balancer {
+                    balancer,
+                    path: path.to_owned(),
+                }
+            } else {
                 // Said once, where it stands; not again for each host that inherits it.
                 if host == number {
                     let message = format!("ProxyPassReverse: there is no balancer://{name}");
@@ -193,7 +194,7 @@ fn resolve_reverse(
                 }
                 ReverseTarget::Url(url.clone())
             }
-        },
+        }
     };
     Reverse {
         path: reverse.path.clone(),

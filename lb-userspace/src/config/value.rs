@@ -44,14 +44,14 @@ pub(crate) fn time(text: &str, default: Unit) -> Option<Duration> {
     let mut letters = unit.bytes();
     let duration = match (letters.next(), letters.next()) {
         (None, _) if default == Unit::Milliseconds => Duration::from_millis(number),
-        (None, _) | (Some(b's'), _) => Duration::from_secs(number),
+        (None | Some(b's'), _) => Duration::from_secs(number),
         (Some(b'h'), _) => Duration::from_secs(number.checked_mul(3600)?),
         (Some(b'm'), Some(b'i')) => Duration::from_secs(number.checked_mul(60)?),
         (Some(b'm'), Some(b's')) => Duration::from_millis(number),
         _ => return None,
     };
     // A century: what is longer is a slip, and sums of such times must not overflow.
-    (duration <= Duration::from_secs(100 * 365 * 86_400)).then_some(duration)
+    (duration <= Duration::from_hours(876000)).then_some(duration)
 }
 
 /// `On` or `Off`, in any case.

@@ -71,6 +71,7 @@ fn keep_alive_timeout(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     Ok(())
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the table has one signature")]
 fn max_keep_alive_requests(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let count = number(call, 0);
     // httpd takes a negative number for 0.

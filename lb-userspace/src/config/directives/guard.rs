@@ -138,6 +138,7 @@ fn prefixes(call: &mut Call<'_, '_>) -> Vec<Prefix> {
     prefixes
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the table has one signature")]
 fn guard_deny(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let prefixes = prefixes(call);
     call.draft.spec.sluice.deny.extend(prefixes);
@@ -145,6 +146,7 @@ fn guard_deny(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     Ok(())
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the table has one signature")]
 fn guard_allow(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let prefixes = prefixes(call);
     call.draft.spec.sluice.allow.extend(prefixes);
@@ -232,7 +234,8 @@ fn sluice_instance(call: &mut Call<'_, '_>) -> Result<(), Fault> {
             .at(0)
             .help("expected 1 to 32 letters, digits, - or _"));
     }
-    call.draft.spec.sluice.instance = name.to_owned();
+    let name = name.to_owned();
+    call.draft.spec.sluice.instance = name;
     Ok(())
 }
 
@@ -244,17 +247,18 @@ fn sluice_control(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     }
     let group = match call.count() {
         1 => None,
-        _ => match call
-            .arg(1)
-            .strip_prefix("group=")
-            .filter(|group| !group.is_empty())
-        {
-            Some(group) => Some(group.to_owned()),
-            None => {
+        _ => {
+            if let Some(group) = call
+                .arg(1)
+                .strip_prefix("group=")
+                .filter(|group| !group.is_empty())
+            {
+                Some(group.to_owned())
+            } else {
                 let message = format!("SluiceControl: '{}' is not group=NAME", call.arg(1));
                 return Err(Fault::new(message).at(1));
             }
-        },
+        }
     };
     call.draft.spec.sluice.control = Some(path);
     call.draft.spec.sluice.control_group = group;

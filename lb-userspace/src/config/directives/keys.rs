@@ -49,7 +49,7 @@ pub(super) fn member(url: &WorkerUrl, at: Place) -> Member {
         route: String::new(),
         redirect: String::new(),
         status: 0,
-        retry: Duration::from_secs(60),
+        retry: Duration::from_mins(1),
         timeout: None,
         connection_timeout: None,
         ttl: None,
@@ -192,7 +192,7 @@ fn set_member_key(
                 value,
                 1,
                 "Timeout must be at least one second",
-            )?)
+            )?);
         }
         "connectiontimeout" => {
             let time = value::time(value, Unit::Seconds)
@@ -209,7 +209,7 @@ fn set_member_key(
                 value,
                 1,
                 "TTL must be at least one second",
-            )?)
+            )?);
         }
         "max" => {
             let max = whole(call, index, value, 0, "Max must be a positive number")?;
@@ -278,9 +278,12 @@ pub(super) fn set_balancer_keys(
         };
         let mut draft = call.draft.hosts[host].balancers[at].clone();
         match set_balancer_key(call, &mut draft, *index, key, value) {
-            Ok(()) => call.draft.hosts[host].balancers[at] = draft,
+            Ok(()) => {
+                draft.given.push(key.to_ascii_lowercase());
+                call.draft.hosts[host].balancers[at] = draft;
+            }
             Err(problem) => {
-                problem.report(call, *index, |why| full(&format!("{why} {key}={value}")))
+                problem.report(call, *index, |why| full(&format!("{why} {key}={value}")));
             }
         }
     }
@@ -317,13 +320,13 @@ fn set_balancer_key(
         "stickysessionsep" => {
             let mut chars = value.chars();
             draft.separator = match (chars.next(), chars.next()) {
-                (Some(c), None) => Some(Some(c)),
-                _ if value::flag(value) == Some(false) => Some(None),
+                (Some(c), None) => Some(c),
+                _ if value::flag(value) == Some(false) => None,
                 _ => return Err(wrong("stickysessionsep must be a single character or Off")),
             };
         }
         "scolonpathdelim" => {
-            draft.scolonpathdelim = on_off(value, "scolonpathdelim must be On|Off")?
+            draft.scolonpathdelim = on_off(value, "scolonpathdelim must be On|Off")?;
         }
         "nofailover" => balancer.nofailover = on_off(value, "failover must be On|Off")?,
         "timeout" => {

@@ -112,13 +112,14 @@ fn proxy_pass(call: &mut Call<'_, '_>) -> Result<(), Fault> {
             "mapping=servlet" | "mapping=encoded" => {
                 return Err(super::not_yet(&format!("ProxyPass {word}")).at(index));
             }
-            _ => match word.split_once('=') {
-                Some((key, value)) => params.push((index, key.to_owned(), value.to_owned())),
-                None => {
+            _ => {
+                if let Some((key, value)) = word.split_once('=') {
+                    params.push((index, key.to_owned(), value.to_owned()))
+                } else {
                     let message = "Invalid ProxyPass|ProxyPassMatch parameter. Parameter must be in the form 'key=value'.";
                     return Err(Fault::new(message).at(index));
                 }
-            },
+            }
         }
     }
     let url = call.arg(url_index).to_owned();
@@ -131,9 +132,7 @@ fn proxy_pass(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     } else if let Some((name, tail)) = balancer_name(&url) {
         check_slashes(call, &path, tail, url_index);
         let mark = call.mark(url_index);
-        let has_params = !params.is_empty();
-        let draft = call.draft.balancer(call.scope.host, &name, &mark);
-        draft.has_params |= has_params;
+        call.draft.balancer(call.scope.host, &name, &mark);
         keys::set_balancer_keys(call, call.scope.host, &name, &params, |fault| {
             format!("ProxyPass {fault}")
         });

@@ -340,11 +340,13 @@ fn location(call: &mut Call<'_, '_>) -> Result<Scope, Fault> {
     })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the table has one signature")]
 fn user(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     call.draft.spec.user = Some(call.arg(0).to_owned());
     Ok(())
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the table has one signature")]
 fn group(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     call.draft.spec.group = Some(call.arg(0).to_owned());
     Ok(())

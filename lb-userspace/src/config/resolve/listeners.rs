@@ -77,9 +77,12 @@ fn derive(draft: &mut Draft<'_>, file: &Path) -> Vec<Listener> {
     }
     let shown: Vec<String> = wanted
         .iter()
-        .map(|(address, _)| match is_any6(*address) {
-            true => address.port().to_string(),
-            false => address.to_string(),
+        .map(|(address, _)| {
+            if is_any6(*address) {
+                address.port().to_string()
+            } else {
+                address.to_string()
+            }
         })
         .collect();
     let message = format!(

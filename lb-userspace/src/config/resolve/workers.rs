@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::Names;
 use crate::config::{
-    draft::{BalancerDraft, Draft, HostDraft, Mark},
+    draft::{BalancerDraft, Draft, HostDraft, Mark, TargetDraft},
     report::Severity,
     spec::{Balancer, LbMethod, Member},
 };
@@ -25,48 +25,29 @@ pub(super) fn collect(draft: &mut Draft<'_>, list: &mut Vec<Balancer>) -> Names 
 
 fn balancers(draft: &mut Draft<'_>, list: &mut Vec<Balancer>, names: &mut Names) {
     // How many hosts have one of their own, by name.
-    let mut owners: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut owners: BTreeMap<String, usize> = BTreeMap::new();
     for balancer in draft.hosts.iter().flat_map(|host| &host.balancers) {
-        *owners.entry(&balancer.balancer.name).or_default() += 1;
+        *owners.entry(balancer.balancer.name.clone()).or_default() += 1;
     }
-    let owners: BTreeMap<String, usize> = owners
-        .into_iter()
-        .map(|(name, count)| (name.to_owned(), count))
-        .collect();
     for index in 0..draft.hosts.len() {
         for number in 0..draft.hosts[index].balancers.len() {
-            let own = draft.hosts[index].balancers[number].clone();
+            let mut own = draft.hosts[index].balancers[number].clone();
             let name = own.balancer.name.clone();
-            let at = own.mark.at();
-            if index > 0 && names.balancers.contains_key(&(0, name.clone())) {
-                if own.defined {
+            if index == 0 {
+                overlay(draft, &mut own);
+            } else if names.balancers.contains_key(&(0, name.clone())) {
+                if !own.balancer.members.is_empty() {
                     let message = format!(
-                        "balancer://{name} is already the main server's: what this virtual host says of it is not used"
+                        "balancer://{name} is the main server's: members that this virtual host gives it are not used"
                     );
+                    let help = "give it another name";
                     draft
                         .reports
-                        .push(Severity::Warning, at, message, "give it another name");
-                } else if own.has_params {
-                    let message = format!(
-                        "parameters for balancer://{name} are not used: it is the main server's"
-                    );
-                    let help = format!("put them into its <Proxy balancer://{name}> section");
-                    draft.reports.push(Severity::Warning, at, message, help);
+                        .push(Severity::Warning, own.mark.at(), message, help);
                 }
                 continue;
             }
-            if !own.defined {
-                let message = format!(
-                    "balancer://{name} is not defined: it has no members, and requests for it are answered with 503"
-                );
-                let help = format!("add <Proxy balancer://{name}> with BalancerMember lines");
-                draft.reports.push(Severity::Warning, at, message, help);
-            } else if own.balancer.members.is_empty() {
-                let message = format!(
-                    "balancer://{name} has no members: requests for it are answered with 503"
-                );
-                draft.reports.push(Severity::Warning, at, message, "");
-            }
+            warn_empty(draft, &own);
             let mut balancer = finish(&own);
             if index > 0 && owners.get(&name).is_some_and(|count| *count > 1) {
                 balancer.name = qualified(&name, &draft.hosts[index], list);
@@ -75,10 +56,96 @@ fn balancers(draft: &mut Draft<'_>, list: &mut Vec<Balancer>, names: &mut Names)
                     balancer.name
                 );
                 let help = "define it once outside of the virtual hosts to share it";
-                draft.reports.push(Severity::Notice, at, message, help);
+                draft
+                    .reports
+                    .push(Severity::Notice, own.mark.at(), message, help);
             }
             names.balancers.insert((index, name), list.len());
             list.push(balancer);
+        }
+    }
+}
+
+fn warn_empty(draft: &mut Draft<'_>, own: &BalancerDraft) {
+    let name = &own.balancer.name;
+    let (what, help) = if !own.defined {
+        let help = format!("add <Proxy balancer://{name}> with BalancerMember lines");
+        ("is not defined: it has no members", help)
+    } else if own.balancer.members.is_empty() {
+        ("has no members", String::new())
+    } else {
+        return;
+    };
+    let message = format!("balancer://{name} {what}, and requests for it are answered with 503");
+    draft
+        .reports
+        .push(Severity::Warning, own.mark.at(), message, help);
+}
+
+/// Applies what virtual hosts say of a balancer of the main server.
+///
+/// In httpd 2.4.71 each virtual host then has its own parameters over shared members (measured).
+/// Here a balancer has one set: hosts that use it must want the same, else it is an error.
+fn overlay(draft: &mut Draft<'_>, base: &mut BalancerDraft) {
+    let name = base.balancer.name.clone();
+    let uses = |host: &HostDraft| {
+        let mut routes = host.routes.iter().chain(&host.location_routes);
+        routes.any(
+            |route| matches!(&route.target, TargetDraft::Balancer { name: n, .. } if *n == name),
+        )
+    };
+    let everywhere = uses(&draft.hosts[0]);
+    let mut wanted: Option<BalancerDraft> = everywhere.then(|| base.clone());
+    let mut conflicts = Vec::new();
+    for host in draft.hosts.iter().skip(1) {
+        if !everywhere && !uses(host) {
+            continue;
+        }
+        let own = host.balancers.iter().find(|own| own.balancer.name == name);
+        let mut view = base.clone();
+        if let Some(own) = own {
+            merge(&mut view, own);
+        }
+        match &wanted {
+            None => wanted = Some(view),
+            Some(first) if finish(first) != finish(&view) => {
+                conflicts.push(own.map_or_else(|| base.mark.clone(), |own| own.mark.clone()));
+            }
+            Some(_) => {}
+        }
+    }
+    for mark in conflicts {
+        let message = format!(
+            "balancer://{name} with other parameters in one virtual host than in another is not supported by this version of sluice"
+        );
+        let help = format!(
+            "put the parameters into <Proxy balancer://{name}>, or define a balancer for each virtual host"
+        );
+        draft
+            .reports
+            .push(Severity::Error, mark.at(), message, help);
+    }
+    if let Some(wanted) = wanted {
+        *base = wanted;
+    }
+}
+
+/// Puts what `own` was given over `base`.
+fn merge(base: &mut BalancerDraft, own: &BalancerDraft) {
+    for key in &own.given {
+        let (to, from) = (&mut base.balancer, &own.balancer);
+        match key.as_str() {
+            "lbmethod" => to.lbmethod = from.lbmethod,
+            "stickysession" => to.sticky.clone_from(&from.sticky),
+            "stickysessionsep" => base.separator = own.separator,
+            "scolonpathdelim" => base.scolonpathdelim = own.scolonpathdelim,
+            "nofailover" => to.nofailover = from.nofailover,
+            "timeout" => to.timeout = from.timeout,
+            "maxattempts" => to.maxattempts = from.maxattempts,
+            "failonstatus" => to.failonstatus.clone_from(&from.failonstatus),
+            "failontimeout" => to.failontimeout = from.failontimeout,
+            "forcerecovery" => to.forcerecovery = from.forcerecovery,
+            other => debug_assert!(false, "{other} is set and not merged"),
         }
     }
 }
@@ -87,7 +154,7 @@ fn balancers(draft: &mut Draft<'_>, list: &mut Vec<Balancer>, names: &mut Names)
 fn finish(draft: &BalancerDraft) -> Balancer {
     let mut balancer = draft.balancer.clone();
     if let Some(sticky) = &mut balancer.sticky {
-        sticky.separator = draft.separator.unwrap_or(Some('.'));
+        sticky.separator = draft.separator;
         sticky.scolonpathdelim = draft.scolonpathdelim;
     }
     balancer
@@ -169,9 +236,8 @@ fn qualified(name: &str, host: &HostDraft, list: &[Balancer]) -> String {
     if !taken(&base) {
         return base;
     }
-    // At most one more than there are names.
-    (2..)
+    let free = (2..=list.len() + 2)
         .map(|number| format!("{base}#{number}"))
-        .find(|wanted| !taken(wanted))
-        .unwrap_or(base)
+        .find(|wanted| !taken(wanted));
+    free.expect("one of more candidates than names is free")
 }

@@ -191,7 +191,7 @@ impl Reader<'_> {
                 ),
             })?;
         if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
-            let line = bytes[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+            let line = bytes[..at].split(|byte| *byte == b'\n').count();
             return Err(Problem::new(
                 format!(
                     "{} is not a text file: NUL byte in line {line}",

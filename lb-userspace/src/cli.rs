@@ -139,7 +139,9 @@ fn dispatch(cli: Cli) -> Outcome {
                     json: json.json || inner.json,
                 },
             ),
-            Some(args::SettingsCommand::Set { name, value }) => change::setting(global, name, value),
+            Some(args::SettingsCommand::Set { name, value }) => {
+                change::setting(global, name, value)
+            }
         },
         Command::Doctor { json, file } => run::doctor(global, json, &file),
         Command::Reload => change::reload(global),

@@ -71,6 +71,10 @@ pub(crate) fn version() -> Outcome {
     ))
 }
 
-pub(crate) fn doctor(_global: &Global, _json: super::args::Json, _file: &Option<std::path::PathBuf>) -> Outcome {
+pub(crate) fn doctor(
+    _global: &Global,
+    _json: super::args::Json,
+    _file: &Option<std::path::PathBuf>,
+) -> Outcome {
     Err(Failure::text(FAILED, "not merged"))
 }

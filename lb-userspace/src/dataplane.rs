@@ -27,9 +27,11 @@ use crate::{
 
 mod desired;
 mod diff;
+pub mod doctor;
 mod error;
 mod hook;
 mod kernel;
+mod log;
 mod maps;
 mod netlink;
 mod pin;
@@ -49,6 +51,7 @@ pub use desired::{Desired, limit_of};
 use diff::{FileLimits, How, Op, Persist, PlacedWay};
 pub use error::DataplaneError;
 use kernel::{Kernel, Opened};
+pub use log::KernelLog;
 use pin::{Lock, PinDir};
 use prefix::PrefixKey;
 use store::Store;
@@ -406,6 +409,12 @@ impl Dataplane {
             }
         }
         self.store.apply_all(&[Op::Settings(settings)])
+    }
+
+    /// The program's log, to be read by a thread while `log` is on. There is one, and none without
+    /// kernel maps.
+    pub fn log(&mut self) -> Option<KernelLog> {
+        KernelLog::of(self.kernel.as_mut()?.ebpf())
     }
 
     /// Tells that a member's state changed (`META.state_sequence`).

@@ -20,7 +20,7 @@ use super::{DataplaneError, prefix::PrefixKey};
 use crate::config::spec::{GuardLimit, HostAddress, Listener, Per, Spec};
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// What a generation wants the maps to hold: a [`Spec`] and where its members are.
 #[derive(Clone, Debug, PartialEq)]

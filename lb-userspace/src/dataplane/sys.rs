@@ -19,7 +19,7 @@ mod calls;
 mod cells;
 
 pub(super) use calls::{
-    EthtoolFlags, LinkInfo, bpf_probe, channels, driver, ethtool_flags, link_info, open_pin,
+    bpf_probe, channels, driver, ethtool_flags, link_info, open_pin,
 };
 pub use cells::MemberCell;
 pub(super) use cells::{MetaCell, ServiceCell, WayCell};

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     admin::protocol::Response,
     config::spec::Spec,
-    dataplane::{Dataplane, Desired, Published},
+    dataplane::{Dataplane, Desired, KernelLog, Published},
     telemetry::error_log,
 };
 
@@ -139,6 +139,9 @@ impl Control {
         if let Err(error) = begun {
             proxy.bury();
             return Err(StartError::Proxy(error.to_string()));
+        }
+        if let Some(log) = opened.log() {
+            follow(log)?;
         }
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -378,6 +381,19 @@ async fn begin(
         .set_up(column, shards, identity, dataplane.table_fds())
         .await?;
     proxy.deliver(delivery).await
+}
+
+/// A thread that hands on what the XDP program logs, for as long as this process lives.
+fn follow(mut log: KernelLog) -> std::io::Result<()> {
+    /// Long enough to cost nothing while the log is off.
+    const WAIT_MS: u32 = 60_000;
+    std::thread::Builder::new()
+        .name("xdp-log".to_owned())
+        .spawn(move || {
+            while let Ok(()) = log.wait(WAIT_MS) {}
+            tracing::warn!("the program's log can no longer be read");
+        })?;
+    Ok(())
 }
 
 fn make_run_dir(path: &std::path::Path) -> Result<(), StartError> {

@@ -31,6 +31,8 @@ pub(crate) type Outcome = Result<(), Failure>;
 pub(crate) const FAILED: u8 = 1;
 /// Wrong arguments.
 pub(crate) const USAGE: u8 = 2;
+/// No usable dataplane.
+pub(crate) const NO_DATAPLANE: u8 = 3;
 /// No daemon, no pins.
 pub(crate) const UNREACHABLE: u8 = 4;
 
@@ -139,9 +141,11 @@ fn dispatch(cli: Cli) -> Outcome {
                     json: json.json || inner.json,
                 },
             ),
-            Some(args::SettingsCommand::Set { name, value }) => change::setting(global, name, value),
+            Some(args::SettingsCommand::Set { name, value }) => {
+                change::setting(global, name, value)
+            }
         },
-        Command::Doctor { json, file } => run::doctor(global, json, &file),
+        Command::Doctor { json, file } => run::doctor(global, json, file.as_deref()),
         Command::Reload => change::reload(global),
         Command::Stop { graceful } => change::stop(global, graceful),
         Command::Detach { yes } => change::detach(global, yes),

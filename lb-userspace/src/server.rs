@@ -21,6 +21,7 @@ mod privileges;
 pub mod proxy_process;
 mod reload;
 mod requests;
+mod signals;
 mod socket;
 
 pub use child::SUBCOMMAND;

@@ -116,7 +116,10 @@ mod tests {
         protected.add("192.0.2.7".parse().expect("ip"), What::Caller);
         protected.add("::ffff:198.51.100.1".parse().expect("ip"), What::Gateway);
         protected.add("::".parse().expect("ip"), What::Listener);
-        protected.add("2001:db8::1".parse().expect("ip"), What::Member("http://m".into()));
+        protected.add(
+            "2001:db8::1".parse().expect("ip"),
+            What::Member("http://m".into()),
+        );
         for refused in [
             "192.0.2.7",
             "192.0.2.0/24",
@@ -131,7 +134,10 @@ mod tests {
             assert_eq!(protected.refusal(prefix(allowed)), None, "{allowed}");
         }
         let why = protected.refusal(prefix("192.0.2.0/24")).expect("refused");
-        assert!(why.contains("192.0.2.7, the address your SSH session"), "{why}");
+        assert!(
+            why.contains("192.0.2.7, the address your SSH session"),
+            "{why}"
+        );
     }
 
     #[test]

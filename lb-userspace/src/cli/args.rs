@@ -51,7 +51,10 @@ pub(crate) struct Global {
 impl Global {
     /// Where the instance keeps its things.
     pub(crate) fn place(&self) -> Place {
-        let instance = self.instance.clone().unwrap_or_else(|| "default".to_owned());
+        let instance = self
+            .instance
+            .clone()
+            .unwrap_or_else(|| "default".to_owned());
         Place {
             run_dir: self
                 .run_dir
@@ -79,7 +82,12 @@ fn default_run_dir(instance: &str) -> PathBuf {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ConfigArgs {
     /// Configuration file in Apache httpd's syntax.
-    #[arg(short, long, value_name = "FILE", default_value = "/etc/sluice/sluice.conf")]
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        default_value = "/etc/sluice/sluice.conf"
+    )]
     pub(crate) file: PathBuf,
     /// Define NAME for <IfDefine>, as httpd -D; repeatable.
     #[arg(short = 'D', long = "define", value_name = "NAME")]
@@ -345,10 +353,15 @@ mod tests {
             .map(|line| line.trim_end().to_owned())
             .collect();
         let depth = if path.is_empty() { "##" } else { "###" };
-        page.push_str(&format!(
-            "\n{depth} {name}\n\n```text\n{}\n```\n",
-            lines.join("\n").trim_end()
-        ));
+        page.extend([
+            "\n",
+            depth,
+            " ",
+            &name,
+            "\n\n```text\n",
+            lines.join("\n").trim_end(),
+            "\n```\n",
+        ]);
         for inner in command.get_subcommands_mut() {
             if inner.get_name() != "help" {
                 document(inner, &format!("{name} "), page);
@@ -415,9 +428,19 @@ mod tests {
     #[test]
     fn times_have_units() {
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
-        assert_eq!(duration("1d"), Ok(Duration::from_secs(86_400)));
-        for wrong in ["", "m", "0s", "-1s", "1w", "+1s", "1.5h", "99999999999d", "5µ"] {
+        assert_eq!(duration("10m"), Ok(Duration::from_mins(10)));
+        assert_eq!(duration("1d"), Ok(Duration::from_hours(24)));
+        for wrong in [
+            "",
+            "m",
+            "0s",
+            "-1s",
+            "1w",
+            "+1s",
+            "1.5h",
+            "99999999999d",
+            "5µ",
+        ] {
             assert!(duration(wrong).is_err(), "{wrong:?}");
         }
     }

@@ -25,7 +25,8 @@ pub(crate) fn member(global: &Global, command: &MemberChangeCommand) -> Outcome 
         MemberChangeCommand::Disable(which) => (which, vec![MemberChange::Disable]),
         MemberChangeCommand::Enable(which) => (which, vec![MemberChange::Enable]),
         MemberChangeCommand::Set { which, changes } => {
-            let changes: Result<Vec<_>, String> = changes.iter().map(|text| setting_of(text)).collect();
+            let changes: Result<Vec<_>, String> =
+                changes.iter().map(|text| setting_of(text)).collect();
             (
                 which,
                 changes.map_err(|message| Failure::text(USAGE, message))?,
@@ -135,7 +136,10 @@ pub(crate) fn detach(global: &Global, yes: bool) -> Outcome {
                 output::line(&format!("detached from {} (no daemon)", view.name))?;
             }
             if gone.is_empty() {
-                return Err(Failure::text(FAILED, "the program is attached to no interface"));
+                return Err(Failure::text(
+                    FAILED,
+                    "the program is attached to no interface",
+                ));
             }
             Ok(())
         }
@@ -146,7 +150,10 @@ pub(crate) fn detach(global: &Global, yes: bool) -> Outcome {
 fn confirmed(question: &str) -> Result<bool, Failure> {
     let stdin = io::stdin();
     if !stdin.is_terminal() {
-        return Err(Failure::text(USAGE, "no terminal to ask on; --yes goes ahead"));
+        return Err(Failure::text(
+            USAGE,
+            "no terminal to ask on; --yes goes ahead",
+        ));
     }
     write!(io::stderr(), "{question} [y/N] ")?;
     let mut answer = String::new();
@@ -166,7 +173,14 @@ mod tests {
         );
         assert_eq!(setting_of("lbset=1"), Ok(MemberChange::LbSet { lbset: 1 }));
         assert!(setting_of("status=+H-D").is_ok());
-        for wrong in ["", "loadfactor", "loadfactor=0", "lbset=100", "lbset=-1", "weight=1"] {
+        for wrong in [
+            "",
+            "loadfactor",
+            "loadfactor=0",
+            "lbset=100",
+            "lbset=-1",
+            "weight=1",
+        ] {
             assert!(setting_of(wrong).is_err(), "{wrong:?}");
         }
     }

@@ -16,7 +16,7 @@ use crate::{
 /// Longest answer: 4096 members with long names fit several times.
 const MAX_ANSWER: u64 = 64 * 1024 * 1024;
 /// Reloads take as long as name servers and the proxy let them.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Why there is no answer.
 pub(crate) enum NoAnswer {
@@ -52,13 +52,12 @@ pub(crate) fn ask(global: &Global, request: &Request) -> Result<Response, NoAnsw
             )));
         }
     };
-    converse(&stream, request)
-        .map_err(|error| {
-            NoAnswer::Failed(Failure::text(
-                FAILED,
-                format_args!("control socket {}: {error}", path.display()),
-            ))
-        })
+    converse(&stream, request).map_err(|error| {
+        NoAnswer::Failed(Failure::text(
+            FAILED,
+            format_args!("control socket {}: {error}", path.display()),
+        ))
+    })
 }
 
 fn converse(mut stream: &UnixStream, request: &Request) -> io::Result<Response> {

@@ -1,14 +1,16 @@
 //! `run`, `configtest`, `doctor`, `version`.
 
-use std::io::Write as _;
+use std::{io::Write as _, path::Path};
 
 use super::{
-    FAILED, Failure, Outcome,
-    args::{ConfigArgs, Global, RunArgs},
+    FAILED, Failure, NO_DATAPLANE, Outcome,
+    args::{ConfigArgs, Global, Json, RunArgs},
     output,
+    table::{Align, Cell, Table, Tone},
 };
 use crate::{
     config::{self, Options, Severity, spec::Spec},
+    dataplane::doctor::{Check, Verdict, examine},
     server::{self, RunOptions},
 };
 
@@ -71,6 +73,75 @@ pub(crate) fn version() -> Outcome {
     ))
 }
 
-pub(crate) fn doctor(_global: &Global, _json: super::args::Json, _file: &Option<std::path::PathBuf>) -> Outcome {
-    Err(Failure::text(FAILED, "not merged"))
+/// What there is to say about this host. Exit code 3 when something is in the way of XDP.
+pub(crate) fn doctor(global: &Global, json: Json, file: Option<&Path>) -> Outcome {
+    let mut place = global.place();
+    let mut interfaces = Vec::new();
+    if let Some(file) = file {
+        let args = ConfigArgs {
+            file: file.to_owned(),
+            defines: Vec::new(),
+        };
+        let (spec, _) = load(&args, Severity::Error);
+        let spec = spec.ok_or_else(|| refused(&args))?;
+        if global.instance.is_none() {
+            place.instance = spec.sluice.instance;
+        }
+        let named = spec.sluice.interfaces.into_iter();
+        interfaces.extend(named.map(|interface| interface.name));
+    }
+    let checks = examine(&place, &interfaces);
+    let word = |verdict| match verdict {
+        Verdict::Ok => ("ok", Tone::Good),
+        Verdict::Warn => ("warning", Tone::Warn),
+        Verdict::Fail => ("FAIL", Tone::Bad),
+    };
+    if json.json {
+        let checks: Vec<_> = checks
+            .iter()
+            .map(|check| {
+                serde_json::json!({
+                    "name": check.name,
+                    "verdict": word(check.verdict).0.to_ascii_lowercase(),
+                    "found": check.found,
+                    "why": check.why,
+                    "fix": check.fix,
+                })
+            })
+            .collect();
+        output::json(&serde_json::json!({ "checks": checks }))?;
+    } else {
+        let mut table = Table::new(&[
+            ("CHECK", Align::Left),
+            ("", Align::Left),
+            ("FOUND", Align::Left),
+        ]);
+        for check in &checks {
+            let (text, tone) = word(check.verdict);
+            table.row(vec![
+                Cell::from(&check.name),
+                Cell::toned(text, tone),
+                Cell::from(&check.found),
+            ]);
+        }
+        let mut page = table.render(0, output::is_coloured());
+        for check in checks.iter().filter(|check| check.verdict != Verdict::Ok) {
+            let Check {
+                name, why, fix, ..
+            } = check;
+            page.push_str(&format!("\n{name}: {why}\n  {fix}\n"));
+        }
+        output::text(&page)?;
+    }
+    let failed = checks
+        .iter()
+        .filter(|check| check.verdict == Verdict::Fail)
+        .count();
+    if failed == 0 {
+        return Ok(());
+    }
+    Err(Failure::text(
+        NO_DATAPLANE,
+        format_args!("{failed} of {} checks failed", checks.len()),
+    ))
 }

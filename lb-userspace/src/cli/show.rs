@@ -175,7 +175,7 @@ fn member_table(members: &[MemberView]) -> Table {
             Cell::from(&view.balancer),
             Cell::from(&view.url),
             Cell::from(&view.route),
-            Cell::toned(words, tone),
+            Cell::toned(&words, tone),
             view.lbfactor.into(),
             view.lbset.into(),
             view.elected.into(),
@@ -238,7 +238,10 @@ pub(crate) fn member(global: &Global, which: &Which, json: Json) -> Outcome {
             .map(|view| view.url.as_str())
             .collect();
         let hint = if candidates.is_empty() {
-            format!("no balancer {balancer}; there are {}", balancers(&shown).join(", "))
+            format!(
+                "no balancer {balancer}; there are {}",
+                balancers(&shown).join(", ")
+            )
         } else {
             format!(
                 "balancer {balancer} has no member {wanted}; there are {}",
@@ -267,7 +270,10 @@ pub(crate) fn member(global: &Global, which: &Which, json: Json) -> Outcome {
         ("responses", view.responses.to_string()),
         (
             "failed",
-            format!("{} ({} retries since the last success)", view.failed, view.retries),
+            format!(
+                "{} ({} retries since the last success)",
+                view.failed, view.retries
+            ),
         ),
         (
             "bytes",
@@ -325,7 +331,7 @@ fn service_table(services: &[ServiceView]) -> Table {
             service_name(view).into(),
             Cell::from(&view.kind),
             sum("pass").into(),
-            Cell::toned(dropped, tone),
+            Cell::toned(&dropped, tone),
             reasons(&view.counters).into(),
             view.limits.join("; ").into(),
         ]);
@@ -399,7 +405,11 @@ pub(crate) fn limits(global: &Global, json: Json) -> Outcome {
     let mut table = Table::new(&[("ID", Right), ("SERVICE", Left), ("LIMIT", Left)]);
     for view in &shown.services {
         for limit in &view.limits {
-            table.row(vec![view.id.into(), service_name(view).into(), Cell::from(limit)]);
+            table.row(vec![
+                view.id.into(),
+                service_name(view).into(),
+                Cell::from(limit),
+            ]);
         }
     }
     output::text(&table.render(0, output::is_coloured()))

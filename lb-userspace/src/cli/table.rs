@@ -32,15 +32,13 @@ pub(crate) struct Cell {
 
 impl Cell {
     /// With a meaning.
-    pub(crate) fn toned(text: impl ToString, tone: Tone) -> Self {
+    pub(crate) fn toned(text: &(impl ToString + ?Sized), tone: Tone) -> Self {
         Self {
             text: printable(&text.to_string()),
             tone,
         }
     }
-}
 
-impl Cell {
     /// Outside a table.
     pub(crate) fn render(&self, colour: bool) -> String {
         paint(&self.text, self.tone, colour)
@@ -49,7 +47,7 @@ impl Cell {
 
 impl<T: ToString> From<T> for Cell {
     fn from(text: T) -> Self {
-        Self::toned(text, Tone::Plain)
+        Self::toned(&text, Tone::Plain)
     }
 }
 
@@ -77,7 +75,9 @@ impl Table {
     /// The table, lines ended; columns that are empty in every row are left out.
     pub(crate) fn render(&self, indent: usize, colour: bool) -> String {
         let used: Vec<usize> = (0..self.columns.len())
-            .filter(|at| self.rows.is_empty() || self.rows.iter().any(|row| !row[*at].text.is_empty()))
+            .filter(|at| {
+                self.rows.is_empty() || self.rows.iter().any(|row| !row[*at].text.is_empty())
+            })
             .collect();
         let width = |at: usize| {
             self.rows
@@ -105,7 +105,10 @@ impl Table {
             out.push_str(line.trim_end());
             out.push('\n');
         };
-        put(used.iter().map(|at| (self.columns[*at].0, Tone::Plain)).collect());
+        put(used
+            .iter()
+            .map(|at| (self.columns[*at].0, Tone::Plain))
+            .collect());
         for row in &self.rows {
             put(used
                 .iter()

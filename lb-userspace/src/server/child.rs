@@ -115,7 +115,8 @@ impl ProxyChild {
             identity,
         };
         self.link.send(&setup, &[table.0, table.1]).await?;
-        self.answer(|message| matches!(message, FromProxy::Ready)).await
+        self.answer(|message| matches!(message, FromProxy::Ready))
+            .await
     }
 
     /// Sends a generation and waits until every shard is on it.
@@ -138,10 +139,7 @@ impl ProxyChild {
             .await
     }
 
-    async fn send_descriptors(
-        &self,
-        delivery: Delivery<'_>,
-    ) -> Result<(usize, usize), ChildError> {
+    async fn send_descriptors(&self, delivery: Delivery<'_>) -> Result<(usize, usize), ChildError> {
         let mut sockets = Vec::new();
         for (index, listener) in delivery.spec.listeners.iter().enumerate() {
             for (shard, socket) in delivery.listeners.sockets(listener).iter().enumerate() {

@@ -9,7 +9,6 @@ use std::{
 };
 
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     time::{Interval, MissedTickBehavior},
 };
@@ -23,12 +22,13 @@ use super::{
     notify::{Notice, notify},
     preflight::{self, Logs},
     privileges::Identity,
+    signals::{Asked, Signals},
     socket::{Ask, ControlSocket},
 };
 use crate::{
     admin::protocol::Response,
     config::spec::Spec,
-    dataplane::{Dataplane, Desired, Published},
+    dataplane::{Dataplane, Desired, KernelLog, Published},
     telemetry::error_log,
 };
 
@@ -71,8 +71,7 @@ struct Stop {
 enum Event {
     Proxy(std::io::Result<Option<FromProxy>>),
     Ask(Ask),
-    Reload,
-    Stop { graceful: bool },
+    Signal(Asked),
     RestartProxy,
     StopDeadline,
     Tick,
@@ -121,7 +120,8 @@ impl Control {
         let (ask, asks) = mpsc::channel(64);
         let socket = ControlSocket::bind(&options.place, &spec.sluice, ask)?;
 
-        let mut proxy = ProxyChild::spawn().map_err(|error| StartError::Proxy(error.to_string()))?;
+        let mut proxy =
+            ProxyChild::spawn().map_err(|error| StartError::Proxy(error.to_string()))?;
         let begun = begin(
             &mut proxy,
             opened,
@@ -139,6 +139,9 @@ impl Control {
         if let Err(error) = begun {
             proxy.bury();
             return Err(StartError::Proxy(error.to_string()));
+        }
+        if let Some(log) = opened.log() {
+            follow(log)?;
         }
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -193,8 +196,9 @@ impl Control {
                 Event::Proxy(Ok(None)) => self.proxy_ended(None),
                 Event::Proxy(Err(error)) => self.proxy_ended(Some(&error.to_string())),
                 Event::Ask(ask) => self.answer(ask).await,
-                Event::Reload => drop(self.reload().await),
-                Event::Stop { graceful } => self.begin_stop(graceful).await,
+                // The answer is in the log.
+                Event::Signal(Asked::Reload) => drop(self.reload().await),
+                Event::Signal(Asked::Stop { graceful }) => self.begin_stop(graceful).await,
                 Event::RestartProxy => self.restart_proxy().await,
                 Event::StopDeadline => {
                     if let Some(proxy) = &mut self.proxy {
@@ -230,7 +234,7 @@ impl Control {
                     None => std::future::pending().await,
                 }
             } => Event::Proxy(message),
-            event = self.signals.next() => event,
+            asked = self.signals.next() => Event::Signal(asked),
             Some(ask) = self.asks.recv() => Event::Ask(ask),
             () = at(restart_at) => Event::RestartProxy,
             () = at(deadline) => Event::StopDeadline,
@@ -379,6 +383,19 @@ async fn begin(
     proxy.deliver(delivery).await
 }
 
+/// A thread that hands on what the XDP program logs, for as long as this process lives.
+fn follow(mut log: KernelLog) -> std::io::Result<()> {
+    /// Long enough to cost nothing while the log is off.
+    const WAIT_MS: u32 = 60_000;
+    std::thread::Builder::new()
+        .name("xdp-log".to_owned())
+        .spawn(move || {
+            while let Ok(()) = log.wait(WAIT_MS) {}
+            tracing::warn!("the program's log can no longer be read");
+        })?;
+    Ok(())
+}
+
 fn make_run_dir(path: &std::path::Path) -> Result<(), StartError> {
     fs::DirBuilder::new()
         .recursive(true)
@@ -480,37 +497,6 @@ async fn at(when: Option<Instant>) {
     match when {
         Some(when) => tokio::time::sleep_until(when.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Signals as httpd takes them: TERM and INT stop, WINCH stops gracefully, USR1 and HUP reload.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    winch: Signal,
-    hangup: Signal,
-    usr1: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            winch: signal(SignalKind::window_change())?,
-            hangup: signal(SignalKind::hangup())?,
-            usr1: signal(SignalKind::user_defined1())?,
-        })
-    }
-
-    async fn next(&mut self) -> Event {
-        tokio::select! {
-            _ = self.terminate.recv() => Event::Stop { graceful: false },
-            _ = self.interrupt.recv() => Event::Stop { graceful: false },
-            _ = self.winch.recv() => Event::Stop { graceful: true },
-            _ = self.hangup.recv() => Event::Reload,
-            _ = self.usr1.recv() => Event::Reload,
-        }
     }
 }
 

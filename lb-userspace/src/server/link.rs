@@ -145,8 +145,7 @@ impl Link {
         }
         self.0
             .async_io(Interest::WRITABLE, || {
-                let mut space =
-                    [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
                 let mut control = SendAncillaryBuffer::new(&mut space);
                 if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
                     return Err(io::ErrorKind::ArgumentListTooLong.into());

@@ -46,17 +46,18 @@ impl Listeners {
         let mut bound = HashMap::new();
         for listener in wanted {
             let key = (listener.address, listener.dual);
-            let sockets = match self.bound.get(&key) {
-                Some(sockets) => Arc::clone(sockets),
-                None => Arc::new(self.bind(listener, shards, backlog).await.map_err(
-                    |source| BindError {
-                        address: listener.address,
-                        at: listener.at.clone(),
-                        what: describe(&source, listener.address),
-                        source,
-                    },
-                )?),
-            };
+            let sockets =
+                match self.bound.get(&key) {
+                    Some(sockets) => Arc::clone(sockets),
+                    None => Arc::new(self.bind(listener, shards, backlog).await.map_err(
+                        |source| BindError {
+                            address: listener.address,
+                            at: listener.at.clone(),
+                            what: describe(&source, listener.address),
+                            source,
+                        },
+                    )?),
+                };
             bound.insert(key, sockets);
         }
         Ok(Self { bound })
@@ -124,9 +125,7 @@ fn describe(error: &io::Error, address: SocketAddr) -> String {
             "the address is in use by another program; `ss -ltnp 'sport = :{}'` names it",
             address.port()
         ),
-        io::ErrorKind::AddrNotAvailable => {
-            "no interface of this host has that address".to_owned()
-        }
+        io::ErrorKind::AddrNotAvailable => "no interface of this host has that address".to_owned(),
         io::ErrorKind::PermissionDenied => {
             "not permitted; ports below 1024 need root or CAP_NET_BIND_SERVICE".to_owned()
         }
@@ -183,7 +182,10 @@ mod tests {
             .await
             .expect_err("in use")
             .to_string();
-        assert!(error.starts_with("test.conf:3: Listen 127.0.0.1:"), "{error}");
+        assert!(
+            error.starts_with("test.conf:3: Listen 127.0.0.1:"),
+            "{error}"
+        );
         assert!(error.contains("in use"), "{error}");
     }
 
@@ -196,6 +198,9 @@ mod tests {
             .await
             .expect("bind");
         let narrow = listen(SocketAddr::from(([127, 0, 0, 1], port)));
-        first.rebind(&[narrow], 1, 16).await.expect("bind beside it");
+        first
+            .rebind(&[narrow], 1, 16)
+            .await
+            .expect("bind beside it");
     }
 }

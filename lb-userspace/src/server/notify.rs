@@ -34,9 +34,8 @@ pub(crate) fn notify(notice: Notice) {
         Notice::Reloading => format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_ns() / 1000),
         Notice::Stopping => "STOPPING=1".to_owned(),
     };
-    let sent = address(path.as_bytes()).and_then(|address| {
-        UnixDatagram::unbound()?.send_to_addr(text.as_bytes(), &address)
-    });
+    let sent = address(path.as_bytes())
+        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(text.as_bytes(), &address));
     if let Err(error) = sent {
         tracing::warn!("service manager not told {text:?}: {error}");
     }

@@ -74,20 +74,18 @@ pub(crate) async fn resolve(spec: &Spec) -> Result<Vec<Vec<SocketAddr>>, Preflig
         let mut addresses = Vec::with_capacity(balancer.members.len());
         for member in &balancer.members {
             let key = (member.host.clone(), member.port);
-            let address = match known.get(&key) {
-                Some(address) => *address,
-                None => {
-                    let address = lookup(member).await.map_err(|source| {
-                        PreflightError::Resolve {
-                            at: member.at.clone(),
-                            url: member.url.clone(),
-                            host: member.host.clone(),
-                            source,
-                        }
-                    })?;
-                    known.insert(key, address);
-                    address
-                }
+            let address = if let Some(address) = known.get(&key) {
+                *address
+            } else {
+                let found = lookup(member).await;
+                let address = found.map_err(|source| PreflightError::Resolve {
+                    at: member.at.clone(),
+                    url: member.url.clone(),
+                    host: member.host.clone(),
+                    source,
+                })?;
+                known.insert(key, address);
+                address
             };
             addresses.push(address);
         }
@@ -245,7 +243,10 @@ mod tests {
             },
         });
         let error = interfaces(&spec).expect_err("refused").to_string();
-        assert!(error.starts_with("a.conf:9: XDPInterface nosuch0"), "{error}");
+        assert!(
+            error.starts_with("a.conf:9: XDPInterface nosuch0"),
+            "{error}"
+        );
         assert!(error.contains("lo"), "{error}");
     }
 

@@ -233,18 +233,21 @@ mod tests {
 
     #[test]
     fn without_a_user_it_is_nobody() {
-        assert_eq!(
-            accounts().identity(None, None).expect("nobody").uid,
-            65534
-        );
+        assert_eq!(accounts().identity(None, None).expect("nobody").uid, 65534);
     }
 
     #[test]
     fn root_and_unknown_names_are_refused() {
         let error = |user, group| accounts().identity(user, group).expect_err("refused");
-        assert_eq!(error(Some("root"), None), IdentityError::Root("root".into()));
+        assert_eq!(
+            error(Some("root"), None),
+            IdentityError::Root("root".into())
+        );
         assert_eq!(error(Some("#0"), None), IdentityError::Root("root".into()));
-        assert_eq!(error(Some("wbe"), None), IdentityError::NoUser("wbe".into()));
+        assert_eq!(
+            error(Some("wbe"), None),
+            IdentityError::NoUser("wbe".into())
+        );
         assert_eq!(
             error(Some("web"), Some("wbe")),
             IdentityError::NoGroup("wbe".into())

@@ -44,7 +44,7 @@ pub enum ProxyProcessError {
 }
 
 /// How long requests in flight may take once control has died: there is nobody left to ask.
-const ORPHAN_PATIENCE: Duration = Duration::from_secs(60);
+const ORPHAN_PATIENCE: Duration = Duration::from_mins(1);
 /// How often connections are told, and looked at when draining.
 const LOOK: Duration = Duration::from_secs(1);
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
@@ -109,30 +109,32 @@ impl Process {
     async fn serve(&mut self, signals: &mut Signals) -> Result<(), ProxyProcessError> {
         let mut look = tokio::time::interval(LOOK);
         let mut told = 0;
-        loop {
+        let patience = loop {
             tokio::select! {
                 message = self.link.receive() => match message {
-                    Ok(Some((ToProxy::Drain, _))) => return Ok(self.drain(None).await),
+                    Ok(Some((ToProxy::Drain, _))) => break None,
                     Ok(Some((message, fds))) => self.take(message, fds).await?,
                     Ok(None) => {
                         tracing::error!("control is gone: finishing what is in flight, then ending");
-                        return Ok(self.drain(Some(ORPHAN_PATIENCE)).await);
+                        break Some(ORPHAN_PATIENCE);
                     }
                     Err(error) => {
                         tracing::error!("link to control: {error}: finishing what is in flight, then ending");
-                        return Ok(self.drain(Some(ORPHAN_PATIENCE)).await);
+                        break Some(ORPHAN_PATIENCE);
                     }
                 },
-                () = signals.terminate() => return Ok(self.drain(Some(ORPHAN_PATIENCE)).await),
+                () = signals.terminate() => break Some(ORPHAN_PATIENCE),
                 _ = look.tick() => {
                     let now = self.proxy.connections() as u64;
-                    if now != told {
+                    // When control is gone the next receive tells.
+                    if now != told && self.link.send(&FromProxy::Connections(now), &[]).await.is_ok() {
                         told = now;
-                        self.link.send(&FromProxy::Connections(now), &[]).await?;
                     }
                 }
             }
-        }
+        };
+        self.drain(patience).await;
+        Ok(())
     }
 
     async fn take(&mut self, message: ToProxy, fds: Vec<OwnedFd>) -> io::Result<()> {

@@ -120,7 +120,9 @@ impl Control {
                     }
                 }
             }
-            Err(error) => tracing::error!("the generation that is on was not published again: {error}"),
+            Err(error) => {
+                tracing::error!("the generation that is on was not published again: {error}")
+            }
         }
         if !matches!(error, ChildError::Refused(_)) {
             // Dead, dumb or out of step: a new process starts with the generation that is on.

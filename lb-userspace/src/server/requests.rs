@@ -10,10 +10,7 @@ use crate::{
         protect::{Protected, What},
         protocol::{MemberChange, Request, Response, Snapshot},
     },
-    config::{
-        prefix::PrefixError,
-        spec::Prefix,
-    },
+    config::{prefix::PrefixError, spec::Prefix},
 };
 
 impl Control {
@@ -136,7 +133,9 @@ impl Control {
         force: bool,
         caller: Option<&str>,
     ) -> Result<String, String> {
-        let prefix: Prefix = text.parse().map_err(|error: PrefixError| error.to_string())?;
+        let prefix: Prefix = text
+            .parse()
+            .map_err(|error: PrefixError| error.to_string())?;
         if !force && let Some(why) = self.protected(caller).refusal(prefix) {
             return Err(why);
         }
@@ -151,7 +150,9 @@ impl Control {
     }
 
     fn undeny(&mut self, text: &str) -> Result<String, String> {
-        let prefix: Prefix = text.parse().map_err(|error: PrefixError| error.to_string())?;
+        let prefix: Prefix = text
+            .parse()
+            .map_err(|error: PrefixError| error.to_string())?;
         match self.dataplane.undeny(prefix) {
             Ok(true) => Ok(format!("{prefix} is no longer denied")),
             Ok(false) => Err(format!(

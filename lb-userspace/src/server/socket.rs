@@ -102,7 +102,10 @@ fn bind_private(path: &Path, group: Option<&str>) -> io::Result<UnixListener> {
         let gid = Accounts::of_host(None, Some(group))
             .group(group)
             .ok_or_else(|| {
-                io::Error::new(io::ErrorKind::NotFound, format!("there is no group {group}"))
+                io::Error::new(
+                    io::ErrorKind::NotFound,
+                    format!("there is no group {group}"),
+                )
             })?;
         std::os::unix::fs::chown(path, None, Some(gid))?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;

@@ -127,7 +127,9 @@ fn is_wanted(metadata: &Metadata<'_>, level: u8) -> bool {
         return false;
     }
     let ours = metadata.target().starts_with("sluice");
-    (ours && metadata.fields().field("notice").is_some())
+    // Somebody switched the program's own log on to read it.
+    metadata.target() == "sluice::xdp"
+        || (ours && metadata.fields().field("notice").is_some())
         || ((ours || level >= LogLevel::Trace as u8) && *metadata.level() <= filter(level))
 }
 

@@ -38,10 +38,16 @@ fn every_error_of_a_file_is_reported_and_nothing_runs() {
     let sluice = Sluice::prepare(&[&a]);
     sluice.write("Listen 127.0.0.1:1\nKeepAliv On\nTimeout soon\n");
     let file = sluice.file();
-    let output = bare(&["configtest", "-f"]).arg(&file).output().expect("run");
+    let output = bare(&["configtest", "-f"])
+        .arg(&file)
+        .output()
+        .expect("run");
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output.stderr);
-    assert!(said.contains("KeepAliv") && said.contains("Timeout"), "{said}");
+    assert!(
+        said.contains("KeepAliv") && said.contains("Timeout"),
+        "{said}"
+    );
     assert!(!said.contains("Syntax OK"), "{said}");
     refused(&sluice, &["--no-xdp"], 1);
 }
@@ -115,7 +121,10 @@ fn a_port_in_use_is_named_with_its_directive() {
     let sluice = Sluice::prepare(&[&a]);
     let _other = TcpListener::bind(("127.0.0.1", sluice.port)).expect("bind");
     let said = refused(&sluice, &["--no-xdp"], 1);
-    assert!(said.contains(&format!("127.0.0.1:{}", sluice.port)), "{said}");
+    assert!(
+        said.contains(&format!("127.0.0.1:{}", sluice.port)),
+        "{said}"
+    );
     assert!(said.contains("sluice.conf:1"), "{said}");
     assert!(said.contains("in use"), "{said}");
 }

@@ -28,7 +28,10 @@ fn a_killed_proxy_is_restarted_and_no_connection_is_refused() {
     assert_eq!(status["proxy_restarts"], 1);
     assert_ne!(status["proxy_pid"], first);
     assert_eq!(status["members"][1]["state"], serde_json::json!(["N"]));
-    assert_eq!(status["members"][0]["busy"], 0, "the dead one's column is cleared");
+    assert_eq!(
+        status["members"][0]["busy"], 0,
+        "the dead one's column is cleared"
+    );
     assert!(held.receive().is_err());
     a.release();
 }

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{
@@ -259,6 +260,8 @@ impl Sluice {
         let child = command
             .arg(&file)
             .stderr(Stdio::from(log))
+            // Not in a terminal's foreground, where WINCH means a resize.
+            .process_group(0)
             .spawn()
             .expect("sluice starts");
         self.child = Some(child);

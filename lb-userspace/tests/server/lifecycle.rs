@@ -1,11 +1,6 @@
 //! Start, what is shown of it, and the ways to stop.
 
-use std::{
-    fs,
-    io::Read as _,
-    os::unix::net::UnixDatagram,
-    process::Stdio,
-};
+use std::{fs, io::Read as _, os::unix::net::UnixDatagram, process::Stdio};
 
 use rustix::process::Signal;
 
@@ -24,10 +19,7 @@ fn a_running_service_shows_itself() {
     assert_eq!(status["proxy_restarts"], 0);
     assert_eq!(status["members"][0]["url"], a.url());
     assert_eq!(status["members"][0]["elected"], 1);
-    assert_eq!(
-        status["listeners"][0],
-        format!("127.0.0.1:{}", sluice.port)
-    );
+    assert_eq!(status["listeners"][0], format!("127.0.0.1:{}", sluice.port));
     let table = sluice.ok(&["status"]);
     assert!(table.contains("instance default: running"), "{table}");
     assert!(!table.contains('\u{1b}'), "no colour outside a terminal");

@@ -23,7 +23,10 @@ struct Load {
 
 impl Load {
     fn start(port: u16) -> Self {
-        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stop, done) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicUsize::new(0)),
+        );
         let threads = [false, false, true, true]
             .into_iter()
             .map(|keep| {
@@ -33,13 +36,14 @@ impl Load {
                     let mut client: Option<Client> = None;
                     while !stop.load(Relaxed) {
                         let reused = client.is_some();
-                        let result = client.take().map_or_else(|| Client::connect(port), Ok).and_then(
-                            |mut client| {
+                        let result = client
+                            .take()
+                            .map_or_else(|| Client::connect(port), Ok)
+                            .and_then(|mut client| {
                                 client.send("/")?;
                                 let (answer, again) = client.receive()?;
                                 Ok((answer, (keep && again).then_some(client)))
-                            },
-                        );
+                            });
                         match result {
                             Ok((answer, next)) if answer.status == 200 => {
                                 client = next;
@@ -62,7 +66,9 @@ impl Load {
 
     fn wait_for_more(&self) {
         let target = self.done.load(Relaxed) + 100;
-        wait_until("requests are answered", || self.done.load(Relaxed) >= target);
+        wait_until("requests are answered", || {
+            self.done.load(Relaxed) >= target
+        });
     }
 
     fn finish(self) {
@@ -81,7 +87,11 @@ fn a_reload_under_load_drops_nothing() {
     let load = Load::start(sluice.port);
     let extra = free_port();
     for round in 0..6 {
-        let members: &[&Member] = if round % 2 == 0 { &[&b, &c] } else { &[&a, &b, &c] };
+        let members: &[&Member] = if round % 2 == 0 {
+            &[&b, &c]
+        } else {
+            &[&a, &b, &c]
+        };
         let mut text = sluice.config(members);
         if round % 3 == 0 {
             text.push_str(&format!("Listen 127.0.0.1:{extra}\n"));
@@ -122,7 +132,10 @@ fn a_failing_reload_changes_nothing_and_says_why() {
             "nosuch.invalid",
         ),
         (format!("Listen {taken}\n"), "in use"),
-        ("ErrorLog /nonexistent/sluice/error.log\n".to_owned(), "/nonexistent/sluice"),
+        (
+            "ErrorLog /nonexistent/sluice/error.log\n".to_owned(),
+            "/nonexistent/sluice",
+        ),
         (
             "<IfModule sluice_module>\nSluiceInstance other\n</IfModule>\n".to_owned(),
             "SluiceInstance",

@@ -83,7 +83,9 @@ fn an_unknown_name_brings_candidates() {
         error("app", "http://10.0.0.14:8080"),
         "balancer app has no member http://10.0.0.14:8080; did you mean http://10.0.0.13:8080?"
     );
-    assert!(error("app", "zz").ends_with("there are http://10.0.0.11:8080, http://10.0.0.12:8080, http://10.0.0.13:8080"));
+    assert!(error("app", "zz").ends_with(
+        "there are http://10.0.0.11:8080, http://10.0.0.12:8080, http://10.0.0.13:8080"
+    ));
     assert!(error("app", "node2").contains("more than one member"));
     // An empty route is not a name.
     assert!(error("static", "").contains("no member"));

@@ -37,7 +37,7 @@ fn sequence_holds_across_connections_and_shards() -> Result<()> {
 
 #[test]
 fn lower_lbset_is_used_while_it_has_a_member() -> Result<()> {
-    let balancer = member(0, "lbset=1 retry=0") + &member(1, "lbset=0 retry=0");
+    let balancer = member(0, "lbset=1 retry=60") + &member(1, "lbset=0 retry=60");
     let mut scene = Scene::start(&site(&balancer, ""))?;
     ensure!(scene.letters(4)? == "b b b b");
     scene.members[1].kill();

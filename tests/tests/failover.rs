@@ -82,7 +82,7 @@ fn no_member_left_is_503() -> Result<()> {
 
 #[test]
 fn standby_serves_when_the_others_cannot() -> Result<()> {
-    let balancer = member(0, "retry=0") + &member(1, "retry=0") + &member(2, "status=+H");
+    let balancer = member(0, "retry=60") + &member(1, "retry=60") + &member(2, "status=+H");
     let mut scene = Scene::start(&site(&balancer, ""))?;
     ensure!(scene.letters(4)? == "a b a b");
     scene.members[0].kill();

@@ -63,6 +63,12 @@ pub fn skip(reason: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Fails, showing both, unless what was seen is what was wanted.
+pub fn same(seen: &str, wanted: &str) -> anyhow::Result<()> {
+    anyhow::ensure!(seen == wanted, "seen {seen:?}, wanted {wanted:?}");
+    Ok(())
+}
+
 /// Whether a program of this name is on the path or in the folders of system programs.
 pub fn has_tool(name: &str) -> bool {
     tool_path(name).is_some()

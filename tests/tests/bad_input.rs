@@ -302,7 +302,7 @@ fn bad_reload_leaves_the_service_and_the_table_as_they_were() -> Result<()> {
 #[test]
 fn wrong_command_lines_are_usage_errors() -> Result<()> {
     let program = lab::sluice::program()?;
-    for arguments in [&["fly"][..], &["member"], &["run"], &["status", "--jsno"]] {
+    for arguments in [&["fly"][..], &["member"], &["status", "--jsno"]] {
         let said = ask(std::process::Command::new(&program).args(arguments))?;
         ensure!(said.code == USAGE, "{arguments:?}: {said:?}");
     }

@@ -55,7 +55,7 @@ fn source_over_its_limit_is_dropped_and_others_are_not() -> Result<()> {
     ensure!(of(&counted, Reason::SYN_SOURCE_LIMIT) > 5500, "{counted:?}");
     let reached = scene.lab.balancer.snmp("Tcp", "InSegs")? - reached;
     ensure!(reached < 500, "{reached} segments reached the stack");
-    ensure!(scene.letters(3)? == "a b c", "the client is another source");
+    scene.expect(3, "a b c")?;
     Ok(())
 }
 
@@ -208,7 +208,7 @@ fn bad_prefix_on_the_command_line_is_named_and_nothing_changes() -> Result<()> {
             "{prefix}: {said:?}"
         );
     }
-    ensure!(scene.letters(3)? == "a b c");
+    scene.expect(3, "a b c")?;
     Ok(())
 }
 

@@ -14,8 +14,8 @@ fn second_lab_beside_the_first_shares_nothing() -> Result<()> {
     let second = Scene::start(&site(&three(""), ""))?;
     first.sluice.cli(&["member", "drain", "b", "a"])?.ok()?;
     second.sluice.cli(&["deny", "add", "192.0.2.201"])?.ok()?;
-    ensure!(first.letters(4)? == "b c b c");
-    ensure!(second.letters(3)? == "a b c");
+    first.expect(4, "b c b c")?;
+    second.expect(3, "a b c")?;
     ensure!(second.sluice.state("b", "a")?.is_empty());
     ensure!(
         !first
@@ -36,7 +36,7 @@ fn second_instance_of_the_same_name_is_refused() -> Result<()> {
         said.code == FAILED && said.all().contains("main"),
         "{said:?}"
     );
-    ensure!(scene.letters(3)? == "a b c", "the first is untouched");
+    scene.expect(3, "a b c")?;
     Ok(())
 }
 
@@ -57,7 +57,7 @@ fn held_xdp_hook_is_an_error_that_names_the_holder() -> Result<()> {
         said.all().contains("sluice"),
         "the program that holds the hook is named: {said:?}"
     );
-    ensure!(scene.letters(3)? == "a b c");
+    scene.expect(3, "a b c")?;
     Ok(())
 }
 
@@ -70,9 +70,9 @@ fn instances_without_xdp_live_side_by_side_on_one_host() -> Result<()> {
     let second = Sluice::start_in(other, &text, &["--no-xdp"])?;
     let url = format!("http://{}:81/name", topology::address(topology::BALANCER));
     ensure!(scene.curl.get(&url)?.text() == "b");
-    ensure!(scene.letters(3)? == "a b c");
+    scene.expect(3, "a b c")?;
     drop(second);
-    ensure!(scene.letters(3)? == "a b c");
+    scene.expect(3, "a b c")?;
     Ok(())
 }
 

@@ -73,7 +73,7 @@ fn member_does_what_the_query_says() -> Result<()> {
     let held = curl.start_series(&url("/name?hold=1"), 1)?;
     member.wait_held(1)?;
     member.release();
-    ensure!(letters(&held.finish()?) == "a");
+    lab::same(&letters(&held.finish()?), "a")?;
 
     let target = url("/name");
     member.kill();

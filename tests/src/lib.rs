@@ -54,6 +54,24 @@ pub fn missing() -> Option<String> {
     None
 }
 
+/// Whether this is a CI run, where what is missing is a failure.
+pub fn is_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false")
+}
+
+/// What a test says when it cannot run for want of `reason`: in CI an error, else a loud line.
+pub fn skip(reason: &str) -> anyhow::Result<()> {
+    anyhow::ensure!(!is_ci(), "in CI nothing may be skipped: {reason}");
+    eprintln!("SKIPPED: {reason}");
+    Ok(())
+}
+
+/// Fails, showing both, unless what was seen is what was wanted.
+pub fn same(seen: &str, wanted: &str) -> anyhow::Result<()> {
+    anyhow::ensure!(seen == wanted, "seen {seen:?}, wanted {wanted:?}");
+    Ok(())
+}
+
 /// Whether a program of this name is on the path or in the folders of system programs.
 pub fn has_tool(name: &str) -> bool {
     tool_path(name).is_some()

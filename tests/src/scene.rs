@@ -60,6 +60,11 @@ impl Scene {
         Ok(curl::letters(&self.curl.series(&self.url("/name"), count)?))
     }
 
+    /// Fails unless `count` requests in a row are answered as `wanted`, as [`Self::letters`] has it.
+    pub fn expect(&self, count: u32, wanted: &str) -> Result<()> {
+        crate::same(&self.letters(count)?, wanted)
+    }
+
     /// Starts a member again that was killed.
     pub fn revive(&mut self, index: usize) -> Result<()> {
         let home: &Namespace = &self.lab.members[index];

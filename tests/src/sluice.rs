@@ -198,7 +198,13 @@ impl Sluice {
                 .then_some(true)
         });
         if !matches!(ready, Ok(true)) {
-            bail!("sluice did not start: {}", self.log());
+            bail!(
+                "sluice did not start (running: {}, accepting: {}, {:?}): {}",
+                self.is_running(),
+                self.accepts(),
+                self.cli(&["status"]).map(|said| (said.code, said.err)),
+                self.log()
+            );
         }
         Ok(())
     }

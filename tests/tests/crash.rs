@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 #[test]
 fn killed_proxy_is_restarted_and_no_connection_is_refused() -> Result<()> {
     let scene = Scene::start(&site(&three(""), ""))?;
-    ensure!(scene.letters(3)? == "a b c");
+    scene.expect(3, "a b c")?;
     for _ in 0..3 {
         let old = scene.sluice.proxy()?;
         kill_process(old, Signal::KILL)?;

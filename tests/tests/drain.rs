@@ -33,7 +33,7 @@ fn drained_member_keeps_its_sessions_and_gets_no_others() -> Result<()> {
     scene.sluice.cli(&["member", "drain", "b", "a"])?.ok()?;
     ensure!(states(&scene)? == ["N", "N"]);
     ensure!(!scene.letters(6)?.contains('a'));
-    ensure!(session(&scene, "a")? == "a a a a");
+    lab::same(&session(&scene, "a")?, "a a a a")?;
     scene.sluice.cli(&["member", "enable", "b", "a"])?.ok()?;
     ensure!(states(&scene)? == ["", ""]);
     ensure!(scene.letters(6)?.contains('a'));
@@ -59,7 +59,7 @@ fn request_under_way_survives_its_members_drain_and_disabling() -> Result<()> {
         scene.members[0].wait_held(1)?;
         scene.sluice.cli(&["member", verb, "b", "a"])?.ok()?;
         scene.members[0].release();
-        ensure!(letters(&held.finish()?) == "a", "{verb}");
+        lab::same(&letters(&held.finish()?), "a")?;
     }
     Ok(())
 }
@@ -99,6 +99,6 @@ fn unknown_member_is_named_in_the_error_and_nothing_changes() -> Result<()> {
         "{said:?}"
     );
     ensure!(scene.sluice.cli(&["member", "drain", "b"])?.code == USAGE);
-    ensure!(scene.letters(3)? == "a b c");
+    scene.expect(3, "a b c")?;
     Ok(())
 }

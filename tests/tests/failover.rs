@@ -76,18 +76,18 @@ fn no_member_left_is_503() -> Result<()> {
     for member in &mut scene.members {
         member.kill();
     }
-    ensure!(scene.letters(2)? == "503 503");
+    scene.expect(2, "503 503")?;
     Ok(())
 }
 
 #[test]
 fn standby_serves_when_the_others_cannot() -> Result<()> {
-    let balancer = member(0, "retry=0") + &member(1, "retry=0") + &member(2, "status=+H");
+    let balancer = member(0, "retry=60") + &member(1, "retry=60") + &member(2, "status=+H");
     let mut scene = Scene::start(&site(&balancer, ""))?;
-    ensure!(scene.letters(4)? == "a b a b");
+    scene.expect(4, "a b a b")?;
     scene.members[0].kill();
     scene.members[1].kill();
-    ensure!(scene.letters(4)? == "c c c c");
+    scene.expect(4, "c c c c")?;
     Ok(())
 }
 
@@ -96,9 +96,9 @@ fn member_in_error_is_left_alone_until_retry_has_passed() -> Result<()> {
     let balancer = member(0, "retry=2") + &member(1, "retry=2");
     let mut scene = Scene::start(&site(&balancer, ""))?;
     scene.members[0].kill();
-    ensure!(scene.letters(2)? == "b b");
+    scene.expect(2, "b b")?;
     scene.revive(0)?;
-    ensure!(scene.letters(4)? == "b b b b", "retry has not passed yet");
+    scene.expect(4, "b b b b")?;
     wait::until(
         "the member to be tried again",
         Duration::from_secs(6),
@@ -122,7 +122,7 @@ fn all_members_in_error_are_tried_again_at_once() -> Result<()> {
     for member in &mut scene.members {
         member.kill();
     }
-    ensure!(scene.letters(1)? == "503");
+    scene.expect(1, "503")?;
     for index in 0..3 {
         scene.revive(index)?;
     }
@@ -140,21 +140,21 @@ fn without_forcerecovery_they_wait_for_retry() -> Result<()> {
     for member in &mut scene.members {
         member.kill();
     }
-    ensure!(scene.letters(1)? == "503");
+    scene.expect(1, "503")?;
     for index in 0..3 {
         scene.revive(index)?;
     }
-    ensure!(scene.letters(3)? == "503 503 503");
+    scene.expect(3, "503 503 503")?;
     Ok(())
 }
 
 #[test]
 fn broken_answer_is_502_and_no_reason_to_shun_the_member() -> Result<()> {
     let scene = Scene::start(&site(&member(0, "retry=600"), ""))?;
-    ensure!(scene.letters(1)? == "a");
+    scene.expect(1, "a")?;
     let response = scene.curl.get(&scene.url("/?garbage=1"))?;
     ensure!(response.status == 502, "{response:?}");
-    ensure!(scene.letters(2)? == "a a");
+    scene.expect(2, "a a")?;
     Ok(())
 }
 
@@ -168,14 +168,14 @@ fn body_cut_short_reaches_the_client_cut_short() -> Result<()> {
         "{}",
         response.exit
     );
-    ensure!(scene.letters(2)? == "a a");
+    scene.expect(2, "a a")?;
     Ok(())
 }
 
 #[test]
 fn idle_connection_that_the_member_closed_is_not_used_again() -> Result<()> {
     let mut scene = Scene::start(&site(&member(0, "retry=600"), ""))?;
-    ensure!(scene.letters(3)? == "a a a");
+    scene.expect(3, "a a a")?;
     scene.members[0].kill();
     scene.revive(0)?;
     ensure!(

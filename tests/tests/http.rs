@@ -265,7 +265,7 @@ fn malformed_requests_are_400_and_reach_no_member() -> Result<()> {
         scene.members[0].requests() == 0,
         "a member got a malformed request"
     );
-    ensure!(scene.letters(2)? == "a a");
+    scene.expect(2, "a a")?;
     Ok(())
 }
 

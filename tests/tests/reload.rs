@@ -42,9 +42,9 @@ fn request_on_a_removed_member_ends_in_peace() -> Result<()> {
     let held = scene.curl.start_series(&scene.url("/name?hold=1"), 1)?;
     scene.members[0].wait_held(1)?;
     scene.sluice.reload(&site(&member(1, ""), ""))?.ok()?;
-    ensure!(scene.letters(2)? == "b b");
+    scene.expect(2, "b b")?;
     scene.members[0].release();
-    ensure!(letters(&held.finish()?) == "a");
+    lab::same(&letters(&held.finish()?), "a")?;
     Ok(())
 }
 
@@ -66,7 +66,7 @@ fn failing_reload_says_why_and_changes_nothing() -> Result<()> {
         said.code == FAILED && said.err.contains("BalancerMembre"),
         "{said:?}"
     );
-    ensure!(scene.letters(3)? == "a b c");
+    scene.expect(3, "a b c")?;
     scene.sluice.reload(&site(&member(2, ""), ""))?.ok()?;
     ensure!(
         scene.letters(3)? == "c c c",

@@ -19,6 +19,8 @@ use super::{
     shop::Shop,
 };
 
+/// What it shows.
+const EXAMPLE: &str = "examples/loopback.conf";
 /// The example's addresses, in its order: the service, then members a, b and c.
 const PORTS: [u16; 4] = [18080, 18081, 18082, 18083];
 
@@ -36,7 +38,7 @@ pub(super) fn run(root: &Path, program: &Path, keep: bool) -> Result<()> {
 }
 
 fn show(root: &Path, program: &Path, keep: bool, dir: &Path) -> Result<()> {
-    let example = root.join("examples/loopback.conf");
+    let example = root.join(EXAMPLE);
     let mut text = std::fs::read_to_string(&example)
         .with_context(|| format!("reading {}", example.display()))?;
     let mut members = Vec::new();
@@ -56,7 +58,7 @@ fn show(root: &Path, program: &Path, keep: bool, dir: &Path) -> Result<()> {
     program.clone_into(&mut place.program);
     let sluice = Sluice::start_in(place.clone(), &text, &[])?;
     end_with_us(&sluice, dir)?;
-    println!("sluice runs {} on http://{listen}/", example.display());
+    println!("sluice runs {EXAMPLE} on http://{listen}/");
 
     let mut report = Report::default();
     let mut shop = Shop {

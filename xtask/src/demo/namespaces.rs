@@ -15,6 +15,8 @@ use super::{
     shop::Shop,
 };
 
+/// What it shows.
+const EXAMPLE: &str = "examples/first-light.conf";
 /// Instance name.
 const INSTANCE: &str = "first-light";
 
@@ -42,13 +44,13 @@ pub(super) fn run(root: &Path, program: &Path, keep: bool) -> Result<()> {
             Member::start(home, name, (topology::address(last), 8080).into())
         })
         .collect::<Result<Vec<_>>>()?;
-    let example = root.join("examples/first-light.conf");
+    let example = root.join(EXAMPLE);
     let text = std::fs::read_to_string(&example)
         .with_context(|| format!("reading {}", example.display()))?;
     let mut place = Place::in_lab(&lab, INSTANCE)?;
     program.clone_into(&mut place.program);
     let sluice = Sluice::start_in(place, &text, &[])?;
-    println!("sluice runs {}.", example.display());
+    println!("sluice runs {EXAMPLE}.");
 
     let mut report = Report::default();
     let pins = sluice.pins();
@@ -87,31 +89,40 @@ fn dump(pins: &Path, shop: &Shop, report: &mut Report) -> Result<()> {
     let rows = tables::members(pins)?;
     report.check(rows.len() == 3, "three members are in it");
     let map = pins.join("MEMBERS");
+    say("id  url                        route  state  loadfactor  elected  failed  bytes read");
     for row in &rows {
-        say(format!("{} {} route={}", row.id, row.url, row.route));
+        say(format!(
+            "{:<3} {:<26} {:<6} {:<6} {:<11} {:<8} {:<7} {}",
+            row.id,
+            row.url,
+            row.route,
+            row.letters(),
+            row.slot.head.weight / 100,
+            row.slot.election.elected,
+            row.slot.election.failed,
+            row.slot.traffic.read
+        ));
     }
+    let first = rows.first().map_or(1, |row| row.id);
     if has_tool("bpftool") {
-        for row in &rows {
-            let key = row.id.to_ne_bytes().map(|byte| byte.to_string());
-            let mut command = Command::new("bpftool");
-            command
-                .args(["map", "lookup", "pinned"])
-                .arg(&map)
-                .arg("key")
-                .args(key);
-            let said = ask(&mut command)?;
-            say(format!(
-                "$ bpftool map lookup pinned {} key {}",
-                map.display(),
-                row.id
-            ));
-            say(&said.out);
-            let named = ["identity", "state", "weight", "elected"];
-            report.check(
-                named.iter().all(|field| said.out.contains(field)),
-                "bpftool shows the fields by name",
-            );
-        }
+        let key = first.to_ne_bytes().map(|byte| byte.to_string());
+        let mut command = Command::new("bpftool");
+        command
+            .args(["map", "lookup", "pinned"])
+            .arg(&map)
+            .arg("key")
+            .args(key);
+        let said = ask(&mut command)?;
+        say(format!(
+            "$ bpftool map lookup pinned {} key {first} 0 0 0",
+            map.display()
+        ));
+        say(&said.out);
+        let named = ["identity", "state", "weight", "elected"];
+        report.check(
+            named.iter().all(|field| said.out.contains(field)),
+            "bpftool shows the fields by name",
+        );
     } else {
         say("bpftool is not installed (cargo xtask setup); sluice's own dump:");
         say(shop.sluice.cli(&["member", "list", "--json"])?.out);

@@ -172,7 +172,7 @@ pub struct MemberRecord {
 /// Value of `NAMES`: what a person calls the member, so that a dump can be read with the daemon
 /// dead. UTF-8, cut at a character boundary, zero-filled. Written by control before the slot.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct MemberName {
     /// Balancer's name without `balancer://`.
     pub balancer: [u8; 64],

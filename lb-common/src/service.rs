@@ -93,6 +93,9 @@ pub fn service_set(address: Address, port: Be16, proto: u8, seed: u64) -> u32 {
     let mut h = seed ^ high.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     h = (h ^ low ^ (h >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     h = (h ^ tail ^ (h >> 32)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    // Without this round services that differ in their ports alone collide alike under every seed:
+    // of 300 neighbouring ports five fell into one set always, where one seed in six should do that.
+    h = (h ^ (h >> 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     (h >> 40) as u32 & (SERVICE_SETS - 1)
 }
 const _: () = assert!(SERVICE_SETS.is_power_of_two());

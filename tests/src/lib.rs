@@ -6,7 +6,7 @@
 //! filesystem that it did not make.
 //!
 //! Nothing here knows how sluice works inside: it starts the program, reads what the program and
-//! the kernel tell anybody, and talks to it over the network.
+//! the kernel's tables tell anybody, and talks to it over the network.
 
 pub mod apache;
 pub mod curl;
@@ -16,8 +16,10 @@ pub mod model;
 pub mod netns;
 pub mod packet;
 pub mod pass;
+pub mod scene;
 pub mod sluice;
 pub mod sweep;
+pub mod tables;
 pub mod topology;
 pub mod wait;
 pub mod xdp_cases;
@@ -25,6 +27,7 @@ pub mod xdp_cases;
 pub use curl::Curl;
 pub use member::Member;
 pub use netns::Namespace;
+pub use scene::Scene;
 pub use sluice::Sluice;
 pub use topology::{Lab, LabOptions};
 
@@ -49,6 +52,24 @@ pub fn missing() -> Option<String> {
         }
     }
     None
+}
+
+/// Whether this is a CI run, where what is missing is a failure.
+pub fn is_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false")
+}
+
+/// What a test says when it cannot run for want of `reason`: in CI an error, else a loud line.
+pub fn skip(reason: &str) -> anyhow::Result<()> {
+    anyhow::ensure!(!is_ci(), "in CI nothing may be skipped: {reason}");
+    eprintln!("SKIPPED: {reason}");
+    Ok(())
+}
+
+/// Fails, showing both, unless what was seen is what was wanted.
+pub fn same(seen: &str, wanted: &str) -> anyhow::Result<()> {
+    anyhow::ensure!(seen == wanted, "seen {seen:?}, wanted {wanted:?}");
+    Ok(())
 }
 
 /// Whether a program of this name is on the path or in the folders of system programs.

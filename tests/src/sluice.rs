@@ -31,7 +31,6 @@ pub const UNREACHABLE: i32 = 4;
 /// A daemon, or the place where one was. Dropping it ends the daemon.
 #[derive(Debug)]
 pub struct Sluice {
-    namespace: Namespace,
     place: Place,
     child: Option<Child>,
 }
@@ -39,6 +38,8 @@ pub struct Sluice {
 /// Where an instance keeps what it shares: everything a command needs to find it.
 #[derive(Clone, Debug)]
 pub struct Place {
+    /// Where it runs; `None`: on this host itself.
+    pub namespace: Option<Namespace>,
     /// The program.
     pub program: PathBuf,
     /// `--instance`.
@@ -107,6 +108,7 @@ impl Place {
     pub fn in_lab(lab: &Lab, instance: &str) -> Result<Self> {
         let dir = lab.dir();
         Ok(Self {
+            namespace: Some(lab.balancer.clone()),
             program: program()?,
             instance: instance.to_owned(),
             bpffs: lab.bpffs().to_owned(),
@@ -117,50 +119,56 @@ impl Place {
         })
     }
 
+    /// On this host itself, below a folder of the caller's, without a dataplane.
+    pub fn here(dir: &Path, instance: &str, listen: SocketAddr) -> Result<Self> {
+        Ok(Self {
+            namespace: None,
+            program: program()?,
+            instance: instance.to_owned(),
+            bpffs: dir.join("bpf"),
+            run_dir: dir.join("run"),
+            file: dir.join(format!("{instance}.conf")),
+            log: dir.join(format!("{instance}.log")),
+            listen,
+        })
+    }
+
     /// A command of the program, told where the instance is.
-    pub fn command(&self, namespace: &Namespace) -> Command {
-        self.tell(namespace.command(&self.program))
-    }
-
-    /// The same on this host itself.
-    pub fn command_here(&self) -> Command {
-        self.tell(Command::new(&self.program))
-    }
-
-    fn tell(&self, mut command: Command) -> Command {
+    pub fn command(&self) -> Command {
+        let mut command = match &self.namespace {
+            Some(namespace) => namespace.command(&self.program),
+            None => Command::new(&self.program),
+        };
         command
-            .arg("--instance")
-            .arg(&self.instance)
-            .arg("--bpffs")
-            .arg(&self.bpffs)
-            .arg("--run-dir")
-            .arg(&self.run_dir)
+            .args(self.arguments())
             .env("RUST_BACKTRACE", "1")
             .stdin(Stdio::null());
         command
+    }
+
+    /// The arguments that lead to the instance, for whoever types a command.
+    pub fn arguments(&self) -> Vec<String> {
+        vec![
+            "--instance".to_owned(),
+            self.instance.clone(),
+            "--bpffs".to_owned(),
+            self.bpffs.display().to_string(),
+            "--run-dir".to_owned(),
+            self.run_dir.display().to_string(),
+        ]
     }
 }
 
 impl Sluice {
     /// Starts an instance named `main` with this configuration and waits until it is ready.
     pub fn start(lab: &Lab, configuration: &str) -> Result<Self> {
-        let place = Place::in_lab(lab, "main")?;
-        Self::start_in(lab, place, configuration, &[])
+        Self::start_in(Place::in_lab(lab, "main")?, configuration, &[])
     }
 
     /// Starts it at a place of the caller's choice, with further arguments of `run`.
-    pub fn start_in(
-        lab: &Lab,
-        place: Place,
-        configuration: &str,
-        arguments: &[&str],
-    ) -> Result<Self> {
+    pub fn start_in(place: Place, configuration: &str, arguments: &[&str]) -> Result<Self> {
         fs::write(&place.file, configuration)?;
-        let mut sluice = Self {
-            namespace: lab.balancer.clone(),
-            place,
-            child: None,
-        };
+        let mut sluice = Self { place, child: None };
         sluice.launch(arguments)?;
         Ok(sluice)
     }
@@ -173,7 +181,7 @@ impl Sluice {
             .open(&self.place.log)?;
         let child = self
             .place
-            .command(&self.namespace)
+            .command()
             .args(["run", "-f"])
             .arg(&self.place.file)
             .args(arguments)
@@ -190,7 +198,13 @@ impl Sluice {
                 .then_some(true)
         });
         if !matches!(ready, Ok(true)) {
-            bail!("sluice did not start: {}", self.log());
+            bail!(
+                "sluice did not start (running: {}, accepting: {}, {:?}): {}",
+                self.is_running(),
+                self.accepts(),
+                self.cli(&["status"]).map(|said| (said.code, said.err)),
+                self.log()
+            );
         }
         Ok(())
     }
@@ -200,9 +214,9 @@ impl Sluice {
         &self.place
     }
 
-    /// Runs one of its commands in the balancer's namespace.
+    /// Runs one of its commands where it runs itself.
     pub fn cli(&self, arguments: &[&str]) -> Result<Said> {
-        ask(self.place.command(&self.namespace).args(arguments))
+        ask(self.place.command().args(arguments))
     }
 
     /// Runs a reading command with `--json`.
@@ -310,9 +324,11 @@ impl Sluice {
     fn accepts(&self) -> bool {
         let address = self.place.listen;
         let patience = Duration::from_secs(1);
-        self.namespace
-            .inside(|| std::net::TcpStream::connect_timeout(&address, patience).is_ok())
-            .unwrap_or(false)
+        let connect = || std::net::TcpStream::connect_timeout(&address, patience).is_ok();
+        match &self.place.namespace {
+            Some(namespace) => namespace.inside(connect).unwrap_or(false),
+            None => connect(),
+        }
     }
 }
 

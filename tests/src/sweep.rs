@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        Mutex, Once,
+        Mutex, MutexGuard, Once, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     thread,
@@ -30,6 +30,10 @@ const ROOT: &str = "/run/sluice-lab";
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 static LIVE: Mutex<Vec<LabId>> = Mutex::new(Vec::new());
 static ONCE: Once = Once::new();
+static WATCH: Once = Once::new();
+static ACTIONS: Mutex<Vec<Action>> = Mutex::new(Vec::new());
+
+type Action = Box<dyn FnOnce() + Send>;
 
 /// Whose lab, and which: process id and a number within the process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,8 +48,8 @@ impl LabId {
     pub fn take() -> Result<Self> {
         ONCE.call_once(|| {
             sweep_dead();
-            clean_on_signal();
         });
+        WATCH.call_once(clean_on_signal);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let id = Self {
             process: std::process::id(),
@@ -56,7 +60,7 @@ impl LabId {
         Ok(id)
     }
 
-    /// What all names of the lab begin with. At most 15 characters.
+    /// What all names of the lab begin with.
     pub fn prefix(self) -> String {
         format!("sl{}x{}", self.process, self.number)
     }
@@ -133,6 +137,12 @@ pub fn sweep_dead() -> usize {
     dead.len()
 }
 
+/// Has `action` done as well when this process is ended by SIGINT or SIGTERM.
+pub fn on_signal(action: impl FnOnce() + Send + 'static) {
+    WATCH.call_once(clean_on_signal);
+    lock(&ACTIONS).push(Box::new(action));
+}
+
 /// Ends every process inside a namespace of ours, the hard way, and waits until it is gone.
 fn kill_inside(name: &str) {
     let gone = wait::until("processes to end", Duration::from_secs(5), || {
@@ -176,6 +186,9 @@ fn clean_on_signal() {
             })
         });
         if let Some(code) = code {
+            for action in lock(&ACTIONS).drain(..) {
+                action();
+            }
             let ids = live().clone();
             for id in ids {
                 id.clean();
@@ -185,9 +198,12 @@ fn clean_on_signal() {
     });
 }
 
-fn live() -> std::sync::MutexGuard<'static, Vec<LabId>> {
-    LIVE.lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+fn live() -> MutexGuard<'static, Vec<LabId>> {
+    lock(&LIVE)
+}
+
+fn lock<T>(mutex: &'static Mutex<T>) -> MutexGuard<'static, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

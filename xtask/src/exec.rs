@@ -8,14 +8,9 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-/// Whether this is a CI run, where what is missing is a failure and nobody answers questions.
-pub(crate) fn is_ci() -> bool {
-    std::env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false")
-}
-
 /// Whether somebody is there to be asked.
 pub(crate) fn is_interactive() -> bool {
-    std::io::stdin().is_terminal() && !is_ci()
+    std::io::stdin().is_terminal() && !lab::is_ci()
 }
 
 /// Announces a step.

@@ -52,7 +52,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
 fn dependencies() -> Result<()> {
     if exec::output(Command::new("cargo").args(["deny", "--version"])).is_none() {
         let message = "cargo-deny is not installed: cargo xtask setup";
-        if exec::is_ci() {
+        if lab::is_ci() {
             bail!(message);
         }
         eprintln!("SKIPPED: licences, duplicates, advisories: {message}");

@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
 
 /// Prints the table, installs what is missing if that is wanted, and looks again.
 pub(crate) fn run(_root: &Path, arguments: &Arguments) -> Result<()> {
-    let strict = arguments.yes || exec::is_ci();
+    let strict = arguments.yes || lab::is_ci();
     let items = items::all();
     let missing = table(&items);
     if missing.is_empty() {
@@ -62,7 +62,7 @@ pub(crate) fn run(_root: &Path, arguments: &Arguments) -> Result<()> {
             );
         }
     }
-    if !others.is_empty() && exec::is_ci() {
+    if !others.is_empty() && lab::is_ci() {
         bail!("this host lacks {}", names(&others));
     }
     Ok(())

@@ -15,9 +15,7 @@ impl Address {
     #[inline(always)]
     #[must_use]
     pub const fn from_v4(a: [u8; 4]) -> Self {
-        Self([
-            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3],
-        ])
+        Self((0xffff_0000_0000 | u32::from_be_bytes(a) as u128).to_be_bytes())
     }
 
     /// Takes an IPv6 address as it stands on the wire.

@@ -9,7 +9,7 @@ use crate::{
     addr::{Address, Be16},
     frame::Frame,
     journey::Tables,
-    limit::{Limit, LimitKind, ServiceLimits, SourceKey, action},
+    limit::{Limit, LimitKind, SourceKey, action},
     parse::{Headers, tcp},
     service::proto,
     verdict::Reason,
@@ -136,12 +136,10 @@ pub enum Limited {
 /// entering a single source; they are counted last, so that what a source's limit drops does not
 /// use up what is everybody's.
 #[inline(always)]
-pub fn limit<T: Tables>(
-    tables: &T,
-    headers: &Headers,
-    service: u16,
-    limits: &ServiceLimits,
-) -> Limited {
+pub fn limit<T: Tables>(tables: &T, headers: &Headers, service: u16) -> Limited {
+    let Some(limits) = tables.limits(service) else {
+        return Limited::Within;
+    };
     // Each packet has a kind of its own (or none), and is one of "every packet" of its service.
     let own = match headers.proto {
         proto::TCP if headers.is_syn() => LimitKind::SYN,

@@ -50,6 +50,14 @@ pub trait Tables {
     {
         covers(self, list, headers)
     }
+    /// [`guard::limit`], for an implementation to outline: few services have limits.
+    #[inline(always)]
+    fn limit(&self, headers: &Headers, service: u16) -> Limited
+    where
+        Self: Sized,
+    {
+        guard::limit(self, headers, service)
+    }
     /// A set of `SERVICES`.
     fn service_set(&self, set: u32) -> Option<&ServiceSet>;
     /// Limits of a service; 0: the host's.
@@ -129,10 +137,7 @@ where
     if !has_limits || is_allowed(tables, gates, headers) {
         return (id, within);
     }
-    let Some(limits) = tables.limits(id) else {
-        return (id, within);
-    };
-    match guard::limit(tables, headers, id, limits) {
+    match tables.limit(headers, id) {
         Limited::Within => (id, within),
         Limited::Reported => (id, Reason::LIMIT_REPORTED),
         Limited::Over(reason) => (id, reason),

@@ -10,6 +10,26 @@
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
 
+// The frames and tables of the integration tests, which name this crate from outside.
+#[cfg(test)]
+extern crate self as lb_common;
+#[cfg(test)]
+#[expect(
+    unreachable_pub,
+    dead_code,
+    reason = "the file is a module of another crate too"
+)]
+#[path = "../../tests/src/model.rs"]
+mod model;
+#[cfg(test)]
+#[expect(
+    unreachable_pub,
+    dead_code,
+    reason = "the file is a module of another crate too"
+)]
+#[path = "../../tests/src/packet.rs"]
+mod packet;
+
 pub mod abi;
 pub mod addr;
 pub mod deny;

@@ -53,6 +53,20 @@ pub struct ServiceWay {
     pub pad: u32,
 }
 
+impl ServiceWay {
+    /// A free way.
+    pub const EMPTY: Self = Self {
+        address: Address::ANY,
+        port: Be16([0; 2]),
+        proto: 0,
+        kind: 0,
+        id: 0,
+        balancer: 0,
+        flags: 0,
+        pad: 0,
+    };
+}
+
 /// Bits of [`ServiceWay::flags`].
 pub mod flag {
     /// Some limit of `LIMITS` is set: look there.

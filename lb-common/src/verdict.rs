@@ -128,3 +128,46 @@ impl Verdict {
 }
 
 const _: () = assert!(size_of::<Counter>() == 16);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One row per reason, in order: `| number | name | passed or dropped | meaning |`.
+    #[test]
+    fn docs_list_every_reason_as_it_is() {
+        let docs: Vec<String> = include_str!("../../docs/reasons.md")
+            .lines()
+            .filter_map(|line| {
+                let mut cells = line.strip_prefix("| ")?.split(" | ");
+                let number: u8 = cells.next()?.parse().ok()?;
+                Some(format!("{number} {} {}", cells.next()?, cells.next()?))
+            })
+            .collect();
+        let code: Vec<String> = Reason::ALL
+            .iter()
+            .map(|reason| {
+                let action = match reason.action() {
+                    Action::Pass => "passed",
+                    Action::Drop => "dropped",
+                };
+                format!("{} `{}` {action}", reason.0, reason.name())
+            })
+            .collect();
+        assert_eq!(docs, code);
+    }
+
+    #[test]
+    fn every_reason_has_a_cell_of_its_own_in_its_services_row() {
+        assert!(Reason::ALL.is_sorted_by(|a, b| a.0 < b.0));
+        for reason in Reason::ALL {
+            assert!(u32::from(reason.0) < Reason::COUNT);
+            let verdict = Verdict {
+                service: 3,
+                reason: *reason,
+                bytes: 0,
+            };
+            assert_eq!(verdict.cell() / Reason::COUNT, 3);
+        }
+    }
+}

@@ -8,6 +8,9 @@
 //! same moment may all be admitted, so at most `CPUs - 1` packets too many pass each time the
 //! limit is reached. Counting itself loses nothing: a new window is begun by compare-and-swap.
 
+#[cfg(target_has_atomic = "64")]
+use core::sync::atomic::Ordering::Relaxed;
+
 use crate::limit::{Limit, Windows};
 
 /// A [`Windows`] that several CPUs share: the only operations that the packet path needs.
@@ -18,6 +21,23 @@ pub trait SharedWindows {
     fn increment(&self, index: usize);
     /// Puts `new` into word `index & 1` if it still holds `old`; whether it did.
     fn replace(&self, index: usize, old: u64, new: u64) -> bool;
+}
+
+#[cfg(target_has_atomic = "64")]
+impl SharedWindows for [core::sync::atomic::AtomicU64; 2] {
+    fn load(&self, index: usize) -> u64 {
+        self[index & 1].load(Relaxed)
+    }
+
+    fn increment(&self, index: usize) {
+        self[index & 1].fetch_add(1, Relaxed);
+    }
+
+    fn replace(&self, index: usize, old: u64, new: u64) -> bool {
+        self[index & 1]
+            .compare_exchange(old, new, Relaxed, Relaxed)
+            .is_ok()
+    }
 }
 
 /// Counts stop here, so that a count never runs over into the epoch.

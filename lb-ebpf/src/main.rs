@@ -15,82 +15,35 @@
 
 mod atomic;
 mod maps;
+mod outline;
 mod packet;
 mod stats;
 mod tables;
 
-use core::hint::black_box;
+use core::{hint::black_box, mem::MaybeUninit};
 
-use aya_ebpf::{
-    bindings::{xdp_action, xdp_md},
-    macros::xdp,
-    programs::XdpContext,
-};
-use lb_common::{
-    journey,
-    parse::{self, Headers},
-    verdict::{Action, Reason, Verdict},
-};
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use lb_common::{journey, parse, verdict::Action};
 
 use crate::{packet::Packet, tables::Maps};
 
 /// Guards the services of this host: every packet of an interface comes through here.
 #[xdp(frags)]
 pub fn sluice_xdp(ctx: XdpContext) -> u32 {
-    let mut headers = Headers::default();
+    let packet = Packet::new(&ctx);
+    let mut headers = MaybeUninit::uninit();
     // Opaque, or LLVM takes the headers apart into more registers than there are and runs out of
     // stack.
-    parse::parse_into(&Packet::new(&ctx), black_box(&mut headers));
-    let word = sluice_judge(ctx.ctx, &headers);
-    let verdict = unpack(word);
+    let headers = black_box(packet::clear(&mut headers));
+    parse::parse_into(&packet, headers);
+    let verdict = journey::judge(&packet, headers, &Maps);
     stats::count(&verdict);
     if stats::is_logged() {
-        sluice_log(&headers, word);
+        outline::sluice_log(headers, outline::pack(&verdict));
     }
     match verdict.reason.action() {
         Action::Pass => xdp_action::XDP_PASS,
         Action::Drop => xdp_action::XDP_DROP,
-    }
-}
-
-/// The second half of a packet's journey, as a *global* function in the verifier's sense: verified
-/// once, for any headers, and not once for every way through the parser that leads here (a fifth
-/// of the work in all). Such a function takes and returns plain words only.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn sluice_judge(ctx: *mut xdp_md, headers: *const Headers) -> u64 {
-    // SAFETY: the verifier hands a global function valid memory of the type or null.
-    let Some(headers) = (unsafe { headers.as_ref() }) else {
-        return 0;
-    };
-    let ctx = XdpContext::new(ctx);
-    pack(&journey::judge(&Packet::new(&ctx), headers, &Maps))
-}
-
-/// Logs one verdict: a function of its own like [`sluice_judge`], for what aya-log expands to is
-/// longer than all the rest.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn sluice_log(headers: *const Headers, word: u64) -> u32 {
-    // SAFETY: the verifier hands a global function valid memory of the type or null.
-    let Some(headers) = (unsafe { headers.as_ref() }) else {
-        return 0;
-    };
-    stats::log(headers, &unpack(word));
-    1
-}
-
-#[inline(always)]
-fn pack(verdict: &Verdict) -> u64 {
-    verdict.bytes << 32 | u64::from(verdict.reason.0) << 16 | u64::from(verdict.service)
-}
-
-#[inline(always)]
-fn unpack(word: u64) -> Verdict {
-    Verdict {
-        service: word as u16,
-        reason: Reason((word >> 16) as u8),
-        bytes: word >> 32,
     }
 }
 

@@ -1,9 +1,12 @@
 //! The packet as `lb_common` reads it. Every pointer into packet memory is made in this file.
 
-use core::hint::black_box;
+use core::{hint::black_box, mem::MaybeUninit};
 
 use aya_ebpf::{helpers::bpf_xdp_get_buff_len, programs::XdpContext};
-use lb_common::frame::{Frame, Header, MAX_OFFSET};
+use lb_common::{
+    frame::{Frame, Header, MAX_OFFSET},
+    parse::Headers,
+};
 
 /// A received frame: the first buffer by address, the rest by asking the kernel.
 pub(crate) struct Packet<'a> {
@@ -57,4 +60,20 @@ impl Frame for Packet<'_> {
         // SAFETY: a pure question about the frame that this program was called for.
         unsafe { bpf_xdp_get_buff_len(self.ctx.ctx) as usize }
     }
+}
+
+/// Makes `headers` [`Headers::default`], word by word and in place: left to itself the compiler
+/// calls a memset that goes byte by byte.
+#[inline(always)]
+pub(crate) fn clear(headers: &mut MaybeUninit<Headers>) -> &mut Headers {
+    const WORDS: usize = size_of::<Headers>() / 8;
+    const { assert!(WORDS * 8 == size_of::<Headers>() && align_of::<Headers>() == 8) };
+    let words = headers.as_mut_ptr().cast::<u64>();
+    for i in 0..WORDS {
+        // SAFETY: the structure is this many aligned words long.
+        unsafe { words.wrapping_add(i).write_volatile(0) };
+    }
+    // SAFETY: all of it was written, and zero is a value of every field (`Reach::NotIp` is the
+    // first of its kind).
+    unsafe { headers.assume_init_mut() }
 }

@@ -6,7 +6,8 @@ use aya_ebpf::{
 use lb_common::{
     addr::Address,
     deny::PrefixEntry,
-    journey::{self, List, Tables},
+    guard::Limited,
+    journey::{List, Tables},
     limit::{LimitKind, ServiceLimits, SourceKey, Windows},
     parse::Headers,
     service::ServiceSet,
@@ -17,6 +18,7 @@ use lb_common::{
 use crate::{
     atomic,
     maps::{ALLOW4, ALLOW6, DENY4, DENY6, LIMITS, SERVICES, SETTINGS, SOURCES, WINDOWS},
+    outline,
 };
 
 /// The pinned maps.
@@ -78,7 +80,12 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn covers(&self, list: List, headers: &Headers) -> bool {
-        sluice_covers(list as u32, headers) != 0
+        outline::sluice_covers(list as u32, headers) != 0
+    }
+
+    #[inline(always)]
+    fn limit(&self, headers: &Headers, service: u16) -> Limited {
+        outline::unpack_limited(outline::sluice_limit(headers, u32::from(service)))
     }
 
     #[inline(always)]
@@ -112,23 +119,6 @@ impl Tables for Maps {
         // one that goes uncounted.
         let _ = SOURCES.insert(key, windows, u64::from(BPF_NOEXIST));
     }
-}
-
-/// Looks a source up in a prefix list, as a *global* function in the verifier's sense (see
-/// `sluice_judge`). Non-zero: a living entry covers it.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn sluice_covers(list: u32, headers: *const Headers) -> u32 {
-    // SAFETY: the verifier hands a global function valid memory of the type or null.
-    let Some(headers) = (unsafe { headers.as_ref() }) else {
-        return 0;
-    };
-    let list = if list == List::Deny as u32 {
-        List::Deny
-    } else {
-        List::Allow
-    };
-    u32::from(journey::covers(&Maps, list, headers))
 }
 
 /// A trie's key is packed; on the stack it must lie so that the words written into it are aligned.

@@ -16,8 +16,11 @@ use lb_common::{
     abi,
     addr::{Address, Be16},
     deny::{PrefixEntry, origin},
-    limit::{Limit, LimitKind, ServiceLimits, ServiceWindows, SourceKey, Windows, action},
-    member::{MemberElection, MemberHead, MemberName, MemberSlot, MemberState, MemberTraffic},
+    limit::{self, Limit, LimitKind, ServiceLimits, ServiceWindows, SourceKey, Windows, action},
+    member::{
+        MemberElection, MemberHead, MemberName, MemberRecord, MemberSlot, MemberState,
+        MemberTraffic,
+    },
     meta::{MAGIC, Meta, phase},
     service::{ServiceSet, ServiceWay, flag, kind},
     settings::{Settings, gate},
@@ -101,6 +104,7 @@ fn dump() -> String {
             action,
             prefix4,
             prefix6,
+            origin,
             pad
         }
     );
@@ -140,11 +144,22 @@ fn dump() -> String {
     );
     layout!(
         out,
+        MemberRecord {
+            status,
+            weight,
+            lbset,
+            pad,
+            retired,
+            reserved
+        }
+    );
+    layout!(
+        out,
         MemberSlot {
             head,
             election,
             traffic,
-            reserved
+            record
         }
     );
     layout!(
@@ -170,7 +185,7 @@ fn dump() -> String {
             state_sequence,
             build,
             boot,
-            pad,
+            layouts,
         }
     );
     layout!(
@@ -267,13 +282,16 @@ fn constants(out: &mut String) {
         kind::FORWARDED,
         origin::FILE,
         origin::COMMAND,
+        limit::origin::FILE,
+        limit::origin::COMMAND,
         phase::EMPTY,
         phase::APPLYING,
         phase::READY,
         phase::STOPPED,
+        phase::APPLYING_STOPPED,
     );
-    for map in abi::map::ALL {
-        let _ = writeln!(out, "map {map}");
+    for (map, revision) in abi::map::ALL.iter().zip(abi::map::REVISIONS) {
+        let _ = writeln!(out, "map {map} revision {revision}");
     }
     for (index, name) in LimitKind::NAMES.iter().enumerate() {
         let _ = writeln!(out, "limit {index} {name}");

@@ -15,21 +15,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 #[path = "../../lb-ebpf/recipe.rs"]
 mod recipe;
 
-/// What `run` does with the object it built.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Mode {
-    /// Writes it to `lb-ebpf/prebuilt/` with its hash.
-    Refresh,
-    /// Compares it with the committed one.
-    Check,
-}
-
-/// Builds the object from source twice over: in this workspace, and for [`Mode::Check`] in a copy
-/// of its sources elsewhere, so that a path that slipped into the bytes is noticed.
+/// Builds the object from source and writes it to `lb-ebpf/prebuilt/` with its inputs' hash; with
+/// `check`, compares it with the committed one, and builds it a second time in a copy of its sources
+/// elsewhere, so that a path that slipped into the bytes is noticed.
 ///
 /// `root` is the workspace. Fails if a tool is missing (naming the command that installs it), if
 /// the build fails, or, checking, if hash or bytes differ.
-pub(crate) fn run(root: &Path, mode: Mode) -> Result<()> {
+pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
     if !recipe::has_linker() {
         bail!(
             "bpf-linker {} is missing: run `cargo xtask setup`",
@@ -48,40 +40,36 @@ pub(crate) fn run(root: &Path, mode: Mode) -> Result<()> {
     let built = recipe::build(root, &root.join("target/bpf")).map_err(anyhow::Error::msg)?;
     let object = root.join(recipe::OBJECT);
     let hash = root.join(recipe::OBJECT_HASH);
-    match mode {
-        Mode::Refresh => {
-            fs::create_dir_all(object.parent().context("a file has a folder")?)?;
-            fs::write(&object, &built).with_context(|| object.display().to_string())?;
-            fs::write(&hash, format!("{}\n", inputs.hash))
-                .with_context(|| hash.display().to_string())?;
-            println!(
-                "{}: {} bytes, inputs {}",
-                recipe::OBJECT,
-                built.len(),
-                inputs.hash
-            );
-        }
-        Mode::Check => {
-            let committed =
-                fs::read_to_string(&hash).with_context(|| hash.display().to_string())?;
-            ensure!(
-                committed.trim() == inputs.hash,
-                "{} was made of other sources: run `cargo xtask ebpf` and commit the result",
-                recipe::OBJECT,
-            );
-            let bytes = fs::read(&object).with_context(|| object.display().to_string())?;
-            ensure!(
-                bytes == built,
-                "{} is not what the sources give: run `cargo xtask ebpf` and commit the result",
-                recipe::OBJECT,
-            );
-            check_elsewhere(root, &inputs, &built)?;
-            println!(
-                "{}: as committed, in two folders, {} bytes",
-                recipe::OBJECT,
-                built.len()
-            );
-        }
+    if check {
+        let committed = fs::read_to_string(&hash).with_context(|| hash.display().to_string())?;
+        ensure!(
+            committed.trim() == inputs.hash,
+            "{} was made of other sources: run `cargo xtask ebpf` and commit the result",
+            recipe::OBJECT,
+        );
+        let bytes = fs::read(&object).with_context(|| object.display().to_string())?;
+        ensure!(
+            bytes == built,
+            "{} is not what the sources give: run `cargo xtask ebpf` and commit the result",
+            recipe::OBJECT,
+        );
+        check_elsewhere(root, &inputs, &built)?;
+        println!(
+            "{}: as committed, in two folders, {} bytes",
+            recipe::OBJECT,
+            built.len()
+        );
+    } else {
+        fs::create_dir_all(object.parent().context("a file has a folder")?)?;
+        fs::write(&object, &built).with_context(|| object.display().to_string())?;
+        fs::write(&hash, format!("{}\n", inputs.hash))
+            .with_context(|| hash.display().to_string())?;
+        println!(
+            "{}: {} bytes, inputs {}",
+            recipe::OBJECT,
+            built.len(),
+            inputs.hash
+        );
     }
     Ok(())
 }
@@ -126,10 +114,13 @@ fn copy_file(root: &Path, copy: &Path, file: &Path) -> Result<()> {
 ///
 /// It is linked to the toolchain's own libLLVM, which reads what that rustc writes, so no LLVM needs
 /// to be installed. The link breaks if the toolchain is removed: run this again then.
-pub(crate) fn install_bpf_linker(root: &Path) -> Result<()> {
+pub(crate) fn install_bpf_linker() -> Result<()> {
     if recipe::has_linker() {
         return Ok(());
     }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("xtask lies in a workspace")?;
     let sysroot = Command::new("rustc")
         .current_dir(root)
         .args(["--print", "sysroot"])
@@ -175,7 +166,7 @@ pub(crate) fn install_bpf_linker(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether bpf-linker is there in the version that makes the committed object.
+/// Whether the bpf-linker of the recipe is installed.
 pub(crate) fn has_bpf_linker() -> bool {
     recipe::has_linker()
 }

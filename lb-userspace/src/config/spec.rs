@@ -143,6 +143,9 @@ pub enum Target {
 pub struct Reverse {
     /// What the prefix is replaced by.
     pub path: String,
+    /// The `<Location>` it stands in: it is for requests of that path and below alone (whole
+    /// segments, as a route). `None`: for every request of the host.
+    pub location: Option<String>,
     /// What the header's value is compared with.
     pub target: ReverseTarget,
 }

@@ -1,0 +1,1 @@
+//! Snippets of configuration and what becomes of them.

@@ -1,0 +1,514 @@
+//! The table of `lab::xdp_cases` on lb-common and through the loaded program: verdict, action and
+//! counters must agree. The program runs by `BPF_PROG_TEST_RUN`: nothing is attached or sent.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
+    programs::{TestRun as _, TestRunOptions, Xdp},
+};
+use lab::{
+    model::{Model, Prefix, Setup},
+    xdp_cases::{self, Case},
+};
+use lb_common::{
+    abi::{MAX_SERVICES, map},
+    deny::PrefixEntry,
+    journey::judge,
+    limit::{ServiceLimits, ServiceWindows, SourceKey, Windows},
+    parse::parse,
+    service::ServiceSet,
+    settings::Settings,
+    verdict::{Action, Counter, Reason, Verdict},
+};
+use proptest::prelude::*;
+
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+/// The kernel takes no shorter frame than an Ethernet header.
+const SHORTEST: usize = 14;
+
+/// The loaded program and what its maps hold.
+struct Kernel {
+    ebpf: Ebpf,
+    setup: Setup,
+}
+
+/// Whether the program can be loaded here; in CI it must.
+fn is_skipped() -> bool {
+    if rustix::process::geteuid().is_root() {
+        return false;
+    }
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "in CI these tests run as root"
+    );
+    eprintln!("SKIPPED: loading a program needs root");
+    true
+}
+
+fn object() -> Result<Vec<u8>> {
+    let path = std::env::var_os("SLUICE_BPF_OBJECT").map_or_else(
+        || lab::workspace_root().join("lb-ebpf/prebuilt/sluice.bpf.o"),
+        PathBuf::from,
+    );
+    fs::read(&path).with_context(|| path.display().to_string())
+}
+
+impl Kernel {
+    fn load() -> Result<Self> {
+        let mut ebpf = EbpfLoader::new()
+            .verifier_log_level(VerifierLogLevel::STATS)
+            .load(&object()?)?;
+        for name in ["sluice_xdp", "sluice_pass"] {
+            let program: &mut Xdp = ebpf.program_mut(name).context(name)?.try_into()?;
+            program.load()?;
+        }
+        Ok(Self {
+            ebpf,
+            setup: Setup::default(),
+        })
+    }
+
+    fn program(&self) -> Result<&Xdp> {
+        Ok(self
+            .ebpf
+            .program("sluice_xdp")
+            .context("sluice_xdp")?
+            .try_into()?)
+    }
+
+    fn array<T: aya::Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, T>> {
+        Ok(Array::try_from(
+            self.ebpf.map_mut(name).with_context(|| name.to_owned())?,
+        )?)
+    }
+
+    /// Makes the maps hold `setup` and nothing of the one before.
+    fn apply(&mut self, setup: &Setup) -> Result<()> {
+        let before = std::mem::replace(&mut self.setup, setup.clone());
+        let mut sets = self.array::<ServiceSet>(map::SERVICES)?;
+        for set in before.sets().keys() {
+            sets.set(*set, ServiceSet::default(), 0)?;
+        }
+        for (set, value) in setup.sets() {
+            sets.set(set, value, 0)?;
+        }
+        let mut limits = self.array::<ServiceLimits>(map::LIMITS)?;
+        for (id, _) in &before.limits {
+            limits.set(u32::from(*id), ServiceLimits::default(), 0)?;
+        }
+        for (id, value) in &setup.limits {
+            limits.set(u32::from(*id), value, 0)?;
+        }
+        let mut windows = self.array::<ServiceWindows>(map::WINDOWS)?;
+        for (id, _) in before.limits.iter().chain(&setup.limits) {
+            windows.set(u32::from(*id), ServiceWindows::default(), 0)?;
+        }
+        let sources = self.ebpf.map_mut(map::SOURCES).context(map::SOURCES)?;
+        let mut sources: HashMap<_, SourceKey, Windows> = HashMap::try_from(sources)?;
+        let keys: Vec<_> = sources.keys().collect::<Result<_, _>>()?;
+        for key in keys {
+            sources.remove(&key)?;
+        }
+        self.prefixes(map::DENY4, map::DENY6, &before.deny, &setup.deny)?;
+        self.prefixes(map::ALLOW4, map::ALLOW6, &before.allow, &setup.allow)?;
+        self.array::<Settings>(map::SETTINGS)?
+            .set(0, setup.settings(), 0)?;
+        Ok(())
+    }
+
+    fn prefixes(&mut self, four: &str, six: &str, old: &[Prefix], new: &[Prefix]) -> Result<()> {
+        let v4 = |prefix: &&Prefix| prefix.version == 4;
+        let map = self.ebpf.map_mut(four).with_context(|| four.to_owned())?;
+        let mut trie: LpmTrie<_, [u8; 4], PrefixEntry> = LpmTrie::try_from(map)?;
+        let key = |p: &Prefix| Key::new(p.bits, p.address.as_v4().expect("version says so"));
+        for prefix in old.iter().filter(v4) {
+            trie.remove(&key(prefix))?;
+        }
+        for prefix in new.iter().filter(v4) {
+            trie.insert(&key(prefix), prefix.entry(), 0)?;
+        }
+        let map = self.ebpf.map_mut(six).with_context(|| six.to_owned())?;
+        let mut trie: LpmTrie<_, [u8; 16], PrefixEntry> = LpmTrie::try_from(map)?;
+        let key = |p: &Prefix| Key::new(p.bits, p.address.0);
+        for prefix in old.iter().filter(|prefix| !v4(prefix)) {
+            trie.remove(&key(prefix))?;
+        }
+        for prefix in new.iter().filter(|prefix| !v4(prefix)) {
+            trie.insert(&key(prefix), prefix.entry(), 0)?;
+        }
+        Ok(())
+    }
+
+    /// Runs one frame through the program and returns what it told the driver.
+    fn run(&self, frame: &[u8]) -> Result<u32> {
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            repeat: 1,
+            ..TestRunOptions::default()
+        };
+        Ok(self.program()?.test_run(options)?.return_value)
+    }
+
+    /// A cell of `COUNTERS`, summed over the CPUs.
+    fn counter(&self, cell: u32) -> Result<Counter> {
+        let map = self.ebpf.map(map::COUNTERS).context(map::COUNTERS)?;
+        let counters: PerCpuArray<_, Counter> = PerCpuArray::try_from(map)?;
+        Ok(counters
+            .get(&cell, 0)?
+            .iter()
+            .fold(Counter::default(), |sum, cpu| Counter {
+                packets: sum.packets + cpu.packets,
+                bytes: sum.bytes + cpu.bytes,
+            }))
+    }
+
+    fn sources(&self) -> Result<usize> {
+        let map = self.ebpf.map(map::SOURCES).context(map::SOURCES)?;
+        let sources: HashMap<_, SourceKey, Windows> = HashMap::try_from(map)?;
+        Ok(sources.keys().count())
+    }
+
+    /// Runs a frame and demands the verdict: the action, and one packet more in its cell.
+    fn expect(&self, frame: &[u8], verdict: &Verdict) -> Result<()> {
+        let before = self.counter(verdict.cell())?;
+        let action = self.run(frame)?;
+        let after = self.counter(verdict.cell())?;
+        let expected = match verdict.reason.action() {
+            Action::Pass => XDP_PASS,
+            Action::Drop => XDP_DROP,
+        };
+        ensure!(
+            action == expected,
+            "action {action} where the host says {verdict:?}"
+        );
+        ensure!(
+            (after.packets, after.bytes) == (before.packets + 1, before.bytes + verdict.bytes),
+            "counters went from {before:?} to {after:?} where the host says {verdict:?}",
+        );
+        Ok(())
+    }
+
+    /// Packets in all cells.
+    fn packets(&self) -> Result<u64> {
+        (0..MAX_SERVICES * Reason::COUNT)
+            .map(|cell| Ok(self.counter(cell)?.packets))
+            .sum::<Result<u64>>()
+    }
+}
+
+fn judged(model: &Model, frame: &[u8]) -> Verdict {
+    judge(frame, &parse(frame), model)
+}
+
+/// Judges a case on the host and holds it against what the table says.
+fn on_host(case: &Case) -> (Model, Vec<Verdict>) {
+    let model = Model::new(&case.setup);
+    let verdicts = case
+        .frames
+        .iter()
+        .enumerate()
+        .map(|(n, (frame, service, reason))| {
+            let verdict = judged(&model, frame);
+            let expected = Verdict {
+                service: *service,
+                reason: *reason,
+                bytes: frame.len() as u64,
+            };
+            assert_eq!(
+                verdict,
+                expected,
+                "{}, frame {n}: {}",
+                case.name,
+                verdict.reason.name()
+            );
+            verdict
+        });
+    let verdicts = verdicts.collect();
+    (model, verdicts)
+}
+
+#[test]
+fn table_holds_on_the_host() {
+    for case in xdp_cases::cases() {
+        on_host(&case);
+    }
+}
+
+#[test]
+fn table_holds_in_the_kernel() -> Result<()> {
+    if is_skipped() {
+        return Ok(());
+    }
+    let mut kernel = Kernel::load()?;
+    let mut ran = 0;
+    for case in xdp_cases::cases() {
+        let (model, verdicts) = on_host(&case);
+        kernel.apply(&case.setup)?;
+        for (n, ((frame, ..), verdict)) in case.frames.iter().zip(verdicts).enumerate() {
+            kernel
+                .expect(frame, &verdict)
+                .with_context(|| format!("{}, frame {n}", case.name))?;
+            ran += 1;
+        }
+        ensure!(
+            kernel.sources()? == model.sources(),
+            "{}: sources differ",
+            case.name
+        );
+    }
+    ensure!(
+        kernel.packets()? == ran,
+        "a packet was counted in a second place"
+    );
+    Ok(())
+}
+
+#[test]
+fn every_truncation_is_judged_alike() -> Result<()> {
+    if is_skipped() {
+        return Ok(());
+    }
+    let setup = xdp_cases::host()
+        .deny("203.0.113.0/24")
+        .allow("203.0.113.7/32");
+    let model = Model::new(&setup);
+    let mut kernel = Kernel::load()?;
+    kernel.apply(&setup)?;
+    for (n, frame) in xdp_cases::seeds().into_iter().enumerate() {
+        for len in SHORTEST..=frame.len() {
+            let verdict = judged(&model, &frame[..len]);
+            kernel
+                .expect(&frame[..len], &verdict)
+                .with_context(|| format!("seed {n}, {len} bytes"))?;
+        }
+    }
+    Ok(())
+}
+
+/// A frame in several buffers: the header names more bytes than the first buffer has.
+#[test]
+fn frame_of_several_buffers_is_counted_whole() -> Result<()> {
+    if is_skipped() {
+        return Ok(());
+    }
+    use lab::packet::{Packet, flags};
+    let setup = xdp_cases::host();
+    let mut kernel = Kernel::load()?;
+    kernel.apply(&setup)?;
+    let jumbo = Packet::tcp(xdp_cases::CLIENT4, xdp_cases::SERVER4, flags::ACK)
+        .payload(&[9; 8900])
+        .build();
+    let mut longer = jumbo.clone();
+    longer[16..18].copy_from_slice(&9000u16.to_be_bytes());
+    lab::packet::set_checksum(&mut longer[14..34]);
+    for (frame, reason) in [(jumbo, Reason::LOCAL), (longer, Reason::BAD_IP_HEADER)] {
+        let verdict = judged(&Model::new(&setup), &frame);
+        assert_eq!(
+            (verdict.reason, verdict.bytes),
+            (reason, frame.len() as u64)
+        );
+        kernel.expect(&frame, &verdict)?;
+    }
+    Ok(())
+}
+
+/// One change of a frame.
+#[derive(Clone, Debug)]
+enum Change {
+    Set(usize, u8),
+    Flip(usize, u8),
+    Cut(usize),
+    Grow(usize, u8),
+    Checksum,
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        4 => (12usize..90, any::<u8>()).prop_map(|(at, byte)| Change::Set(at, byte)),
+        4 => (12usize..90, 0u8..8).prop_map(|(at, bit)| Change::Flip(at, bit)),
+        1 => (SHORTEST..120).prop_map(Change::Cut),
+        1 => (0usize..64, any::<u8>()).prop_map(|(n, byte)| Change::Grow(n, byte)),
+        3 => Just(Change::Checksum),
+    ]
+}
+
+fn changed(mut frame: Vec<u8>, changes: &[Change]) -> Vec<u8> {
+    for change in changes {
+        match *change {
+            Change::Set(at, byte) => frame.iter_mut().skip(at).take(1).for_each(|b| *b = byte),
+            Change::Flip(at, bit) => frame
+                .iter_mut()
+                .skip(at)
+                .take(1)
+                .for_each(|b| *b ^= 1 << bit),
+            Change::Cut(len) => frame.truncate(len),
+            Change::Grow(n, byte) => frame.resize(frame.len() + n, byte),
+            // So that what lies behind the checksum's test is reached as well.
+            Change::Checksum => {
+                let h = parse(frame.as_slice());
+                if h.version == 4 && h.l4 >= h.l3 + 20 && h.l4 <= frame.len() {
+                    lab::packet::set_checksum(&mut frame[h.l3..h.l4]);
+                }
+            }
+        }
+    }
+    frame
+}
+
+#[test]
+fn changed_frames_are_judged_alike() -> Result<()> {
+    if is_skipped() {
+        return Ok(());
+    }
+    let setup = xdp_cases::host()
+        .deny("203.0.113.0/24")
+        .deny("192.0.2.128/25")
+        .deny_until("2001:db8:ff::/48", 1)
+        .allow("203.0.113.7/32")
+        .allow("2001:db8::/33");
+    let model = Model::new(&setup);
+    let mut kernel = Kernel::load()?;
+    kernel.apply(&setup)?;
+    let cases = std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(20_000);
+    let mut seen = std::collections::BTreeMap::<&str, u32>::new();
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let frames = (
+        proptest::sample::select(xdp_cases::seeds()),
+        proptest::collection::vec(change(), 0..6),
+    );
+    let seen_by = std::cell::RefCell::new(&mut seen);
+    runner.run(&frames, |(frame, changes)| {
+        let frame = changed(frame, &changes);
+        let verdict = judged(&model, &frame);
+        *seen_by
+            .borrow_mut()
+            .entry(verdict.reason.name())
+            .or_default() += 1;
+        kernel
+            .expect(&frame, &verdict)
+            .map_err(|e| TestCaseError::fail(format!("{e:#}")))
+    })?;
+    // A property that meets two reasons out of twenty proves little.
+    ensure!(cases < 5000 || seen.len() >= 9, "only {seen:?}");
+    println!("{seen:?}");
+    Ok(())
+}
+
+#[test]
+fn bpftool_prints_the_fields_of_a_pinned_member() -> Result<()> {
+    if is_skipped() {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let bpffs = folder.path().join("bpf");
+    fs::create_dir(&bpffs)?;
+    rustix::mount::mount(
+        "bpf",
+        &bpffs,
+        "bpf",
+        rustix::mount::MountFlags::empty(),
+        None::<&std::ffi::CStr>,
+    )?;
+    let printed = print_member(&bpffs);
+    rustix::mount::unmount(&bpffs, rustix::mount::UnmountFlags::DETACH)?;
+    let printed = printed?;
+    for field in [
+        "identity",
+        "state",
+        "incarnation",
+        "weight",
+        "lbstatus",
+        "elected",
+        "transferred",
+    ] {
+        ensure!(
+            printed.contains(&format!("\"{field}\"")),
+            "no {field} in {printed}"
+        );
+    }
+    Ok(())
+}
+
+fn print_member(bpffs: &std::path::Path) -> Result<String> {
+    let Some(bpftool) = lab::tool_path("bpftool") else {
+        ensure!(
+            std::env::var_os("CI").is_none(),
+            "bpftool is missing (cargo xtask setup)"
+        );
+        anyhow::bail!("bpftool is missing (cargo xtask setup)");
+    };
+    let mut kernel = Kernel::load()?;
+    let pin = bpffs.join(map::MEMBERS);
+    kernel
+        .ebpf
+        .map_mut(map::MEMBERS)
+        .context(map::MEMBERS)?
+        .pin(&pin)?;
+    let output = Command::new(bpftool)
+        .args(["map", "lookup", "pinned"])
+        .arg(&pin)
+        .args(["key", "1", "0", "0", "0"])
+        .output()?;
+    ensure!(
+        output.status.success(),
+        "bpftool: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// What the verifier made of it, and a price for a packet: printed, and bounded loosely enough for
+/// any machine. `cargo test -p tests --test xdp_table -- --nocapture program_has_room`
+#[test]
+fn program_has_room_to_the_verifiers_limit() -> Result<()> {
+    if is_skipped() {
+        return Ok(());
+    }
+    let start = std::time::Instant::now();
+    let mut kernel = Kernel::load()?;
+    let loaded = start.elapsed();
+    let info = kernel.program()?.info()?;
+    let verified = info
+        .verified_instruction_count()
+        .context("since Linux 5.16")?;
+    println!(
+        "verified {verified}, translated {:?}, machine code {} bytes, loaded in {loaded:?}",
+        info.size_translated(),
+        info.size_jitted(),
+    );
+    // The limit is a million; another kernel's verifier may need several times this one's steps.
+    ensure!(verified < 250_000, "verified {verified} instructions");
+
+    let seeds = xdp_cases::seeds();
+    for (name, setup) in [
+        ("plain", xdp_cases::host()),
+        ("no services", Setup::guarded(&[])),
+    ] {
+        kernel.apply(&setup)?;
+        for (n, frame) in seeds.iter().enumerate() {
+            let nanos = (0..5)
+                .map(|_| {
+                    let options = TestRunOptions {
+                        data_in: Some(frame),
+                        repeat: 100_000,
+                        ..TestRunOptions::default()
+                    };
+                    Ok(kernel.program()?.test_run(options)?.duration.as_nanos())
+                })
+                .collect::<Result<Vec<_>>>()?;
+            println!("{name}, seed {n}: {:?} ns", nanos.iter().min());
+        }
+    }
+    Ok(())
+}

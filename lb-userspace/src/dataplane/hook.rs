@@ -404,8 +404,7 @@ pub(super) fn describe(id: u32) -> (String, String) {
         |info| {
             (
                 String::from_utf8_lossy(info.name()).into_owned(),
-                // The kernel's eight bytes in their order in memory.
-                (info.tag().to_ne_bytes().iter())
+                (info.tag().to_be_bytes().iter())
                     .fold(String::new(), |text, byte| format!("{text}{byte:02x}")),
             )
         },

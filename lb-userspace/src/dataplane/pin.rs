@@ -257,7 +257,8 @@ pub(super) fn object_of(fd: BorrowedFd<'_>) -> Object {
     match link.to_string_lossy().as_ref() {
         "anon_inode:bpf-map" => Object::Map,
         "anon_inode:bpf-prog" => Object::Program,
-        "anon_inode:bpf_link" => Object::Link,
+        // The first when it was opened from a pin, the second when it was made.
+        "anon_inode:bpf-link" | "anon_inode:bpf_link" => Object::Link,
         _ => Object::Other,
     }
 }

@@ -33,13 +33,13 @@ pub enum ProxyProcessError {
     #[error("this command is for sluice's own use: `sluice run` starts it")]
     NotAChild,
     /// The link broke or said something strange.
-    #[error("link to control: {0}")]
+    #[error("link to control")]
     Link(#[from] io::Error),
     /// Capabilities, user or group.
-    #[error("privileges not given up: {0}")]
+    #[error("privileges not given up")]
     Privileges(#[source] io::Error),
     /// The shards.
-    #[error("shards not started: {0}")]
+    #[error("shards not started")]
     Start(#[source] io::Error),
 }
 

@@ -430,6 +430,14 @@ impl Dataplane {
         }
     }
 
+    /// After a start that failed: takes away the pins and the attachments that this process made, and
+    /// leaves what it found.
+    pub fn abandon(self) {
+        if let Some(kernel) = self.kernel {
+            kernel.abandon();
+        }
+    }
+
     /// Clean stop: marks `META`; pins and attached program stay, so that the services stay guarded
     /// while nobody runs. Call [`Dataplane::detach`] first to end that too.
     pub fn close(self) -> Result<(), DataplaneError> {

@@ -4,6 +4,12 @@ use std::{io, net::TcpListener, sync::Arc};
 
 use lb_common::member::MemberId;
 
+pub mod gate;
+pub mod path;
+pub mod reverse;
+pub mod vhost;
+pub mod wheel;
+
 use crate::{config::spec::Spec, dataplane::table::MemberTable};
 
 /// What one generation runs on.

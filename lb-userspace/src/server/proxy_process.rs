@@ -207,8 +207,12 @@ impl Process {
     async fn drain(&self, patience: Option<Duration>) {
         self.proxy.drain();
         let done = async {
-            while self.proxy.connections() > 0 {
+            // A look after the first pause: shards empty their accept queues before they are done.
+            loop {
                 tokio::time::sleep(DRAIN_LOOK).await;
+                if self.proxy.connections() == 0 {
+                    return;
+                }
             }
         };
         let too_long = async {

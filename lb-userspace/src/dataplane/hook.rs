@@ -118,7 +118,7 @@ impl Hooks {
     pub(super) fn detach_these(&mut self, names: &[String]) {
         for attached in self.attached.extract_if(.., |a| names.contains(&a.name)) {
             let path = self.pins.link(self.netns, attached.index);
-            if let Err(error) = fs::remove_file(&path) {
+            if let Err(error) = unpin(&path) {
                 tracing::warn!(interface = attached.name, %error, "the program could not be taken off");
             }
         }
@@ -157,13 +157,13 @@ impl Hooks {
                 ));
                 continue;
             }
-            match fs::remove_file(&path) {
+            match unpin(&path) {
                 Ok(()) if here => notices.push(format!(
                     "interface {} is not configured any more: the program is off",
                     name_of(index)
                 )),
                 Ok(()) => {}
-                Err(error) => notices.push(format!("cannot remove {}: {error}", path.display())),
+                Err(error) => notices.push(error.to_string()),
             }
         }
     }
@@ -229,13 +229,6 @@ fn take_over(
     if !pin::is_pinned(path)? {
         return Ok(Takeover::Absent);
     }
-    let remove = || {
-        fs::remove_file(path).map_err(|source| DataplaneError::Path {
-            what: "remove",
-            path: path.to_owned(),
-            source,
-        })
-    };
     match on_interface(path)? {
         Some(index) if index == link.index => {}
         Some(index) => {
@@ -246,7 +239,7 @@ fn take_over(
         }
         // The interface it was on is gone; this one has its number now.
         None => {
-            remove()?;
+            unpin(path)?;
             return Ok(Takeover::Absent);
         }
     }
@@ -255,7 +248,7 @@ fn take_over(
             "interface {} is attached anew in another mode: a few packets pass unguarded",
             interface.name
         ));
-        remove()?;
+        unpin(path)?;
         return Ok(Takeover::Absent);
     }
     let pinned =
@@ -271,7 +264,7 @@ fn take_over(
             Ok(Takeover::Done)
         }
         Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
-            remove()?;
+            unpin(path)?;
             Ok(Takeover::Absent)
         }
         Err(source) => Err(DataplaneError::Hook {
@@ -310,6 +303,20 @@ fn on_interface(path: &Path) -> Result<Option<u32>, DataplaneError> {
         )));
     }
     Ok((info.interface != 0).then_some(info.interface))
+}
+
+/// Takes the program off by a link of ours, and removes its pin.
+fn unpin(path: &Path) -> Result<(), DataplaneError> {
+    if on_interface(path)?.is_some() {
+        // Without it the interface is taken for a moment longer, and attaching anew fails. Where
+        // it fails the interface has just gone.
+        let _ = sys::open_pin(path).and_then(|fd| sys::link_detach(fd.as_fd()));
+    }
+    fs::remove_file(path).map_err(|source| DataplaneError::Path {
+        what: "remove",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn attach_fresh(
@@ -473,11 +480,7 @@ pub(super) fn pinned_views(pins: &PinDir, here: u64) -> Result<Vec<InterfaceView
 pub(super) fn detach_pinned(pins: &PinDir) -> Result<Vec<InterfaceView>, DataplaneError> {
     let views = pinned_views(pins, netns()?)?;
     for (_, _, path) in pins.links()? {
-        fs::remove_file(&path).map_err(|source| DataplaneError::Path {
-            what: "remove",
-            path,
-            source,
-        })?;
+        unpin(&path)?;
     }
     Ok(views)
 }

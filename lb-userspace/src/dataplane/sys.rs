@@ -18,7 +18,9 @@ use rustix::{
 mod calls;
 mod cells;
 
-pub(super) use calls::{bpf_probe, channels, driver, ethtool_flags, link_info, open_pin};
+pub(super) use calls::{
+    bpf_probe, channels, driver, ethtool_flags, link_detach, link_info, open_pin,
+};
 pub use cells::MemberCell;
 pub(super) use cells::{MetaCell, ServiceCell, WayCell};
 

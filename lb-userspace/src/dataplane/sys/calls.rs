@@ -15,6 +15,7 @@ use std::{
 const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_LINK_DETACH: libc::c_int = 34;
 /// `BPF_LINK_TYPE_XDP`.
 const LINK_TYPE_XDP: u32 = 6;
 
@@ -119,6 +120,12 @@ pub(in crate::dataplane) fn link_info(link: BorrowedFd<'_>) -> io::Result<Option
         program: info.program,
         interface: info.interface,
     }))
+}
+
+/// Takes a link's program off at once. Removing the pin does so too, but some time after the call.
+pub(in crate::dataplane) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut arguments = link.as_raw_fd();
+    bpf(BPF_LINK_DETACH, &mut arguments).map(drop)
 }
 
 /// Whether bpf(2) is there and this process may use it: makes the smallest map and forgets it.

@@ -166,7 +166,3 @@ pub(crate) fn install_bpf_linker() -> Result<()> {
     Ok(())
 }
 
-/// Whether the bpf-linker of the recipe is installed.
-pub(crate) fn has_bpf_linker() -> bool {
-    recipe::has_linker()
-}

@@ -6,11 +6,12 @@ use std::{fs, path::PathBuf, process::Command};
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, RingBuf, lpm_trie::Key},
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use lab::{
     model::{Model, Prefix, Setup},
+    packet::{Packet, flags, set_checksum},
     xdp_cases::{self, Case},
 };
 use lb_common::{
@@ -20,7 +21,7 @@ use lb_common::{
     limit::{ServiceLimits, ServiceWindows, SourceKey, Windows},
     parse::parse,
     service::ServiceSet,
-    settings::Settings,
+    settings::{Settings, gate},
     verdict::{Action, Counter, Reason, Verdict},
 };
 use proptest::prelude::*;
@@ -295,7 +296,6 @@ fn frame_of_several_buffers_is_counted_whole() -> Result<()> {
     if is_skipped() {
         return Ok(());
     }
-    use lab::packet::{Packet, flags};
     let setup = xdp_cases::host();
     let mut kernel = Kernel::load()?;
     kernel.apply(&setup)?;
@@ -304,7 +304,7 @@ fn frame_of_several_buffers_is_counted_whole() -> Result<()> {
         .build();
     let mut longer = jumbo.clone();
     longer[16..18].copy_from_slice(&9000u16.to_be_bytes());
-    lab::packet::set_checksum(&mut longer[14..34]);
+    set_checksum(&mut longer[14..34]);
     for (frame, reason) in [(jumbo, Reason::LOCAL), (longer, Reason::BAD_IP_HEADER)] {
         let verdict = judged(&Model::new(&setup), &frame);
         assert_eq!(
@@ -351,7 +351,7 @@ fn changed(mut frame: Vec<u8>, changes: &[Change]) -> Vec<u8> {
             Change::Checksum => {
                 let h = parse(frame.as_slice());
                 if h.version == 4 && h.l4 >= h.l3 + 20 && h.l4 <= frame.len() {
-                    lab::packet::set_checksum(&mut frame[h.l3..h.l4]);
+                    set_checksum(&mut frame[h.l3..h.l4]);
                 }
             }
         }
@@ -466,6 +466,40 @@ fn print_member(bpffs: &std::path::Path) -> Result<String> {
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(String::from_utf8(output.stdout)?)
+}
+
+#[test]
+fn verdicts_are_logged_only_while_the_gate_is_open() -> Result<()> {
+    if is_skipped() {
+        return Ok(());
+    }
+    let frame = &xdp_cases::seeds()[0];
+    let mut kernel = Kernel::load()?;
+    kernel.apply(&xdp_cases::host())?;
+    let mut logged = |gates: u64, log_every: u64, frames: usize| -> Result<usize> {
+        let mut settings = xdp_cases::host().settings();
+        settings.gates |= gates;
+        settings.log_every = log_every;
+        kernel
+            .array::<Settings>(map::SETTINGS)?
+            .set(0, settings, 0)?;
+        for _ in 0..frames {
+            kernel.run(frame)?;
+        }
+        let logs = kernel.ebpf.map_mut("AYA_LOGS").context("AYA_LOGS")?;
+        let mut logs = RingBuf::try_from(logs)?;
+        let mut count = 0;
+        while logs.next().is_some() {
+            count += 1;
+        }
+        Ok(count)
+    };
+    assert_eq!(logged(0, 1, 50)?, 0);
+    assert_eq!(logged(gate::LOG, 1, 50)?, 50);
+    // One in ten of 500, drawn: 0 or 500 would take a broken sampler.
+    let sampled = logged(gate::LOG, 10, 500)?;
+    assert!((1..500).contains(&sampled), "{sampled} of 500");
+    Ok(())
 }
 
 /// What the verifier made of it, and a price for a packet: printed, and bounded loosely enough for

@@ -165,8 +165,3 @@ pub(crate) fn install_bpf_linker() -> Result<()> {
     ensure!(done.success(), "cargo install bpf-linker failed");
     Ok(())
 }
-
-/// Whether the bpf-linker of the recipe is installed.
-pub(crate) fn has_bpf_linker() -> bool {
-    recipe::has_linker()
-}

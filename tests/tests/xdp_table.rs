@@ -1,7 +1,13 @@
 //! The table of `lab::xdp_cases` on lb-common and through the loaded program: verdict, action and
 //! counters must agree. The program runs by `BPF_PROG_TEST_RUN`: nothing is attached or sent.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
@@ -10,7 +16,7 @@ use aya::{
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use lab::{
-    model::{Model, Prefix, Setup},
+    model::{self, Model, Prefix, Setup},
     packet::{Packet, flags, set_checksum},
     xdp_cases::{self, Case},
 };
@@ -18,7 +24,7 @@ use lb_common::{
     abi::{MAX_SERVICES, map},
     deny::PrefixEntry,
     journey::judge,
-    limit::{ServiceLimits, ServiceWindows, SourceKey, Windows},
+    limit::{Limit, LimitKind, ServiceLimits, ServiceWindows, SourceKey, Windows, action},
     parse::parse,
     service::ServiceSet,
     settings::{Settings, gate},
@@ -468,6 +474,79 @@ fn print_member(bpffs: &std::path::Path) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
+/// Two CPUs, windows that end many times meanwhile: what passes is the limit's rate, and every
+/// packet is counted once.
+#[test]
+fn limit_holds_across_cpus_and_windows() -> Result<()> {
+    const PACKETS: u32 = 1000;
+    const WINDOW: Duration = Duration::from_millis(40);
+    const WINDOWS: u32 = 10;
+    if is_skipped() {
+        return Ok(());
+    }
+    let syn = Packet::tcp(xdp_cases::CLIENT4, xdp_cases::SERVER4, flags::SYN).build();
+    let limited = Limit {
+        window_ns: u64::try_from(WINDOW.as_nanos())?,
+        ..model::limit(PACKETS, action::DROP)
+    };
+    for is_per_source in [false, true] {
+        let (setup, reason) = if is_per_source {
+            let setup = xdp_cases::host().limit_source(xdp_cases::WEB4, LimitKind::SYN, limited);
+            (setup, Reason::SYN_SOURCE_LIMIT)
+        } else {
+            let setup = xdp_cases::host().limit_service(xdp_cases::WEB4, LimitKind::SYN, limited);
+            (setup, Reason::SYN_SERVICE_LIMIT)
+        };
+        let mut kernel = Kernel::load()?;
+        kernel.apply(&setup)?;
+        let kernel = &kernel;
+        let start = Instant::now();
+        let sent: u64 = thread::scope(|scope| -> Result<u64> {
+            let senders: Vec<_> = (0..2)
+                .map(|_| {
+                    scope.spawn(|| -> Result<u64> {
+                        let mut sent = 0;
+                        while start.elapsed() < WINDOW * WINDOWS {
+                            let options = TestRunOptions {
+                                data_in: Some(&syn),
+                                repeat: 500,
+                                ..TestRunOptions::default()
+                            };
+                            kernel.program()?.test_run(options)?;
+                            sent += 500;
+                        }
+                        Ok(sent)
+                    })
+                })
+                .collect();
+            senders
+                .into_iter()
+                .map(|s| s.join().expect("a sender does not panic"))
+                .sum()
+        })?;
+        let windows = start.elapsed().as_nanos().div_ceil(WINDOW.as_nanos());
+        let cell = |reason| {
+            Verdict {
+                service: xdp_cases::WEB4,
+                reason,
+                bytes: 0,
+            }
+            .cell()
+        };
+        let passed = kernel.counter(cell(Reason::LOCAL))?.packets;
+        let dropped = kernel.counter(cell(reason))?.packets;
+        ensure!(passed + dropped == sent, "{passed} and {dropped} of {sent}");
+        // One window more, for the run begins within one; one packet a CPU and window too many.
+        let most = (u64::try_from(windows)? + 1) * u64::from(PACKETS + 1);
+        let least = u64::from(PACKETS * WINDOWS) / 2;
+        ensure!(
+            (least..=most).contains(&passed),
+            "{passed} passed, {least} to {most} should"
+        );
+    }
+    Ok(())
+}
+
 #[test]
 fn verdicts_are_logged_only_while_the_gate_is_open() -> Result<()> {
     if is_skipped() {
@@ -509,7 +588,7 @@ fn program_has_room_to_the_verifiers_limit() -> Result<()> {
     if is_skipped() {
         return Ok(());
     }
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     let mut kernel = Kernel::load()?;
     let loaded = start.elapsed();
     let info = kernel.program()?.info()?;

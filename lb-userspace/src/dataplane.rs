@@ -430,6 +430,14 @@ impl Dataplane {
         }
     }
 
+    /// After a start that failed: takes away the pins and the attachments that this process made, and
+    /// leaves what it found.
+    pub fn abandon(self) {
+        if let Some(kernel) = self.kernel {
+            kernel.abandon();
+        }
+    }
+
     /// Clean stop: marks `META`; pins and attached program stay, so that the services stay guarded
     /// while nobody runs. Call [`Dataplane::detach`] first to end that too.
     pub fn close(self) -> Result<(), DataplaneError> {
@@ -449,12 +457,11 @@ impl Dataplane {
         let mut snapshot = view::snapshot(&self.store, &self.prefixes)?;
         snapshot.instance.clone_from(&self.place.instance);
         snapshot.daemon = true;
-        match &self.kernel {
-            Some(kernel) => snapshot.interfaces = kernel.views(),
-            None => {
-                "memory".clone_into(&mut snapshot.dataplane);
-                snapshot.heartbeat_age_seconds = None;
-            }
+        if let Some(kernel) = &self.kernel {
+            snapshot.interfaces = kernel.views();
+        } else {
+            "memory".clone_into(&mut snapshot.dataplane);
+            snapshot.heartbeat_age_seconds = None;
         }
         Ok(snapshot)
     }

@@ -1,10 +1,43 @@
 //! The proxy: shards that accept, route, elect, forward and answer.
+//!
+//! [`Proxy`] is what the process's main thread holds; the work is done in the shards' threads. Pure
+//! parts (`gate`, `path`, `vhost`, `fields`, `reverse`, `wheel`, `page`) decide; `client`, `pool`,
+//! `body`, `forward` and `shard` do.
 
-use std::{io, net::TcpListener, sync::Arc};
+use std::{
+    io,
+    net::TcpListener,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+        mpsc as acks,
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use lb_common::member::MemberId;
+use tokio::sync::mpsc;
 
 use crate::{config::spec::Spec, dataplane::table::MemberTable};
+
+mod body;
+mod client;
+mod exchange;
+pub mod fields;
+mod forward;
+pub mod gate;
+pub mod page;
+pub mod path;
+mod plan;
+mod pool;
+pub mod reverse;
+mod shard;
+pub mod vhost;
+pub mod wheel;
+
+use plan::Plan;
+use shard::{Command, Shared};
 
 /// What one generation runs on.
 #[derive(Clone)]
@@ -42,39 +75,160 @@ pub type LogFiles = Vec<(std::path::PathBuf, std::fs::File)>;
 
 /// The running shards.
 pub struct Proxy {
-    _private: (),
+    shared: Arc<Shared>,
+    shards: Vec<Handle>,
+    plan: Mutex<Option<Arc<Plan>>>,
 }
+
+/// One shard's thread.
+struct Handle {
+    commands: mpsc::UnboundedSender<Command>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Longest time that a shard may take to switch: it does so between two turns of its loop.
+const SWITCH_LIMIT: Duration = Duration::from_secs(10);
 
 impl Proxy {
     /// Starts the shard threads; they accept nothing before the first [`Proxy::apply`].
-    pub fn start(_setup: Setup) -> io::Result<Self> {
-        unimplemented!("proxy")
+    pub fn start(setup: Setup) -> io::Result<Self> {
+        if setup.shards == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a proxy needs at least one shard",
+            ));
+        }
+        let shared = Arc::new(Shared {
+            table: setup.table,
+            column: setup.column,
+            connections: AtomicUsize::new(0),
+        });
+        let shards = (0..setup.shards)
+            .map(|number| Handle::start(number, Arc::clone(&shared)))
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            shared,
+            shards,
+            plan: Mutex::new(None),
+        })
     }
 
     /// Switches every shard to a generation and returns when all have. Listeners not listed any
     /// more are closed after their accept queues were emptied; listed ones replace their
     /// predecessors without a gap. Requests in flight finish in the generation that began them.
+    ///
+    /// Nothing changes when it fails before the first shard has switched: slots that do not fit the
+    /// configuration, a log that was not opened.
     pub fn apply(
         &self,
-        _generation: Generation,
-        _listeners: Vec<ShardListener>,
-        _logs: LogFiles,
+        generation: Generation,
+        listeners: Vec<ShardListener>,
+        logs: LogFiles,
     ) -> io::Result<()> {
-        unimplemented!("proxy")
+        let mut current = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        let plan = Plan::new(&generation, logs, &self.shared.table, current.as_deref())
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let plan = Arc::new(plan);
+        let mut sockets: Vec<Vec<TcpListener>> = self.shards.iter().map(|_| Vec::new()).collect();
+        for listener in listeners {
+            sockets
+                .get_mut(listener.shard)
+                .ok_or_else(|| {
+                    io::Error::new(
+                        io::ErrorKind::InvalidInput,
+                        format!(
+                            "listener for shard {} of {}",
+                            listener.shard,
+                            self.shards.len()
+                        ),
+                    )
+                })?
+                .push(listener.socket);
+        }
+        let (done, switched) = acks::channel();
+        for (shard, sockets) in self.shards.iter().zip(sockets) {
+            shard
+                .commands
+                .send(Command::Apply(Arc::clone(&plan), sockets, done.clone()))
+                .map_err(|_| shard_ended())?;
+        }
+        drop(done);
+        for _ in &self.shards {
+            switched
+                .recv_timeout(SWITCH_LIMIT)
+                .map_err(|error| match error {
+                    acks::RecvTimeoutError::Timeout => {
+                        io::Error::new(io::ErrorKind::TimedOut, "a shard does not switch")
+                    }
+                    acks::RecvTimeoutError::Disconnected => shard_ended(),
+                })?;
+        }
+        *current = Some(plan);
+        Ok(())
     }
 
     /// Stops accepting, closes idle connections, lets requests finish.
     pub fn drain(&self) {
-        unimplemented!("proxy")
+        for shard in &self.shards {
+            // A shard that has ended accepts nothing either.
+            let _ = shard.commands.send(Command::Drain);
+        }
     }
 
     /// Client connections open now.
     pub fn connections(&self) -> usize {
-        unimplemented!("proxy")
+        self.shared.connections.load(Relaxed)
     }
 
     /// Ends the shards at once.
     pub fn stop(self) {
-        unimplemented!("proxy")
+        drop(self);
     }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        for shard in &self.shards {
+            let _ = shard.commands.send(Command::Stop);
+        }
+        for shard in &mut self.shards {
+            if let Some(thread) = shard.thread.take() {
+                // A shard that panicked said so on standard error.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl Handle {
+    fn start(number: usize, shared: Arc<Shared>) -> io::Result<Self> {
+        let (commands, orders) = mpsc::unbounded_channel();
+        // The runtime is made in its thread, which it must not leave; its error comes back here.
+        let (made, ready) = acks::channel();
+        let thread = std::thread::Builder::new()
+            .name(format!("shard-{number}"))
+            .spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build_local(tokio::runtime::LocalOptions::default());
+                match runtime {
+                    Ok(runtime) => {
+                        let _ = made.send(Ok(()));
+                        shard::run(&runtime, shared, orders);
+                    }
+                    Err(error) => {
+                        let _ = made.send(Err(error));
+                    }
+                }
+            })?;
+        ready.recv().map_err(|_| shard_ended())??;
+        Ok(Self {
+            commands,
+            thread: Some(thread),
+        })
+    }
+}
+
+fn shard_ended() -> io::Error {
+    io::Error::other("a shard has ended")
 }

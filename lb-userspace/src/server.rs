@@ -45,7 +45,7 @@ pub struct RunOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The run directory.
-    #[error("run directory {path} cannot be used: {source}; --run-dir DIR names another", path = path.display())]
+    #[error("run directory {path} cannot be used (--run-dir DIR names another)", path = path.display())]
     RunDir {
         /// Which.
         path: PathBuf,
@@ -53,10 +53,10 @@ pub enum StartError {
         source: io::Error,
     },
     /// Maps, program, pins, lock.
-    #[error("{0}")]
+    #[error(transparent)]
     Dataplane(#[from] DataplaneError),
     /// The file needs the dataplane and there is none.
-    #[error("{}:{}: this directive needs the dataplane, which is not usable here: {source}; `sluice doctor` tells what is missing, `run --no-xdp` runs the proxy without it", at.file.display(), at.line)]
+    #[error("{}:{}: this directive needs the dataplane, which is not usable here (`sluice doctor` tells what is missing, `run --no-xdp` runs the proxy without it)", at.file.display(), at.line)]
     NeedsDataplane {
         /// The directive.
         at: crate::config::spec::Place,
@@ -67,7 +67,7 @@ pub enum StartError {
     #[error("{0}")]
     Host(String),
     /// The control socket.
-    #[error("control socket {path}: {source}", path = path.display())]
+    #[error("control socket {path}", path = path.display())]
     Socket {
         /// Its path.
         path: PathBuf,
@@ -77,8 +77,8 @@ pub enum StartError {
     /// The proxy process.
     #[error("{0}")]
     Proxy(String),
-    /// Signals, timers.
-    #[error("runtime: {0}")]
+    /// Signals, timers, threads.
+    #[error("runtime not started")]
     Runtime(#[from] io::Error),
 }
 

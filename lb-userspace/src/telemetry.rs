@@ -1,6 +1,6 @@
-//! Logs: the error log in httpd's line format, for both processes.
+//! Logs: the error log in httpd's line format, for both processes, and the access logs of the proxy.
 //!
-//! Access logs are written by the proxy itself ([`access`] once it is there); which files there
-//! are is decided by control, which opens them.
+//! Control opens the files; nothing here knows a path.
 
+pub mod access;
 pub mod error_log;

@@ -370,7 +370,7 @@ fn carry_out(draft: &mut Draft<'_>, node: &Node, scope: &Scope, siblings: &[Node
         None => node.name.text.clone(),
     };
     let Some(row) = find(&written) else {
-        let (message, help) = unknown(&written);
+        let (message, help) = unknown(&written, !draft.reports.is_full());
         return draft
             .reports
             .push(Severity::Error, node.at(None), message, help);
@@ -475,8 +475,9 @@ fn check_context(row: &Directive, scope: &Scope) -> Result<(), Fault> {
     Err(Fault::new(message).help(format!("allowed in: {}", row.contexts.names())))
 }
 
-/// A name that is in no part of the table.
-fn unknown(written: &str) -> (String, String) {
+/// A name that is in no part of the table: message, and help where one is to be looked for (it takes
+/// a while).
+fn unknown(written: &str, suggest: bool) -> (String, String) {
     if foreign::is_foreign(written) {
         let fault = not_yet(written);
         return (fault.message, fault.help);
@@ -490,7 +491,8 @@ fn unknown(written: &str) -> (String, String) {
         .map(|row| row.name)
         .chain(foreign::names())
         .filter(|name| name.starts_with('<') == section);
-    let help = match value::nearest(written, names) {
+    let nearest = suggest.then(|| value::nearest(written, names)).flatten();
+    let help = match nearest {
         Some(name) if section => format!("did you mean {name}>?"),
         Some(name) => format!("did you mean {name}?"),
         None => String::new(),

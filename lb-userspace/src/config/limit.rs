@@ -63,7 +63,7 @@ pub(crate) fn parse_words(words: &[&str]) -> Result<GuardLimit, LimitError> {
         match key.to_ascii_lowercase().as_str() {
             "burst" => {
                 if let Some(burst) = number(value) {
-                    limit.burst = burst
+                    limit.burst = burst;
                 } else {
                     let message = format!("burst={value}: expected a number from 1 to {MAX}");
                     return fail(word, message);
@@ -71,7 +71,7 @@ pub(crate) fn parse_words(words: &[&str]) -> Result<GuardLimit, LimitError> {
             }
             "per" => {
                 if let Some(per) = per_of(value) {
-                    limit.per = per
+                    limit.per = per;
                 } else {
                     let message = format!(
                         "per={value}: expected service, or the prefix lengths of a source: /32,/64"

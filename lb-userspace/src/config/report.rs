@@ -211,7 +211,7 @@ impl Reports {
         self.counts[Severity::Error as usize] > 0
     }
 
-    /// Whether more errors came than are kept: reading on can tell nothing more.
+    /// Whether more errors came than are kept: those that follow are only counted.
     pub(crate) fn is_full(&self) -> bool {
         self.counts[Severity::Error as usize] > MAX_REPORTS
     }

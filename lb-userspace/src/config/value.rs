@@ -51,7 +51,7 @@ pub(crate) fn time(text: &str, default: Unit) -> Option<Duration> {
         _ => return None,
     };
     // A century: what is longer is a slip, and sums of such times must not overflow.
-    (duration <= Duration::from_hours(876000)).then_some(duration)
+    (duration <= Duration::from_hours(876_000)).then_some(duration)
 }
 
 /// `On` or `Off`, in any case.

@@ -148,7 +148,8 @@ fn capabilities() -> Check {
     // What CAP_BPF and CAP_NET_ADMIN were split from still stands for CAP_BPF.
     let missing: Vec<String> = (needed.into_iter())
         .filter(|cap| {
-            !has(*cap) && !(*cap == Capability::CAP_BPF && has(Capability::CAP_SYS_ADMIN))
+            let by_admin = *cap == Capability::CAP_BPF && has(Capability::CAP_SYS_ADMIN);
+            !by_admin && !has(*cap)
         })
         .map(|cap| cap.to_string())
         .collect();

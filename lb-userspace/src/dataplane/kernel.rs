@@ -50,6 +50,9 @@ pub(super) struct Opened {
 pub(super) struct Kernel {
     ebpf: Ebpf,
     hooks: Hooks,
+    pins: PinDir,
+    /// Maps that this process pinned where none was.
+    made: Vec<&'static str>,
 }
 
 impl Kernel {
@@ -89,23 +92,20 @@ impl Kernel {
         if !adopt.contains(&map::META) {
             maps::write_meta(&mut ebpf, &first_meta())?;
         }
-        let mut made = Vec::new();
         let mut kernel = Self {
             ebpf,
             hooks: Hooks::new(pins.clone())?,
+            pins: pins.clone(),
+            made: Vec::new(),
         };
-        let done = pin_new(&kernel.ebpf, pins, &adopt, &replace, &mut made)
+        let done = pin_new(&kernel.ebpf, pins, &adopt, &replace, &mut kernel.made)
             .and_then(|()| kernel.attach_missing(interfaces, &mut notices))
             .and_then(|_| replace_old(&kernel.ebpf, pins, &replace));
         let store = done.and_then(|()| maps::store(|name| Ok(kernel.ebpf.take_map(name))));
         let store = match store {
             Ok(store) => store,
             Err(error) => {
-                kernel.hooks.detach_new();
-                for name in made {
-                    // The start has failed already; a pin that stays is adopted by the next one.
-                    let _ = fs::remove_file(pins.map(name));
-                }
+                kernel.abandon();
                 return Err(error);
             }
         };
@@ -122,6 +122,16 @@ impl Kernel {
             store,
             notices,
         })
+    }
+
+    /// Takes away what this process made; what it found stays.
+    pub(super) fn abandon(mut self) {
+        self.hooks.detach_new();
+        for name in self.made {
+            // A pin that stays is adopted by the next start.
+            let _ = fs::remove_file(self.pins.map(name));
+        }
+        self.pins.remove_if_empty();
     }
 
     /// Attaches to those of `wanted` that it is not attached to; returns their names. On error none

@@ -186,7 +186,7 @@ fn entries<const N: usize>(
     out: &mut BTreeMap<PrefixKey, PrefixEntry>,
 ) -> Result<(), DataplaneError> {
     for (list, trie) in tries {
-        for entry in trie.iter() {
+        for entry in trie {
             let (key, value) = entry.map_err(reading(match list {
                 List::Deny => "DENY",
                 List::Allow => "ALLOW",
@@ -231,8 +231,8 @@ impl Rest for Maps {
 
     fn prefixes(&self) -> Result<BTreeMap<PrefixKey, PrefixEntry>, DataplaneError> {
         let mut out = BTreeMap::new();
-        entries(&self.four, |octets| IpAddr::from(octets), &mut out)?;
-        entries(&self.six, |octets| IpAddr::from(octets), &mut out)?;
+        entries(&self.four, IpAddr::from, &mut out)?;
+        entries(&self.six, IpAddr::from, &mut out)?;
         Ok(out)
     }
 

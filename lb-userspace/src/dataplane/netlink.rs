@@ -62,7 +62,7 @@ pub(super) fn by_name(name: &str) -> io::Result<Option<Link>> {
     let mut attribute = attribute_header(IFLA_IFNAME, name.len() + 1);
     attribute.extend_from_slice(name.as_bytes());
     attribute.push(0);
-    while attribute.len() % 4 != 0 {
+    while !attribute.len().is_multiple_of(4) {
         attribute.push(0);
     }
     ask(0, &attribute)

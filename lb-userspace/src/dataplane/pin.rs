@@ -117,7 +117,7 @@ pub(super) struct PinDir {
 }
 
 /// Magic number of bpffs (`BPF_FS_MAGIC`).
-const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+const BPF_FS_MAGIC: i128 = 0xcafe_4a11;
 
 impl PinDir {
     /// `<bpffs>/sluice/<instance>`, not looked at yet.
@@ -204,7 +204,7 @@ pub(super) fn check_bpffs(path: &Path) -> Result<(), DataplaneError> {
     let kind = rustix::fs::statfs(path).map(|stat| stat.f_type);
     // `f_type` is signed or not, and wide or not, by architecture.
     match kind {
-        Ok(kind) if kind as u64 & 0xffff_ffff == BPF_FS_MAGIC => Ok(()),
+        Ok(kind) if i128::from(kind) & 0xffff_ffff == BPF_FS_MAGIC => Ok(()),
         _ => Err(DataplaneError::NoBpffs {
             path: path.to_owned(),
         }),

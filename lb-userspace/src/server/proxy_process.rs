@@ -33,13 +33,13 @@ pub enum ProxyProcessError {
     #[error("this command is for sluice's own use: `sluice run` starts it")]
     NotAChild,
     /// The link broke or said something strange.
-    #[error("link to control: {0}")]
+    #[error("link to control")]
     Link(#[from] io::Error),
     /// Capabilities, user or group.
-    #[error("privileges not given up: {0}")]
+    #[error("privileges not given up")]
     Privileges(#[source] io::Error),
     /// The shards.
-    #[error("shards not started: {0}")]
+    #[error("shards not started")]
     Start(#[source] io::Error),
 }
 
@@ -207,8 +207,12 @@ impl Process {
     async fn drain(&self, patience: Option<Duration>) {
         self.proxy.drain();
         let done = async {
-            while self.proxy.connections() > 0 {
+            // A look after the first pause: shards empty their accept queues before they are done.
+            loop {
                 tokio::time::sleep(DRAIN_LOOK).await;
+                if self.proxy.connections() == 0 {
+                    return;
+                }
             }
         };
         let too_long = async {

@@ -24,8 +24,17 @@ impl Control {
         let result = self.try_reload().await;
         notify(Notice::Ready);
         match &result {
-            Ok(done) => tracing::info!(notice = true, "{done}"),
-            Err(why) => tracing::error!("reload refused, nothing changed: {why}"),
+            Ok(done) => {
+                for line in done.lines() {
+                    tracing::info!(notice = true, "{line}");
+                }
+            }
+            Err(why) => {
+                tracing::error!("reload refused, nothing changed");
+                for line in why.lines() {
+                    tracing::error!("{line}");
+                }
+            }
         }
         result
     }
@@ -45,8 +54,8 @@ impl Control {
             return Err(reports(Severity::Error));
         };
         let warnings = reports(Severity::Warning);
-        if !warnings.is_empty() {
-            tracing::warn!("{warnings}");
+        for line in warnings.lines() {
+            tracing::warn!("{line}");
         }
         let spec = without_dataplane(Arc::new(spec), self.options.no_xdp);
         let mut notices = self.restart_only(&spec)?;

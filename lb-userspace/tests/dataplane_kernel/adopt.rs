@@ -88,6 +88,22 @@ isolated! { fn requests_in_flight_of_a_dead_proxy_are_forgotten(lab) {
     assert_eq!(lab.open(&[]).table().busy_sum(id), 1);
 } }
 
+isolated! { fn a_start_that_is_abandoned_leaves_what_it_found(lab) {
+    let mut first = lab.open(&[auto("v0")]);
+    first.publish(&app(&["http://a"], &[auto("v0")])).expect("publish");
+    first.abandon();
+    assert_eq!(program_on("v0"), 0);
+    assert!(!lab.pin("").exists(), "pins are left");
+
+    let mut first = lab.open(&[auto("v0")]);
+    first.publish(&app(&["http://a"], &[auto("v0")])).expect("publish");
+    drop(first);
+    lab.open(&[auto("v0"), auto("v1")]).abandon();
+    assert_ne!(program_on("v0"), 0);
+    assert_eq!(program_on("v1"), 0);
+    assert_eq!(lab.read().members.len(), 1);
+} }
+
 isolated! { fn a_second_instance_of_the_name_is_refused_and_another_name_is_not(lab) {
     let first = lab.open(&[auto("v0")]);
     let error = lab.refused(&[auto("v0")]);

@@ -191,7 +191,7 @@ fn member(url: &str) -> Member {
         route: "r1".to_owned(),
         redirect: String::new(),
         status: 0,
-        retry: Duration::from_secs(60),
+        retry: Duration::from_mins(1),
         timeout: None,
         connection_timeout: None,
         ttl: None,

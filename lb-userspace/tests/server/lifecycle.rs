@@ -160,3 +160,33 @@ fn a_reader_that_has_enough_is_no_error() {
     assert!(child.wait().expect("wait").success());
     assert_eq!(said, "");
 }
+
+#[test]
+fn the_error_log_is_in_local_time() {
+    let a = Member::start("a");
+    let sluice = Sluice::prepare(&[&a]);
+    let log = sluice.dir.path().join("log");
+    let file = sluice.file();
+    let hour = || {
+        let there = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(20);
+        let there = there.to_zoned(jiff::tz::TimeZone::UTC);
+        there.strftime("[%a %b %d %H:").to_string()
+    };
+    let before = hour();
+    let mut child = sluice
+        .command(&["run", "--no-xdp", "-f"])
+        .arg(&file)
+        // A zone of its own, which needs no database.
+        .env("TZ", "XXX-20")
+        .stderr(fs::File::create(&log).expect("log"))
+        .spawn()
+        .expect("start");
+    wait_until("the start is logged", || {
+        fs::read_to_string(&log).is_ok_and(|text| text.contains("resuming normal operations"))
+    });
+    let after = hour();
+    super::harness::send_signal(child.id(), Signal::TERM);
+    child.wait().expect("wait");
+    let text = fs::read_to_string(&log).expect("log");
+    assert!(text.contains(&before) || text.contains(&after), "{text}");
+}

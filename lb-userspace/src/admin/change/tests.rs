@@ -1,3 +1,5 @@
+//! Finding members, changing them, refusing nonsense.
+
 use lb_common::member::MemberId;
 
 use super::*;

@@ -194,9 +194,6 @@ fn guard_deny_file(call: &mut Call<'_, '_>) -> Result<(), Fault> {
                     .push(Severity::Error, at, error.to_string(), help);
             }
         }
-        if call.draft.reports.is_full() {
-            break;
-        }
     }
     needs_dataplane(call);
     Ok(())

@@ -114,7 +114,7 @@ fn proxy_pass(call: &mut Call<'_, '_>) -> Result<(), Fault> {
             }
             _ => {
                 if let Some((key, value)) = word.split_once('=') {
-                    params.push((index, key.to_owned(), value.to_owned()))
+                    params.push((index, key.to_owned(), value.to_owned()));
                 } else {
                     let message = "Invalid ProxyPass|ProxyPassMatch parameter. Parameter must be in the form 'key=value'.";
                     return Err(Fault::new(message).at(index));

@@ -100,7 +100,7 @@ impl Reader<'_> {
 
     /// Reads a file, or all files of a directory, recursively, in the order of their names.
     fn include_path(&mut self, node: &Node, path: &Path, depth: usize, out: &mut Vec<Node>) {
-        if self.over_limit || self.reports.is_full() {
+        if self.over_limit {
             return;
         }
         let problem = if depth + self.stack.len() > MAX_DEPTH {

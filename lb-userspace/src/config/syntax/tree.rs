@@ -151,7 +151,7 @@ impl Reader<'_> {
         let mut open: Vec<Open> = Vec::new();
         let mut skip: Option<Skip> = None;
         for logical in Lines::new(file) {
-            if self.over_limit || self.reports.is_full() {
+            if self.over_limit {
                 return;
             }
             if let Some(skipped) = &mut skip {

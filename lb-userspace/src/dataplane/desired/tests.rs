@@ -20,7 +20,7 @@ pub(in crate::dataplane) fn member(url: &str) -> Member {
         route: String::new(),
         redirect: String::new(),
         status: 0,
-        retry: Duration::from_secs(60),
+        retry: Duration::from_mins(1),
         timeout: None,
         connection_timeout: None,
         ttl: None,

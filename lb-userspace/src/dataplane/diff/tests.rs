@@ -2,9 +2,13 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::atomic::Ordering::Relaxed};
 
+use lb_common::{abi::MAX_MEMBERS, member::MemberState};
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    members::{begin, free_slots, record_of},
+    *,
+};
 use crate::{
     config::spec::{GuardLimit, Listener, Per, Place, Prefix, Spec},
     dataplane::{

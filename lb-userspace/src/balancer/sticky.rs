@@ -1,0 +1,147 @@
+//! Sticky sessions: the route that a request carries, and the member it leads to (apache.md 5.4).
+
+use lb_common::member::MemberState;
+
+use super::Balancer;
+use crate::config::spec::Sticky;
+
+/// What a request says about its session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The route, never empty.
+    pub route: Vec<u8>,
+    /// Found in the URL, not in a cookie.
+    pub in_url: bool,
+}
+
+/// Finds the session of a request. `url` is the proxied path with its query; `cookies` are the
+/// values of the Cookie fields. The URL beats the cookie even when it holds no route.
+pub fn session<'a>(
+    sticky: &Sticky,
+    url: &[u8],
+    cookies: impl IntoIterator<Item = &'a [u8]>,
+) -> Option<Session> {
+    let (value, in_url) = match url_parameter(url, sticky.path.as_bytes(), sticky.scolonpathdelim) {
+        Some(value) => (value, true),
+        None => (
+            cookies
+                .into_iter()
+                .find_map(|cookie| cookie_value(cookie, sticky.cookie.as_bytes()))?,
+            false,
+        ),
+    };
+    let route = match sticky.separator {
+        None => value,
+        Some(separator) => {
+            let mut bytes = [0; 4];
+            let separator = separator.encode_utf8(&mut bytes).as_bytes();
+            &value[find(value, separator)? + separator.len()..]
+        }
+    };
+    (!route.is_empty()).then(|| Session {
+        route: route.to_vec(),
+        in_url,
+    })
+}
+
+/// Value of `name=` anywhere in the URL. No boundary is asked for before the name, as in httpd.
+fn url_parameter<'a>(url: &'a [u8], name: &[u8], semicolon_ends: bool) -> Option<&'a [u8]> {
+    if name.is_empty() {
+        return None;
+    }
+    let ends = |byte: &u8| matches!(byte, b'?' | b'&') || (semicolon_ends && *byte == b';');
+    let mut from = 0;
+    while let Some(at) = find(&url[from..], name) {
+        let rest = &url[from + at + name.len()..];
+        from += at + 1;
+        if let Some((b'=', value)) = rest.split_first()
+            && !value.is_empty()
+        {
+            // httpd cuts with strtok, which skips separators in front of the value.
+            let start = value.iter().position(|byte| !ends(byte))?;
+            let value = &value[start..];
+            let end = value.iter().position(ends).unwrap_or(value.len());
+            return Some(&value[..end]);
+        }
+    }
+    None
+}
+
+/// Value of a cookie. Quotes are kept; `,` ends a value as `;` does.
+fn cookie_value<'a>(cookies: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    if name.is_empty() {
+        return None;
+    }
+    let mut from = 0;
+    while let Some(at) = find(&cookies[from..], name) {
+        let start = from + at;
+        from = start + 1;
+        let bounded = start == 0
+            || matches!(cookies[start - 1], b';' | b',')
+            || cookies[start - 1].is_ascii_whitespace();
+        if !bounded {
+            continue;
+        }
+        let rest = cookies[start + name.len()..].trim_ascii_start();
+        if let Some((b'=', value)) = rest.split_first()
+            && !value.is_empty()
+        {
+            let end = value
+                .iter()
+                .position(|byte| matches!(byte, b';' | b','))
+                .unwrap_or(value.len());
+            return Some(&value[..end]);
+        }
+    }
+    None
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack
+        .windows(needle.len())
+        .position(|window| window == needle)
+}
+
+impl Balancer {
+    /// The member of a route: ordinary ones first, hot standbys after them. A member that drains
+    /// (N) is taken, which is what lets its sessions finish. One that is unusable hands over to the
+    /// member its `redirect` names.
+    pub(super) fn find_route(&self, route: &[u8], now_ns: u64) -> Option<usize> {
+        self.find_route_within(route, now_ns, self.members.len())
+    }
+
+    fn find_route_within(&self, route: &[u8], now_ns: u64, redirects: usize) -> Option<usize> {
+        for standbys in [false, true] {
+            for (member, known) in self.members.iter().enumerate() {
+                if known.route.is_empty()
+                    || known.route.as_bytes() != route
+                    || self.state(member).has(MemberState::STANDBY) != standbys
+                {
+                    continue;
+                }
+                if self.is_usable(member) || self.becomes_usable(member, now_ns) {
+                    return Some(member);
+                }
+                // Bounded by the number of members: redirects may form a circle.
+                if !known.redirect.is_empty() && redirects > 0 {
+                    let other =
+                        self.find_route_within(known.redirect.as_bytes(), now_ns, redirects - 1);
+                    if other.is_some() {
+                        return other;
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn becomes_usable(&self, member: usize, now_ns: u64) -> bool {
+        self.retry_if_due(member, now_ns) && self.is_usable(member)
+    }
+
+    pub(super) fn knows_route(&self, route: &[u8]) -> bool {
+        self.members
+            .iter()
+            .any(|member| member.route.as_bytes() == route)
+    }
+}

@@ -1,0 +1,463 @@
+//! Bodies on their way: a client's to a member, a member's to a client. Streamed, one frame in hand
+//! at a time, so the slower side sets the pace; trailers are dropped (RFC 9110 section 6.5.1 lets a
+//! recipient do so, and merging them is how smuggled fields get in).
+
+use std::{
+    cell::Cell,
+    collections::VecDeque,
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::{exchange::Exchange, pool::Upstream, wheel::Alarm};
+
+/// Bytes of a request body that are read before a member is chosen, as in httpd: a body that fits
+/// can be given to another member after a failed connection, and gets a Content-Length.
+const PREFETCH: usize = 16 << 10;
+
+/// Why a body ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// Broken off or malformed by whoever sent it.
+    #[error(transparent)]
+    Source(#[from] hyper::Error),
+    /// Nothing came for as long as the timeout allows.
+    #[error("timed out")]
+    TimedOut,
+    /// Nobody wants the rest.
+    #[error("abandoned")]
+    Abandoned,
+}
+
+/// A request's body on its way to a member.
+pub(crate) enum RequestBody {
+    /// None.
+    Empty,
+    /// Wholly here.
+    Whole(Bytes),
+    /// Begun, the rest is still to come.
+    Streamed(Box<Upload>),
+}
+
+/// A body of which a part may be here already.
+pub(crate) struct Upload {
+    here: VecDeque<Bytes>,
+    rest: Incoming,
+    progress: Rc<Progress>,
+    expectation: Option<Expectation>,
+}
+
+/// How far an upload is, for whoever waits for the response.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// Everything was handed to the connection.
+    pub(crate) done: Cell<bool>,
+    /// The client has to send next.
+    pub(crate) waits_for_client: Cell<bool>,
+    /// The client failed: broke off, sent rubbish (`false`) or stopped sending (`true`).
+    pub(crate) failed: Cell<Option<bool>>,
+    /// The response is done, nobody wants the rest.
+    abandoned: Cell<bool>,
+}
+
+impl Progress {
+    /// Ends an upload whose response is complete; the member's connection ends with it.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.set(true);
+    }
+}
+
+/// `Expect: 100-continue`, passed on: the body waits for the member's go-ahead, and asking the
+/// client for it is what makes hyper send the client's own 100.
+pub(crate) struct Expectation {
+    go: Arc<Go>,
+    /// A member that never says 100 is given the body after this.
+    patience: Alarm,
+}
+
+/// Set by the member's interim response, which hyper reports from a `Send` callback.
+#[derive(Debug, Default)]
+pub(crate) struct Go {
+    given: AtomicBool,
+    waiter: Mutex<Option<Waker>>,
+}
+
+/// How long a client's body waits for a member that does not answer the expectation (RFC 9110
+/// section 10.1.1: do not wait for ever).
+const PATIENCE: Duration = Duration::from_secs(1);
+
+impl Go {
+    /// The member wants the body.
+    pub(crate) fn give(&self) {
+        self.given.store(true, Relaxed);
+        let waiter = self
+            .waiter
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(waiter) = waiter {
+            waiter.wake();
+        }
+    }
+}
+
+impl Expectation {
+    pub(crate) fn new(go: Arc<Go>, alarm: Alarm) -> Self {
+        alarm.set(PATIENCE);
+        Self {
+            go,
+            patience: alarm,
+        }
+    }
+
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        *self
+            .go
+            .waiter
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+        if self.go.given.load(Relaxed) {
+            return Poll::Ready(());
+        }
+        self.patience.poll(cx)
+    }
+}
+
+impl RequestBody {
+    /// Reads what [`PREFETCH`] allows. The second value watches the rest.
+    pub(crate) async fn prefetch(body: Incoming) -> Result<(Self, Rc<Progress>), BodyError> {
+        let progress = Rc::new(Progress::default());
+        if body.is_end_stream() {
+            progress.done.set(true);
+            return Ok((Self::Empty, progress));
+        }
+        let mut here = VecDeque::new();
+        let mut count = 0;
+        let mut body = body;
+        while count < PREFETCH {
+            match std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+                Some(frame) => {
+                    if let Ok(data) = frame?.into_data() {
+                        count += data.len();
+                        here.push_back(data);
+                    }
+                    if !body.is_end_stream() {
+                        continue;
+                    }
+                }
+                None => {}
+            }
+            progress.done.set(true);
+            return Ok((Self::Whole(join(here)), progress));
+        }
+        Ok((Self::streamed(here, body, None, &progress), progress))
+    }
+
+    /// A body that is not asked for before the member gave its go-ahead.
+    pub(crate) fn expected(body: Incoming, expectation: Expectation) -> (Self, Rc<Progress>) {
+        let progress = Rc::new(Progress::default());
+        let body = Self::streamed(VecDeque::new(), body, Some(expectation), &progress);
+        (body, progress)
+    }
+
+    fn streamed(
+        here: VecDeque<Bytes>,
+        rest: Incoming,
+        expectation: Option<Expectation>,
+        progress: &Rc<Progress>,
+    ) -> Self {
+        Self::Streamed(Box::new(Upload {
+            here,
+            rest,
+            progress: Rc::clone(progress),
+            expectation,
+        }))
+    }
+
+    /// Takes the body for an attempt; a body that is wholly here stays for another.
+    pub(crate) fn take(&mut self) -> Self {
+        match self {
+            Self::Empty => Self::Empty,
+            Self::Whole(bytes) => Self::Whole(bytes.clone()),
+            Self::Streamed(_) => std::mem::replace(self, Self::Empty),
+        }
+    }
+}
+
+fn join(mut parts: VecDeque<Bytes>) -> Bytes {
+    if parts.len() < 2 {
+        return parts.pop_front().unwrap_or_default();
+    }
+    let mut whole = Vec::with_capacity(parts.iter().map(Bytes::len).sum());
+    for part in parts {
+        whole.extend_from_slice(&part);
+    }
+    Bytes::from(whole)
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Streamed(upload) => upload.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Streamed(upload) => upload.here.is_empty() && upload.rest.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Streamed(upload) => {
+                let here: usize = upload.here.iter().map(Bytes::len).sum();
+                upload
+                    .rest
+                    .size_hint()
+                    .exact()
+                    .map_or_else(SizeHint::new, |rest| {
+                        SizeHint::with_exact(here as u64 + rest)
+                    })
+            }
+        }
+    }
+}
+
+impl Upload {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.progress.abandoned.get() {
+            return Poll::Ready(Some(Err(BodyError::Abandoned)));
+        }
+        if let Some(expectation) = &self.expectation {
+            ready!(expectation.poll(cx));
+            self.expectation = None;
+        }
+        if let Some(data) = self.here.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        loop {
+            let Poll::Ready(frame) = Pin::new(&mut self.rest).poll_frame(cx) else {
+                self.progress.waits_for_client.set(true);
+                return Poll::Pending;
+            };
+            self.progress.waits_for_client.set(false);
+            match frame {
+                Some(Ok(frame)) => {
+                    let Ok(data) = frame.into_data() else {
+                        continue;
+                    };
+                    if self.rest.is_end_stream() {
+                        self.progress.done.set(true);
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(error)) => {
+                    self.progress.failed.set(Some(is_timeout(&error)));
+                    return Poll::Ready(Some(Err(error.into())));
+                }
+                None => {
+                    self.progress.done.set(true);
+                    return Poll::Ready(None);
+                }
+            }
+        }
+    }
+}
+
+/// Whether a body broke off because its sender was too slow for the transport.
+pub(crate) fn is_timeout(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+            return io.kind() == std::io::ErrorKind::TimedOut;
+        }
+        source = cause.source();
+    }
+    false
+}
+
+/// A response's body on its way to a client. Carries the request's exchange: when it is dropped,
+/// the request is over.
+pub(crate) struct ReplyBody {
+    source: Source,
+    exchange: Exchange,
+}
+
+enum Source {
+    /// One of our own pages, or nothing.
+    Page(Bytes),
+    /// A member's.
+    Member(Box<Download>),
+}
+
+/// A member's response body with the connection it comes from.
+struct Download {
+    body: Incoming,
+    upstream: Option<Upstream>,
+    timeout: Duration,
+    waiting: bool,
+    failed: Option<BodyError>,
+    /// It came to its end (`true`) or broke off.
+    ended: Option<bool>,
+}
+
+impl ReplyBody {
+    /// A page of our own.
+    pub(crate) fn page(bytes: Bytes, exchange: Exchange) -> Self {
+        Self {
+            source: Source::Page(bytes),
+            exchange,
+        }
+    }
+
+    /// A member's body; `timeout` is the longest silence.
+    pub(crate) fn member(
+        body: Incoming,
+        upstream: Upstream,
+        timeout: Duration,
+        exchange: Exchange,
+    ) -> Self {
+        Self {
+            source: Source::Member(Box::new(Download {
+                body,
+                upstream: Some(upstream),
+                timeout,
+                waiting: false,
+                failed: None,
+                ended: None,
+            })),
+            exchange,
+        }
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let frame = match &mut this.source {
+            Source::Page(bytes) if bytes.is_empty() => None,
+            Source::Page(bytes) => Some(Ok(std::mem::take(bytes))),
+            Source::Member(download) => ready!(download.poll_data(cx)),
+        };
+        match &frame {
+            Some(Ok(data)) => this.exchange.sent_body(data.len()),
+            Some(Err(error)) => this.exchange.cut_short(error),
+            None => {}
+        }
+        Poll::Ready(frame.map(|data| data.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Page(bytes) => bytes.is_empty(),
+            Source::Member(download) => download.is_end(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Page(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Member(download) => download.body.size_hint(),
+        }
+    }
+}
+
+impl Drop for ReplyBody {
+    fn drop(&mut self) {
+        match &mut self.source {
+            Source::Page(bytes) => self.exchange.end(bytes.is_empty()),
+            Source::Member(download) => {
+                let complete = download.is_end();
+                self.exchange.end(complete);
+                if let Some(upstream) = download.upstream.take()
+                    && complete
+                {
+                    self.exchange.give_back(upstream);
+                }
+            }
+        }
+    }
+}
+
+impl Download {
+    fn is_end(&self) -> bool {
+        self.ended
+            .unwrap_or_else(|| self.failed.is_none() && self.body.is_end_stream())
+    }
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if let Some(error) = self.failed.take() {
+            self.ended = Some(false);
+            return Poll::Ready(Some(Err(error)));
+        }
+        loop {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.waiting = false;
+                    if let Ok(data) = frame.into_data() {
+                        return Poll::Ready(Some(Ok(data)));
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    // hyper throws away what it has buffered when a body fails. One turn without
+                    // progress lets it send first what the member did send.
+                    self.failed = Some(error.into());
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Poll::Ready(None) => {
+                    self.ended = Some(true);
+                    return Poll::Ready(None);
+                }
+                Poll::Pending => {
+                    let Some(upstream) = &self.upstream else {
+                        return Poll::Pending;
+                    };
+                    // Counts only while the client has taken everything before: a slow client is
+                    // not the member's fault.
+                    if !self.waiting {
+                        self.waiting = true;
+                        upstream.link.alarm.set(self.timeout);
+                    }
+                    ready!(upstream.link.alarm.poll(cx));
+                    self.failed = Some(BodyError::TimedOut);
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,449 @@
+//! One request from its head to the end of its response: what is counted, what is logged, and what
+//! its end means for the member and the connection.
+//!
+//! An [`Exchange`] travels with the request and then with the response's body; dropping it ends the
+//! request, whoever gave up first.
+
+use std::{
+    rc::Rc,
+    sync::atomic::Ordering::Relaxed,
+    time::{Instant, SystemTime},
+};
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+use lb_common::member::MemberId;
+
+use super::{
+    body::{BodyError, Progress},
+    client::Client,
+    path,
+    plan::{Balancing, Host},
+    pool::{Link, Upstream},
+    shard::{Current, Shard},
+};
+use crate::{
+    balancer::{failover::Cause, sticky::Session},
+    config::spec,
+    dataplane::table::monotonic_ns,
+    telemetry::access::{self, Connection, Entry},
+};
+
+/// A request being answered.
+pub(crate) struct Exchange {
+    pub(crate) client: Rc<Client>,
+    pub(crate) shard: Rc<Shard>,
+    pub(crate) current: Rc<Current>,
+    /// Index into the plan's hosts.
+    pub(crate) host: usize,
+    /// The member it was given to last.
+    pub(crate) engaged: Option<Engaged>,
+    /// The client's protocol cannot show that a body of unknown length was cut short.
+    pub(crate) unframed: bool,
+    /// The connection is closed after the response.
+    pub(crate) closes: bool,
+    begun: Instant,
+    status: u16,
+    body_bytes: u64,
+    ended: bool,
+    facts: Option<Box<Facts>>,
+}
+
+/// A member that a request was given to.
+pub(crate) struct Engaged {
+    /// Index into the plan's balancers.
+    pub(crate) balancer: usize,
+    /// Index into its members.
+    pub(crate) member: usize,
+    /// It is not the session's.
+    pub(crate) route_changed: bool,
+    /// The session that the request carries.
+    pub(crate) session: Option<Session>,
+    /// What the member is asked for.
+    pub(crate) target: Uri,
+    /// Bytes of the response's status line.
+    pub(crate) line_bytes: u64,
+    /// How far the upload is.
+    pub(crate) progress: Option<Rc<Progress>>,
+    link: Option<(Rc<Link>, u64)>,
+    _busy: Busy,
+}
+
+/// One request in flight on a member, in this process's column of `BUSY`.
+struct Busy {
+    shard: Rc<Shard>,
+    id: MemberId,
+}
+
+impl Busy {
+    fn new(shard: &Rc<Shard>, id: MemberId) -> Self {
+        if let Some(cell) = shard.shared.table.busy(shard.shared.column, id) {
+            cell.fetch_add(1, Relaxed);
+        }
+        Self {
+            shard: Rc::clone(shard),
+            id,
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let shared = &self.shard.shared;
+        if let Some(cell) = shared.table.busy(shared.column, self.id) {
+            cell.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+/// What only a log needs to know.
+struct Facts {
+    begun: SystemTime,
+    method: Method,
+    target: Uri,
+    version: Version,
+    host_name: String,
+    port: Option<u16>,
+    refused: bool,
+    request: Vec<Vec<Option<HeaderValue>>>,
+    response: Vec<Vec<Option<HeaderValue>>>,
+}
+
+/// A request's head as far as a log needs it.
+pub(crate) struct Head<'a> {
+    pub(crate) method: &'a Method,
+    pub(crate) target: &'a Uri,
+    pub(crate) version: Version,
+    pub(crate) fields: &'a HeaderMap,
+    /// The stand-in for a refused one: its values mean nothing.
+    pub(crate) refused: bool,
+}
+
+impl Exchange {
+    /// Begins with the request's head, before anything is decided but the virtual host.
+    /// `host_name`: name and port that the client asked for.
+    pub(crate) fn new(
+        client: Rc<Client>,
+        shard: Rc<Shard>,
+        current: Rc<Current>,
+        host: usize,
+        host_name: (Option<&str>, Option<u16>),
+        head: &Head<'_>,
+    ) -> Self {
+        let logs = &current.plan.hosts[host].logs;
+        let facts = (!logs.is_empty()).then(|| {
+            Box::new(Facts {
+                begun: SystemTime::now(),
+                method: head.method.clone(),
+                target: head.target.clone(),
+                version: head.version,
+                host_name: host_name.0.unwrap_or_default().to_owned(),
+                port: host_name.1,
+                refused: head.refused,
+                request: logs
+                    .iter()
+                    .map(|(_, format)| access::take_values(format.request_fields(), head.fields))
+                    .collect(),
+                response: Vec::new(),
+            })
+        });
+        Self {
+            unframed: head.version == Version::HTTP_10,
+            client,
+            shard,
+            host,
+            engaged: None,
+            closes: false,
+            begun: Instant::now(),
+            status: 0,
+            body_bytes: 0,
+            ended: false,
+            facts,
+            current,
+        }
+    }
+
+    /// Its virtual host, compiled.
+    pub(crate) fn host(&self) -> &Host {
+        &self.current.plan.hosts[self.host]
+    }
+
+    /// Its virtual host, as configured.
+    pub(crate) fn host_spec(&self) -> &spec::Host {
+        &self.current.plan.spec.hosts[self.host]
+    }
+
+    /// Gives the request to a member; it is busy with it until the exchange ends or goes on to
+    /// another.
+    pub(crate) fn engage(
+        &mut self,
+        balancer: usize,
+        member: usize,
+        route_changed: bool,
+        session: Option<&Session>,
+        target: &Uri,
+    ) {
+        let id = self.current.plan.balancers[balancer].members[member].key.id;
+        // The one before is let go first.
+        self.engaged = None;
+        self.engaged = Some(Engaged {
+            balancer,
+            member,
+            route_changed,
+            session: session.cloned(),
+            target: target.clone(),
+            line_bytes: 0,
+            progress: None,
+            link: None,
+            _busy: Busy::new(&self.shard, id),
+        });
+    }
+
+    /// The connection that carries the request now.
+    pub(crate) fn over(&mut self, link: &Rc<Link>) {
+        if let Some(engaged) = &mut self.engaged {
+            engaged.link = Some((Rc::clone(link), link.sent.get()));
+        }
+    }
+
+    /// The response's head is made.
+    pub(crate) fn answer(&mut self, status: StatusCode, fields: &HeaderMap) {
+        self.status = status.as_u16();
+        let logs = &self.current.plan.hosts[self.host].logs;
+        if let Some(facts) = &mut self.facts {
+            facts.response = logs
+                .iter()
+                .map(|(_, format)| access::take_values(format.response_fields(), fields))
+                .collect();
+        }
+    }
+
+    /// Body bytes went to the client.
+    pub(crate) fn sent_body(&mut self, count: usize) {
+        self.body_bytes += count as u64;
+    }
+
+    /// The response's body ends before its end.
+    pub(crate) fn cut_short(&mut self, error: &BodyError) {
+        if self.unframed {
+            self.client.reset.set(true);
+        }
+        let Some((balancing, engaged)) = self.engagement() else {
+            return;
+        };
+        let member = &balancing.members[engaged.member];
+        tracing::error!(
+            target: "sluice::proxy",
+            "[client {}] AH01110: error reading response body from {}: {error}",
+            self.client.peer, member.spec.url
+        );
+        balancing
+            .balancer
+            .cell(engaged.member)
+            .failed
+            .fetch_add(1, Relaxed);
+        if matches!(error, BodyError::TimedOut) && balancing.balancer.failontimeout {
+            balancing
+                .balancer
+                .put_in_error(engaged.member, Cause::Timeout, monotonic_ns());
+        }
+    }
+
+    /// The response is over; `complete`: as its head promised.
+    pub(crate) fn end(&mut self, complete: bool) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        self.count(complete);
+        let connection = if !complete {
+            Connection::Aborted
+        } else if self.closes {
+            Connection::Closed
+        } else {
+            Connection::Kept
+        };
+        let finished = self.facts.take().map(|facts| Finished {
+            facts,
+            current: Rc::clone(&self.current),
+            host: self.host,
+            took: self.begun.elapsed(),
+            status: self.status,
+            body_bytes: self.body_bytes,
+            received: self.client.received(),
+            keepalives: self.client.keepalives(),
+            connection,
+            environment: self.environment(),
+            filename: self.filename(),
+        });
+        self.client.response_done(finished);
+    }
+
+    fn engagement(&self) -> Option<(&Balancing, &Engaged)> {
+        let engaged = self.engaged.as_ref()?;
+        Some((&self.current.plan.balancers[engaged.balancer], engaged))
+    }
+
+    /// What the request cost and gave, into the member's slot.
+    fn count(&self, complete: bool) {
+        let Some((balancing, engaged)) = self.engagement() else {
+            return;
+        };
+        if let Some(progress) = &engaged.progress
+            && !progress.done.get()
+        {
+            progress.abandon();
+        }
+        let balancer = &balancing.balancer;
+        let cell = balancer.cell(engaged.member);
+        if let Some((link, sent_before)) = &engaged.link {
+            cell.transferred
+                .fetch_add(link.sent.get() - sent_before, Relaxed);
+        }
+        if engaged.line_bytes == 0 {
+            return;
+        }
+        cell.read
+            .fetch_add(engaged.line_bytes + self.body_bytes, Relaxed);
+        cell.responses.fetch_add(1, Relaxed);
+        if complete && balancer.failonstatus.contains(&self.status) {
+            let cause = Cause::Status(self.status);
+            balancer.put_in_error(engaged.member, cause, monotonic_ns());
+        }
+    }
+
+    /// Takes the connection back, if it may carry another request.
+    pub(crate) fn give_back(&self, upstream: Upstream) {
+        let Some((balancing, engaged)) = self.engagement() else {
+            return;
+        };
+        // A response that came before the upload's end leaves the connection inside a request.
+        let uploaded = engaged
+            .progress
+            .as_ref()
+            .is_none_or(|progress| progress.done.get());
+        if uploaded && !balancing.members[engaged.member].spec.disablereuse {
+            self.shard.pools.put(upstream, self.shard.wheel.now());
+        }
+    }
+
+    /// mod_proxy_balancer's variables, for logs.
+    fn environment(&self) -> Vec<(&'static str, String)> {
+        let Some((balancing, engaged)) = self.engagement() else {
+            return Vec::new();
+        };
+        let balancer = &balancing.balancer;
+        if balancer.direct {
+            return Vec::new();
+        }
+        let member = &balancer.members()[engaged.member];
+        let mut list = vec![
+            ("BALANCER_NAME", format!("balancer://{}", balancer.name)),
+            ("BALANCER_WORKER_NAME", member.url.clone()),
+            ("BALANCER_WORKER_ROUTE", member.route.clone()),
+        ];
+        if let (Some(session), Some(sticky)) = (&engaged.session, &balancer.sticky) {
+            let name = if session.in_url {
+                &sticky.path
+            } else {
+                &sticky.cookie
+            };
+            list.push(("BALANCER_SESSION_STICKY", name.clone()));
+            let route = String::from_utf8_lossy(&session.route).into_owned();
+            list.push(("BALANCER_SESSION_ROUTE", route));
+        }
+        if engaged.route_changed {
+            list.push(("BALANCER_ROUTE_CHANGED", "1".to_owned()));
+        }
+        list
+    }
+
+    fn filename(&self) -> String {
+        self.engagement()
+            .map(|(balancing, engaged)| {
+                let spec = &balancing.members[engaged.member].spec;
+                let base = spec.url.strip_suffix(spec.path.as_str());
+                format!(
+                    "proxy:{}{}",
+                    base.unwrap_or(&spec.url),
+                    engaged.target.path()
+                )
+            })
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.end(false);
+    }
+}
+
+/// A request that is over and waits for its log line until its last bytes were written.
+pub(crate) struct Finished {
+    facts: Box<Facts>,
+    current: Rc<Current>,
+    host: usize,
+    took: std::time::Duration,
+    status: u16,
+    body_bytes: u64,
+    received: u64,
+    keepalives: u32,
+    connection: Connection,
+    environment: Vec<(&'static str, String)>,
+    filename: String,
+}
+
+impl Finished {
+    /// Writes the line to every log of the host. `sent`: bytes that went to the client.
+    pub(crate) fn log(&self, client: &Client, sent: u64) {
+        let facts = &self.facts;
+        let host = &self.current.plan.hosts[self.host];
+        let line = if facts.refused {
+            String::new()
+        } else {
+            format!("{} {} {:?}", facts.method, facts.target, facts.version)
+        };
+        let protocol = format!("{:?}", facts.version);
+        let decoded = path::decode(facts.target.path().as_bytes());
+        let spec_port = self.current.plan.spec.hosts[self.host].server_port;
+        for (at, (buffer, format)) in host.logs.iter().enumerate() {
+            let entry = Entry {
+                remote: client.peer,
+                local: client.local,
+                begun: facts.begun,
+                took: self.took,
+                request_line: &line,
+                method: if facts.refused {
+                    ""
+                } else {
+                    facts.method.as_str()
+                },
+                path: match &decoded {
+                    _ if facts.refused => b"",
+                    Ok(path) => path,
+                    Err(_) => facts.target.path().as_bytes(),
+                },
+                query: facts.target.query(),
+                protocol: &protocol,
+                // 499: the client went away before there was an answer.
+                status: if self.status == 0 { 499 } else { self.status },
+                body_bytes: self.body_bytes,
+                bytes_in: self.received,
+                bytes_out: sent,
+                filename: &self.filename,
+                server_name: &host.name,
+                host_name: if facts.host_name.is_empty() {
+                    &host.name
+                } else {
+                    &facts.host_name
+                },
+                port: facts.port.or(spec_port).unwrap_or(80),
+                keepalives: self.keepalives,
+                connection: self.connection,
+                request_fields: &facts.request[at],
+                response_fields: facts.response.get(at).map_or(&[], Vec::as_slice),
+                environment: &self.environment,
+            };
+            self.current.log(*buffer, format, &entry);
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! What a proxy does to header fields: hop-by-hop fields go, the forwarding fields come
+//! (apache.md 6.1, 6.4; RFC 9110 section 7.6.1). Pure.
+
+use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
+
+/// `X-Forwarded-For`.
+pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// `X-Forwarded-Host`.
+pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// `X-Forwarded-Server`.
+pub const FORWARDED_SERVER: HeaderName = HeaderName::from_static("x-forwarded-server");
+/// `Keep-Alive`.
+pub const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// What the Connection field said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connection {
+    /// `close`.
+    pub close: bool,
+    /// `keep-alive`.
+    pub keep_alive: bool,
+}
+
+/// Which way a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// To a member.
+    Request,
+    /// To a client.
+    Response,
+}
+
+/// Takes out the hop-by-hop fields and what the Connection field names, and returns what that field
+/// said. One pass over the names; fields that are not there cost nothing.
+///
+/// The Connection field cannot be abused to take out what the proxy or the member relies on: Host,
+/// the forwarding fields and the framing stay whatever it names (CVE-2022-31813).
+pub fn strip(fields: &mut HeaderMap, direction: Direction) -> Connection {
+    let (mut connection, mut doomed) = (false, [const { None }; 9]);
+    let mut count = 0;
+    for name in fields.keys() {
+        let hop = match *name {
+            header::CONNECTION => {
+                connection = true;
+                true
+            }
+            header::TE | header::TRAILER | header::UPGRADE | header::TRANSFER_ENCODING => true,
+            header::PROXY_AUTHENTICATE => direction == Direction::Response,
+            _ => *name == KEEP_ALIVE || *name == PROXY_CONNECTION,
+        };
+        if hop && count < doomed.len() {
+            doomed[count] = Some(name.clone());
+            count += 1;
+        }
+    }
+    let mut said = Connection::default();
+    if connection {
+        let mut named = Vec::new();
+        for value in fields.get_all(header::CONNECTION) {
+            for token in value.as_bytes().split(|&byte| byte == b',') {
+                let token = token.trim_ascii();
+                if token.eq_ignore_ascii_case(b"close") {
+                    said.close = true;
+                } else if token.eq_ignore_ascii_case(b"keep-alive") {
+                    said.keep_alive = true;
+                } else if let Ok(name) = HeaderName::from_bytes(token)
+                    && !is_protected(&name)
+                {
+                    named.push(name);
+                }
+            }
+        }
+        for name in named {
+            fields.remove(name);
+        }
+    }
+    for name in doomed.into_iter().flatten() {
+        fields.remove(name);
+    }
+    said
+}
+
+fn is_protected(name: &HeaderName) -> bool {
+    matches!(*name, header::HOST | header::CONTENT_LENGTH)
+        || name.as_str().starts_with("x-forwarded-")
+}
+
+/// Appends a value to a field with `, `; several fields of the name become one.
+pub fn append(fields: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
+    match fields.entry(name) {
+        Entry::Vacant(entry) => {
+            entry.insert(value.clone());
+        }
+        Entry::Occupied(mut entry) => {
+            let mut joined = Vec::new();
+            for old in entry.iter() {
+                joined.extend_from_slice(old.as_bytes());
+                joined.extend_from_slice(b", ");
+            }
+            joined.extend_from_slice(value.as_bytes());
+            // Values joined by a comma and a blank are a value; were it not so the old ones stay.
+            if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+                entry.insert(joined);
+            }
+        }
+    }
+}
+
+/// What a Max-Forwards field asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaxForwards {
+    /// None there, or not a number.
+    Unlimited,
+    /// This many more hops after this one.
+    Left(u64),
+    /// None: answer it here.
+    Reached,
+}
+
+/// Reads Max-Forwards (RFC 9110 section 7.6.2); httpd minds it for every method.
+pub fn max_forwards(fields: &HeaderMap) -> MaxForwards {
+    let Some(value) = fields.get(header::MAX_FORWARDS) else {
+        return MaxForwards::Unlimited;
+    };
+    let digits = value.as_bytes().trim_ascii();
+    match std::str::from_utf8(digits)
+        .ok()
+        .and_then(|text| text.parse::<u64>().ok())
+    {
+        Some(0) => MaxForwards::Reached,
+        Some(hops) => MaxForwards::Left(hops - 1),
+        None => MaxForwards::Unlimited,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn fields(list: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in list {
+            map.append(
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            );
+        }
+        map
+    }
+
+    fn names(map: &HeaderMap) -> Vec<String> {
+        let mut names: Vec<_> = map.keys().map(|name| name.as_str().to_owned()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn hop_by_hop_fields_and_what_connection_names_are_taken_out() {
+        let mut map = fields(&[
+            ("host", "h"),
+            ("connection", "keep-alive, X-A"),
+            ("connection", "x-b"),
+            ("x-a", "1"),
+            ("x-b", "1"),
+            ("x-c", "1"),
+            ("te", "trailers"),
+            ("trailer", "x"),
+            ("upgrade", "websocket"),
+            ("keep-alive", "3"),
+            ("proxy-connection", "x"),
+            ("transfer-encoding", "chunked"),
+            ("proxy-authorization", "z"),
+            ("proxy-authenticate", "z"),
+        ]);
+        let said = strip(&mut map, Direction::Request);
+        assert_eq!(
+            said,
+            Connection {
+                close: false,
+                keep_alive: true
+            }
+        );
+        assert_eq!(
+            names(&map),
+            ["host", "proxy-authenticate", "proxy-authorization", "x-c"]
+        );
+    }
+
+    #[test]
+    fn connection_cannot_take_out_what_the_member_relies_on() {
+        let mut map = fields(&[
+            ("host", "h"),
+            ("content-length", "3"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-proto", "https"),
+            (
+                "connection",
+                "close, Host, Content-Length, X-Forwarded-For, x-forwarded-proto, ,\"",
+            ),
+        ]);
+        let said = strip(&mut map, Direction::Request);
+        assert!(said.close);
+        assert_eq!(
+            names(&map),
+            [
+                "content-length",
+                "host",
+                "x-forwarded-for",
+                "x-forwarded-proto"
+            ]
+        );
+    }
+
+    #[test]
+    fn responses_lose_their_proxy_authenticate() {
+        let mut map = fields(&[("proxy-authenticate", "z"), ("server", "s"), ("date", "d")]);
+        strip(&mut map, Direction::Response);
+        assert_eq!(names(&map), ["date", "server"]);
+    }
+
+    #[test]
+    fn forwarding_fields_are_appended_to() {
+        let mut map = HeaderMap::new();
+        let value = HeaderValue::from_static("5.6.7.8");
+        append(&mut map, FORWARDED_FOR, &value);
+        assert_eq!(map[FORWARDED_FOR], "5.6.7.8");
+        map.append(FORWARDED_FOR, HeaderValue::from_static("9.9.9.9"));
+        append(&mut map, FORWARDED_FOR, &value);
+        assert_eq!(map[FORWARDED_FOR], "5.6.7.8, 9.9.9.9, 5.6.7.8");
+        assert_eq!(map.get_all(FORWARDED_FOR).iter().count(), 1);
+    }
+
+    #[test]
+    fn max_forwards_counts_down() {
+        let read = |value| max_forwards(&fields(&[("max-forwards", value)]));
+        assert_eq!(read("0"), MaxForwards::Reached);
+        assert_eq!(read("3"), MaxForwards::Left(2));
+        assert_eq!(read("x"), MaxForwards::Unlimited);
+        assert_eq!(max_forwards(&HeaderMap::new()), MaxForwards::Unlimited);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_named_by_connection_survives_but_the_protected(
+            list in prop::collection::vec("[a-z-]{1,9}", 0..6)
+        ) {
+            let mut map = HeaderMap::new();
+            for name in &list {
+                if let Ok(name) = HeaderName::try_from(name.as_str()) {
+                    map.append(name, HeaderValue::from_static("v"));
+                }
+            }
+            map.append("host", HeaderValue::from_static("h"));
+            let mut connection = list.join(" ,");
+            connection.push_str(",host");
+            map.append("connection", HeaderValue::try_from(connection).expect("value"));
+            strip(&mut map, Direction::Request);
+            prop_assert!(map.contains_key("host"));
+            prop_assert!(!map.contains_key("connection"));
+            for name in &list {
+                let protected = HeaderName::try_from(name.as_str())
+                    .is_ok_and(|name| is_protected(&name));
+                let kept = name == "close" || name == "keep-alive" || protected;
+                prop_assert!(kept || !map.contains_key(name.as_str()));
+            }
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! The gate in front of hyper: every request head is looked at as a whole before hyper sees a byte
+//! of it, and the message's framing is followed so that the next head is found. Pure.
+//!
+//! What is refused here and why (RFC 9112 sections 2.2, 3, 5, 6; apache.md 1.5 and 3.19): hyper is
+//! correct but lenient where a proxy must not be (both Content-Length and Transfer-Encoding, bare
+//! line feeds, repeated Host), and it answers malformed heads by itself, without page or log.
+
+use std::ops::Range;
+
+/// Limits on a request head, from the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `LimitRequestLine`, bytes without line end.
+    pub line: usize,
+    /// `LimitRequestFields`; 0: [`MAX_HEAD`] is the only limit.
+    pub fields: usize,
+    /// `LimitRequestFieldSize`, bytes of one field line without line end.
+    pub field: usize,
+}
+
+/// Largest head whatever the limits say, bytes: what a connection may make the proxy buffer.
+pub const MAX_HEAD: usize = 64 << 10;
+
+/// Empty lines in front of a request that are skipped (RFC 9112 section 2.2 asks for one).
+const MAX_BLANK_LINES: usize = 10;
+
+/// How the request's body is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// Content-Length; 0 where there is no body.
+    Length(u64),
+    /// Transfer-Encoding: chunked.
+    Chunked,
+}
+
+/// Why a head is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// 400, with the reason for the log.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// 405: CONNECT and TRACE are never proxied.
+    #[error("method is never proxied")]
+    Method,
+    /// 408: the head was begun and not finished in time.
+    #[error("request header read timeout")]
+    Timeout,
+    /// 414.
+    #[error("request line longer than LimitRequestLine")]
+    LineTooLong,
+    /// 417.
+    #[error("unknown expectation")]
+    Expectation,
+    /// 501: a transfer coding besides chunked.
+    #[error("AH01093: Transfer-Encoding is not supported")]
+    Coding,
+    /// 505.
+    #[error("HTTP version is not supported")]
+    Version,
+}
+
+impl Refusal {
+    /// Status that answers it.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::Malformed(_) => 400,
+            Self::Method => 405,
+            Self::Timeout => 408,
+            Self::LineTooLong => 414,
+            Self::Expectation => 417,
+            Self::Coding => 501,
+            Self::Version => 505,
+        }
+    }
+}
+
+/// What the bytes so far are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The head is not there as a whole.
+    Partial,
+    /// A whole, acceptable head.
+    Whole {
+        /// The head with its empty line; blank lines in front left out.
+        head: Range<usize>,
+        /// What follows it.
+        framing: Framing,
+    },
+    /// Answer this and close.
+    Refused(Refusal),
+}
+
+/// Looks for the end of a head as bytes come in, without looking at any byte twice.
+#[derive(Debug, Default)]
+pub struct Scanner {
+    /// Bytes seen.
+    seen: usize,
+    /// Just behind the last line feed seen.
+    line: usize,
+    /// Where the request line begins, once a byte of it was seen.
+    start: Option<usize>,
+    blank: usize,
+}
+
+impl Scanner {
+    /// Whether the request line is there as a whole.
+    pub fn has_line(&self) -> bool {
+        self.start.is_some_and(|start| self.line > start)
+    }
+
+    /// Looks at `bytes`, which begin as they did in the calls before and may be longer now.
+    pub fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Verdict {
+        while self.seen < bytes.len() {
+            let at = self.seen;
+            self.seen += 1;
+            let Some(start) = self.start else {
+                match bytes[at] {
+                    b'\r' => {}
+                    b'\n' => {
+                        self.blank += 1;
+                        self.line = at + 1;
+                        if self.blank > MAX_BLANK_LINES {
+                            return refuse("blank lines before the request");
+                        }
+                    }
+                    // A TLS handshake or other noise is told so at once.
+                    byte if !is_token(byte) => return refuse("request line is no request line"),
+                    _ => self.start = Some(at),
+                }
+                continue;
+            };
+            if bytes[at] != b'\n' {
+                continue;
+            }
+            let empty = matches!(&bytes[self.line..at], b"" | b"\r") && self.line > start;
+            self.line = at + 1;
+            if empty {
+                return match check(&bytes[start..at + 1], limits) {
+                    Ok(framing) => Verdict::Whole {
+                        head: start..at + 1,
+                        framing,
+                    },
+                    Err(refusal) => Verdict::Refused(refusal),
+                };
+            }
+        }
+        let Some(start) = self.start else {
+            return Verdict::Partial;
+        };
+        // The line that is still coming in, and a carriage return that may end it.
+        let unfinished = bytes.len() - self.line.max(start);
+        if !self.has_line() {
+            if unfinished > limits.line + 1 {
+                return Verdict::Refused(Refusal::LineTooLong);
+            }
+        } else if unfinished > limits.field + 1 {
+            return refuse("field longer than LimitRequestFieldSize");
+        }
+        if bytes.len() - start > MAX_HEAD {
+            return refuse("request head too large");
+        }
+        Verdict::Partial
+    }
+}
+
+const fn refuse(reason: &'static str) -> Verdict {
+    Verdict::Refused(Refusal::Malformed(reason))
+}
+
+/// Checks a whole head, empty line included.
+fn check(head: &[u8], limits: &Limits) -> Result<Framing, Refusal> {
+    let bad = Refusal::Malformed;
+    if head.len() > MAX_HEAD {
+        return Err(bad("request head too large"));
+    }
+    let (line, mut rest) = take_line(head)?;
+    if line.len() > limits.line {
+        return Err(Refusal::LineTooLong);
+    }
+    let (method, is_11, absolute) = check_request_line(line)?;
+
+    let (mut fields, mut hosts) = (0, 0);
+    let mut length: Option<u64> = None;
+    let mut coding = None;
+    loop {
+        let (field, after) = take_line(rest)?;
+        rest = after;
+        if field.is_empty() {
+            break;
+        }
+        fields += 1;
+        if limits.fields != 0 && fields > limits.fields {
+            return Err(bad("more fields than LimitRequestFields"));
+        }
+        if field.len() > limits.field {
+            return Err(bad("field longer than LimitRequestFieldSize"));
+        }
+        let colon = field
+            .iter()
+            .position(|&byte| !is_token(byte))
+            .filter(|&at| at > 0 && field[at] == b':')
+            .ok_or(bad("field name is no token followed by a colon"))?;
+        let value = field[colon + 1..].trim_ascii();
+        if !value.iter().copied().all(is_value) {
+            return Err(bad("control character in a field value"));
+        }
+        let name = &field[..colon];
+        match name.len() {
+            4 if name.eq_ignore_ascii_case(b"host") => {
+                hosts += 1;
+                if value.is_empty() && !absolute {
+                    return Err(bad("empty Host"));
+                }
+            }
+            6 if name.eq_ignore_ascii_case(b"expect")
+                && !value.eq_ignore_ascii_case(b"100-continue") =>
+            {
+                return Err(Refusal::Expectation);
+            }
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                // RFC 9112 section 6.3 lets equal repeats pass; httpd does not, and neither does
+                // anybody who means well send them.
+                if length.is_some() {
+                    return Err(bad("repeated Content-Length"));
+                }
+                length = Some(parse_length(value).ok_or(bad("invalid Content-Length"))?);
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                if coding.is_some() {
+                    return Err(bad("repeated Transfer-Encoding"));
+                }
+                coding = Some(value);
+            }
+            _ => {}
+        }
+    }
+    if !rest.is_empty() {
+        return Err(bad("empty line inside the head"));
+    }
+    if hosts > 1 {
+        return Err(bad("repeated Host"));
+    }
+    if hosts == 0 && is_11 {
+        return Err(bad("HTTP/1.1 request without Host"));
+    }
+    let framing = match (coding, length) {
+        (None, length) => Framing::Length(length.unwrap_or(0)),
+        (Some(_), Some(_)) => return Err(bad("both Content-Length and Transfer-Encoding")),
+        (Some(_), None) if !is_11 => return Err(bad("Transfer-Encoding in HTTP/1.0")),
+        (Some(coding), None) => {
+            let last = coding.rsplit(|&byte| byte == b',').next().unwrap_or(b"");
+            if coding.eq_ignore_ascii_case(b"chunked") {
+                Framing::Chunked
+            } else if last.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                return Err(Refusal::Coding);
+            } else {
+                return Err(bad("Transfer-Encoding does not end in chunked"));
+            }
+        }
+    };
+    // Last, so that a malformed request is 400 whatever its method.
+    if matches!(method, b"CONNECT" | b"TRACE") {
+        return Err(Refusal::Method);
+    }
+    Ok(framing)
+}
+
+/// Splits off one line that ends in CR LF; a bare line feed is refused.
+fn take_line(bytes: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
+    let end = bytes
+        .iter()
+        .position(|&byte| byte == b'\n')
+        .ok_or(Refusal::Malformed("head without end"))?;
+    match bytes[..end].split_last() {
+        Some((b'\r', line)) => Ok((line, &bytes[end + 1..])),
+        _ => Err(Refusal::Malformed("line does not end in CR LF")),
+    }
+}
+
+/// Method, whether it is HTTP/1.1, whether the target is in absolute form.
+fn check_request_line(line: &[u8]) -> Result<(&[u8], bool, bool), Refusal> {
+    let bad = Refusal::Malformed;
+    let mut words = line.split(|&byte| byte == b' ');
+    let (Some(method), Some(target), Some(version), None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return Err(bad("request line is not method, target, version"));
+    };
+    if method.is_empty() || !method.iter().copied().all(is_token) {
+        return Err(bad("method is no token"));
+    }
+    if target.is_empty() || !target.iter().all(|&byte| byte > b' ' && byte != 0x7f) {
+        return Err(bad("control character in the target"));
+    }
+    if target.contains(&b'#') {
+        return Err(bad("fragment in the target"));
+    }
+    let is_11 = match version {
+        b"HTTP/1.1" => true,
+        b"HTTP/1.0" => false,
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            return Err(Refusal::Version);
+        }
+        _ => return Err(bad("version is not HTTP/digit.digit")),
+    };
+    Ok((method, is_11, target[0] != b'/' && target.contains(&b':')))
+}
+
+/// Digits only: no sign, no list, no blanks, no overflow.
+fn parse_length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    value.iter().try_fold(0_u64, |length, &digit| {
+        length
+            .checked_mul(10)?
+            .checked_add(u64::from(digit - b'0'))
+            // hyper keeps the two largest values for itself.
+            .filter(|&length| length < u64::MAX - 1)
+    })
+}
+
+/// RFC 9110 section 5.6.2.
+const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_'
+        )
+        || matches!(byte, b'`' | b'|' | b'~')
+}
+
+/// RFC 9110 section 5.5: visible, obs-text, blank, tab.
+const fn is_value(byte: u8) -> bool {
+    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+}
+
+/// Follows a chunked body to find where it ends. It does not judge: hyper decodes the same bytes
+/// and refuses what is wrong, so where they might differ this side only stops following.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chunks {
+    /// In a chunk's size; the value so far.
+    Size(u64),
+    /// Behind the size, up to the line feed.
+    Extension(u64),
+    /// In a chunk's data: bytes left, its CR LF included.
+    Data(u64),
+    /// In the trailer section: whether the current line has bytes.
+    Trailer(bool),
+    /// The body is complete.
+    End,
+    /// Not understood: whatever follows is no next request.
+    Lost,
+}
+
+impl Chunks {
+    /// Takes the body's bytes from `bytes`; returns how many belong to it.
+    pub fn follow(&mut self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        while at < bytes.len() && *self != Self::End {
+            if let Self::Data(left) = *self {
+                let take = left.min((bytes.len() - at) as u64);
+                at += take as usize;
+                *self = if take == left {
+                    Self::Size(0)
+                } else {
+                    Self::Data(left - take)
+                };
+                continue;
+            }
+            let byte = bytes[at];
+            at += 1;
+            *self = match *self {
+                Self::Size(size) => match char::from(byte).to_digit(16) {
+                    Some(digit) if size < 1 << 58 => Self::Size(size << 4 | u64::from(digit)),
+                    Some(_) => Self::Lost,
+                    None if byte == b'\n' => Self::after_size(size),
+                    None => Self::Extension(size),
+                },
+                Self::Extension(size) if byte == b'\n' => Self::after_size(size),
+                Self::Trailer(false) if byte == b'\n' => Self::End,
+                Self::Trailer(true) if byte == b'\n' => Self::Trailer(false),
+                Self::Trailer(begun) => Self::Trailer(begun || byte != b'\r'),
+                other => other,
+            };
+        }
+        at
+    }
+
+    const fn after_size(size: u64) -> Self {
+        if size == 0 {
+            Self::Trailer(false)
+        } else {
+            Self::Data(size + 2)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

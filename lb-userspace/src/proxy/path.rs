@@ -1,0 +1,224 @@
+//! From a request's target to the path that a member is asked for: decoding, normalising, prefix
+//! rules and re-encoding (apache.md 3.1). Pure.
+
+use std::borrow::Cow;
+
+use crate::config::spec::{Route, Target};
+
+/// Why a path is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// A broken escape, a way out of the root, not absolute: 400.
+    #[error("AH10244: invalid URI path")]
+    Invalid,
+    /// `%2F` or `%00`: 404.
+    #[error("AH00026: found %2f (encoded '/') in URI, or %00")]
+    Encoded,
+}
+
+impl PathError {
+    /// Status that answers it.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::Invalid => 400,
+            Self::Encoded => 404,
+        }
+    }
+}
+
+/// Decodes a path and takes out `.`, `..` and runs of `/`. The result begins with `/`.
+///
+/// Unreserved characters are decoded before dot segments are looked for, as RFC 3986 section 6.2
+/// has it, so `%2e%2e` is `..`. `%2F` and `%00` are refused (`AllowEncodedSlashes Off`).
+pub fn decode(raw: &[u8]) -> Result<Cow<'_, [u8]>, PathError> {
+    if raw.first() != Some(&b'/') {
+        return Err(PathError::Invalid);
+    }
+    let plain = !raw.contains(&b'%')
+        && !raw
+            .windows(2)
+            .any(|pair| pair[0] == b'/' && matches!(pair[1], b'/' | b'.'));
+    if plain {
+        return Ok(Cow::Borrowed(raw));
+    }
+    let mut out: Vec<u8> = Vec::with_capacity(raw.len());
+    let mut encoded = false;
+    let mut at = 0;
+    while at < raw.len() {
+        let mut byte = raw[at];
+        at += 1;
+        if byte == b'%' {
+            let digits = raw.get(at..at + 2).ok_or(PathError::Invalid)?;
+            byte = hex(digits[0])? << 4 | hex(digits[1])?;
+            at += 2;
+            if matches!(byte, b'/' | 0) {
+                // Reported after the rest was looked at: a path that is invalid too is a 400.
+                encoded = true;
+                byte = b'_';
+            }
+        } else if byte == b'/' {
+            end_segment(&mut out)?;
+            if out.last() != Some(&b'/') {
+                out.push(b'/');
+            }
+            continue;
+        }
+        out.push(byte);
+    }
+    end_segment(&mut out)?;
+    if encoded {
+        return Err(PathError::Encoded);
+    }
+    Ok(Cow::Owned(out))
+}
+
+/// Takes out the segment at the end of `out` if it is `.` or `..`, leaving the slash before it.
+fn end_segment(out: &mut Vec<u8>) -> Result<(), PathError> {
+    let start = out
+        .iter()
+        .rposition(|&byte| byte == b'/')
+        .map_or(0, |at| at + 1);
+    match &out[start..] {
+        b"." => out.truncate(start),
+        b".." => {
+            if start <= 1 {
+                return Err(PathError::Invalid);
+            }
+            let parent = out[..start - 1]
+                .iter()
+                .rposition(|&byte| byte == b'/')
+                .map_or(0, |at| at + 1);
+            out.truncate(parent);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn hex(digit: u8) -> Result<u8, PathError> {
+    char::from(digit)
+        .to_digit(16)
+        .map(|value| value as u8)
+        .ok_or(PathError::Invalid)
+}
+
+/// Length of the part of `uri` that `prefix` matches, `None` if it does not. A run of slashes
+/// matches any run; a prefix without a slash at its end stops at a segment's boundary only.
+pub fn match_prefix(uri: &[u8], prefix: &[u8]) -> Option<usize> {
+    let (mut u, mut p) = (0, 0);
+    while p < prefix.len() {
+        if prefix[p] == b'/' {
+            if uri.get(u) != Some(&b'/') {
+                return None;
+            }
+            while prefix.get(p) == Some(&b'/') {
+                p += 1;
+            }
+            while uri.get(u) == Some(&b'/') {
+                u += 1;
+            }
+        } else if uri.get(u) == Some(&prefix[p]) {
+            u += 1;
+            p += 1;
+        } else {
+            return None;
+        }
+    }
+    let bounded = prefix.last().is_none_or(|&last| last == b'/')
+        || uri.get(u).is_none_or(|&next| next == b'/');
+    bounded.then_some(u)
+}
+
+/// Where a request goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Routed<'a> {
+    /// No route matched, or one with `!`.
+    Local,
+    /// To a balancer.
+    Balancer {
+        /// Index into the configuration's balancers.
+        balancer: usize,
+        /// Encoded path, without the member's own, beginning with `/`.
+        path: Cow<'a, [u8]>,
+    },
+}
+
+/// Finds the first route that matches. `raw` is the path as received, `decoded` what [`decode`]
+/// made of it.
+pub fn route<'a>(routes: &[Route], raw: &'a [u8], decoded: &'a [u8]) -> Routed<'a> {
+    for route in routes {
+        let Some(matched) = match_prefix(decoded, route.path.as_bytes()) else {
+            continue;
+        };
+        let Target::Balancer { balancer, path } = &route.target else {
+            return Routed::Local;
+        };
+        // The raw tail is usable only when decoding changed nothing up to where it begins.
+        let raw_tail = (route.nocanon && raw.get(..matched) == decoded.get(..matched))
+            .then(|| &raw[matched..]);
+        let path = match raw_tail {
+            Some(tail) => {
+                let mut whole = encode(path.as_bytes()).into_owned();
+                whole.extend_from_slice(tail);
+                Cow::Owned(absolute(whole))
+            }
+            None => {
+                let tail = &decoded[matched..];
+                if path == "/" && decoded[..matched] == *b"/" {
+                    encode(decoded)
+                } else {
+                    let mut whole = Vec::with_capacity(path.len() + tail.len() + 1);
+                    whole.extend_from_slice(path.as_bytes());
+                    whole.extend_from_slice(tail);
+                    Cow::Owned(encode(&absolute(whole)).into_owned())
+                }
+            }
+        };
+        return Routed::Balancer {
+            balancer: *balancer,
+            path,
+        };
+    }
+    Routed::Local
+}
+
+/// `balancer://x` and `balancer://x/` lead to the same paths.
+fn absolute(mut path: Vec<u8>) -> Vec<u8> {
+    if path.first() != Some(&b'/') {
+        path.insert(0, b'/');
+    }
+    path
+}
+
+/// Encodes what httpd encodes in a proxied path: everything but letters, digits and
+/// `~$-_.+!*'(),;:@&=/`.
+pub fn encode(path: &[u8]) -> Cow<'_, [u8]> {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let keep = |byte: u8| {
+        byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b'~' | b'$' | b'-' | b'_' | b'.' | b'+' | b'!' | b'*' | b'\'' | b'(' | b')' | b','
+            )
+            || matches!(byte, b';' | b':' | b'@' | b'&' | b'=' | b'/')
+    };
+    if path.iter().all(|&byte| keep(byte)) {
+        return Cow::Borrowed(path);
+    }
+    let mut out = Vec::with_capacity(path.len() + 16);
+    for &byte in path {
+        if keep(byte) {
+            out.push(byte);
+        } else {
+            out.extend([
+                b'%',
+                HEX[usize::from(byte >> 4)],
+                HEX[usize::from(byte & 15)],
+            ]);
+        }
+    }
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! Paths against what httpd 2.4.71 sends to its members.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::spec::Place;
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn decoding_follows_httpd() {
+    let cases: &[(&str, Result<&str, PathError>)] = &[
+        ("/a/b", Ok("/a/b")),
+        ("//a//b", Ok("/a/b")),
+        ("/a/../b", Ok("/b")),
+        ("/./x", Ok("/x")),
+        ("/a/.", Ok("/a/")),
+        ("/a/..", Ok("/")),
+        ("/a/%2e%2e/b", Ok("/b")),
+        ("/a//../b", Ok("/b")),
+        ("/a;x=1/..;/b", Ok("/a;x=1/..;/b")),
+        ("/..x/.y", Ok("/..x/.y")),
+        ("/a%7Eb%20%3F%25", Ok("/a~b ?%")),
+        ("/../x", Err(PathError::Invalid)),
+        ("/..", Err(PathError::Invalid)),
+        ("/a/../..", Err(PathError::Invalid)),
+        ("/a%zz", Err(PathError::Invalid)),
+        ("/a%2", Err(PathError::Invalid)),
+        ("/%+1", Err(PathError::Invalid)),
+        ("foo", Err(PathError::Invalid)),
+        ("*", Err(PathError::Invalid)),
+        ("", Err(PathError::Invalid)),
+        ("/a%2fb", Err(PathError::Encoded)),
+        ("/a%00b", Err(PathError::Encoded)),
+        ("/..%2f", Err(PathError::Encoded)),
+    ];
+    for (raw, expected) in cases {
+        let decoded = decode(raw.as_bytes()).map(|path| text(&path));
+        assert_eq!(decoded, expected.map(str::to_owned), "{raw}");
+    }
+}
+
+#[test]
+fn prefixes_match_whole_segments() {
+    let cases = [
+        ("/app", "/app/", None),
+        ("/app/", "/app/", Some(5)),
+        ("/app/x", "/app/", Some(5)),
+        ("/app//x", "/app/", Some(6)),
+        ("/noslash", "/noslash", Some(8)),
+        ("/noslash/bar", "/noslash", Some(8)),
+        ("/noslashbar", "/noslash", None),
+        ("/x", "/", Some(1)),
+        ("/", "/examples", None),
+        ("//a///b", "/a/b", Some(7)),
+        ("/a", "/a//", None),
+    ];
+    for (uri, prefix, expected) in cases {
+        assert_eq!(
+            match_prefix(uri.as_bytes(), prefix.as_bytes()),
+            expected,
+            "{uri} {prefix}"
+        );
+    }
+}
+
+fn to(path: &str, target: &str) -> Route {
+    Route {
+        path: path.to_owned(),
+        target: Target::Balancer {
+            balancer: 0,
+            path: target.to_owned(),
+        },
+        nocanon: false,
+        at: Place::default(),
+    }
+}
+
+fn sent(routes: &[Route], raw: &str) -> Option<String> {
+    let decoded = decode(raw.as_bytes()).expect("valid");
+    match route(routes, raw.as_bytes(), &decoded) {
+        Routed::Local => None,
+        Routed::Balancer { path, .. } => Some(text(&path)),
+    }
+}
+
+#[test]
+fn result_is_target_and_tail_joined() {
+    let cases = [
+        ("/noslash", "/foo/", "/noslash/bar", "/foo//bar"),
+        ("/both/", "/foo", "/both/bar", "/foobar"),
+        ("/app/", "/", "/app/x", "/x"),
+        ("/", "", "/x", "/x"),
+        ("/", "/", "/a/b", "/a/b"),
+        ("/", "/sub/", "/a", "/sub/a"),
+        ("/", "/", "/a\"b<>|^`{}\\", "/a%22b%3C%3E%7C%5E%60%7B%7D%5C"),
+        ("/", "/", "/\u{e9}", "/%C3%A9"),
+        ("/", "/", "/a%7Eb%20%3F%25", "/a~b%20%3F%25"),
+    ];
+    for (path, target, uri, expected) in cases {
+        assert_eq!(
+            sent(&[to(path, target)], uri).as_deref(),
+            Some(expected),
+            "{path} {target} {uri}"
+        );
+    }
+}
+
+#[test]
+fn first_match_wins_and_exclusion_stops_the_search() {
+    let local = Route {
+        target: Target::Local,
+        ..to("/local", "")
+    };
+    let routes = [to("/m", "/one"), to("/m/deep", "/two"), local, to("/", "/")];
+    assert_eq!(sent(&routes, "/m/deep/x").as_deref(), Some("/one/deep/x"));
+    assert_eq!(sent(&routes, "/local/x"), None);
+    assert_eq!(sent(&routes, "/localx").as_deref(), Some("/localx"));
+}
+
+#[test]
+fn nocanon_sends_the_tail_as_received() {
+    let routes = [Route {
+        nocanon: true,
+        ..to("/nc/", "/nc/")
+    }];
+    assert_eq!(
+        sent(&routes, "/nc/a%7Eb//c").as_deref(),
+        Some("/nc/a%7Eb//c")
+    );
+    assert_eq!(sent(&routes, "/x/../nc/a%7Eb").as_deref(), Some("/nc/a~b"));
+}
+
+proptest! {
+    #[test]
+    fn decoded_paths_hold_no_dot_segment_and_no_double_slash(
+        raw in "/[a-c./%2eEfF0]{0,24}"
+    ) {
+        if let Ok(path) = decode(raw.as_bytes()) {
+            let path = text(&path);
+            prop_assert!(path.starts_with('/'));
+            prop_assert!(!path.contains("//"));
+            prop_assert!(path.split('/').all(|segment| segment != "." && segment != ".."));
+        }
+    }
+
+    #[test]
+    fn encoded_paths_decode_to_themselves(path in prop::collection::vec(1_u8.., 0..24)) {
+        let encoded = encode(&path).into_owned();
+        prop_assert!(encoded.iter().all(|byte| byte.is_ascii_graphic()));
+        let mut bytes = Vec::new();
+        let mut rest = encoded.iter();
+        while let Some(&byte) = rest.next() {
+            if byte == b'%' {
+                let high = hex(*rest.next().expect("digit")).expect("hex");
+                bytes.push(high << 4 | hex(*rest.next().expect("digit")).expect("hex"));
+            } else {
+                bytes.push(byte);
+            }
+        }
+        prop_assert_eq!(bytes, path);
+    }
+}

@@ -1,0 +1,366 @@
+//! Connections to members: one pool per shard and member, newest first.
+//!
+//! A pooled connection is a hyper client connection whose task goes on reading: a member that
+//! closes or speaks out of turn is noticed there, and the connection is not given out again.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use hyper::{
+    client::conn::http1::{self, SendRequest},
+    rt::{Read, ReadBufCursor, Write},
+};
+use rustix::net::RecvFlags;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::Notify,
+};
+
+use super::{
+    body::RequestBody,
+    client::write_slices,
+    plan::{Destination, Key, Place},
+    shard::Shard,
+    wheel::{Alarm, TICK},
+};
+
+/// What a connection's user and its transport share.
+pub(crate) struct Link {
+    stream: RefCell<TcpStream>,
+    /// Bytes received and sent.
+    pub(crate) received: Cell<u64>,
+    /// Bytes sent.
+    pub(crate) sent: Cell<u64>,
+    /// Tick of the last byte either way.
+    pub(crate) moved: Cell<u64>,
+    /// Deadline of whoever uses the connection.
+    pub(crate) alarm: Alarm,
+    shard: Rc<Shard>,
+    place: Option<Place>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.place = None;
+        self.shard.pools.freed.notify_waiters();
+    }
+}
+
+/// One connection to a member.
+pub(crate) struct Upstream {
+    /// hyper's handle.
+    pub(crate) sender: SendRequest<RequestBody>,
+    /// Counters and deadline.
+    pub(crate) link: Rc<Link>,
+    /// It carried a request before.
+    pub(crate) reused: bool,
+    key: Key,
+    /// Tick since when it is idle.
+    idle_since: u64,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    /// The kernel says no.
+    #[error("{0}")]
+    Refused(#[source] io::Error),
+    /// `connectiontimeout`.
+    #[error("connection timed out")]
+    TimedOut,
+    /// `max` connections and `acquire` is over.
+    #[error("no connection became free")]
+    Exhausted,
+}
+
+/// The pools of one shard.
+#[derive(Default)]
+pub(crate) struct Pools {
+    /// By slot: the life of it that the connections belong to, and they.
+    idle: RefCell<Vec<(u32, Vec<Upstream>)>>,
+    /// A connection came back, or a place became free.
+    freed: Notify,
+    /// Requests of this shard that wait for one.
+    waiting: Cell<usize>,
+}
+
+/// Largest head of a response, bytes.
+const MAX_RESPONSE_HEAD: usize = 64 << 10;
+
+impl Pools {
+    fn pop(&self, key: Key) -> Option<Upstream> {
+        let mut pools = self.idle.borrow_mut();
+        let (incarnation, idle) = pools.get_mut(key.id.0 as usize)?;
+        (*incarnation == key.incarnation).then(|| idle.pop())?
+    }
+
+    /// Takes a connection back. Only what ended cleanly may come here.
+    pub(crate) fn put(&self, mut upstream: Upstream, now: u64) {
+        // Somebody of another shard waits for a place and could not use this connection.
+        let wanted_elsewhere = self.waiting.get() == 0 && upstream.link.is_wanted();
+        if upstream.sender.is_closed() || wanted_elsewhere {
+            return;
+        }
+        upstream.reused = true;
+        upstream.idle_since = now;
+        upstream.link.alarm.clear();
+        let index = upstream.key.id.0 as usize;
+        let mut pools = self.idle.borrow_mut();
+        if pools.len() <= index {
+            pools.resize_with(index + 1, || (0, Vec::new()));
+        }
+        let (incarnation, idle) = &mut pools[index];
+        if *incarnation != upstream.key.incarnation {
+            *incarnation = upstream.key.incarnation;
+            idle.clear();
+        }
+        idle.push(upstream);
+        if self.waiting.get() > 0 {
+            self.freed.notify_waiters();
+        }
+    }
+
+    /// Once a second: drops what is closed, what is older than `ttl` says, and one of those whose
+    /// place somebody else waits for.
+    pub(crate) fn sweep(&self, now: u64, ttl: impl Fn(Key) -> Option<Duration>) {
+        let mut dropped = Vec::new();
+        for (_, idle) in self.idle.borrow_mut().iter_mut() {
+            let Some(key) = idle.first().map(|first| first.key) else {
+                continue;
+            };
+            let ttl = ttl(key);
+            dropped.extend(idle.extract_if(.., |upstream| {
+                upstream.sender.is_closed() || is_older(now, upstream.idle_since, ttl)
+            }));
+            if idle.first().is_some_and(|first| first.link.is_wanted()) {
+                dropped.push(idle.remove(0));
+            }
+        }
+    }
+
+    /// Drops every idle connection.
+    pub(crate) fn clear(&self) {
+        self.idle.borrow_mut().clear();
+    }
+
+    /// Idle connections.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.idle.borrow().iter().map(|(_, idle)| idle.len()).sum()
+    }
+}
+
+fn is_older(now: u64, since: u64, ttl: Option<Duration>) -> bool {
+    ttl.is_some_and(|ttl| {
+        u128::from(now.saturating_sub(since)) * TICK.as_millis() > ttl.as_millis()
+    })
+}
+
+impl Link {
+    /// Whether somebody waits for a place with this member.
+    fn is_wanted(&self) -> bool {
+        self.place
+            .as_ref()
+            .is_some_and(|place| place.places().is_wanted())
+    }
+}
+
+impl Upstream {
+    /// Whether nothing came in on an idle connection. One system call, for requests that cannot be
+    /// sent twice.
+    fn is_silent(&self) -> bool {
+        let mut byte = [0];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let peeked = rustix::net::recv(&*self.link.stream.borrow(), &mut byte, flags);
+        matches!(peeked, Err(rustix::io::Errno::AGAIN))
+    }
+}
+
+/// A connection to the member: a pooled one, else a new one. `careful`: the request cannot be sent
+/// again, so a pooled connection is looked at once more.
+pub(crate) async fn acquire(
+    shard: &Rc<Shard>,
+    member: &Destination,
+    address: SocketAddr,
+    careful: bool,
+    connect_timeout: Duration,
+) -> Result<Upstream, ConnectError> {
+    let mut waiting = None;
+    let mut deadline = None;
+    loop {
+        while let Some(mut upstream) = shard.pools.pop(member.key) {
+            // Not ready yet is the rule right after a response: hyper's task has to go idle first.
+            if !is_older(shard.wheel.now(), upstream.idle_since, member.spec.ttl)
+                && upstream.sender.ready().await.is_ok()
+                && !(careful && !upstream.is_silent())
+            {
+                return Ok(upstream);
+            }
+        }
+        if let Some(place) = member.places.take(member.spec.max) {
+            return connect(shard, member, address, place, connect_timeout).await;
+        }
+        waiting.get_or_insert_with(|| (member.places.wait(), LocalWait::new(&shard.pools)));
+        let deadline = deadline.get_or_insert_with(|| {
+            let alarm = shard.wheel.alarm();
+            if let Some(acquire) = member.spec.acquire {
+                alarm.set(acquire);
+            }
+            alarm
+        });
+        // Another shard's place is seen at the next tick only.
+        let retry = shard.wheel.alarm();
+        retry.set(TICK);
+        let freed = shard.pools.freed.notified();
+        tokio::select! {
+            () = freed => {}
+            () = retry.reached() => {}
+            () = deadline.reached() => return Err(ConnectError::Exhausted),
+        }
+    }
+}
+
+/// One more request of this shard waits; one less when it is dropped.
+struct LocalWait<'a>(&'a Pools);
+
+impl<'a> LocalWait<'a> {
+    fn new(pools: &'a Pools) -> Self {
+        pools.waiting.set(pools.waiting.get() + 1);
+        Self(pools)
+    }
+}
+
+impl Drop for LocalWait<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.set(self.0.waiting.get() - 1);
+    }
+}
+
+async fn connect(
+    shard: &Rc<Shard>,
+    member: &Destination,
+    address: SocketAddr,
+    place: Place,
+    timeout: Duration,
+) -> Result<Upstream, ConnectError> {
+    let alarm = shard.wheel.alarm();
+    let stream = alarm
+        .limit(timeout, TcpStream::connect(address))
+        .await
+        .ok_or(ConnectError::TimedOut)?
+        .map_err(ConnectError::Refused)?;
+    stream.set_nodelay(true).map_err(ConnectError::Refused)?;
+    if member.spec.keepalive {
+        socket2::SockRef::from(&stream)
+            .set_keepalive(true)
+            .map_err(ConnectError::Refused)?;
+    }
+    let link = Rc::new(Link {
+        stream: RefCell::new(stream),
+        received: Cell::new(0),
+        sent: Cell::new(0),
+        moved: Cell::new(shard.wheel.now()),
+        alarm,
+        shard: Rc::clone(shard),
+        place: Some(place),
+    });
+    let io = LinkIo {
+        link: Rc::clone(&link),
+    };
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(MAX_RESPONSE_HEAD)
+        .handshake(io)
+        .await
+        .map_err(|error| ConnectError::Refused(io::Error::other(error)))?;
+    tokio::task::spawn_local(async move {
+        // Whoever uses the connection gets the error; on an idle one there is nobody to tell.
+        if let Err(error) = connection.await {
+            tracing::trace!(target: "sluice::proxy", "member {address}: {error}");
+        }
+    });
+    Ok(Upstream {
+        sender,
+        link,
+        reused: false,
+        key: member.key,
+        idle_since: 0,
+    })
+}
+
+/// The transport of a connection to a member.
+struct LinkIo {
+    link: Rc<Link>,
+}
+
+impl LinkIo {
+    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(count)) = written {
+            self.link.sent.set(self.link.sent.get() + count as u64);
+            self.link.moved.set(self.link.shard.wheel.now());
+        }
+        written
+    }
+}
+
+impl Read for LinkIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut out: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut scratch = self.link.shard.scratch.borrow_mut();
+        let limit = out.remaining().min(scratch.len());
+        let mut buffer = ReadBuf::new(&mut scratch[..limit]);
+        let mut stream = self.link.stream.borrow_mut();
+        ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
+        out.put_slice(buffer.filled());
+        let count = buffer.filled().len() as u64;
+        self.link.received.set(self.link.received.get() + count);
+        self.link.moved.set(self.link.shard.wheel.now());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for LinkIo {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut *self.link.stream.borrow_mut()).poll_write(cx, bytes);
+        self.wrote(written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = {
+            let mut stream = self.link.stream.borrow_mut();
+            write_slices(&self.link.shard, Pin::new(&mut *stream), cx, slices)
+        };
+        self.wrote(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Nothing: the socket is closed when the connection's task ends.
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

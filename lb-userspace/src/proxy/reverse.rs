@@ -1,0 +1,198 @@
+//! `ProxyPassReverse`: redirects of a member, made the client's (apache.md 3.2). Pure.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use crate::config::spec::{Balancer, Reverse, ReverseTarget};
+
+/// One rule, ready to compare.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// What the prefix is replaced by.
+    path: String,
+    /// Prefixes, tried in order.
+    targets: Vec<String>,
+    /// `path` is `/` and the rule names a balancer: no slash is doubled.
+    joins: bool,
+}
+
+/// Field names whose value is a place.
+static PLACES: [HeaderName; 4] = [
+    header::LOCATION,
+    header::CONTENT_LOCATION,
+    HeaderName::from_static("uri"),
+    HeaderName::from_static("destination"),
+];
+
+impl Rule {
+    /// Makes the rules of a host ready.
+    pub fn all(reverses: &[Reverse], balancers: &[Balancer]) -> Vec<Self> {
+        reverses
+            .iter()
+            .map(|reverse| match &reverse.target {
+                ReverseTarget::Url(url) => Self {
+                    path: reverse.path.clone(),
+                    targets: vec![url.clone()],
+                    joins: false,
+                },
+                ReverseTarget::Balancer { balancer, path } => Self {
+                    path: reverse.path.clone(),
+                    // What follows the name is put behind each member's URL; the name's own slash
+                    // is no part of it.
+                    targets: balancers[*balancer]
+                        .members
+                        .iter()
+                        .map(|member| {
+                            let sub = if path == "/" { "" } else { path.as_str() };
+                            format!("{}{sub}", member.url)
+                        })
+                        .collect(),
+                    joins: reverse.path == "/",
+                },
+            })
+            .collect()
+    }
+
+    /// What follows the prefix in `value`, if this rule is for it.
+    fn tail<'a>(&self, value: &'a str) -> Option<&'a str> {
+        self.targets.iter().find_map(|target| {
+            let value = if target.starts_with('/') {
+                path_of(value)?
+            } else {
+                value
+            };
+            let (prefix, tail) = value.split_at_checked(target.len())?;
+            prefix.eq_ignore_ascii_case(target).then_some(tail)
+        })
+    }
+
+    fn apply(&self, tail: &str) -> String {
+        let tail = match tail.strip_prefix('/') {
+            Some(stripped) if self.joins => stripped,
+            _ => tail,
+        };
+        format!("{}{tail}", self.path)
+    }
+}
+
+/// Path, query and fragment of a URL.
+fn path_of(value: &str) -> Option<&str> {
+    let (_, rest) = value.split_once("://")?;
+    Some(&rest[rest.find('/')?..])
+}
+
+/// The value that takes `value`'s place: `None` when no rule is for it. `origin` is the client's
+/// `scheme://host[:port]`.
+pub fn rewrite(rules: &[Rule], value: &str, origin: &str) -> Option<String> {
+    rules.iter().find_map(|rule| {
+        let path = rule.apply(rule.tail(value)?);
+        if path.starts_with('/') {
+            Some(format!("{origin}{path}"))
+        } else {
+            Some(path)
+        }
+    })
+}
+
+/// Rewrites the places in a response's fields. `host` is the client's Host value.
+pub fn rewrite_fields(rules: &[Rule], fields: &mut HeaderMap, host: &str) {
+    if rules.is_empty() {
+        return;
+    }
+    for name in &PLACES {
+        // A second field of the name is the member's mistake and stays as it is.
+        let Some(value) = fields.get_mut(name) else {
+            continue;
+        };
+        let Ok(text) = value.to_str() else { continue };
+        if let Some(new) = rewrite(rules, text, &format!("http://{host}"))
+            && let Ok(new) = HeaderValue::try_from(new)
+        {
+            *value = new;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(path: &str, url: &str) -> Rule {
+        Rule {
+            path: path.to_owned(),
+            targets: vec![url.to_owned()],
+            joins: false,
+        }
+    }
+
+    fn balancer(path: &str, members: &[&str]) -> Rule {
+        Rule {
+            path: path.to_owned(),
+            targets: members.iter().map(|&member| member.to_owned()).collect(),
+            joins: path == "/",
+        }
+    }
+
+    #[test]
+    fn places_are_rewritten_as_httpd_does() {
+        let cases: &[(Rule, &str, Option<&str>)] = &[
+            (
+                url("/app/", "http://h:8080/"),
+                "http://h:8080/x?y",
+                Some("http://c:1/app/x?y"),
+            ),
+            (
+                url("/app/", "http://h:8080/"),
+                "HTTP://H:8080/x",
+                Some("http://c:1/app/x"),
+            ),
+            (url("/app/", "http://h:8080/"), "http://h:8080", None),
+            (url("/app/", "http://h:8080/"), "http://other/x", None),
+            (url("/app/", "http://h:8080/"), "/x", None),
+            (
+                url("/l/", "/inner/"),
+                "http://else.where/inner/z",
+                Some("http://c:1/l/z"),
+            ),
+            (
+                balancer("/", &["http://a", "http://b"]),
+                "http://b/x",
+                Some("http://c:1/x"),
+            ),
+            (
+                balancer("/app/", &["http://a", "http://b"]),
+                "http://b/x",
+                Some("http://c:1/app//x"),
+            ),
+            (balancer("/", &["http://a"]), "balancer://x/y", None),
+        ];
+        for (rule, value, expected) in cases {
+            let got = rewrite(std::slice::from_ref(rule), value, "http://c:1");
+            assert_eq!(got.as_deref(), *expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn first_rule_wins() {
+        let rules = [url("/one/", "http://h/"), url("/two/", "http://h/a/")];
+        assert_eq!(
+            rewrite(&rules, "http://h/a/b", "http://c").as_deref(),
+            Some("http://c/one/a/b")
+        );
+    }
+
+    #[test]
+    fn every_place_field_is_rewritten_and_no_other() {
+        let mut fields = HeaderMap::new();
+        for name in ["location", "content-location", "uri", "destination", "link"] {
+            fields.insert(
+                HeaderName::from_static(name),
+                HeaderValue::from_static("http://h/x"),
+            );
+        }
+        rewrite_fields(&[url("/", "http://h/")], &mut fields, "c");
+        for name in ["location", "content-location", "uri", "destination"] {
+            assert_eq!(fields[name], "http://c/x");
+        }
+        assert_eq!(fields["link"], "http://h/x");
+    }
+}

@@ -1,0 +1,407 @@
+//! A shard: one thread, one current-thread runtime, its own listeners, pools, deadlines and logs.
+//! A request never leaves the shard that accepted its connection.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    rc::{Rc, Weak},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+        mpsc as acks,
+    },
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use hyper::{server::conn::http1, service::service_fn};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
+use tracing::{debug, error};
+
+use super::{
+    client::{Activity, Client, ClientIo, Timeouts},
+    forward,
+    gate::MAX_HEAD,
+    plan::Plan,
+    pool::Pools,
+    vhost,
+    wheel::{TICK, Wheel},
+};
+use crate::{
+    dataplane::table::MemberTable,
+    telemetry::access::{Buffer, Clock, Entry, Format},
+};
+
+/// What the shards of a process share.
+pub(crate) struct Shared {
+    pub(crate) table: Arc<MemberTable>,
+    pub(crate) column: u32,
+    pub(crate) connections: AtomicUsize,
+}
+
+/// An order from the process's main thread.
+pub(crate) enum Command {
+    /// Switch to a plan and these listeners; then acknowledge.
+    Apply(Arc<Plan>, Vec<std::net::TcpListener>, acks::Sender<()>),
+    /// Accept no more, finish what is there.
+    Drain,
+    /// End at once.
+    Stop,
+}
+
+/// One shard's state, for its tasks.
+pub(crate) struct Shard {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) wheel: Rc<Wheel>,
+    pub(crate) pools: Pools,
+    /// Every read goes through it, small writes are joined in it.
+    pub(crate) scratch: RefCell<Vec<u8>>,
+    current: RefCell<Option<Rc<Current>>>,
+    /// Generations before the current one that still have requests.
+    former: RefCell<Vec<Weak<Current>>>,
+    clients: RefCell<HashMap<u64, Weak<Client>>>,
+    next_client: Cell<u64>,
+    draining: Cell<bool>,
+    drain: watch::Sender<()>,
+}
+
+/// A plan as one shard runs it.
+pub(crate) struct Current {
+    pub(crate) plan: Arc<Plan>,
+    logs: Vec<RefCell<Buffer>>,
+    clock: RefCell<Clock>,
+}
+
+impl Current {
+    /// Appends a line to one of the plan's logs.
+    pub(crate) fn log(&self, buffer: usize, format: &Format, entry: &Entry<'_>) {
+        self.logs[buffer]
+            .borrow_mut()
+            .push(format, entry, &mut self.clock.borrow_mut());
+    }
+
+    fn flush(&self) {
+        for buffer in &self.logs {
+            buffer.borrow_mut().flush();
+        }
+    }
+}
+
+/// Bytes that are read at once.
+const SCRATCH: usize = 64 << 10;
+
+/// How long an accepted connection that was silent so far is waited for in a drain.
+const FRESH_GRACE: Duration = Duration::from_secs(1);
+
+/// Pause after an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Ticks between sweeps of pools and flushes of logs.
+const SWEEP_TICKS: u64 = 10;
+
+/// A shard's thread: runs until told to stop.
+pub(crate) fn run(
+    runtime: &tokio::runtime::LocalRuntime,
+    shared: Arc<Shared>,
+    commands: mpsc::UnboundedReceiver<Command>,
+) {
+    let shard = Rc::new(Shard {
+        shared,
+        wheel: Wheel::new(),
+        pools: Pools::default(),
+        scratch: RefCell::new(vec![0; SCRATCH]),
+        current: RefCell::new(None),
+        former: RefCell::new(Vec::new()),
+        clients: RefCell::new(HashMap::new()),
+        next_client: Cell::new(0),
+        draining: Cell::new(false),
+        drain: watch::Sender::new(()),
+    });
+    runtime.block_on(async {
+        tokio::task::spawn_local(tick(Rc::clone(&shard)));
+        Rc::clone(&shard).obey(commands).await;
+    });
+    // Lines of requests that end with the runtime are written when their buffers are dropped.
+    shard.flush_logs();
+}
+
+/// Turns the wheel; once a second sweeps and flushes.
+async fn tick(shard: Rc<Shard>) {
+    let start = Instant::now();
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut swept = 0;
+    loop {
+        interval.tick().await;
+        let ticks = start.elapsed().as_millis() / TICK.as_millis();
+        let now = u64::try_from(ticks).unwrap_or(u64::MAX);
+        shard.wheel.advance(now);
+        if now >= swept + SWEEP_TICKS {
+            swept = now;
+            shard.sweep(now);
+        }
+    }
+}
+
+impl Shard {
+    /// The generation that new requests take; `None` before the first.
+    pub(crate) fn current(&self) -> Option<Rc<Current>> {
+        self.current.borrow().clone()
+    }
+
+    /// Whether connections are to be closed after their request.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    async fn obey(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
+        // The accept loops of one generation end when their sender does.
+        let mut accepting: Option<watch::Sender<()>> = None;
+        while let Some(command) = commands.recv().await {
+            match command {
+                Command::Apply(plan, listeners, done) => {
+                    self.switch(plan);
+                    let (keep, stop) = watch::channel(());
+                    for listener in listeners {
+                        self.listen(listener, stop.clone());
+                    }
+                    // The new loops are there before the old ones empty their queues and end.
+                    accepting = (!self.is_draining()).then_some(keep);
+                    // The main thread may have given up waiting.
+                    let _ = done.send(());
+                }
+                Command::Drain => {
+                    self.draining.set(true);
+                    self.drain.send_replace(());
+                    accepting = None;
+                    self.pools.clear();
+                    for client in self.clients.borrow().values() {
+                        if let Some(client) = client.upgrade()
+                            && client.activity() == Activity::Fresh
+                        {
+                            client.hurry(FRESH_GRACE);
+                        }
+                    }
+                }
+                Command::Stop => return,
+            }
+        }
+        drop(accepting);
+    }
+
+    fn switch(&self, plan: Arc<Plan>) {
+        let current = Rc::new(Current {
+            logs: plan
+                .sinks
+                .iter()
+                .map(|sink| RefCell::new(Buffer::new(sink.clone())))
+                .collect(),
+            clock: RefCell::default(),
+            plan,
+        });
+        if let Some(former) = self.current.borrow_mut().replace(current) {
+            former.flush();
+            self.former.borrow_mut().push(Rc::downgrade(&former));
+        }
+    }
+
+    fn sweep(&self, now: u64) {
+        self.flush_logs();
+        let Some(current) = self.current() else {
+            return;
+        };
+        self.pools.sweep(now, |key| {
+            current
+                .plan
+                .balancers
+                .iter()
+                .flat_map(|balancing| &balancing.members)
+                .find(|member| member.key == key)
+                // Nobody's any more: nothing will ask for it again.
+                .map_or(Some(Duration::ZERO), |member| member.spec.ttl)
+        });
+    }
+
+    fn flush_logs(&self) {
+        if let Some(current) = self.current() {
+            current.flush();
+        }
+        self.former
+            .borrow_mut()
+            .retain(|former| former.upgrade().inspect(|former| former.flush()).is_some());
+    }
+
+    /// Starts accepting on a socket, until `stop` closes.
+    fn listen(self: &Rc<Self>, socket: std::net::TcpListener, stop: watch::Receiver<()>) {
+        // Accepted sockets inherit it.
+        let nodelay = socket2::SockRef::from(&socket).set_tcp_nodelay(true);
+        let listener = nodelay
+            .and_then(|()| socket.set_nonblocking(true))
+            .and_then(|()| TcpListener::from_std(socket));
+        match listener {
+            Ok(listener) => {
+                tokio::task::spawn_local(Rc::clone(self).accept(listener, stop));
+            }
+            Err(error) => error!(target: "sluice::proxy", "listening socket unusable: {error}"),
+        }
+    }
+
+    async fn accept(self: Rc<Self>, listener: TcpListener, mut stop: watch::Receiver<()>) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                accepted = listener.accept() => accepted,
+                // Never sent to: an error says that the generation's sender is gone.
+                _ = stop.changed() => break,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.serve(stream, peer),
+                Err(error) if is_transient(&error) => {}
+                Err(error) => {
+                    error!(target: "sluice::proxy", "accept: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        // What the kernel has accepted already would be reset with the socket.
+        let Ok(listener) = listener.into_std() else {
+            return;
+        };
+        while let Ok((stream, peer)) = listener.accept() {
+            let stream = stream
+                .set_nonblocking(true)
+                .and_then(|()| tokio::net::TcpStream::from_std(stream));
+            if let Ok(stream) = stream {
+                self.serve(stream, peer);
+            }
+        }
+    }
+
+    /// Starts the task of a client's connection.
+    fn serve(self: &Rc<Self>, stream: tokio::net::TcpStream, peer: SocketAddr) {
+        let (Some(current), Ok(local)) = (self.current(), stream.local_addr()) else {
+            return;
+        };
+        let plan = &current.plan;
+        let candidates = vhost::candidates(&plan.spec.hosts, local);
+        let host = &plan.spec.hosts[candidates[0]];
+        let timeouts = Timeouts {
+            head: host.header_timeout,
+            idle: host.keep_alive_timeout,
+            io: host.timeout,
+        };
+        let fields = plan.limits.fields;
+        let client = Client::new(self, stream, peer, local, plan.limits, timeouts);
+        tokio::task::spawn_local(connection(Rc::clone(self), client, fields));
+    }
+}
+
+/// A client's connection, from accept to close.
+async fn connection(shard: Rc<Shard>, client: Rc<Client>, fields: usize) {
+    let registered = Registered::new(&shard, &client);
+    let mut drain = shard.drain.subscribe();
+    let service = service_fn(|request| {
+        let (shard, client) = (Rc::clone(&shard), Rc::clone(&client));
+        forward::answer(shard, client, request)
+    });
+    let mut http = http1::Builder::new();
+    // Half of it again, so that the gate refuses a head before hyper would.
+    http.max_buf_size(MAX_HEAD + MAX_HEAD / 2)
+        .half_close(false)
+        .pipeline_flush(false);
+    if fields != FIELDS_ON_STACK {
+        http.max_headers(fields);
+    }
+    let io = ClientIo::new(Rc::clone(&client), Rc::clone(&shard));
+    // Boxed: an idle connection's task must not be as large as its largest state.
+    let mut served = Box::pin(http.serve_connection(io, service));
+    let mut drain = Box::pin(async move {
+        // The sender lives in the shard, which this task keeps.
+        let _ = drain.changed().await;
+    });
+    let (mut armed, mut told) = (false, false);
+    let result = std::future::poll_fn(|cx| {
+        let polled = served.as_mut().poll(cx);
+        client.settle();
+        if polled.is_ready() || told {
+            return polled;
+        }
+        // Polled once: its waker is this task's, which does not change.
+        if !std::mem::replace(&mut armed, true) {
+            let _ = drain.as_mut().poll(cx);
+        }
+        if !shard.is_draining() {
+            return Poll::Pending;
+        }
+        told = true;
+        match client.activity() {
+            // Their request is answered first; its response closes.
+            Activity::Fresh | Activity::Beginning => {}
+            Activity::Busy | Activity::Idle => served.as_mut().graceful_shutdown(),
+        }
+        let polled = served.as_mut().poll(cx);
+        client.settle();
+        polled
+    })
+    .await;
+    drop(served);
+    client.settle();
+    match result {
+        Ok(()) => client.linger(&shard).await,
+        Err(error) => {
+            debug!(target: "sluice::proxy", "[client {}] {error}", client.peer);
+            if client.reset.get() {
+                client.linger(&shard).await;
+            }
+        }
+    }
+    drop(registered);
+}
+
+/// hyper's default, for which it needs no heap.
+const FIELDS_ON_STACK: usize = 100;
+
+/// A connection in the shard's list and the process's count.
+struct Registered {
+    shard: Rc<Shard>,
+    number: u64,
+}
+
+impl Registered {
+    fn new(shard: &Rc<Shard>, client: &Rc<Client>) -> Self {
+        let number = shard.next_client.get();
+        shard.next_client.set(number + 1);
+        shard
+            .clients
+            .borrow_mut()
+            .insert(number, Rc::downgrade(client));
+        shard.shared.connections.fetch_add(1, Relaxed);
+        Self {
+            shard: Rc::clone(shard),
+            number,
+        }
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.shard.clients.borrow_mut().remove(&self.number);
+        self.shard.shared.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Errors of one connection that never became one.
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::WouldBlock
+    )
+}

@@ -1,0 +1,151 @@
+//! Which virtual host serves a request (apache.md 1.5). Pure.
+//!
+//! Two steps, as in httpd: the local address of the connection narrows the hosts down to a set
+//! (once per connection), the name in the request picks one of the set.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::config::spec::{Host, HostAddress};
+
+/// The hosts that a local address leads to, in configuration order, as indexes into `Spec::hosts`;
+/// the first is the default. `[0]`, the main server, where no virtual host is for the address.
+pub fn candidates(hosts: &[Host], local: SocketAddr) -> Vec<usize> {
+    let ip = local.ip().to_canonical();
+    let best = hosts
+        .iter()
+        .filter_map(|host| rank(host, ip, local.port()))
+        .max();
+    match best {
+        None => vec![0],
+        Some(best) => hosts
+            .iter()
+            .enumerate()
+            .filter(|(_, host)| {
+                host.addresses
+                    .iter()
+                    .any(|address| rank_of(address, ip, local.port()) == Some(best))
+            })
+            .map(|(index, _)| index)
+            .collect(),
+    }
+}
+
+/// How exactly a host is meant for an address; larger is more exact.
+fn rank(host: &Host, ip: IpAddr, port: u16) -> Option<u8> {
+    host.addresses
+        .iter()
+        .filter_map(|address| rank_of(address, ip, port))
+        .max()
+}
+
+fn rank_of(address: &HostAddress, ip: IpAddr, port: u16) -> Option<u8> {
+    let ip = match address.ip {
+        Some(own) if own.to_canonical() == ip => 2,
+        Some(_) => return None,
+        None => 0,
+    };
+    let port = match address.port {
+        Some(own) if own == port => 1,
+        Some(_) => return None,
+        None => 0,
+    };
+    Some(ip + port)
+}
+
+/// The host of the set that a name selects: names and aliases are compared host by host, so an
+/// alias of an earlier host beats a later one's `ServerName`. `name` as [`normalise`] leaves it.
+pub fn select(hosts: &[Host], candidates: &[usize], name: Option<&str>) -> usize {
+    let default = candidates.first().copied().unwrap_or(0);
+    // One candidate serves every name: the common case needs no comparison.
+    let (Some(name), true) = (name, candidates.len() > 1) else {
+        return default;
+    };
+    candidates
+        .iter()
+        .copied()
+        .find(|&index| {
+            let host = &hosts[index];
+            host.server_name.as_deref() == Some(name)
+                || host.aliases.iter().any(|alias| matches(alias, name))
+        })
+        .unwrap_or(default)
+}
+
+/// Whether a `ServerAlias` pattern (`*`: any run, `?`: one character) matches the whole name.
+fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
+    let (mut p, mut n) = (0, 0);
+    let mut retry: Option<(usize, usize)> = None;
+    while n < name.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                p += 1;
+                retry = Some((p, n));
+            }
+            Some(&byte) if byte == b'?' || byte == name[n] => {
+                p += 1;
+                n += 1;
+            }
+            _ => match retry {
+                // The last star takes one character more.
+                Some((star, from)) => {
+                    p = star;
+                    n = from + 1;
+                    retry = Some((star, n));
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|&byte| byte == b'*')
+}
+
+/// A Host value that httpd refuses: 400.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("AH00550: client sent invalid Host value")]
+pub struct BadHost;
+
+/// The name in a Host value or in an absolute target's authority: lower case, without port and
+/// trailing dot. `None` for an empty value.
+pub fn normalise(value: &[u8]) -> Result<Option<String>, BadHost> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    let text = std::str::from_utf8(value).map_err(|_| BadHost)?;
+    let (name, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (inside, after) = rest.split_once(']').ok_or(BadHost)?;
+            inside.parse::<std::net::Ipv6Addr>().map_err(|_| BadHost)?;
+            let port = match after {
+                "" => None,
+                _ => Some(after.strip_prefix(':').ok_or(BadHost)?),
+            };
+            (&text[..inside.len() + 2], port)
+        }
+        None => match text.split_once(':') {
+            Some((name, port)) => (name, Some(port)),
+            None => (text, None),
+        },
+    };
+    if let Some(port) = port
+        && !(port.is_empty()
+            || (port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok()))
+    {
+        return Err(BadHost);
+    }
+    if name.contains("..") {
+        return Err(BadHost);
+    }
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let allowed = |byte: u8| {
+        byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'_' | b'.' | b'~' | b'[' | b']' | b':')
+    };
+    if name.is_empty() || !name.bytes().all(allowed) {
+        return Err(BadHost);
+    }
+    Ok(Some(name.to_ascii_lowercase()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,5 @@
+//! Rate windows: alone, sliding, and under threads that race.
+
 use std::{
     sync::{Barrier, atomic::AtomicU64},
     thread,

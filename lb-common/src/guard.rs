@@ -112,11 +112,11 @@ fn is_bad_source(headers: &Headers) -> bool {
 /// segment without any of SYN, RST, ACK (RFC 9293 section 3.10.7).
 #[inline(always)]
 const fn is_valid_flags(flags: u8) -> bool {
-    let syn = flags & tcp::SYN != 0;
-    let rst = flags & tcp::RST != 0;
-    let fin = flags & tcp::FIN != 0;
-    let ack = flags & tcp::ACK != 0;
-    !(syn && rst) && !(syn && fin) && !(rst && fin) && (syn || rst || ack)
+    let is_one_at_most = matches!(
+        flags & (tcp::SYN | tcp::RST | tcp::FIN),
+        0 | tcp::SYN | tcp::RST | tcp::FIN
+    );
+    is_one_at_most && flags & (tcp::SYN | tcp::RST | tcp::ACK) != 0
 }
 
 /// What the limits say of a packet.
@@ -221,14 +221,7 @@ pub(crate) struct Clock {
 impl Clock {
     #[inline(always)]
     pub(crate) fn now<T: Tables>(&mut self, tables: &T) -> u64 {
-        match self.now {
-            Some(now) => now,
-            None => {
-                let now = tables.now();
-                self.now = Some(now);
-                now
-            }
-        }
+        *self.now.get_or_insert_with(|| tables.now())
     }
 }
 

@@ -11,6 +11,7 @@
 pub mod apache;
 pub mod curl;
 pub mod flood;
+pub mod kernel;
 pub mod member;
 pub mod model;
 pub mod netns;

@@ -1,204 +1,36 @@
 //! The table of `lab::xdp_cases` on lb-common and through the loaded program: verdict, action and
 //! counters must agree. The program runs by `BPF_PROG_TEST_RUN`: nothing is attached or sent.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
-    Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
-    programs::{TestRun as _, TestRunOptions, Xdp},
+    maps::RingBuf,
+    programs::{TestRun as _, TestRunOptions},
 };
 use lab::{
-    model::{Model, Prefix, Setup},
+    kernel::{Kernel, is_skipped},
+    model::{self, Model, Setup},
+    packet::{Packet, flags, set_checksum},
     xdp_cases::{self, Case},
 };
 use lb_common::{
-    abi::{MAX_SERVICES, map},
-    deny::PrefixEntry,
+    abi::map,
     journey::judge,
-    limit::{ServiceLimits, ServiceWindows, SourceKey, Windows},
+    limit::{Limit, LimitKind, action},
     parse::parse,
-    service::ServiceSet,
-    settings::Settings,
-    verdict::{Action, Counter, Reason, Verdict},
+    settings::{Settings, gate},
+    verdict::{Reason, Verdict},
 };
 use proptest::prelude::*;
 
-const XDP_DROP: u32 = 1;
-const XDP_PASS: u32 = 2;
 /// The kernel takes no shorter frame than an Ethernet header.
 const SHORTEST: usize = 14;
-
-/// The loaded program and what its maps hold.
-struct Kernel {
-    ebpf: Ebpf,
-    setup: Setup,
-}
-
-/// Whether the program can be loaded here; in CI it must.
-fn is_skipped() -> bool {
-    if rustix::process::geteuid().is_root() {
-        return false;
-    }
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "in CI these tests run as root"
-    );
-    eprintln!("SKIPPED: loading a program needs root");
-    true
-}
-
-fn object() -> Result<Vec<u8>> {
-    let path = std::env::var_os("SLUICE_BPF_OBJECT").map_or_else(
-        || lab::workspace_root().join("lb-ebpf/prebuilt/sluice.bpf.o"),
-        PathBuf::from,
-    );
-    fs::read(&path).with_context(|| path.display().to_string())
-}
-
-impl Kernel {
-    fn load() -> Result<Self> {
-        let mut ebpf = EbpfLoader::new()
-            .verifier_log_level(VerifierLogLevel::STATS)
-            .load(&object()?)?;
-        for name in ["sluice_xdp", "sluice_pass"] {
-            let program: &mut Xdp = ebpf.program_mut(name).context(name)?.try_into()?;
-            program.load()?;
-        }
-        Ok(Self {
-            ebpf,
-            setup: Setup::default(),
-        })
-    }
-
-    fn program(&self) -> Result<&Xdp> {
-        Ok(self
-            .ebpf
-            .program("sluice_xdp")
-            .context("sluice_xdp")?
-            .try_into()?)
-    }
-
-    fn array<T: aya::Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, T>> {
-        Ok(Array::try_from(
-            self.ebpf.map_mut(name).with_context(|| name.to_owned())?,
-        )?)
-    }
-
-    /// Makes the maps hold `setup` and nothing of the one before.
-    fn apply(&mut self, setup: &Setup) -> Result<()> {
-        let before = std::mem::replace(&mut self.setup, setup.clone());
-        let mut sets = self.array::<ServiceSet>(map::SERVICES)?;
-        for set in before.sets().keys() {
-            sets.set(*set, ServiceSet::default(), 0)?;
-        }
-        for (set, value) in setup.sets() {
-            sets.set(set, value, 0)?;
-        }
-        let mut limits = self.array::<ServiceLimits>(map::LIMITS)?;
-        for (id, _) in &before.limits {
-            limits.set(u32::from(*id), ServiceLimits::default(), 0)?;
-        }
-        for (id, value) in &setup.limits {
-            limits.set(u32::from(*id), value, 0)?;
-        }
-        let mut windows = self.array::<ServiceWindows>(map::WINDOWS)?;
-        for (id, _) in before.limits.iter().chain(&setup.limits) {
-            windows.set(u32::from(*id), ServiceWindows::default(), 0)?;
-        }
-        let sources = self.ebpf.map_mut(map::SOURCES).context(map::SOURCES)?;
-        let mut sources: HashMap<_, SourceKey, Windows> = HashMap::try_from(sources)?;
-        let keys: Vec<_> = sources.keys().collect::<Result<_, _>>()?;
-        for key in keys {
-            sources.remove(&key)?;
-        }
-        self.prefixes(map::DENY4, map::DENY6, &before.deny, &setup.deny)?;
-        self.prefixes(map::ALLOW4, map::ALLOW6, &before.allow, &setup.allow)?;
-        self.array::<Settings>(map::SETTINGS)?
-            .set(0, setup.settings(), 0)?;
-        Ok(())
-    }
-
-    fn prefixes(&mut self, four: &str, six: &str, old: &[Prefix], new: &[Prefix]) -> Result<()> {
-        let v4 = |prefix: &&Prefix| prefix.version == 4;
-        let map = self.ebpf.map_mut(four).with_context(|| four.to_owned())?;
-        let mut trie: LpmTrie<_, [u8; 4], PrefixEntry> = LpmTrie::try_from(map)?;
-        let key = |p: &Prefix| Key::new(p.bits, p.address.as_v4().expect("version says so"));
-        for prefix in old.iter().filter(v4) {
-            trie.remove(&key(prefix))?;
-        }
-        for prefix in new.iter().filter(v4) {
-            trie.insert(&key(prefix), prefix.entry(), 0)?;
-        }
-        let map = self.ebpf.map_mut(six).with_context(|| six.to_owned())?;
-        let mut trie: LpmTrie<_, [u8; 16], PrefixEntry> = LpmTrie::try_from(map)?;
-        let key = |p: &Prefix| Key::new(p.bits, p.address.0);
-        for prefix in old.iter().filter(|prefix| !v4(prefix)) {
-            trie.remove(&key(prefix))?;
-        }
-        for prefix in new.iter().filter(|prefix| !v4(prefix)) {
-            trie.insert(&key(prefix), prefix.entry(), 0)?;
-        }
-        Ok(())
-    }
-
-    /// Runs one frame through the program and returns what it told the driver.
-    fn run(&self, frame: &[u8]) -> Result<u32> {
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            repeat: 1,
-            ..TestRunOptions::default()
-        };
-        Ok(self.program()?.test_run(options)?.return_value)
-    }
-
-    /// A cell of `COUNTERS`, summed over the CPUs.
-    fn counter(&self, cell: u32) -> Result<Counter> {
-        let map = self.ebpf.map(map::COUNTERS).context(map::COUNTERS)?;
-        let counters: PerCpuArray<_, Counter> = PerCpuArray::try_from(map)?;
-        Ok(counters
-            .get(&cell, 0)?
-            .iter()
-            .fold(Counter::default(), |sum, cpu| Counter {
-                packets: sum.packets + cpu.packets,
-                bytes: sum.bytes + cpu.bytes,
-            }))
-    }
-
-    fn sources(&self) -> Result<usize> {
-        let map = self.ebpf.map(map::SOURCES).context(map::SOURCES)?;
-        let sources: HashMap<_, SourceKey, Windows> = HashMap::try_from(map)?;
-        Ok(sources.keys().count())
-    }
-
-    /// Runs a frame and demands the verdict: the action, and one packet more in its cell.
-    fn expect(&self, frame: &[u8], verdict: &Verdict) -> Result<()> {
-        let before = self.counter(verdict.cell())?;
-        let action = self.run(frame)?;
-        let after = self.counter(verdict.cell())?;
-        let expected = match verdict.reason.action() {
-            Action::Pass => XDP_PASS,
-            Action::Drop => XDP_DROP,
-        };
-        ensure!(
-            action == expected,
-            "action {action} where the host says {verdict:?}"
-        );
-        ensure!(
-            (after.packets, after.bytes) == (before.packets + 1, before.bytes + verdict.bytes),
-            "counters went from {before:?} to {after:?} where the host says {verdict:?}",
-        );
-        Ok(())
-    }
-
-    /// Packets in all cells.
-    fn packets(&self) -> Result<u64> {
-        (0..MAX_SERVICES * Reason::COUNT)
-            .map(|cell| Ok(self.counter(cell)?.packets))
-            .sum::<Result<u64>>()
-    }
-}
 
 fn judged(model: &Model, frame: &[u8]) -> Verdict {
     judge(frame, &parse(frame), model)
@@ -295,7 +127,6 @@ fn frame_of_several_buffers_is_counted_whole() -> Result<()> {
     if is_skipped() {
         return Ok(());
     }
-    use lab::packet::{Packet, flags};
     let setup = xdp_cases::host();
     let mut kernel = Kernel::load()?;
     kernel.apply(&setup)?;
@@ -304,7 +135,7 @@ fn frame_of_several_buffers_is_counted_whole() -> Result<()> {
         .build();
     let mut longer = jumbo.clone();
     longer[16..18].copy_from_slice(&9000u16.to_be_bytes());
-    lab::packet::set_checksum(&mut longer[14..34]);
+    set_checksum(&mut longer[14..34]);
     for (frame, reason) in [(jumbo, Reason::LOCAL), (longer, Reason::BAD_IP_HEADER)] {
         let verdict = judged(&Model::new(&setup), &frame);
         assert_eq!(
@@ -351,7 +182,7 @@ fn changed(mut frame: Vec<u8>, changes: &[Change]) -> Vec<u8> {
             Change::Checksum => {
                 let h = parse(frame.as_slice());
                 if h.version == 4 && h.l4 >= h.l3 + 20 && h.l4 <= frame.len() {
-                    lab::packet::set_checksum(&mut frame[h.l3..h.l4]);
+                    set_checksum(&mut frame[h.l3..h.l4]);
                 }
             }
         }
@@ -468,6 +299,113 @@ fn print_member(bpffs: &std::path::Path) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
+/// Two CPUs, windows that end many times meanwhile: what passes is the limit's rate, and every
+/// packet is counted once.
+#[test]
+fn limit_holds_across_cpus_and_windows() -> Result<()> {
+    const PACKETS: u32 = 1000;
+    const WINDOW: Duration = Duration::from_millis(40);
+    const WINDOWS: u32 = 10;
+    if is_skipped() {
+        return Ok(());
+    }
+    let syn = Packet::tcp(xdp_cases::CLIENT4, xdp_cases::SERVER4, flags::SYN).build();
+    let limited = Limit {
+        window_ns: u64::try_from(WINDOW.as_nanos())?,
+        ..model::limit(PACKETS, action::DROP)
+    };
+    for is_per_source in [false, true] {
+        let (setup, reason) = if is_per_source {
+            let setup = xdp_cases::host().limit_source(xdp_cases::WEB4, LimitKind::SYN, limited);
+            (setup, Reason::SYN_SOURCE_LIMIT)
+        } else {
+            let setup = xdp_cases::host().limit_service(xdp_cases::WEB4, LimitKind::SYN, limited);
+            (setup, Reason::SYN_SERVICE_LIMIT)
+        };
+        let mut kernel = Kernel::load()?;
+        kernel.apply(&setup)?;
+        let kernel = &kernel;
+        let start = Instant::now();
+        let sent: u64 = thread::scope(|scope| -> Result<u64> {
+            let senders: Vec<_> = (0..2)
+                .map(|_| {
+                    scope.spawn(|| -> Result<u64> {
+                        let mut sent = 0;
+                        while start.elapsed() < WINDOW * WINDOWS {
+                            let options = TestRunOptions {
+                                data_in: Some(&syn),
+                                repeat: 500,
+                                ..TestRunOptions::default()
+                            };
+                            kernel.program()?.test_run(options)?;
+                            sent += 500;
+                        }
+                        Ok(sent)
+                    })
+                })
+                .collect();
+            senders
+                .into_iter()
+                .map(|s| s.join().expect("a sender does not panic"))
+                .sum()
+        })?;
+        let windows = start.elapsed().as_nanos().div_ceil(WINDOW.as_nanos());
+        let cell = |reason| {
+            Verdict {
+                service: xdp_cases::WEB4,
+                reason,
+                bytes: 0,
+            }
+            .cell()
+        };
+        let passed = kernel.counter(cell(Reason::LOCAL))?.packets;
+        let dropped = kernel.counter(cell(reason))?.packets;
+        ensure!(passed + dropped == sent, "{passed} and {dropped} of {sent}");
+        // One window more, for the run begins within one; one packet a CPU and window too many.
+        let most = (u64::try_from(windows)? + 1) * u64::from(PACKETS + 1);
+        let least = u64::from(PACKETS * WINDOWS) / 2;
+        ensure!(
+            (least..=most).contains(&passed),
+            "{passed} passed, {least} to {most} should"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn verdicts_are_logged_only_while_the_gate_is_open() -> Result<()> {
+    if is_skipped() {
+        return Ok(());
+    }
+    let frame = &xdp_cases::seeds()[0];
+    let mut kernel = Kernel::load()?;
+    kernel.apply(&xdp_cases::host())?;
+    let mut logged = |gates: u64, log_every: u64, frames: usize| -> Result<usize> {
+        let mut settings = xdp_cases::host().settings();
+        settings.gates |= gates;
+        settings.log_every = log_every;
+        kernel
+            .array::<Settings>(map::SETTINGS)?
+            .set(0, settings, 0)?;
+        for _ in 0..frames {
+            kernel.run(frame)?;
+        }
+        let logs = kernel.ebpf.map_mut("AYA_LOGS").context("AYA_LOGS")?;
+        let mut logs = RingBuf::try_from(logs)?;
+        let mut count = 0;
+        while logs.next().is_some() {
+            count += 1;
+        }
+        Ok(count)
+    };
+    assert_eq!(logged(0, 1, 50)?, 0);
+    assert_eq!(logged(gate::LOG, 1, 50)?, 50);
+    // One in ten of 500, drawn: 0 or 500 would take a broken sampler.
+    let sampled = logged(gate::LOG, 10, 500)?;
+    assert!((1..500).contains(&sampled), "{sampled} of 500");
+    Ok(())
+}
+
 /// What the verifier made of it, and a price for a packet: printed, and bounded loosely enough for
 /// any machine. `cargo test -p tests --test xdp_table -- --nocapture program_has_room`
 #[test]
@@ -475,7 +413,7 @@ fn program_has_room_to_the_verifiers_limit() -> Result<()> {
     if is_skipped() {
         return Ok(());
     }
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     let mut kernel = Kernel::load()?;
     let loaded = start.elapsed();
     let info = kernel.program()?.info()?;

@@ -165,4 +165,3 @@ pub(crate) fn install_bpf_linker() -> Result<()> {
     ensure!(done.success(), "cargo install bpf-linker failed");
     Ok(())
 }
-

@@ -1,3 +1,5 @@
+//! The flow hash: spread, seeds, and that every bit counts.
+
 use super::*;
 
 fn flow(n: u32) -> Flow {

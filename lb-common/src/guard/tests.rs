@@ -1,3 +1,5 @@
+//! What is malformed, and how limits count.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The order of decisions: deny, lookup, guard, and what is never dropped.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What the parser finds in frames of every shape, and in noise.
+
 use proptest::prelude::*;
 
 use super::*;

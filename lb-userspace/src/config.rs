@@ -56,17 +56,19 @@ pub struct Options {
 /// `${NAME}` may come from this process's environment, or from a Debian `envvars` file beside
 /// `file`.
 pub fn load(file: &Path, options: &Options) -> Loaded {
-    load_with(&source::Files, file, options, Environment::of_process())
+    // A path that cannot be made absolute (no working directory) fails where it is read.
+    let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    load_with(&source::Files, &file, options, Environment::of_process())
 }
 
-/// As [`load`], from any source of files and with any environment: depends on nothing else.
+/// As [`load`], from any source of files and with any environment: depends on nothing else. `file`
+/// is absolute.
 pub fn load_with(
     source: &dyn source::Source,
     file: &Path,
     options: &Options,
     mut environment: Environment,
 ) -> Loaded {
-    let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let directory = file.parent().unwrap_or(Path::new("/")).to_owned();
     if let Ok(script) = source.read(&directory.join("envvars"), MAX_ENVVARS_BYTES) {
         environment.read_envvars(&String::from_utf8_lossy(&script));
@@ -78,10 +80,10 @@ pub fn load_with(
         server_root: options.server_root.clone().unwrap_or(directory),
         knows: directives::knows,
     };
-    let tree = syntax::tree::read(start, &file);
+    let tree = syntax::tree::read(start, file);
     let mut draft = draft::Draft::new(source, tree.server_root, tree.reports);
     directives::walk(&mut draft, &tree.nodes);
-    resolve::resolve(draft, &file)
+    resolve::resolve(draft, file)
 }
 
 /// Body of the fuzz target: reads `data` as a configuration and checks what must hold of any text.

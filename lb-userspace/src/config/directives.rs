@@ -461,6 +461,18 @@ fn check_context(row: &Directive, scope: &Scope) -> Result<(), Fault> {
     if row.contexts.has(context) {
         return Ok(());
     }
+    if WIDER
+        .iter()
+        .any(|(name, contexts)| *name == row.name && contexts.has(context))
+    {
+        let place = match context {
+            Contexts::LOCATION => "<Location>",
+            Contexts::PROXY => "<Proxy>",
+            _ => "a server",
+        };
+        let fault = not_yet(&format!("{} in {place}", row.name));
+        return Err(fault.help(format!("this version has it in: {}", row.contexts.names())));
+    }
     let shown = if row.name.starts_with('<') {
         format!("{}>", row.name)
     } else {
@@ -474,6 +486,15 @@ fn check_context(row: &Directive, scope: &Scope) -> Result<(), Fault> {
     };
     Err(Fault::new(message).help(format!("allowed in: {}", row.contexts.names())))
 }
+
+/// Where httpd takes a directive and this version does not.
+const WIDER: &[(&str, Contexts)] = &[
+    ("ProxyPreserveHost", Contexts::LOCATION.and(Contexts::PROXY)),
+    ("ProxyAddHeaders", Contexts::LOCATION.and(Contexts::PROXY)),
+    ("LogLevel", Contexts::LOCATION.and(Contexts::PROXY)),
+    ("SetHandler", Contexts::SERVER.and(Contexts::PROXY)),
+    ("RewriteEngine", Contexts::PROXY),
+];
 
 /// A name that is in no part of the table: message, and help where one is to be looked for (it takes
 /// a while).
@@ -506,51 +527,6 @@ fn not_yet(what: &str) -> Fault {
     Fault::new(format!(
         "{what}{close} is not supported by this version of sluice"
     ))
-}
-
-/// The directives as the tables of docs/configuration.md, in Markdown.
-#[cfg(test)]
-pub(crate) fn documentation() -> String {
-    use std::fmt::Write as _;
-
-    let cell = |text: &str| text.replace('|', "\\|").replace('<', "&lt;");
-    let mut out = String::new();
-    for (title, rows) in PARTS {
-        let _ = write!(
-            out,
-            "### {title}\n\n| directive | context | default | what it does |\n|---|---|---|---|\n"
-        );
-        for row in rows {
-            let note = match row.effect {
-                Effect::Only(values) => format!(
-                    "{}. This version has `{}` only.",
-                    row.help,
-                    values.join("`, `")
-                ),
-                Effect::Notice(text) | Effect::Warning(text) => format!("{}. {text}.", row.help),
-                _ => format!("{}.", row.help),
-            };
-            let close = if row.name.starts_with('<') { ">" } else { "" };
-            let space = if row.syntax.is_empty() { "" } else { " " };
-            let _ = writeln!(
-                out,
-                "| `{}{space}{}{close}` | {} | {} | {} |",
-                row.name,
-                row.syntax.replace('|', "\\|"),
-                row.contexts.names(),
-                cell(row.default),
-                cell(&note)
-            );
-        }
-        out.push('\n');
-    }
-    let _ = writeln!(
-        out,
-        "### Known and refused\n\nThese are errors that say so, with file and line:\n"
-    );
-    let names: Vec<String> = foreign::names().map(|name| format!("`{name}`")).collect();
-    let _ = writeln!(out, "{}", names.join(" "));
-    out
 }
 
 #[cfg(test)]

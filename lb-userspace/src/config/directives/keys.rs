@@ -236,7 +236,8 @@ fn set_member_key(
             return Err(Problem::NotYet(format!("member key '{key}'")));
         }
         _ => {
-            let known = MEMBER_KEYS.iter().chain(MEMBER_KEYS_NOT_YET).copied();
+            let names = MEMBER_KEYS.iter().map(|(name, ..)| *name);
+            let known = names.chain(MEMBER_KEYS_NOT_YET.iter().copied());
             return Err(Problem::Unknown(
                 "unknown Worker parameter",
                 value::nearest(key, known),
@@ -357,7 +358,8 @@ fn set_balancer_key(
             return Err(Problem::NotYet(format!("balancer key '{key}'")));
         }
         _ => {
-            let known = BALANCER_KEYS.iter().chain(BALANCER_KEYS_NOT_YET).copied();
+            let names = BALANCER_KEYS.iter().map(|(name, ..)| *name);
+            let known = names.chain(BALANCER_KEYS_NOT_YET.iter().copied());
             return Err(Problem::Unknown(
                 "unknown Balancer parameter",
                 value::nearest(key, known),
@@ -367,26 +369,30 @@ fn set_balancer_key(
     Ok(())
 }
 
+/// A key, for suggestions and documentation: name, default, meaning.
+pub(super) type Key = (&'static str, &'static str, &'static str);
+
 /// Keys of a member.
-pub(crate) const MEMBER_KEYS: &[&str] = &[
-    "loadfactor",
-    "lbset",
-    "route",
-    "redirect",
-    "status",
-    "retry",
-    "timeout",
-    "connectiontimeout",
-    "ttl",
-    "max",
-    "acquire",
-    "keepalive",
-    "disablereuse",
-    "enablereuse",
-    "responsefieldsize",
+#[rustfmt::skip] // One row a line: it is read as a table.
+pub(super) const MEMBER_KEYS: &[Key] = &[
+    ("loadfactor", "1", "share of the requests: 1 to 100, two decimals"),
+    ("lbset", "0", "0 to 99; members of the lowest set with a usable one are used"),
+    ("route", "", "what a session's cookie or path names this member by; under 64 bytes"),
+    ("redirect", "", "route of the member that takes over its sessions; under 64 bytes"),
+    ("status", "", "flags with + or -: D disabled, S stopped, N drain, I ignore errors, H hot standby, R hot spare, E in error, C failed its health check"),
+    ("retry", "60", "seconds in error before it is tried again; 0 is at once"),
+    ("timeout", "ProxyTimeout", "seconds for one read or write, at least 1"),
+    ("connectiontimeout", "timeout", "time to connect; seconds, or with unit ms, s, min, h"),
+    ("ttl", "", "seconds after which an idle connection is closed, at least 1"),
+    ("max", "", "connections of the whole proxy process; 0 is no limit"),
+    ("acquire", "", "time to wait for a connection when max is reached; milliseconds, or with unit"),
+    ("keepalive", "Off", "SO_KEEPALIVE on its connections"),
+    ("disablereuse", "Off", "a connection for each request"),
+    ("enablereuse", "On", "the same, the other way round"),
+    ("responsefieldsize", "8192", "bytes of the longest header field of a response; 0 is the default"),
 ];
 /// Keys of a member that this version refuses.
-pub(crate) const MEMBER_KEYS_NOT_YET: &[&str] = &[
+pub(super) const MEMBER_KEYS_NOT_YET: &[&str] = &[
     "ping",
     "min",
     "smax",
@@ -409,20 +415,21 @@ pub(crate) const MEMBER_KEYS_NOT_YET: &[&str] = &[
     "rampup",
 ];
 /// Keys of a balancer.
-pub(crate) const BALANCER_KEYS: &[&str] = &[
-    "lbmethod",
-    "stickysession",
-    "stickysessionsep",
-    "scolonpathdelim",
-    "nofailover",
-    "timeout",
-    "maxattempts",
-    "failonstatus",
-    "failontimeout",
-    "forcerecovery",
+#[rustfmt::skip] // One row a line: it is read as a table.
+pub(super) const BALANCER_KEYS: &[Key] = &[
+    ("lbmethod", "byrequests", "how a member is elected; this version has byrequests"),
+    ("stickysession", "", "NAME of the cookie and path parameter with the session's route, or COOKIE|PARAMETER; under 64 bytes"),
+    ("stickysessionsep", ".", "character before the route, or Off: the whole value is the route"),
+    ("scolonpathdelim", "Off", "whether ; ends a path parameter too"),
+    ("nofailover", "Off", "503 where a session's member is not usable"),
+    ("timeout", "0", "seconds to wait for a usable member before 503, at least 1 where given"),
+    ("maxattempts", "members - 1", "members tried after the first"),
+    ("failonstatus", "", "statuses, 100 to 599, that put the member into error: 500,503"),
+    ("failontimeout", "Off", "whether a response that is late puts the member into error"),
+    ("forcerecovery", "On", "whether all members are tried again when all are in error"),
 ];
 /// Keys of a balancer that this version refuses.
-pub(crate) const BALANCER_KEYS_NOT_YET: &[&str] = &[
+pub(super) const BALANCER_KEYS_NOT_YET: &[&str] = &[
     "growth",
     "nonce",
     "stickycookie",

@@ -161,13 +161,13 @@ fn finish(draft: &BalancerDraft) -> Balancer {
 }
 
 fn workers(draft: &mut Draft<'_>, list: &mut Vec<Balancer>, names: &mut Names) {
-    let first = list.len();
+    // Workers in the list, by URL: a file may have many thousands.
+    let mut known: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for index in 0..draft.hosts.len() {
-        for worker in draft.hosts[index].workers.clone() {
+        for worker in std::mem::take(&mut draft.hosts[index].workers) {
             let url = worker.member.url.clone();
             // The main server's worker of the same URL is found first, whatever this one says.
             if let Some(&shared) = names.workers.get(&(0, url.clone())).filter(|_| index > 0) {
-                names.workers.insert((index, url.clone()), shared);
                 if differs(&list[shared].members[0], &worker.member) {
                     let message = format!(
                         "parameters for {url} are not used: the main server's ProxyPass to it has others"
@@ -176,21 +176,23 @@ fn workers(draft: &mut Draft<'_>, list: &mut Vec<Balancer>, names: &mut Names) {
                         .reports
                         .push(Severity::Warning, worker.mark.at(), message, "");
                 }
+                names.workers.insert((index, url), shared);
                 continue;
             }
-            let same = (first..list.len()).find(|at| {
-                let member = &list[*at].members[0];
-                member.url == url && !differs(member, &worker.member)
-            });
+            let equals = known.entry(url.clone()).or_default();
+            let same = equals
+                .iter()
+                .find(|at| !differs(&list[**at].members[0], &worker.member));
             if let Some(at) = same {
-                names.workers.insert((index, url), at);
+                names.workers.insert((index, url), *at);
                 continue;
             }
-            let name = if list.iter().any(|known| known.name == url) {
-                qualified(&url, &draft.hosts[index], list)
-            } else {
+            let name = if equals.is_empty() {
                 url.clone()
+            } else {
+                qualified(&url, &draft.hosts[index], list)
             };
+            equals.push(list.len());
             names.workers.insert((index, url), list.len());
             list.push(direct(name, worker.member, &worker.mark));
         }

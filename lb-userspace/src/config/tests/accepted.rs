@@ -692,6 +692,41 @@ fn what_tunes_httpd_is_accepted_with_one_notice_a_family() {
 }
 
 #[test]
+fn a_debian_tree_is_read_with_its_envvars() {
+    let source = Memory::new(
+        "/etc/sluice.conf",
+        "DefaultRuntimeDir ${APACHE_RUN_DIR}\nPidFile ${APACHE_PID_FILE}\nTimeout 300\nUser ${APACHE_RUN_USER}\n\
+         HostnameLookups Off\nErrorLog ${APACHE_LOG_DIR}/error.log\nIncludeOptional mods-enabled/*.load\n\
+         IncludeOptional mods-enabled/*.conf\nInclude ports.conf\n<Directory />\n\tRequire all denied\n</Directory>\n\
+         AccessFileName .htaccess\n<FilesMatch \"^\\.ht\">\n\tRequire all denied\n</FilesMatch>\n\
+         LogFormat \"%h %l %u %t \\\"%r\\\" %>s %O\" common\nIncludeOptional sites-enabled/*.conf\n",
+    )
+    .with("/etc/envvars", "export APACHE_RUN_USER=www-data\nexport APACHE_RUN_DIR=/r$SUFFIX\n\
+         export APACHE_PID_FILE=/r$SUFFIX/pid\nexport APACHE_LOG_DIR=/var/log/apache2$SUFFIX\n")
+    .with("/etc/ports.conf", "Listen 80\n<IfModule ssl_module>\n\tListen 443\n</IfModule>\n")
+    .with("/etc/mods-enabled/status.load", "LoadModule status_module /m/mod_status.so\n")
+    .with("/etc/mods-enabled/proxy.load", "LoadModule proxy_module /m/mod_proxy.so\n")
+    .with("/etc/mods-enabled/status.conf", "<IfModule mod_status.c>\n<Location /server-status>\n\
+         SetHandler server-status\nRequire local\n</Location>\nExtendedStatus On\n</IfModule>\n")
+    .with("/etc/mods-enabled/mpm_event.conf", "StartServers 2\nMaxRequestWorkers 150\n")
+    .with("/etc/sites-enabled/000-default.conf", "<VirtualHost *:80>\nDocumentRoot /var/www/html\n\
+         CustomLog ${APACHE_LOG_DIR}/access.log common\nProxyPass / http://127.0.0.1:8080/\n</VirtualHost>\n");
+    let loaded = read_from(&source);
+    let said = rendered(&loaded);
+    let spec = loaded.spec.unwrap_or_else(|| panic!("{said}"));
+    assert_eq!(spec.user.as_deref(), Some("www-data"));
+    assert_eq!(
+        spec.error_log,
+        LogTarget::File("/var/log/apache2/error.log".into())
+    );
+    assert_eq!(spec.listeners.len(), 1, "no mod_ssl, no 443");
+    assert_eq!(
+        routes(&spec, 1),
+        ["/server-status !", "/ http://127.0.0.1:8080/ /"]
+    );
+}
+
+#[test]
 fn a_status_page_that_is_not_there_keeps_its_path_from_the_members() {
     let loaded = read(format!(
         "{L}<Location /server-status>\nSetHandler server-status\nRequire local\n</Location>\nProxyPass / http://h/\n"

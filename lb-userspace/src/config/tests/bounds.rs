@@ -1,5 +1,7 @@
 //! Noise, sizes and loops: one clear message, bounded work.
 
+use std::fmt::Write as _;
+
 use super::*;
 
 fn errors(loaded: &Loaded) -> Vec<&str> {
@@ -108,10 +110,8 @@ fn includes_go_128_deep_and_no_deeper() {
 fn variables_of_variables_cannot_fill_the_memory() {
     let mut text = "Listen 80\nDefine A0 xxxxxxxxxxxxxxxx\n".to_owned();
     for number in 1..64 {
-        text.push_str(&format!(
-            "Define A{number} ${{A{0}}}${{A{0}}}\n",
-            number - 1
-        ));
+        let before = number - 1;
+        let _ = writeln!(text, "Define A{number} ${{A{before}}}${{A{before}}}");
     }
     let loaded = read(text);
     let errors = errors(&loaded);
@@ -153,11 +153,11 @@ fn too_many_directives_are_told() {
 fn a_large_real_configuration_is_read() {
     let mut text = String::from("Listen 80\n");
     for number in 0..3000 {
-        text.push_str(&format!(
-            "<VirtualHost *:80>\nServerName h{number}.test\nProxyPass / http://10.0.{}.{}/\n</VirtualHost>\n",
-            number / 250,
-            number % 250
-        ));
+        let (high, low) = (number / 250, number % 250);
+        let _ = writeln!(
+            text,
+            "<VirtualHost *:80>\nServerName h{number}.test\nProxyPass / http://10.0.{high}.{low}/\n</VirtualHost>"
+        );
     }
     let spec = spec(&text);
     assert_eq!((spec.hosts.len(), spec.balancers.len()), (3001, 3000));

@@ -73,6 +73,13 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
         ],
     ),
     (
+        "Listen 80\n<Location /a>\nProxyPreserveHost On\n</Location>",
+        &[(
+            3,
+            "ProxyPreserveHost in <Location> is not supported by this version of sluice",
+        )],
+    ),
+    (
         "Listen 80\nServerAlias a",
         &[(2, "ServerAlias only used in <VirtualHost>")],
     ),

@@ -151,10 +151,17 @@ impl Client {
             self.finished.borrow_mut().push(finished);
         }
         self.in_flight.set(false);
-        if self.held.take()
-            && let Some(waker) = self.reader.borrow_mut().take()
-        {
-            waker.wake();
+        let reader = self.reader.borrow();
+        let Some(reader) = reader.as_ref() else {
+            return;
+        };
+        if self.held.take() {
+            reader.wake_by_ref();
+        } else {
+            // hyper does not read again before something comes in, so the wait for the next
+            // request is begun here in its name.
+            self.read_alarm.set(self.idle_timeout.get());
+            let _ = self.read_alarm.poll(&mut Context::from_waker(reader));
         }
     }
 
@@ -354,7 +361,12 @@ impl ClientIo {
                 }
             }
             if self.ended {
-                return Poll::Ready(Ok(()));
+                // Until the last response is written the end would cut it short.
+                return if self.client.write_alarm.is_set() {
+                    self.remember_reader(cx)
+                } else {
+                    Poll::Ready(Ok(()))
+                };
             }
             let was_silent = self.buffer.is_empty();
             let buffer = &mut self.buffer;
@@ -381,6 +393,12 @@ impl ClientIo {
                     }
                     self.client.held.set(!self.buffer.is_empty());
                     ready!(alarm.poll(cx));
+                    if self.client.write_alarm.is_set() {
+                        // It is still taking the last response: no pause between requests yet.
+                        alarm.set(self.client.idle_timeout.get());
+                        let _ = alarm.poll(cx);
+                        return Poll::Pending;
+                    }
                     alarm.clear();
                     // As httpd: 408 to who sent a request line, silence to who did not.
                     if self.scanner.has_line() {
@@ -409,6 +427,11 @@ impl ClientIo {
             }
         }
         self.client.held.set(self.ended || !self.buffer.is_empty());
+        self.remember_reader(cx)
+    }
+
+    /// Pending, until what stands in the way wakes the reader.
+    fn remember_reader(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         let mut reader = self.client.reader.borrow_mut();
         if !reader.as_ref().is_some_and(|own| own.will_wake(cx.waker())) {
             *reader = Some(cx.waker().clone());
@@ -555,7 +578,13 @@ impl ClientIo {
         let alarm = &self.client.write_alarm;
         match written {
             Poll::Ready(Ok(count)) => {
-                alarm.clear();
+                if alarm.is_set() {
+                    alarm.clear();
+                    // The client's end may have waited for this.
+                    if let Some(reader) = self.client.reader.borrow().as_ref() {
+                        reader.wake_by_ref();
+                    }
+                }
                 self.client.sent.set(self.client.sent.get() + count as u64);
                 Poll::Ready(Ok(count))
             }

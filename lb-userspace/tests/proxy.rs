@@ -1,0 +1,18 @@
+//! The proxy over real sockets: members are small HTTP servers written here, clients are raw TCP
+//! (so that they can send what no library would) and curl.
+
+#[path = "proxy/support.rs"]
+mod support;
+
+#[path = "proxy/balancing.rs"]
+mod balancing;
+#[path = "proxy/bodies.rs"]
+mod bodies;
+#[path = "proxy/connections.rs"]
+mod connections;
+#[path = "proxy/generations.rs"]
+mod generations;
+#[path = "proxy/hosts.rs"]
+mod hosts;
+#[path = "proxy/messages.rs"]
+mod messages;

@@ -127,7 +127,7 @@ pub(crate) fn doctor(global: &Global, json: Json, file: Option<&Path>) -> Outcom
         let mut page = table.render(0, output::is_coloured());
         for check in checks.iter().filter(|check| check.verdict != Verdict::Ok) {
             let Check { name, why, fix, .. } = check;
-            page.push_str(&format!("\n{name}: {why}\n  {fix}\n"));
+            page.extend(["\n", name, ": ", why, "\n  ", fix, "\n"]);
         }
         output::text(&page)?;
     }

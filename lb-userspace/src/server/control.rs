@@ -99,14 +99,12 @@ impl Control {
 
         let mut notices = Vec::new();
         let dataplane = open_dataplane(&options, &spec, &mut notices)?;
-        // From here on the maps may hold what was not there before.
-        let mut undo = Undo {
-            fresh: dataplane
-                .snapshot()
-                .is_ok_and(|snapshot| snapshot.phase == "empty"),
-            dataplane: Some(dataplane),
-        };
+        // From here on there may be pins that were not there before.
+        let mut undo = Undo(Some(dataplane));
         let opened = undo.dataplane();
+        // Before anything can be seen of this start: who asks now is answered when it serves.
+        let (ask, asks) = mpsc::channel(64);
+        let socket = ControlSocket::bind(&options.place, &spec.sluice, ask)?;
         let listeners = Listeners::default()
             .rebind(&spec.listeners, shards, spec.listen_backlog)
             .await
@@ -117,8 +115,6 @@ impl Control {
         };
         let published = opened.publish(&desired)?;
         notices.extend(published.notices.iter().cloned());
-        let (ask, asks) = mpsc::channel(64);
-        let socket = ControlSocket::bind(&options.place, &spec.sluice, ask)?;
 
         let mut proxy =
             ProxyChild::spawn().map_err(|error| StartError::Proxy(error.to_string()))?;
@@ -219,7 +215,8 @@ impl Control {
     pub(super) fn finish(self) -> Result<(), StartError> {
         let closed = self.dataplane.close();
         tracing::info!(notice = true, "stopped");
-        self.socket.remove();
+        // Last: its end is what `sluice stop` waits for.
+        drop(self.socket);
         Ok(closed?)
     }
 
@@ -460,23 +457,18 @@ pub(super) fn shards(spec: &Spec) -> usize {
         .max(1)
 }
 
-/// Takes back what an unfinished start did to the maps. Dropping them as they are is what a crash
-/// does: nothing that an earlier run left is lost.
-struct Undo {
-    fresh: bool,
-    dataplane: Option<Dataplane>,
-}
+/// Takes back what an unfinished start pinned and attached; what an earlier run left stays.
+struct Undo(Option<Dataplane>);
 
 impl Undo {
     fn dataplane(&mut self) -> &mut Dataplane {
-        self.dataplane
+        self.0
             .as_mut()
             .expect("taken by keep() only, which consumes self")
     }
 
     fn keep(mut self) -> Dataplane {
-        self.fresh = false;
-        self.dataplane
+        self.0
             .take()
             .expect("taken by keep() only, which consumes self")
     }
@@ -484,11 +476,8 @@ impl Undo {
 
 impl Drop for Undo {
     fn drop(&mut self) {
-        if let Some(mut dataplane) = self.dataplane.take()
-            && self.fresh
-            && let Err(error) = dataplane.detach()
-        {
-            tracing::error!("program not detached after a failed start: {error}");
+        if let Some(dataplane) = self.0.take() {
+            dataplane.abandon();
         }
     }
 }

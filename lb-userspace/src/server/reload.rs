@@ -130,7 +130,7 @@ impl Control {
                 }
             }
             Err(error) => {
-                tracing::error!("the generation that is on was not published again: {error}")
+                tracing::error!("the generation that is on was not published again: {error}");
             }
         }
         if !matches!(error, ChildError::Refused(_)) {

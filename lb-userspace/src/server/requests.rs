@@ -133,9 +133,7 @@ impl Control {
         force: bool,
         caller: Option<&str>,
     ) -> Result<String, String> {
-        let prefix: Prefix = text
-            .parse()
-            .map_err(|error: PrefixError| error.to_string())?;
+        let prefix = parse_prefix(text)?;
         if !force && let Some(why) = self.protected(caller).refusal(prefix) {
             return Err(why);
         }
@@ -150,9 +148,7 @@ impl Control {
     }
 
     fn undeny(&mut self, text: &str) -> Result<String, String> {
-        let prefix: Prefix = text
-            .parse()
-            .map_err(|error: PrefixError| error.to_string())?;
+        let prefix = parse_prefix(text)?;
         match self.dataplane.undeny(prefix) {
             Ok(true) => Ok(format!("{prefix} is no longer denied")),
             Ok(false) => Err(format!(
@@ -191,4 +187,10 @@ impl Control {
             names.join(", ")
         ))
     }
+}
+
+/// A prefix of a request; the message has the whole of it.
+fn parse_prefix(text: &str) -> Result<Prefix, String> {
+    text.parse()
+        .map_err(|error: PrefixError| format!("{text}: {error}"))
 }

@@ -39,7 +39,7 @@ const MAX_CLIENTS: usize = 32;
 /// How long a client may be silent, or slow to take its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The bound socket; its files are removed by [`ControlSocket::remove`], at a crash by the next start.
+/// The bound socket; its files go when it is dropped, after a crash with the next start.
 pub(crate) struct ControlSocket {
     paths: Vec<PathBuf>,
 }
@@ -60,22 +60,25 @@ impl ControlSocket {
         remove(&path).map_err(error(&path))?;
         let listener =
             bind_private(&path, sluice.control_group.as_deref()).map_err(error(&path))?;
-        let mut paths = vec![path.clone()];
+        let mut this = Self {
+            paths: vec![path.clone()],
+        };
         if path != link {
             // Clients find it by the instance's name alone.
             remove(&link).map_err(error(&link))?;
             std::os::unix::fs::symlink(&path, &link).map_err(error(&link))?;
-            paths.push(link);
+            this.paths.push(link);
         }
         tokio::spawn(accept(listener, asks));
-        Ok(Self { paths })
+        Ok(this)
     }
+}
 
-    /// Removes the socket's files.
-    pub(crate) fn remove(self) {
-        for path in self.paths {
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        for path in &self.paths {
             // Whatever is left is replaced by the next start.
-            drop(remove(&path));
+            drop(remove(path));
         }
     }
 }

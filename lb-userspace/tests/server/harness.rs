@@ -206,11 +206,8 @@ impl Sluice {
     pub(crate) fn config(&self, members: &[&Member]) -> String {
         let mut text = format!("Listen 127.0.0.1:{}\n<Proxy balancer://app>\n", self.port);
         for member in members {
-            text.push_str(&format!(
-                "  BalancerMember {} route={}\n",
-                member.url(),
-                member.name
-            ));
+            let (url, route) = (member.url(), member.name);
+            text.extend(["  BalancerMember ", &url, " route=", route, "\n"]);
         }
         text.push_str("</Proxy>\nProxyPass / balancer://app/\n");
         text.push_str("<IfModule sluice_module>\n  SluiceShards 2\n</IfModule>\n");

@@ -94,7 +94,7 @@ fn a_reload_under_load_drops_nothing() {
         };
         let mut text = sluice.config(members);
         if round % 3 == 0 {
-            text.push_str(&format!("Listen 127.0.0.1:{extra}\n"));
+            text.extend(["Listen 127.0.0.1:", &extra.to_string(), "\n"]);
         }
         sluice.write(&text);
         load.wait_for_more();

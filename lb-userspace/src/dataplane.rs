@@ -52,6 +52,7 @@ use diff::{FileLimits, How, Op, Persist, PlacedWay};
 pub use error::DataplaneError;
 use kernel::{Kernel, Opened};
 pub use log::KernelLog;
+pub(crate) use pin::Holder;
 use pin::{Lock, PinDir};
 use prefix::PrefixKey;
 use store::Store;
@@ -94,7 +95,7 @@ pub struct Dataplane {
     notices: Vec<String>,
     kernel: Option<Kernel>,
     /// Held until this is dropped, and by nobody else.
-    _lock: Lock,
+    lock: Lock,
 }
 
 /// Proxy incarnations count up in `META`; the column is the incarnation modulo the columns.
@@ -140,10 +141,11 @@ impl Dataplane {
                 meta.generation.load(Relaxed) + 1
             ));
         }
+        // A proxy that outlived its control still counts in its column.
+        let owner = column_of(meta.proxy_incarnation.load(Relaxed));
+        let orphan = Some(meta.proxy_pid.load(Relaxed)).filter(|pid| is_running(*pid));
         for column in 0..BUSY_COLUMNS {
-            let owner = meta.proxy_incarnation.load(Relaxed);
-            // A proxy that outlived its control still counts in its column.
-            if column != column_of(owner) || !is_running(meta.proxy_pid.load(Relaxed)) {
+            if column != owner || orphan.is_none() {
                 store.table.clear_busy(column);
             }
         }
@@ -155,10 +157,10 @@ impl Dataplane {
             store,
             file_limits: FileLimits::new(),
             persist: Persist::after(left),
-            proxies: Vec::new(),
+            proxies: orphan.map(|pid| (owner, pid)).into_iter().collect(),
             notices,
             kernel,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -229,17 +231,41 @@ impl Dataplane {
         let incarnation = meta.proxy_incarnation.fetch_add(1, AcqRel) + 1;
         let column = column_of(incarnation);
         self.store.table.clear_busy(column);
-        let table = &self.store.table;
-        self.proxies.retain(|(old, pid)| {
-            let keep = *old != column && is_running(*pid);
-            if !keep && *old != column {
-                table.clear_busy(*old);
-            }
-            keep
-        });
+        self.proxies.retain(|(old, _)| *old != column);
+        self.forget_dead_proxies();
         self.proxies.push((column, pid));
-        meta.proxy_pid.store(pid, Release);
+        self.store.meta().proxy_pid.store(pid, Release);
         column
+    }
+
+    /// Empties the columns of proxies that are gone: what they had in flight is in flight no more.
+    fn forget_dead_proxies(&mut self) {
+        let table = &self.store.table;
+        self.proxies.retain(|(column, pid)| {
+            let running = is_running(*pid);
+            if !running {
+                table.clear_busy(*column);
+            }
+            running
+        });
+    }
+
+    /// The proxy of an earlier control of this instance that died, if that proxy still serves. It
+    /// leaves once [`Dataplane::announce`] was called.
+    pub fn orphan(&self) -> Option<u32> {
+        self.lock
+            .earlier_proxy()
+            .filter(|pid| is_proxy_process(*pid))
+    }
+
+    /// Tells an orphaned proxy, and `sluice stop`, that this control serves through `proxy`.
+    pub fn announce(&self, proxy: u32) -> std::io::Result<()> {
+        self.lock.announce(proxy)
+    }
+
+    /// The lock file, readable, for a proxy to see a later control announce itself in.
+    pub fn lock_reader(&self) -> std::io::Result<std::fs::File> {
+        self.lock.reader()
     }
 
     /// Once a second: heartbeat, expired denies, slots of members that are no longer configured.
@@ -255,6 +281,7 @@ impl Dataplane {
                 tracing::warn!(prefix = %key, %error, "an expired deny entry could not be removed");
             }
         }
+        self.forget_dead_proxies();
         self.store.free_settled(now);
     }
 
@@ -502,13 +529,33 @@ fn is_running(pid: u32) -> bool {
     let pid = i32::try_from(pid)
         .ok()
         .and_then(rustix::process::Pid::from_raw);
+    let Some(pid) = pid else { return false };
     // Not permitted to signal it means that it is there.
-    pid.is_some_and(|pid| {
-        !matches!(
-            rustix::process::test_kill_process(pid),
-            Err(rustix::io::Errno::SRCH)
-        )
+    if rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH) {
+        return false;
+    }
+    // Dead, but nobody has asked how it ended: the parent died too and init does not reap.
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid()));
+    !stat.is_ok_and(|stat| {
+        stat.rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
     })
+}
+
+/// Whether the process runs and looks like a proxy of ours: process ids are used again.
+fn is_proxy_process(pid: u32) -> bool {
+    let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    is_running(pid) && arguments.split(|b| *b == 0).nth(1) == Some(b"proxy-process")
+}
+
+/// The proxy of an instance whose control is dead, if it still serves. Takes no lock.
+pub fn orphan_of(place: &Place) -> Option<u32> {
+    let path = place.run_dir.join(format!("{}.lock", place.instance));
+    let holder = Holder::parse(&std::fs::read_to_string(path).ok()?);
+    if is_running(holder.control) {
+        return None;
+    }
+    holder.proxy.filter(|pid| is_proxy_process(*pid))
 }
 
 /// A seed. Never zero, which means "none yet".

@@ -23,6 +23,7 @@ mod reload;
 mod requests;
 mod signals;
 mod socket;
+mod succession;
 
 pub use child::SUBCOMMAND;
 

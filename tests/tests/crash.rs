@@ -47,12 +47,45 @@ fn drains_and_counters_outlive_the_proxy() -> Result<()> {
 }
 
 #[test]
-fn proxy_ends_when_control_is_killed() -> Result<()> {
+fn killed_control_costs_no_request_and_the_next_one_takes_over() -> Result<()> {
     let mut scene = Scene::start(&site(&three(""), ""))?;
-    let proxy = scene.sluice.proxy()?;
+    scene.expect(3, "a b c")?;
+    let orphan = scene.sluice.proxy()?;
     kill_process(scene.sluice.control()?, Signal::KILL)?;
     scene.sluice.wait()?;
-    wait::until("the proxy to end", PATIENCE, || gone(proxy).then_some(()))
+    // Nobody supervises, but requests on new connections are answered.
+    scene.expect(3, "a b c")?;
+    let running = scene.curl.start_series(&scene.url("/name?delay=2"), 1000)?;
+    scene.sluice.launch(&[])?;
+    let answers = running.finish()?;
+    let failed = answers.iter().filter(|a| a.status != 200).count();
+    ensure!(
+        answers.len() == 1000 && failed == 0,
+        "{failed} of {} failed",
+        answers.len()
+    );
+    wait::until("the orphan to leave", PATIENCE, || {
+        gone(orphan).then_some(())
+    })?;
+    ensure!(scene.sluice.proxy()? != orphan);
+    scene.letters(6)?;
+    Ok(())
+}
+
+#[test]
+fn stop_ends_a_proxy_whose_control_is_dead() -> Result<()> {
+    let mut scene = Scene::start(&site(&three(""), ""))?;
+    let orphan = scene.sluice.proxy()?;
+    kill_process(scene.sluice.control()?, Signal::KILL)?;
+    scene.sluice.wait()?;
+    let said = scene.sluice.cli(&["stop"])?.ok()?;
+    ensure!(
+        said.out.contains(&orphan.as_raw_nonzero().to_string()),
+        "{said:?}"
+    );
+    wait::until("the orphan to leave", PATIENCE, || {
+        gone(orphan).then_some(())
+    })
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Changes to members: which member is meant, what a change does to its slot. Pure but for the
 //! slot's atomics.
 
-use std::sync::atomic::Ordering::Release;
+use std::sync::atomic::Ordering::{Acquire, Release};
 
 use lb_common::member::MemberState;
 
@@ -59,6 +59,30 @@ pub enum ChangeError {
     /// Out of httpd's range.
     #[error("lbset must be between 0 and 99")]
     LbSet,
+}
+
+/// What a change of one member does to the credits of all members of its balancer, as httpd's
+/// balancer-manager does it (apache.md 5.3): enabling one begins the election anew, and so does a
+/// new load factor, with credits of one round.
+///
+/// An election under way may write a credit of before over one of these; the next rounds even it
+/// out.
+pub fn settle<'a>(changes: &[MemberChange], members: impl Iterator<Item = &'a MemberCell>) {
+    let anew = changes.iter().any(|c| matches!(c, MemberChange::Enable));
+    let weighted = changes
+        .iter()
+        .any(|c| matches!(c, MemberChange::LoadFactor { .. }));
+    if !anew && !weighted {
+        return;
+    }
+    for cell in members {
+        let credit = if weighted {
+            i64::from(cell.weight.load(Acquire))
+        } else {
+            0
+        };
+        cell.lbstatus.store(credit, Release);
+    }
 }
 
 /// Finds a member by balancer (`balancer://` optional) and URL, route or `host:port`.

@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::{
     FAILED, Failure, Outcome, USAGE,
     args::{Global, MemberChangeCommand},
@@ -111,6 +113,16 @@ pub(crate) fn reload(global: &Global) -> Outcome {
 
 /// Stops and waits until the service is gone.
 pub(crate) fn stop(global: &Global, graceful: bool) -> Outcome {
+    let place = global.place();
+    if let Some(pid) = dataplane::orphan_of(&place) {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| Failure::text(FAILED, "the lock file is damaged"))?;
+        kill_process(pid, Signal::TERM)
+            .map_err(|errno| Failure::text(FAILED, format_args!("proxy process {pid}: {errno}")))?;
+        return output::line(&format!(
+            "no daemon: its proxy, process {pid}, was told to finish its requests and leave"
+        ));
+    }
     client::change(global, &Request::Stop { graceful })?;
     // The socket is the last thing that goes.
     let path = client::socket(global);

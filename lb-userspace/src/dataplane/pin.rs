@@ -3,10 +3,10 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read, Seek, Write},
+    io::{self, Read},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd},
-        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+        unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
 };
@@ -19,7 +19,10 @@ use super::{DataplaneError, Place};
 /// The instance's lock, held as long as this lives. The file stays: unlinking it would let two
 /// processes lock two files of one name.
 pub(super) struct Lock {
-    _file: File,
+    file: File,
+    path: PathBuf,
+    /// The proxy that an earlier control announced and that may have outlived it.
+    earlier_proxy: Option<u32>,
 }
 
 impl Lock {
@@ -49,17 +52,68 @@ impl Lock {
                 let _ = file.read_to_string(&mut text);
                 return Err(DataplaneError::AlreadyRunning {
                     instance: place.instance.clone(),
-                    pid: text.trim().parse().unwrap_or(0),
+                    pid: Holder::parse(&text).control,
                 });
             }
             Err(errno) => return Err(failed("lock", &path)(errno.into())),
         }
-        let written = file
-            .set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| writeln!(file, "{}", std::process::id()));
-        written.map_err(failed("write", &path))?;
-        Ok(Self { _file: file })
+        let mut before = String::new();
+        // Unreadable is as good as empty: nobody is taken over from.
+        let _ = file.read_to_string(&mut before);
+        let lock = Self {
+            file,
+            path: path.clone(),
+            earlier_proxy: Holder::parse(&before).proxy,
+        };
+        lock.write(&format!("{}\n", std::process::id()))
+            .map_err(failed("write", &path))?;
+        Ok(lock)
+    }
+
+    fn write(&self, text: &str) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.write_all_at(text.as_bytes(), 0)
+    }
+
+    /// Writes that this control serves through `proxy`: the sign for a proxy whose control died to
+    /// leave.
+    pub(super) fn announce(&self, proxy: u32) -> io::Result<()> {
+        self.write(&format!("{}\nserving {proxy}\n", std::process::id()))
+    }
+
+    /// The file, opened anew for reading: a duplicate of our descriptor would hold the lock.
+    pub(super) fn reader(&self) -> io::Result<File> {
+        File::open(&self.path)
+    }
+
+    /// The proxy that an earlier control announced.
+    pub(super) const fn earlier_proxy(&self) -> Option<u32> {
+        self.earlier_proxy
+    }
+}
+
+/// What a lock file says: the process id of control and, once it serves, that of its proxy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Holder {
+    /// Control; 0: unreadable.
+    pub(crate) control: u32,
+    /// Its proxy, once it serves.
+    pub(crate) proxy: Option<u32>,
+}
+
+impl Holder {
+    /// Reads the text of a lock file.
+    pub(crate) fn parse(text: &str) -> Self {
+        let mut lines = text.lines();
+        let control = lines.next().and_then(|line| line.trim().parse().ok());
+        let proxy = lines
+            .next()
+            .and_then(|line| line.strip_prefix("serving "))
+            .and_then(|pid| pid.trim().parse().ok());
+        Self {
+            control: control.unwrap_or(0),
+            proxy,
+        }
     }
 }
 

@@ -107,6 +107,7 @@ impl ProxyChild {
         shards: usize,
         identity: Option<Identity>,
         table: (BorrowedFd<'_>, BorrowedFd<'_>),
+        lock: BorrowedFd<'_>,
     ) -> Result<(), ChildError> {
         self.column = column;
         let setup = ToProxy::Setup {
@@ -114,7 +115,7 @@ impl ProxyChild {
             shards,
             identity,
         };
-        self.link.send(&setup, &[table.0, table.1]).await?;
+        self.link.send(&setup, &[table.0, table.1, lock]).await?;
         self.answer(|message| matches!(message, FromProxy::Ready))
             .await
     }

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::fd::AsFd as _,
     os::unix::fs::DirBuilderExt as _,
     path::PathBuf,
     sync::Arc,
@@ -105,7 +106,14 @@ impl Control {
         // Before anything can be seen of this start: who asks now is answered when it serves.
         let (ask, asks) = mpsc::channel(64);
         let socket = ControlSocket::bind(&options.place, &spec.sluice, ask)?;
-        let listeners = Listeners::default()
+        let orphan = opened.orphan();
+        if let Some(pid) = orphan {
+            notices.push(format!(
+                "the control before this one died; its proxy, process {pid}, still serves and is \
+                 taken over from"
+            ));
+        }
+        let listeners = Listeners::beside(orphan.is_some())
             .rebind(&spec.listeners, shards, spec.listen_backlog)
             .await
             .map_err(|error| StartError::Host(error.to_string()))?;
@@ -374,10 +382,18 @@ async fn begin(
     delivery: Delivery<'_>,
 ) -> Result<(), ChildError> {
     let column = dataplane.proxy_started(proxy.pid());
+    let lock = dataplane.lock_reader()?;
     proxy
-        .set_up(column, shards, identity, dataplane.table_fds())
+        .set_up(
+            column,
+            shards,
+            identity,
+            dataplane.table_fds(),
+            lock.as_fd(),
+        )
         .await?;
-    proxy.deliver(delivery).await
+    proxy.deliver(delivery).await?;
+    Ok(dataplane.announce(proxy.pid())?)
 }
 
 /// A thread that hands on what the XDP program logs, for as long as this process lives.

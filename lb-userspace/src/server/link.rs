@@ -32,7 +32,7 @@ pub(crate) const MAX_FDS: usize = 200;
 /// From control to the proxy.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToProxy {
-    /// First message. Descriptors: `MEMBERS`, `BUSY`.
+    /// First message. Descriptors: `MEMBERS`, `BUSY`, the instance's lock file to read.
     Setup {
         /// Column of `BUSY`.
         column: u32,

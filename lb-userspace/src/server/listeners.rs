@@ -28,6 +28,8 @@ pub(crate) struct BindError {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Listeners {
     bound: HashMap<(SocketAddr, bool), Arc<Vec<TcpListener>>>,
+    /// A proxy whose control died holds the addresses until this one serves.
+    shared: bool,
 }
 
 /// How long an address in use is tried again: a proxy whose control died is closing its sockets.
@@ -35,6 +37,15 @@ const IN_USE_PATIENCE: Duration = Duration::from_secs(1);
 const IN_USE_RETRY: Duration = Duration::from_millis(50);
 
 impl Listeners {
+    /// None yet; with `shared`, addresses that another process of this user shares are taken as
+    /// they are.
+    pub(crate) fn beside(shared: bool) -> Self {
+        Self {
+            bound: HashMap::new(),
+            shared,
+        }
+    }
+
     /// Sockets for `wanted`: those of `self` where there are some, new ones for the rest. `self`
     /// stays whole: whoever drops it closes what is no longer wanted.
     pub(crate) async fn rebind(
@@ -60,7 +71,10 @@ impl Listeners {
                 };
             bound.insert(key, sockets);
         }
-        Ok(Self { bound })
+        Ok(Self {
+            bound,
+            shared: false,
+        })
     }
 
     /// Sockets of one `Listen`, by shard.
@@ -81,7 +95,7 @@ impl Listeners {
         // obstacle: a reload may narrow `*:80` to one address.
         let port = listener.address.port();
         let ours = self.bound.keys().any(|(bound, _)| bound.port() == port);
-        if !ours && port != 0 {
+        if !self.shared && !ours && port != 0 {
             let deadline = Instant::now() + IN_USE_PATIENCE;
             while let Err(error) = socket(listener, false).map(drop) {
                 if error.kind() != io::ErrorKind::AddrInUse || Instant::now() >= deadline {

@@ -1,7 +1,7 @@
 //! The proxy process: what `sluice run` starts and talks to over a [`Link`] on standard input.
 //!
 //! It gives up its privileges before it touches anything from the network, hosts the shards, and
-//! when control is gone it finishes what is in flight and exits.
+//! when control is gone it serves on until another control does.
 
 use std::{
     fs::File,
@@ -19,6 +19,7 @@ use super::{
     link::{FromProxy, Link, Parcel, ToProxy},
     preflight::Logs,
     privileges,
+    succession::Succession,
 };
 use crate::{
     dataplane::table::MemberTable,
@@ -47,6 +48,8 @@ pub enum ProxyProcessError {
 const ORPHAN_PATIENCE: Duration = Duration::from_mins(1);
 /// How often connections are told, and looked at when draining.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often a proxy without control looks for another one.
+const SUCCESSION_LOOK: Duration = Duration::from_millis(100);
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 /// Runs the process; returns when it has drained or control said so.
@@ -77,8 +80,9 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
     };
     // Still one thread: no blocking work was given to the runtime.
     privileges::give_up(identity.as_ref()).map_err(ProxyProcessError::Privileges)?;
-    let [members, busy] = <[OwnedFd; 2]>::try_from(fds)
-        .map_err(|_| io::Error::other("setup without the member table"))?;
+    let [members, busy, lock] = <[OwnedFd; 3]>::try_from(fds)
+        .map_err(|_| io::Error::other("setup without the member table and the lock"))?;
+    let succession = Succession::new(lock)?;
     let table = Arc::new(MemberTable::map(members.as_fd(), busy.as_fd())?);
     let mut signals = Signals::new()?;
     let proxy = Proxy::start(Setup {
@@ -91,6 +95,7 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
     let mut process = Process {
         link,
         proxy,
+        succession,
         listeners: Vec::new(),
         logs: Vec::new(),
     };
@@ -100,6 +105,7 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
 struct Process {
     link: Link,
     proxy: Proxy,
+    succession: Succession,
     /// Received for the generation to come.
     listeners: Vec<ShardListener>,
     logs: LogFiles,
@@ -114,14 +120,8 @@ impl Process {
                 message = self.link.receive() => match message {
                     Ok(Some((ToProxy::Drain, _))) => break None,
                     Ok(Some((message, fds))) => self.take(message, fds).await?,
-                    Ok(None) => {
-                        tracing::error!("control is gone: finishing what is in flight, then ending");
-                        break Some(ORPHAN_PATIENCE);
-                    }
-                    Err(error) => {
-                        tracing::error!("link to control: {error}: finishing what is in flight, then ending");
-                        break Some(ORPHAN_PATIENCE);
-                    }
+                    Ok(None) => break self.orphaned("it ended", signals).await,
+                    Err(error) => break self.orphaned(&error.to_string(), signals).await,
                 },
                 () = signals.terminate() => break Some(ORPHAN_PATIENCE),
                 _ = look.tick() => {
@@ -135,6 +135,22 @@ impl Process {
         };
         self.drain(patience).await;
         Ok(())
+    }
+
+    /// Control is gone: serves on until another one does, or somebody says TERM.
+    async fn orphaned(&self, why: &str, signals: &mut Signals) -> Option<Duration> {
+        tracing::error!("control is gone ({why}): serving on until another control does");
+        let mut look = tokio::time::interval(SUCCESSION_LOOK);
+        loop {
+            tokio::select! {
+                () = signals.terminate() => break,
+                _ = look.tick() => if self.succession.has_happened() {
+                    tracing::info!(notice = true, "another control serves: leaving");
+                    break;
+                }
+            }
+        }
+        Some(ORPHAN_PATIENCE)
     }
 
     async fn take(&mut self, message: ToProxy, fds: Vec<OwnedFd>) -> io::Result<()> {

@@ -106,6 +106,10 @@ impl Control {
             .iter()
             .map(|change| change::apply(change, cell))
             .collect();
+        let siblings = self.published.ids[b]
+            .iter()
+            .filter_map(|id| table.cell(*id));
+        change::settle(changes, siblings);
         self.dataplane.state_changed();
         let balancer = &self.desired.spec.balancers[b];
         Ok(format!(

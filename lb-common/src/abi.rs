@@ -57,4 +57,9 @@ pub mod map {
         META, SETTINGS, MEMBERS, NAMES, BUSY, SERVICES, LIMITS, WINDOWS, SOURCES, COUNTERS, DENY4,
         DENY6, ALLOW4, ALLOW6,
     ];
+
+    /// Revision of each map's layout, parallel to [`ALL`]: raised together with
+    /// [`super::ABI_VERSION`] when a field moves or changes its meaning. Sizes and capacities need
+    /// no revision: they are part of the layout hash in `META`.
+    pub const REVISIONS: [u32; ALL.len()] = [1; ALL.len()];
 }

@@ -1,8 +1,9 @@
 //! Addresses and ports as the maps hold them.
 
 /// An IPv6 address, or an IPv4 address mapped into `::ffff:0:0/96` (RFC 4291 section 2.5.5.2), in
-/// network order. All zero means "any address".
-#[repr(C)]
+/// network order. All zero means "any address". 8-aligned, so that it is copied and compared as two
+/// words.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Address(pub [u8; 16]);
 
@@ -14,9 +15,7 @@ impl Address {
     #[inline(always)]
     #[must_use]
     pub const fn from_v4(a: [u8; 4]) -> Self {
-        Self([
-            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3],
-        ])
+        Self((0xffff_0000_0000 | u32::from_be_bytes(a) as u128).to_be_bytes())
     }
 
     /// Takes an IPv6 address as it stands on the wire.
@@ -45,11 +44,24 @@ impl Address {
         }
     }
 
+    /// The address as two words in memory order. The packet path compares these: an array of bytes
+    /// is compared byte by byte there.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(&self) -> [u64; 2] {
+        let a = &self.0;
+        [
+            u64::from_ne_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]),
+            u64::from_ne_bytes([a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]]),
+        ]
+    }
+
     /// Whether this is the wildcard.
     #[inline(always)]
     #[must_use]
     pub const fn is_any(&self) -> bool {
-        u128::from_ne_bytes(self.0) == 0
+        let [high, low] = self.words();
+        high | low == 0
     }
 }
 

@@ -10,14 +10,36 @@
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
 
+// The frames and tables of the integration tests, which name this crate from outside.
+#[cfg(test)]
+extern crate self as lb_common;
+#[cfg(test)]
+#[expect(unreachable_pub, reason = "the file is a module of another crate too")]
+#[path = "../../tests/src/model.rs"]
+mod model;
+#[cfg(test)]
+#[expect(
+    unreachable_pub,
+    dead_code,
+    reason = "the file is a module of another crate too"
+)]
+#[path = "../../tests/src/packet.rs"]
+mod packet;
+
 pub mod abi;
 pub mod addr;
 pub mod deny;
+pub mod flow;
+pub mod frame;
+pub mod guard;
+pub mod journey;
 pub mod limit;
 pub mod member;
 pub mod meta;
+pub mod parse;
 pub mod service;
 pub mod settings;
 #[cfg(feature = "user")]
 mod user;
 pub mod verdict;
+pub mod window;

@@ -37,7 +37,8 @@ pub mod action {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Limit {
-    /// Length of a window, ns. Never 0 where `packets` is not.
+    /// Length of a window, ns: 1 ms to 73 minutes. Never 0 where `packets` is not. Below about ten
+    /// ticks of the coarse clock (40 ms) admission becomes visibly jerky.
     pub window_ns: u64,
     /// Packets a window admits; below 2^31.
     pub packets: u32,
@@ -49,8 +50,18 @@ pub struct Limit {
     pub prefix4: u8,
     /// IPv6 prefix length by which sources are told apart, 0..=128.
     pub prefix6: u8,
+    /// A constant of [`origin`].
+    pub origin: u8,
     /// Zero.
-    pub pad: [u8; 5],
+    pub pad: [u8; 4],
+}
+
+/// Who set a limit.
+pub mod origin {
+    /// `GuardLimit` in the configuration, or nobody.
+    pub const FILE: u8 = 0;
+    /// `sluice limit set`; also a limit taken away by it (`packets` 0).
+    pub const COMMAND: u8 = 1;
 }
 
 /// Value of `LIMITS`: the limits of one service, by [`LimitKind`]. Index 0 (no service) holds the
@@ -67,8 +78,9 @@ pub struct ServiceLimits {
 /// Two counting windows in two words, each `epoch << 32 | count`: the window of epoch `e` is in
 /// word `e & 1`. The epoch is the number of the window since boot, cut to 32 bits.
 ///
-/// A word of another epoch counts as 0 and is overwritten by the first packet of the new window;
-/// two CPUs that do so at once lose at most one packet each per window. All else is atomic adds.
+/// A word of another epoch counts as 0 and is replaced, by compare-and-swap, by the first packet of
+/// the new window; all else is atomic adds, so no packet is lost. What the words mean and how far
+/// off they may be: [`crate::window`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Windows {

@@ -85,8 +85,8 @@ pub struct MemberSlot {
     pub election: MemberElection,
     /// Line 2, written by the shards when a response ends.
     pub traffic: MemberTraffic,
-    /// Line 3, zero; kept for the health checker.
-    pub reserved: [u64; 8],
+    /// Line 3, written by control: what the file said, and whether the slot is still wanted.
+    pub record: MemberRecord,
 }
 
 /// Line 0 of a member: who it is, where it is, what may be sent to it. The packet path reads this
@@ -149,10 +149,30 @@ pub struct MemberTraffic {
     pub reserved: [u64; 5],
 }
 
+/// Line 3 of a member: what the configuration said when it was last published, so that a change of
+/// the file is told apart from a change made at run time, even by the next process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct MemberRecord {
+    /// `status=` of the file, [`MemberState`] bits.
+    pub status: u64,
+    /// `loadfactor` of the file times 100.
+    pub weight: u32,
+    /// `lbset` of the file.
+    pub lbset: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+    /// Kernel monotonic clock, ns, since when no configuration names the member (its identity is
+    /// still there) or since when the slot is free. 0: in use, or never used.
+    pub retired: u64,
+    /// Zero.
+    pub reserved: [u64; 5],
+}
+
 /// Value of `NAMES`: what a person calls the member, so that a dump can be read with the daemon
 /// dead. UTF-8, cut at a character boundary, zero-filled. Written by control before the slot.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct MemberName {
     /// Balancer's name without `balancer://`.
     pub balancer: [u8; 64],
@@ -175,5 +195,6 @@ impl Default for MemberName {
 const _: () = assert!(size_of::<MemberHead>() == 64);
 const _: () = assert!(size_of::<MemberElection>() == 64);
 const _: () = assert!(size_of::<MemberTraffic>() == 64);
+const _: () = assert!(size_of::<MemberRecord>() == 64);
 const _: () = assert!(size_of::<MemberSlot>() == 256);
 const _: () = assert!(size_of::<MemberName>() == 288);

@@ -29,8 +29,9 @@ pub struct Meta {
     pub build: u64,
     /// Boot id (first 8 bytes): times of another boot mean nothing.
     pub boot: u64,
-    /// Zero.
-    pub pad: [u64; 7],
+    /// Layout hash of each pinned map, parallel to [`crate::abi::map::ALL`]: a map whose hash is
+    /// not what this build expects is made anew, alone.
+    pub layouts: [u32; crate::abi::map::ALL.len()],
 }
 
 /// Values of [`Meta::phase`].
@@ -43,6 +44,8 @@ pub mod phase {
     pub const READY: u32 = 2;
     /// Published and stopped cleanly: at the next start the file wins over the operator's bits.
     pub const STOPPED: u32 = 3;
+    /// As [`APPLYING`], begun on [`STOPPED`]: the file still wins when it is repaired.
+    pub const APPLYING_STOPPED: u32 = 4;
 }
 
 const _: () = assert!(size_of::<Meta>() == 128);

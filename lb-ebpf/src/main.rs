@@ -1,3 +1,65 @@
-//! The XDP program of sluice.
+//! The XDP programs of sluice: entry points and nothing else.
+//!
+//! A packet is read by `packet.rs`, judged by `lb_common` on the tables of `tables.rs`, counted by
+//! `stats.rs`. What decides lives in `lb_common`, where the host's tests reach it.
+
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![expect(
+    internal_features,
+    reason = "the target has no AtomicU64::fetch_add; see atomic.rs"
+)]
+// The `xdp` attribute makes each entry point a second, public function without a docstring.
+#![expect(missing_docs, unreachable_pub, reason = "expanded from #[xdp]")]
+
+mod atomic;
+mod maps;
+mod outline;
+mod packet;
+mod stats;
+mod tables;
+
+use core::{hint::black_box, mem::MaybeUninit};
+
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use lb_common::{journey, parse, verdict::Action};
+
+use crate::{packet::Packet, tables::Maps};
+
+/// Guards the services of this host: every packet of an interface comes through here.
+#[xdp(frags)]
+pub fn sluice_xdp(ctx: XdpContext) -> u32 {
+    let packet = Packet::new(&ctx);
+    let mut headers = MaybeUninit::uninit();
+    // Opaque, or LLVM takes the headers apart into more registers than there are and runs out of
+    // stack.
+    let headers = black_box(packet::clear(&mut headers));
+    parse::parse_into(&packet, headers);
+    let verdict = journey::judge(&packet, headers, &Maps);
+    stats::count(&verdict);
+    if stats::is_logged() {
+        outline::sluice_log(headers, outline::pack(&verdict));
+    }
+    match verdict.reason.action() {
+        Action::Pass => xdp_action::XDP_PASS,
+        Action::Drop => xdp_action::XDP_DROP,
+    }
+}
+
+/// Passes everything: what the peer of a veth pair must run for `XDP_TX` and native mode to work.
+#[xdp(frags)]
+pub fn sluice_pass(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
+/// Never reached: a loop without end, so that the verifier rejects a program in which it could be.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// What the kernel asks before it lets a program call GPL-only helpers.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,13 +1,44 @@
 //! The shared maps: the kernel's by aya, or the same layout in anonymous memory.
 
-use std::{net::SocketAddr, os::fd::BorrowedFd, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::Ordering::{AcqRel, Relaxed, Release},
+    },
+};
 
-use lb_common::member::MemberId;
+use lb_common::{
+    abi::{ABI_VERSION, BUSY_COLUMNS, MAX_SERVICES},
+    deny::{PrefixEntry, origin},
+    limit::{self, Limit, LimitKind},
+    member::MemberId,
+    meta::{MAGIC, phase},
+    service::flag,
+    settings::{Settings, gate},
+};
 
 use crate::{
-    admin::protocol::{InterfaceView, PrefixView, ServiceView, Snapshot},
-    config::spec::{Interface, Prefix, Spec},
+    admin::protocol::{InterfaceView, Snapshot},
+    config::spec::{Interface, Prefix},
 };
+
+mod desired;
+mod diff;
+pub mod doctor;
+mod error;
+mod hook;
+mod kernel;
+mod log;
+mod maps;
+mod netlink;
+mod pin;
+mod place;
+mod prefix;
+mod store;
+mod view;
 
 #[allow(
     unsafe_code,
@@ -16,7 +47,15 @@ use crate::{
 pub mod sys;
 pub mod table;
 
-use table::MemberTable;
+pub use desired::{Desired, limit_of};
+use diff::{FileLimits, How, Op, Persist, PlacedWay};
+pub use error::DataplaneError;
+use kernel::{Kernel, Opened};
+pub use log::KernelLog;
+use pin::{Lock, PinDir};
+use prefix::PrefixKey;
+use store::Store;
+use table::{MemberTable, monotonic_ns};
 
 /// Where an instance keeps its things.
 #[derive(Clone, Debug)]
@@ -27,31 +66,6 @@ pub struct Place {
     pub bpffs: PathBuf,
     /// Lock file and control socket: `<run_dir>/<instance>.lock`, `<run_dir>/<instance>.sock`.
     pub run_dir: PathBuf,
-}
-
-/// What can go wrong with the maps, the program or its pins. Exit code by [`DataplaneError::exit_code`].
-#[derive(Debug, thiserror::Error)]
-pub enum DataplaneError {
-    /// Replaced by the real ones.
-    #[error("placeholder")]
-    Placeholder,
-}
-
-impl DataplaneError {
-    /// 3: no usable dataplane; 1: anything else (DESIGN section 8).
-    pub const fn exit_code(&self) -> i32 {
-        3
-    }
-}
-
-/// What a generation wants the maps to hold; made from a [`Spec`] and resolved addresses by
-/// [`Desired::of`], pure.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Desired {
-    /// Per balancer, per member: where it is. Parallel to `spec.balancers[b].members[m]`.
-    pub addresses: Vec<Vec<SocketAddr>>,
-    /// The configuration it was made from.
-    pub spec: Arc<Spec>,
 }
 
 /// Result of publishing.
@@ -67,109 +81,443 @@ pub struct Published {
 
 /// The maps of one instance, owned by control.
 pub struct Dataplane {
-    _private: (),
+    place: Place,
+    store: Store,
+    /// What the lists hold: control alone writes them.
+    prefixes: BTreeMap<PrefixKey, PrefixEntry>,
+    file_limits: FileLimits,
+    /// What the next publish keeps of run-time changes.
+    persist: Persist,
+    /// Proxy processes started here: column and process id.
+    proxies: Vec<(u32, u32)>,
+    /// Told with the first publish.
+    notices: Vec<String>,
+    kernel: Option<Kernel>,
+    /// Held until this is dropped, and by nobody else.
+    _lock: Lock,
+}
+
+/// Proxy incarnations count up in `META`; the column is the incarnation modulo the columns.
+fn column_of(incarnation: u64) -> u32 {
+    u32::try_from(incarnation % u64::from(BUSY_COLUMNS)).unwrap_or(0)
 }
 
 impl Dataplane {
     /// Takes the lock, checks, adopts or creates the pinned maps, loads the program and attaches it
     /// to `interfaces` (replacing our own earlier program in place). Nothing is left behind on error.
-    pub fn open(_place: &Place, _interfaces: &[Interface]) -> Result<Self, DataplaneError> {
-        unimplemented!("dataplane")
+    pub fn open(place: &Place, interfaces: &[Interface]) -> Result<Self, DataplaneError> {
+        let lock = Lock::take(place)?;
+        let Opened {
+            kernel,
+            store,
+            notices,
+        } = Kernel::open(place, interfaces)?;
+        Self::over(place, lock, store, Some(kernel), notices)
     }
 
     /// The same slots in anonymous memory, still under the instance's lock.
-    pub fn anonymous(_place: &Place) -> Result<Self, DataplaneError> {
-        unimplemented!("dataplane")
+    pub fn anonymous(place: &Place) -> Result<Self, DataplaneError> {
+        let lock = Lock::take(place)?;
+        let store = Store::anonymous()?;
+        store.meta().magic.store(MAGIC, Relaxed);
+        store.meta().abi.store(ABI_VERSION, Relaxed);
+        Self::over(place, lock, store, None, Vec::new())
+    }
+
+    fn over(
+        place: &Place,
+        lock: Lock,
+        store: Store,
+        kernel: Option<Kernel>,
+        mut notices: Vec<String>,
+    ) -> Result<Self, DataplaneError> {
+        let meta = store.meta();
+        let left = meta.phase.load(Relaxed);
+        if matches!(left, phase::APPLYING | phase::APPLYING_STOPPED) {
+            notices.push(format!(
+                "the last process died while it published generation {}; the maps are repaired from \
+                 the configuration",
+                meta.generation.load(Relaxed) + 1
+            ));
+        }
+        for column in 0..BUSY_COLUMNS {
+            let owner = meta.proxy_incarnation.load(Relaxed);
+            // A proxy that outlived its control still counts in its column.
+            if column != column_of(owner) || !is_running(meta.proxy_pid.load(Relaxed)) {
+                store.table.clear_busy(column);
+            }
+        }
+        meta.control_pid.store(std::process::id(), Relaxed);
+        meta.heartbeat.store(monotonic_ns(), Relaxed);
+        Ok(Self {
+            place: place.clone(),
+            prefixes: store.rest.prefixes()?,
+            store,
+            file_limits: FileLimits::new(),
+            persist: Persist::after(left),
+            proxies: Vec::new(),
+            notices,
+            kernel,
+            _lock: lock,
+        })
     }
 
     /// Whether there are kernel maps.
-    pub fn is_kernel(&self) -> bool {
-        unimplemented!("dataplane")
+    pub const fn is_kernel(&self) -> bool {
+        self.kernel.is_some()
     }
 
     /// The member table, mapped in this process.
     pub fn table(&self) -> Arc<MemberTable> {
-        unimplemented!("dataplane")
+        Arc::clone(&self.store.table)
     }
 
     /// Descriptors of `MEMBERS` and `BUSY`, for the proxy process.
     pub fn table_fds(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
-        unimplemented!("dataplane")
+        (self.store.members.as_fd(), self.store.busy.as_fd())
     }
 
     /// Preflight, members, services, lists, removals; undone on error. Attaches and detaches
     /// interfaces that the new configuration adds or drops.
-    pub fn publish(&mut self, _desired: &Desired) -> Result<Published, DataplaneError> {
-        unimplemented!("dataplane")
+    ///
+    /// A member that the new configuration does not name keeps its slot, usable, until nobody of an
+    /// earlier generation can be on it ([`Dataplane::tick`]).
+    pub fn publish(&mut self, desired: &Desired) -> Result<Published, DataplaneError> {
+        let image = desired.image()?;
+        let actual = self.store.actual()?;
+        let mut how = How {
+            persist: self.persist,
+            now: monotonic_ns(),
+            draw: &mut random,
+            file_limits: &self.file_limits,
+        };
+        let plan = diff::diff(&actual, &image, &mut how)?;
+        let wanted = &desired.spec.sluice.interfaces;
+        let mut notices = std::mem::take(&mut self.notices);
+        let added = match &mut self.kernel {
+            Some(kernel) => kernel.attach_missing(wanted, &mut notices)?,
+            None => Vec::new(),
+        };
+        if let Err(error) = self.store.apply_all(&plan.ops) {
+            if let Some(kernel) = &mut self.kernel {
+                kernel.detach_these(&added);
+            }
+            return Err(error);
+        }
+        if let Some(kernel) = &mut self.kernel {
+            kernel.detach_others(wanted, &mut notices);
+        }
+        self.state_changed();
+        self.prefixes = self.store.rest.prefixes()?;
+        self.file_limits = plan.file_limits;
+        self.persist = Persist::Adopt;
+        notices.extend(plan.notices);
+        let mut flat = plan.ids.into_iter();
+        let ids = (desired.spec.balancers.iter())
+            .map(|b| flat.by_ref().take(b.members.len()).collect())
+            .collect();
+        Ok(Published {
+            generation: self.store.meta().generation.load(Relaxed),
+            ids,
+            notices,
+        })
     }
 
     /// A new proxy process: picks its column of `BUSY`, empties it, writes `META`.
-    pub fn proxy_started(&mut self, _pid: u32) -> u32 {
-        unimplemented!("dataplane")
+    pub fn proxy_started(&mut self, pid: u32) -> u32 {
+        let meta = self.store.meta();
+        let incarnation = meta.proxy_incarnation.fetch_add(1, AcqRel) + 1;
+        let column = column_of(incarnation);
+        self.store.table.clear_busy(column);
+        let table = &self.store.table;
+        self.proxies.retain(|(old, pid)| {
+            let keep = *old != column && is_running(*pid);
+            if !keep && *old != column {
+                table.clear_busy(*old);
+            }
+            keep
+        });
+        self.proxies.push((column, pid));
+        meta.proxy_pid.store(pid, Release);
+        column
     }
 
-    /// Once a second: heartbeat, expired denies.
+    /// Once a second: heartbeat, expired denies, slots of members that are no longer configured.
     pub fn tick(&mut self) {
-        unimplemented!("dataplane")
+        let now = monotonic_ns();
+        self.store.meta().heartbeat.store(now, Relaxed);
+        let over: Vec<PrefixKey> = (self.prefixes.iter())
+            .filter(|(_, entry)| entry.expires != 0 && entry.expires <= now)
+            .map(|(key, _)| *key)
+            .collect();
+        for key in over {
+            if let Err(error) = self.set_prefix(key, None) {
+                tracing::warn!(prefix = %key, %error, "an expired deny entry could not be removed");
+            }
+        }
+        self.store.free_settled(now);
     }
 
-    /// Adds or replaces a deny entry. `seconds` `None`: for ever.
-    pub fn deny(&mut self, _prefix: Prefix, _seconds: Option<u64>) -> Result<(), DataplaneError> {
-        unimplemented!("dataplane")
+    /// Adds or replaces a deny entry. `seconds` `None`: for ever. An entry of the configuration,
+    /// which lasts for ever, stays as it is.
+    pub fn deny(&mut self, prefix: Prefix, seconds: Option<u64>) -> Result<(), DataplaneError> {
+        let key = PrefixKey::deny(prefix);
+        let old = self.prefixes.get(&key);
+        if old.is_some_and(|entry| entry.origin == origin::FILE) {
+            return Ok(());
+        }
+        if old.is_none() {
+            let same = self.prefixes.keys().filter(|k| k.map() == key.map());
+            diff::check_trie(key.map(), same.count() + 1)?;
+        }
+        let expires = seconds.map_or(0, |seconds| {
+            monotonic_ns().saturating_add(seconds.saturating_mul(1_000_000_000))
+        });
+        self.set_prefix(key, Some(key.entry(origin::COMMAND, expires)))
     }
 
-    /// Removes a deny entry; whether there was one.
-    pub fn undeny(&mut self, _prefix: Prefix) -> Result<bool, DataplaneError> {
-        unimplemented!("dataplane")
+    /// Removes a deny entry; whether there was one. One of the configuration comes back with the
+    /// next publish.
+    pub fn undeny(&mut self, prefix: Prefix) -> Result<bool, DataplaneError> {
+        let key = PrefixKey::deny(prefix);
+        if !self.prefixes.contains_key(&key) {
+            return Ok(false);
+        }
+        self.set_prefix(key, None)?;
+        Ok(true)
     }
 
-    /// Replaces (or with `None` removes) one limit of one service at run time.
+    /// Writes the entry before the gate opens, and closes the gate before the last entry goes.
+    fn set_prefix(
+        &mut self,
+        key: PrefixKey,
+        entry: Option<PrefixEntry>,
+    ) -> Result<(), DataplaneError> {
+        let old = self.prefixes.get(&key).copied();
+        let left = self
+            .prefixes
+            .keys()
+            .filter(|k| entry.is_some() || **k != key);
+        let lists = diff::list_gates(left.chain(entry.is_some().then_some(&key)));
+        let was = self.store.rest.settings()?;
+        let all = gate::DENY4 | gate::DENY6 | gate::ALLOW4 | gate::ALLOW6;
+        let settings = Op::Settings(Settings {
+            gates: was.gates & !all | lists,
+            ..was
+        });
+        let write = Op::Prefix { key, entry, old };
+        let ops = if entry.is_some() {
+            [write, settings]
+        } else {
+            [settings, write]
+        };
+        self.store.apply_all(&ops)?;
+        match entry {
+            Some(entry) => self.prefixes.insert(key, entry),
+            None => self.prefixes.remove(&key),
+        };
+        Ok(())
+    }
+
+    /// Replaces (or with `None` removes) one limit of one service at run time. It stays until the
+    /// file's own value changes or sluice is stopped cleanly.
     pub fn set_limit(
         &mut self,
-        _service: u16,
-        _kind: u8,
-        _per_service: bool,
-        _limit: Option<lb_common::limit::Limit>,
+        service: u16,
+        kind: u8,
+        per_service: bool,
+        limit: Option<Limit>,
     ) -> Result<(), DataplaneError> {
-        unimplemented!("dataplane")
+        let ways = self.store.ways();
+        let placed: Vec<PlacedWay> = ways.into_iter().filter(|w| w.value.id == service).collect();
+        if service != 0 && placed.is_empty() || u32::from(service) >= MAX_SERVICES {
+            return Err(DataplaneError::Refused(format!(
+                "there is no service {service}; `sluice service list` shows those there are"
+            )));
+        }
+        let icmp = kind == LimitKind::ICMP.0;
+        if usize::from(kind) >= LimitKind::COUNT || icmp != (service == 0) {
+            return Err(DataplaneError::Refused(
+                "service 0, the host, has icmp limits; every other service has the other kinds"
+                    .to_owned(),
+            ));
+        }
+        let mut limits = self.store.rest.limits(service)?;
+        let rows = if per_service {
+            &mut limits.service
+        } else {
+            &mut limits.source
+        };
+        rows[usize::from(kind)] = Limit {
+            origin: limit::origin::COMMAND,
+            ..limit.unwrap_or_default()
+        };
+        let limited = diff::has_limit(&limits);
+        let mut ops = vec![Op::Limits {
+            service,
+            limits: Box::new(limits),
+        }];
+        for mut way in placed {
+            way.value.flags =
+                way.value.flags & !flag::LIMITED | if limited { flag::LIMITED } else { 0 };
+            ops.push(Op::Way(way));
+        }
+        let was = self.store.rest.settings()?;
+        let bit = if service == 0 {
+            gate::ICMP_LIMITS
+        } else {
+            gate::LIMITS
+        };
+        // The gate of the services is left open when the last limit goes: it costs a test.
+        let gates = match (limited, service) {
+            (true, _) => was.gates | bit,
+            (false, 0) => was.gates & !bit,
+            (false, _) => was.gates,
+        };
+        ops.push(Op::Settings(Settings { gates, ..was }));
+        self.store.apply_all(&ops)
     }
 
     /// Changes a run-time setting: `guard on|off`, `log on|off`, `log_every N`.
-    pub fn set(&mut self, _name: &str, _value: &str) -> Result<(), DataplaneError> {
-        unimplemented!("dataplane")
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), DataplaneError> {
+        let mut settings = self.store.rest.settings()?;
+        let refused = |expected: &str| {
+            DataplaneError::Refused(format!("setting {name} takes {expected}, not `{value}`"))
+        };
+        match name {
+            "guard" | "log" => {
+                let bit = if name == "guard" {
+                    gate::GUARD
+                } else {
+                    gate::LOG
+                };
+                match value {
+                    "on" => settings.gates |= bit,
+                    "off" => settings.gates &= !bit,
+                    _ => return Err(refused("on or off")),
+                }
+            }
+            "log_every" => {
+                settings.log_every = (value.parse().ok())
+                    .filter(|every| (1..=u64::from(u32::MAX)).contains(every))
+                    .ok_or_else(|| refused("a number from 1 to 4294967295"))?;
+            }
+            _ => {
+                return Err(DataplaneError::Refused(format!(
+                    "there is no setting {name}; there are guard, log and log_every"
+                )));
+            }
+        }
+        self.store.apply_all(&[Op::Settings(settings)])
+    }
+
+    /// The program's log, to be read by a thread while `log` is on. There is one, and none without
+    /// kernel maps.
+    pub fn log(&mut self) -> Option<KernelLog> {
+        KernelLog::of(self.kernel.as_mut()?.ebpf())
     }
 
     /// Tells that a member's state changed (`META.state_sequence`).
     pub fn state_changed(&self) {
-        unimplemented!("dataplane")
+        self.store.meta().state_sequence.fetch_add(1, Release);
     }
 
     /// Takes the program off every interface and unpins the links; the maps stay.
     pub fn detach(&mut self) -> Result<Vec<InterfaceView>, DataplaneError> {
-        unimplemented!("dataplane")
+        match &mut self.kernel {
+            Some(kernel) => kernel.detach_all(),
+            None => Ok(Vec::new()),
+        }
     }
 
-    /// Clean stop: marks `META`, keeps pins and attached program unless `detach`.
+    /// After a start that failed: takes away the pins and the attachments that this process made, and
+    /// leaves what it found.
+    pub fn abandon(self) {
+        if let Some(kernel) = self.kernel {
+            kernel.abandon();
+        }
+    }
+
+    /// Clean stop: marks `META`; pins and attached program stay, so that the services stay guarded
+    /// while nobody runs. Call [`Dataplane::detach`] first to end that too.
     pub fn close(self) -> Result<(), DataplaneError> {
-        unimplemented!("dataplane")
+        let meta = self.store.meta();
+        meta.control_pid.store(0, Relaxed);
+        meta.proxy_pid.store(0, Relaxed);
+        // What was never published has nothing to be stopped.
+        if meta.phase.load(Relaxed) == phase::READY {
+            meta.phase.store(phase::STOPPED, Release);
+        }
+        Ok(())
     }
 
     /// Members, services, lists, settings, interfaces as the maps hold them now; what only the
     /// daemon knows is left at its default for the caller to fill in.
     pub fn snapshot(&self) -> Result<Snapshot, DataplaneError> {
-        unimplemented!("dataplane")
+        let mut snapshot = view::snapshot(&self.store, &self.prefixes)?;
+        snapshot.instance.clone_from(&self.place.instance);
+        snapshot.daemon = true;
+        if let Some(kernel) = &self.kernel {
+            snapshot.interfaces = kernel.views();
+        } else {
+            "memory".clone_into(&mut snapshot.dataplane);
+            snapshot.heartbeat_age_seconds = None;
+        }
+        Ok(snapshot)
     }
 }
 
 /// Reads an instance's pins without its daemon: no lock, nothing written.
-pub fn read_pins(_place: &Place) -> Result<Snapshot, DataplaneError> {
-    unimplemented!("dataplane")
+pub fn read_pins(place: &Place) -> Result<Snapshot, DataplaneError> {
+    let store = kernel::open_pins(place)?;
+    let prefixes = store.rest.prefixes()?;
+    let mut snapshot = view::snapshot(&store, &prefixes)?;
+    snapshot.instance.clone_from(&place.instance);
+    snapshot.interfaces = hook::views_here(&PinDir::of(place))?;
+    if view::is_alive(&store) {
+        snapshot.notices.push(format!(
+            "control (process {}) is alive and was not asked: in-flight counts may be a moment old",
+            snapshot.control_pid
+        ));
+    }
+    Ok(snapshot)
 }
 
-/// `sluice detach` with no daemon: unpins the links of a dead instance.
-pub fn detach_dead(_place: &Place) -> Result<Vec<InterfaceView>, DataplaneError> {
-    unimplemented!("dataplane")
+/// `sluice detach` with no daemon: unpins the links of a dead instance. A living one is not
+/// touched: its lock is held.
+pub fn detach_dead(place: &Place) -> Result<Vec<InterfaceView>, DataplaneError> {
+    let pins = PinDir::of(place);
+    if !pins.path().is_dir() {
+        return Err(DataplaneError::NoPins {
+            instance: place.instance.clone(),
+            path: pins.path().to_owned(),
+        });
+    }
+    let _lock = Lock::take(place)?;
+    hook::detach_pinned(&pins)
 }
 
-/// Used by views of both kinds.
-pub type Views = (Vec<ServiceView>, Vec<PrefixView>);
+/// Whether a process is there. 0 is none.
+fn is_running(pid: u32) -> bool {
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    // Not permitted to signal it means that it is there.
+    pid.is_some_and(|pid| {
+        !matches!(
+            rustix::process::test_kill_process(pid),
+            Err(rustix::io::Errno::SRCH)
+        )
+    })
+}
+
+/// A seed. Never zero, which means "none yet".
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // Where the kernel has no randomness to give, the clock must do: a guessed seed lets somebody
+    // who also chooses the listeners crowd a set, which is then refused, not wrong.
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => u64::from_ne_bytes(bytes).max(1),
+        Err(_) => monotonic_ns().max(1),
+    }
+}

@@ -1,2 +1,11 @@
 //! The sluice command.
-fn main() {}
+
+use std::process::ExitCode;
+
+/// Requests allocate in many threads and free in the same one: what mimalloc is good at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    sluice::cli::main()
+}

@@ -17,8 +17,8 @@ pub enum Request {
         balancer: String,
         /// Member's URL or route.
         member: String,
-        /// The change.
-        change: MemberChange,
+        /// The changes, all or none.
+        changes: Vec<MemberChange>,
     },
     /// Replace one limit of a service.
     Limit {
@@ -133,8 +133,10 @@ pub struct Snapshot {
     pub dataplane: String,
     /// Where the program is attached.
     pub interfaces: Vec<InterfaceView>,
-    /// Listen addresses, with the connections open on each.
+    /// Listen addresses.
     pub listeners: Vec<String>,
+    /// Client connections open on all of them, as the proxy last said (once a second).
+    pub connections: u64,
     /// Shards of the proxy; 0 when dead.
     pub shards: u32,
     /// Times the proxy was restarted after a crash.

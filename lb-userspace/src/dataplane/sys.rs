@@ -1,17 +1,28 @@
-//! Memory shared between processes: the only place that maps it.
+//! Memory shared between processes, and the few system calls that have no safe wrapper: the only
+//! place of this crate with `unsafe`. What the mapped memory looks like is in `cells.rs`, the calls
+//! are in `calls.rs`.
 
 use std::{
     fs::File,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     ptr::NonNull,
-    sync::atomic::{AtomicI64, AtomicU16, AtomicU32, AtomicU64},
+    sync::atomic::AtomicU64,
 };
 
 use rustix::{
     fs::MemfdFlags,
     mm::{MapFlags, ProtFlags, mmap, munmap},
 };
+
+mod calls;
+mod cells;
+
+pub(super) use calls::{
+    bpf_probe, channels, driver, ethtool_flags, link_detach, link_info, open_pin,
+};
+pub use cells::MemberCell;
+pub(super) use cells::{MetaCell, ServiceCell, WayCell};
 
 /// A shared, writable mapping of `len` cells of `T`.
 pub struct Mapping<T: Cell> {
@@ -94,79 +105,5 @@ pub fn fd_of(fd: &impl AsFd) -> BorrowedFd<'_> {
     fd.as_fd()
 }
 
-/// [`lb_common::member::MemberSlot`] through atomics; same offsets, checked below.
-#[repr(C, align(64))]
-pub struct MemberCell {
-    /// `head.identity`.
-    pub identity: [AtomicU64; 2],
-    /// `head.state`.
-    pub state: AtomicU64,
-    /// `head.address`, as two native words of its 16 bytes.
-    pub address: [AtomicU64; 2],
-    /// `head.incarnation`.
-    pub incarnation: AtomicU32,
-    /// `head.weight`.
-    pub weight: AtomicU32,
-    /// `head.balancer`.
-    pub balancer: AtomicU16,
-    /// `head.port`: native word of its 2 network-order bytes.
-    pub port: AtomicU16,
-    /// `head.lbset` and padding, in memory order.
-    pub lbset_pad: AtomicU16,
-    /// `head.mac`, three native words.
-    pub mac: [AtomicU16; 3],
-    /// `election.lbstatus`.
-    pub lbstatus: AtomicI64,
-    /// `election.elected`.
-    pub elected: AtomicU64,
-    /// `election.error_since`.
-    pub error_since: AtomicU64,
-    /// `election.retries`.
-    pub retries: AtomicU64,
-    /// `election.failed`.
-    pub failed: AtomicU64,
-    election_reserved: [AtomicU64; 3],
-    /// `traffic.read`.
-    pub read: AtomicU64,
-    /// `traffic.transferred`.
-    pub transferred: AtomicU64,
-    /// `traffic.responses`.
-    pub responses: AtomicU64,
-    traffic_reserved: [AtomicU64; 5],
-    reserved: [AtomicU64; 8],
-}
-
-// SAFETY: repr(C), atomics only; the assertions below leave no gap.
-unsafe impl Cell for MemberCell {}
 // SAFETY: an atomic integer.
 unsafe impl Cell for AtomicU64 {}
-
-const _: () = {
-    use lb_common::member::{MemberElection, MemberHead, MemberSlot, MemberTraffic};
-    use std::mem::offset_of;
-    let head = offset_of!(MemberSlot, head);
-    let election = offset_of!(MemberSlot, election);
-    let traffic = offset_of!(MemberSlot, traffic);
-    assert!(size_of::<MemberCell>() == size_of::<MemberSlot>());
-    assert!(offset_of!(MemberCell, identity) == head + offset_of!(MemberHead, identity));
-    assert!(offset_of!(MemberCell, state) == head + offset_of!(MemberHead, state));
-    assert!(offset_of!(MemberCell, address) == head + offset_of!(MemberHead, address));
-    assert!(offset_of!(MemberCell, incarnation) == head + offset_of!(MemberHead, incarnation));
-    assert!(offset_of!(MemberCell, weight) == head + offset_of!(MemberHead, weight));
-    assert!(offset_of!(MemberCell, balancer) == head + offset_of!(MemberHead, balancer));
-    assert!(offset_of!(MemberCell, port) == head + offset_of!(MemberHead, port));
-    assert!(offset_of!(MemberCell, lbset_pad) == head + offset_of!(MemberHead, lbset));
-    assert!(offset_of!(MemberCell, mac) == head + offset_of!(MemberHead, mac));
-    assert!(offset_of!(MemberCell, lbstatus) == election + offset_of!(MemberElection, lbstatus));
-    assert!(offset_of!(MemberCell, elected) == election + offset_of!(MemberElection, elected));
-    assert!(
-        offset_of!(MemberCell, error_since) == election + offset_of!(MemberElection, error_since)
-    );
-    assert!(offset_of!(MemberCell, retries) == election + offset_of!(MemberElection, retries));
-    assert!(offset_of!(MemberCell, failed) == election + offset_of!(MemberElection, failed));
-    assert!(offset_of!(MemberCell, read) == traffic + offset_of!(MemberTraffic, read));
-    assert!(
-        offset_of!(MemberCell, transferred) == traffic + offset_of!(MemberTraffic, transferred)
-    );
-    assert!(offset_of!(MemberCell, responses) == traffic + offset_of!(MemberTraffic, responses));
-};

@@ -1,0 +1,87 @@
+//! Functions that are *global* in the verifier's sense: verified once, for any arguments, and not
+//! once for every way through the program that leads to them. They take and return plain words and
+//! pointers to plain structs only.
+//!
+//! A call has its price (its return is a guarded jump on processors that need one), so the common
+//! way of a packet comes through none of them.
+
+use lb_common::{
+    guard::{self, Limited},
+    journey::{self, List},
+    parse::Headers,
+    verdict::{Reason, Verdict},
+};
+
+use crate::{stats, tables::Maps};
+
+/// Looks a source up in a prefix list. Non-zero: a living entry covers it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn sluice_covers(list: u32, headers: *const Headers) -> u32 {
+    // SAFETY: the verifier hands a global function valid memory of the type or null.
+    let Some(headers) = (unsafe { headers.as_ref() }) else {
+        return 0;
+    };
+    let list = if list == List::Deny as u32 {
+        List::Deny
+    } else {
+        List::Allow
+    };
+    u32::from(journey::covers(&Maps, list, headers))
+}
+
+/// Puts a packet through the limits of a service. Returns what [`unpack_limited`] reads.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn sluice_limit(headers: *const Headers, service: u32) -> u32 {
+    // SAFETY: as in `sluice_covers`.
+    let Some(headers) = (unsafe { headers.as_ref() }) else {
+        return WITHIN;
+    };
+    match guard::limit(&Maps, headers, service as u16) {
+        Limited::Within => WITHIN,
+        Limited::Reported => REPORTED,
+        Limited::Over(reason) => u32::from(reason.0),
+    }
+}
+
+/// Above every reason.
+const WITHIN: u32 = 0x100;
+const REPORTED: u32 = 0x101;
+
+/// What [`sluice_limit`] returned.
+#[inline(always)]
+pub(crate) fn unpack_limited(word: u32) -> Limited {
+    match word {
+        WITHIN => Limited::Within,
+        REPORTED => Limited::Reported,
+        reason => Limited::Over(Reason(reason as u8)),
+    }
+}
+
+/// Logs one verdict, [`pack`]ed. What aya-log expands to is longer than all the rest.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn sluice_log(headers: *const Headers, verdict: u64) -> u32 {
+    // SAFETY: as in `sluice_covers`.
+    let Some(headers) = (unsafe { headers.as_ref() }) else {
+        return 0;
+    };
+    stats::log(headers, &unpack(verdict));
+    1
+}
+
+/// A verdict as one word.
+#[inline(always)]
+pub(crate) fn pack(verdict: &Verdict) -> u64 {
+    verdict.bytes << 32 | u64::from(verdict.reason.0) << 16 | u64::from(verdict.service)
+}
+
+#[inline(always)]
+fn unpack(word: u64) -> Verdict {
+    Verdict {
+        service: word as u16,
+        reason: Reason((word >> 16) as u8),
+        bytes: word >> 32,
+    }
+}

@@ -1,0 +1,187 @@
+//! Commands that change something; each prints what changed.
+
+use std::{
+    io::{self, BufRead as _, IsTerminal as _, Write as _},
+    time::Duration,
+};
+
+use super::{
+    FAILED, Failure, Outcome, USAGE,
+    args::{Global, MemberChangeCommand},
+    client::{self, NoAnswer, ask},
+    output,
+};
+use crate::{
+    admin::{
+        change::loadfactor,
+        protocol::{MemberChange, Request, Response},
+    },
+    dataplane,
+};
+
+pub(crate) fn member(global: &Global, command: &MemberChangeCommand) -> Outcome {
+    let (which, changes) = match command {
+        MemberChangeCommand::Drain(which) => (which, vec![MemberChange::Drain]),
+        MemberChangeCommand::Disable(which) => (which, vec![MemberChange::Disable]),
+        MemberChangeCommand::Enable(which) => (which, vec![MemberChange::Enable]),
+        MemberChangeCommand::Set { which, changes } => {
+            let changes: Result<Vec<_>, String> =
+                changes.iter().map(|text| setting_of(text)).collect();
+            (
+                which,
+                changes.map_err(|message| Failure::text(USAGE, message))?,
+            )
+        }
+    };
+    client::change(
+        global,
+        &Request::Member {
+            balancer: which.balancer.clone(),
+            member: which.member.clone(),
+            changes,
+        },
+    )
+}
+
+/// `KEY=VALUE` of `member set`.
+fn setting_of(text: &str) -> Result<MemberChange, String> {
+    let expected = "expected loadfactor=1..100, lbset=0..99 or status=+H-D";
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text}: {expected}"))?;
+    match key {
+        "loadfactor" => Ok(MemberChange::LoadFactor {
+            lbfactor: loadfactor(value).map_err(|error| format!("{text}: {error}"))?,
+        }),
+        "lbset" => Ok(MemberChange::LbSet {
+            lbset: value
+                .parse()
+                .ok()
+                .filter(|lbset| *lbset <= 99)
+                .ok_or_else(|| format!("{text}: lbset must be between 0 and 99"))?,
+        }),
+        "status" => Ok(MemberChange::Status {
+            flags: value.to_owned(),
+        }),
+        _ => Err(format!("{key}: no such setting; {expected}")),
+    }
+}
+
+pub(crate) fn limit(global: &Global, service: u16, limit: &[String]) -> Outcome {
+    client::change(
+        global,
+        &Request::Limit {
+            service,
+            limit: limit.join(" "),
+        },
+    )
+}
+
+pub(crate) fn deny_add(
+    global: &Global,
+    prefix: String,
+    time: Option<Duration>,
+    force: bool,
+) -> Outcome {
+    let caller = std::env::var("SSH_CONNECTION")
+        .ok()
+        .and_then(|value| value.split(' ').next().map(str::to_owned));
+    client::change(
+        global,
+        &Request::DenyAdd {
+            prefix,
+            seconds: time.map(|time| time.as_secs()),
+            force,
+            caller,
+        },
+    )
+}
+
+pub(crate) fn deny_del(global: &Global, prefix: String) -> Outcome {
+    client::change(global, &Request::DenyDelete { prefix })
+}
+
+pub(crate) fn setting(global: &Global, name: String, value: String) -> Outcome {
+    client::change(global, &Request::Set { name, value })
+}
+
+pub(crate) fn reload(global: &Global) -> Outcome {
+    client::change(global, &Request::Reload)
+}
+
+/// Stops and waits until the service is gone.
+pub(crate) fn stop(global: &Global, graceful: bool) -> Outcome {
+    client::change(global, &Request::Stop { graceful })?;
+    // The socket is the last thing that goes.
+    let path = client::socket(global);
+    while std::os::unix::net::UnixStream::connect(&path).is_ok() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    output::line("stopped")
+}
+
+pub(crate) fn detach(global: &Global, yes: bool) -> Outcome {
+    if !yes && !confirmed("Packets will no longer be guarded. Detach?")? {
+        return Err(Failure::text(FAILED, "nothing changed"));
+    }
+    match ask(global, &Request::Detach) {
+        Ok(Response::Done { message }) => output::line(&message),
+        Ok(Response::Refused { message }) => Err(Failure::text(FAILED, message)),
+        Ok(Response::Snapshot(_)) => Err(Failure::text(FAILED, "the daemon answered strangely")),
+        Err(NoAnswer::Failed(failure)) => Err(failure),
+        Err(NoAnswer::Dead) => {
+            let gone = dataplane::detach_dead(&global.place())
+                .map_err(|error| Failure::text(super::UNREACHABLE, error))?;
+            for view in &gone {
+                output::line(&format!("detached from {} (no daemon)", view.name))?;
+            }
+            if gone.is_empty() {
+                return Err(Failure::text(
+                    FAILED,
+                    "the program is attached to no interface",
+                ));
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Asks; without a terminal to ask on it is a usage error.
+fn confirmed(question: &str) -> Result<bool, Failure> {
+    let stdin = io::stdin();
+    if !stdin.is_terminal() {
+        return Err(Failure::text(
+            USAGE,
+            "no terminal to ask on; --yes goes ahead",
+        ));
+    }
+    write!(io::stderr(), "{question} [y/N] ")?;
+    let mut answer = String::new();
+    stdin.lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_checked_before_they_are_sent() {
+        assert_eq!(
+            setting_of("loadfactor=2.5"),
+            Ok(MemberChange::LoadFactor { lbfactor: 250 })
+        );
+        assert_eq!(setting_of("lbset=1"), Ok(MemberChange::LbSet { lbset: 1 }));
+        assert!(setting_of("status=+H-D").is_ok());
+        for wrong in [
+            "",
+            "loadfactor",
+            "loadfactor=0",
+            "lbset=100",
+            "lbset=-1",
+            "weight=1",
+        ] {
+            assert!(setting_of(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! `run`, `configtest`, `doctor`, `version`.
+
+use std::{io::Write as _, path::Path};
+
+use super::{
+    FAILED, Failure, NO_DATAPLANE, Outcome,
+    args::{ConfigArgs, Global, Json, RunArgs},
+    output,
+    table::{Align, Cell, Table, Tone},
+};
+use crate::{
+    config::{self, Options, Severity, spec::Spec},
+    dataplane::doctor::{Check, Verdict, examine},
+    server::{self, RunOptions},
+};
+
+/// Reads the configuration and prints every report. `None`: it has errors, which were printed.
+fn load(args: &ConfigArgs, least: Severity) -> (Option<Spec>, Options) {
+    let options = Options {
+        defines: args.defines.clone(),
+        server_root: None,
+    };
+    let loaded = config::load(&args.file, &options);
+    let mut errors = std::io::stderr().lock();
+    for report in loaded.reports.iter().filter(|r| r.severity >= least) {
+        // Standard error may be closed.
+        drop(writeln!(errors, "{}", report.render()));
+    }
+    (loaded.spec, options)
+}
+
+fn refused(args: &ConfigArgs) -> Failure {
+    Failure::text(
+        FAILED,
+        format_args!("{}: configuration refused", args.file.display()),
+    )
+}
+
+pub(crate) fn configtest(args: &ConfigArgs) -> Outcome {
+    match load(args, Severity::Notice) {
+        (Some(_), _) => {
+            // Where httpd prints it.
+            drop(writeln!(std::io::stderr(), "Syntax OK"));
+            Ok(())
+        }
+        (None, _) => Err(refused(args)),
+    }
+}
+
+pub(crate) fn run(global: &Global, args: &RunArgs) -> Outcome {
+    let (spec, config) = load(&args.config, Severity::Notice);
+    let Some(spec) = spec else {
+        return Err(refused(&args.config));
+    };
+    // A daemon's working directory is nobody's business; reloads need the path.
+    let file = std::path::absolute(&args.config.file)?;
+    let options = RunOptions {
+        file,
+        config,
+        no_xdp: args.no_xdp,
+        place: global.place(),
+        instance_given: global.instance.is_some(),
+    };
+    server::run(options, spec)
+        .map_err(|error| Failure::new(u8::try_from(error.exit_code()).unwrap_or(FAILED), error))
+}
+
+pub(crate) fn version() -> Outcome {
+    output::line(&format!(
+        "sluice {} (map layouts {})",
+        env!("CARGO_PKG_VERSION"),
+        lb_common::abi::ABI_VERSION
+    ))
+}
+
+/// What there is to say about this host. Exit code 3 when something is in the way of XDP.
+pub(crate) fn doctor(global: &Global, json: Json, file: Option<&Path>) -> Outcome {
+    let mut place = global.place();
+    let mut interfaces = Vec::new();
+    if let Some(file) = file {
+        let args = ConfigArgs {
+            file: file.to_owned(),
+            defines: Vec::new(),
+        };
+        let (spec, _) = load(&args, Severity::Error);
+        let spec = spec.ok_or_else(|| refused(&args))?;
+        if global.instance.is_none() {
+            place.instance = spec.sluice.instance;
+        }
+        let named = spec.sluice.interfaces.into_iter();
+        interfaces.extend(named.map(|interface| interface.name));
+    }
+    let checks = examine(&place, &interfaces);
+    let word = |verdict| match verdict {
+        Verdict::Ok => ("ok", Tone::Good),
+        Verdict::Warn => ("warning", Tone::Warn),
+        Verdict::Fail => ("FAIL", Tone::Bad),
+    };
+    if json.json {
+        let checks: Vec<_> = checks
+            .iter()
+            .map(|check| {
+                serde_json::json!({
+                    "name": check.name,
+                    "verdict": word(check.verdict).0.to_ascii_lowercase(),
+                    "found": check.found,
+                    "why": check.why,
+                    "fix": check.fix,
+                })
+            })
+            .collect();
+        output::json(&serde_json::json!({ "checks": checks }))?;
+    } else {
+        let mut table = Table::new(&[
+            ("CHECK", Align::Left),
+            ("", Align::Left),
+            ("FOUND", Align::Left),
+        ]);
+        for check in &checks {
+            let (text, tone) = word(check.verdict);
+            table.row(vec![
+                Cell::from(&check.name),
+                Cell::toned(text, tone),
+                Cell::from(&check.found),
+            ]);
+        }
+        let mut page = table.render(0, output::is_coloured());
+        for check in checks.iter().filter(|check| check.verdict != Verdict::Ok) {
+            let Check { name, why, fix, .. } = check;
+            page.extend(["\n", name, ": ", why, "\n  ", fix, "\n"]);
+        }
+        output::text(&page)?;
+    }
+    let failed = checks
+        .iter()
+        .filter(|check| check.verdict == Verdict::Fail)
+        .count();
+    if failed == 0 {
+        return Ok(());
+    }
+    Err(Failure::text(
+        NO_DATAPLANE,
+        format_args!("{failed} of {} checks failed", checks.len()),
+    ))
+}

@@ -1,0 +1,439 @@
+//! `key=value` parameters of members (workers) and balancers (apache.md 4).
+
+use std::time::Duration;
+
+use super::{Call, Fault};
+use crate::config::{
+    draft::BalancerDraft,
+    spec::{LbMethod, Member, Place, Scheme, Sticky},
+    status::parse_status_flags,
+    url::WorkerUrl,
+    value::{self, Unit, atoi},
+};
+
+/// Parses the URL of a worker of a scheme that this version speaks. The error is what follows the
+/// directive's name.
+pub(super) fn worker_url(text: &str) -> Result<WorkerUrl, String> {
+    if text
+        .get(..5)
+        .is_some_and(|start| start.eq_ignore_ascii_case("unix:"))
+    {
+        return Err(
+            "to a Unix socket (unix:) is not supported by this version of sluice".to_owned(),
+        );
+    }
+    let url = WorkerUrl::parse(text).map_err(|error| error.to_string())?;
+    match url.scheme.as_str() {
+        "http" => Ok(url),
+        "https" | "h2" | "h2c" | "ws" | "wss" | "ajp" | "fcgi" | "scgi" | "uwsgi" | "ftp"
+        | "fdpass" | "tcp" | "udp" => Err(format!(
+            "to {}:// is not supported by this version of sluice",
+            url.scheme
+        )),
+        scheme => Err(format!(
+            "to {scheme}://: unknown scheme; this version has http://"
+        )),
+    }
+}
+
+/// A member with every key at its default.
+pub(super) fn member(url: &WorkerUrl, at: Place) -> Member {
+    Member {
+        url: format!("{}{}", url.authority(80), url.path),
+        scheme: Scheme::Http,
+        host: url.host.clone(),
+        port: url.port.unwrap_or(80),
+        path: url.path.clone(),
+        lbfactor: 100,
+        lbset: 0,
+        route: String::new(),
+        redirect: String::new(),
+        status: 0,
+        retry: Duration::from_mins(1),
+        timeout: None,
+        connection_timeout: None,
+        ttl: None,
+        max: None,
+        acquire: None,
+        keepalive: false,
+        disablereuse: false,
+        response_field_size: 8192,
+        at,
+    }
+}
+
+/// Sets keys of a member; each that is refused is an error of its own.
+pub(super) fn set_member_keys(
+    call: &mut Call<'_, '_>,
+    member: &mut Member,
+    params: &[(usize, String, String)],
+    directive: &str,
+) {
+    for (index, key, value) in params {
+        if let Err(problem) = set_member_key(call, member, *index, key, value) {
+            problem.report(call, *index, |why| format!("{directive} {why}"));
+        }
+    }
+}
+
+/// Why a key is refused.
+enum Problem {
+    /// In httpd's words.
+    Wrong(String),
+    /// Not a key; the nearest one.
+    Unknown(&'static str, Option<&'static str>),
+    /// Not in this version.
+    NotYet(String),
+}
+
+impl Problem {
+    fn report(self, call: &mut Call<'_, '_>, index: usize, full: impl Fn(&str) -> String) {
+        let fault = match self {
+            Self::Wrong(why) => Fault::new(full(&why)),
+            Self::Unknown(why, nearest) => {
+                let help = nearest.map(|name| format!("did you mean {name}=?"));
+                Fault::new(full(why)).help(help.unwrap_or_default())
+            }
+            Self::NotYet(what) => super::not_yet(&what),
+        };
+        call.error(fault.at(index));
+    }
+}
+
+fn wrong(why: &str) -> Problem {
+    Problem::Wrong(why.to_owned())
+}
+
+/// Whole seconds, by `atoi`, with a warning for what it ignores.
+fn seconds(
+    call: &mut Call<'_, '_>,
+    index: usize,
+    value: &str,
+    least: i64,
+    why: &str,
+) -> Result<Duration, Problem> {
+    whole(call, index, value, least, why).map(|n| Duration::from_secs(u64::from(n)))
+}
+
+/// A whole number, by `atoi`, with a warning for what it ignores.
+fn whole(
+    call: &mut Call<'_, '_>,
+    index: usize,
+    value: &str,
+    least: i64,
+    why: &str,
+) -> Result<u32, Problem> {
+    let number = atoi(value);
+    if number < least {
+        return Err(wrong(why));
+    }
+    if let Some(junk) = value::junk_after_number(value) {
+        let message = format!("'{junk}' is ignored, as in httpd: this is {number}");
+        call.warn(
+            Fault::new(message)
+                .at(index)
+                .help("write a whole number without a unit"),
+        );
+    }
+    u32::try_from(number).map_err(|_| wrong(why))
+}
+
+fn on_off(value: &str, why: &str) -> Result<bool, Problem> {
+    value::flag(value).ok_or_else(|| wrong(why))
+}
+
+fn short(value: &str, why: &str) -> Result<String, Problem> {
+    if value.len() < 64 {
+        Ok(value.to_owned())
+    } else {
+        Err(wrong(why))
+    }
+}
+
+fn set_member_key(
+    call: &mut Call<'_, '_>,
+    member: &mut Member,
+    index: usize,
+    key: &str,
+    value: &str,
+) -> Result<(), Problem> {
+    match key.to_ascii_lowercase().as_str() {
+        "loadfactor" => {
+            let factor = float(value).filter(|f| (1.0..=100.0).contains(f));
+            let factor =
+                factor.ok_or_else(|| wrong("LoadFactor must be a number between 1..100"))?;
+            // 1.0..=100.0 checked above.
+            #[expect(
+                clippy::cast_sign_loss,
+                reason = "the range is checked in the line before"
+            )]
+            let hundredths = (factor * 100.0) as u32;
+            member.lbfactor = hundredths;
+        }
+        "lbset" => {
+            let why = "lbset must be between 0 and 99";
+            let set = whole(call, index, value, 0, why)?;
+            member.lbset = u8::try_from(set)
+                .ok()
+                .filter(|n| *n <= 99)
+                .ok_or_else(|| wrong(why))?;
+        }
+        "route" => member.route = short(value, "Route length must be < 64 characters")?,
+        "redirect" => member.redirect = short(value, "Redirect length must be < 64 characters")?,
+        "status" => {
+            member.status = parse_status_flags(value, member.status)
+                .map_err(|why| Problem::Wrong(format!("Unknown status parameter option: {why}")))?;
+        }
+        "retry" => member.retry = seconds(call, index, value, 0, "Retry must be a positive value")?,
+        "timeout" => {
+            member.timeout = Some(seconds(
+                call,
+                index,
+                value,
+                1,
+                "Timeout must be at least one second",
+            )?);
+        }
+        "connectiontimeout" => {
+            let time = value::time(value, Unit::Seconds)
+                .ok_or_else(|| wrong("Connectiontimeout has wrong format"))?;
+            if time.is_zero() {
+                return Err(wrong("Connectiontimeout must be at least one millisecond."));
+            }
+            member.connection_timeout = Some(time);
+        }
+        "ttl" => {
+            member.ttl = Some(seconds(
+                call,
+                index,
+                value,
+                1,
+                "TTL must be at least one second",
+            )?);
+        }
+        "max" => {
+            let max = whole(call, index, value, 0, "Max must be a positive number")?;
+            // 0 is "as many as there are threads": no bound of its own.
+            member.max = (max > 0).then_some(max);
+        }
+        "acquire" => {
+            let time = value::time(value, Unit::Milliseconds)
+                .ok_or_else(|| wrong("Acquire has wrong format"))?;
+            if time.is_zero() {
+                return Err(wrong("Acquire must be at least one millisecond"));
+            }
+            member.acquire = Some(time);
+        }
+        "keepalive" => member.keepalive = on_off(value, "KeepAlive must be On|Off")?,
+        "disablereuse" => member.disablereuse = on_off(value, "DisableReuse must be On|Off")?,
+        "enablereuse" => member.disablereuse = !on_off(value, "EnableReuse must be On|Off")?,
+        "responsefieldsize" => {
+            let why = "ResponseFieldSize must be greater than 0 bytes, or 0 for system default.";
+            let bytes = whole(call, index, value, 0, why)?;
+            member.response_field_size = if bytes == 0 { 8192 } else { bytes };
+        }
+        lower if MEMBER_KEYS_NOT_YET.contains(&lower) => {
+            return Err(Problem::NotYet(format!("member key '{key}'")));
+        }
+        _ => {
+            let names = MEMBER_KEYS.iter().map(|(name, ..)| *name);
+            let known = names.chain(MEMBER_KEYS_NOT_YET.iter().copied());
+            return Err(Problem::Unknown(
+                "unknown Worker parameter",
+                value::nearest(key, known),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A number as C's `atof` reads it: as much of the text as makes one.
+fn float(text: &str) -> Option<f64> {
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    // A second dot ends the number.
+    let digits = match text[..end].match_indices('.').nth(1) {
+        Some((second, _)) => &text[..second],
+        None => &text[..end],
+    };
+    digits.parse().ok()
+}
+
+/// Sets keys of a balancer of this host; each that is refused is an error of its own. `full` makes
+/// the message of what is wrong.
+pub(super) fn set_balancer_keys(
+    call: &mut Call<'_, '_>,
+    host: usize,
+    name: &str,
+    params: &[(usize, String, String)],
+    full: impl Fn(&str) -> String,
+) {
+    for (index, key, value) in params {
+        let Some(at) = call.draft.hosts[host]
+            .balancers
+            .iter()
+            .position(|b| b.balancer.name == name)
+        else {
+            return;
+        };
+        let mut draft = call.draft.hosts[host].balancers[at].clone();
+        match set_balancer_key(call, &mut draft, *index, key, value) {
+            Ok(()) => {
+                draft.given.push(key.to_ascii_lowercase());
+                call.draft.hosts[host].balancers[at] = draft;
+            }
+            Err(problem) => {
+                problem.report(call, *index, |why| full(&format!("{why} {key}={value}")));
+            }
+        }
+    }
+}
+
+fn set_balancer_key(
+    call: &mut Call<'_, '_>,
+    draft: &mut BalancerDraft,
+    index: usize,
+    key: &str,
+    value: &str,
+) -> Result<(), Problem> {
+    let balancer = &mut draft.balancer;
+    match key.to_ascii_lowercase().as_str() {
+        "lbmethod" => match value.to_ascii_lowercase().as_str() {
+            "byrequests" => balancer.lbmethod = LbMethod::ByRequests,
+            "bytraffic" | "bybusyness" | "heartbeat" | "leastlatency" | "hash" => {
+                return Err(Problem::NotYet(format!("lbmethod={value}")));
+            }
+            _ => return Err(wrong("unknown lbmethod")),
+        },
+        "stickysession" => {
+            if value.len() >= 64 {
+                return Err(wrong("stickysession length must be < 64 characters"));
+            }
+            let (cookie, path) = value.split_once('|').unwrap_or((value, value));
+            balancer.sticky = (!value.is_empty()).then(|| Sticky {
+                cookie: cookie.to_owned(),
+                path: path.to_owned(),
+                separator: Some('.'),
+                scolonpathdelim: false,
+            });
+        }
+        "stickysessionsep" => {
+            let mut chars = value.chars();
+            draft.separator = match (chars.next(), chars.next()) {
+                (Some(c), None) => Some(c),
+                _ if value::flag(value) == Some(false) => None,
+                _ => return Err(wrong("stickysessionsep must be a single character or Off")),
+            };
+        }
+        "scolonpathdelim" => {
+            draft.scolonpathdelim = on_off(value, "scolonpathdelim must be On|Off")?;
+        }
+        "nofailover" => balancer.nofailover = on_off(value, "failover must be On|Off")?,
+        "timeout" => {
+            balancer.timeout =
+                seconds(call, index, value, 1, "timeout must be at least one second")?;
+        }
+        "maxattempts" => {
+            let why = "maximum number of attempts must be a positive number";
+            balancer.maxattempts = Some(whole(call, index, value, 0, why)?);
+        }
+        "failonstatus" => {
+            let mut codes = Vec::new();
+            for code in value.split(',').filter(|code| !code.is_empty()) {
+                let number = u16::try_from(atoi(code))
+                    .ok()
+                    .filter(|n| (100..=599).contains(n));
+                codes.push(number.ok_or_else(|| {
+                    wrong("failonstatus must be one or more HTTP response codes")
+                })?);
+            }
+            codes.sort_unstable();
+            codes.dedup();
+            balancer.failonstatus = codes;
+        }
+        "failontimeout" => balancer.failontimeout = on_off(value, "failontimeout must be On|Off")?,
+        "forcerecovery" => balancer.forcerecovery = on_off(value, "forcerecovery must be On|Off")?,
+        lower if BALANCER_KEYS_NOT_YET.contains(&lower) => {
+            return Err(Problem::NotYet(format!("balancer key '{key}'")));
+        }
+        _ => {
+            let names = BALANCER_KEYS.iter().map(|(name, ..)| *name);
+            let known = names.chain(BALANCER_KEYS_NOT_YET.iter().copied());
+            return Err(Problem::Unknown(
+                "unknown Balancer parameter",
+                value::nearest(key, known),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A key, for suggestions and documentation: name, default, meaning.
+pub(super) type Key = (&'static str, &'static str, &'static str);
+
+/// Keys of a member.
+#[rustfmt::skip] // One row a line: it is read as a table.
+pub(super) const MEMBER_KEYS: &[Key] = &[
+    ("loadfactor", "1", "share of the requests: 1 to 100, two decimals"),
+    ("lbset", "0", "0 to 99; members of the lowest set with a usable one are used"),
+    ("route", "", "what a session's cookie or path names this member by; under 64 bytes"),
+    ("redirect", "", "route of the member that takes over its sessions; under 64 bytes"),
+    ("status", "", "flags with + or -: D disabled, S stopped, N drain, I ignore errors, H hot standby, R hot spare, E in error, C failed its health check"),
+    ("retry", "60", "seconds in error before it is tried again; 0 is at once"),
+    ("timeout", "ProxyTimeout", "seconds for one read or write, at least 1"),
+    ("connectiontimeout", "timeout", "time to connect; seconds, or with unit ms, s, min, h"),
+    ("ttl", "", "seconds after which an idle connection is closed, at least 1"),
+    ("max", "", "connections of the whole proxy process; 0 is no limit"),
+    ("acquire", "", "time to wait for a connection when max is reached; milliseconds, or with unit"),
+    ("keepalive", "Off", "SO_KEEPALIVE on its connections"),
+    ("disablereuse", "Off", "a connection for each request"),
+    ("enablereuse", "On", "the same, the other way round"),
+    ("responsefieldsize", "8192", "bytes of the longest header field of a response; 0 is the default"),
+];
+/// Keys of a member that this version refuses.
+pub(super) const MEMBER_KEYS_NOT_YET: &[&str] = &[
+    "ping",
+    "min",
+    "smax",
+    "addressttl",
+    "flushpackets",
+    "flushwait",
+    "iobuffersize",
+    "receivebuffersize",
+    "secret",
+    "upgrade",
+    "flusher",
+    "hcmethod",
+    "hcinterval",
+    "hcpasses",
+    "hcfails",
+    "hcuri",
+    "hcexpr",
+    "hctemplate",
+    "hcpath",
+    "rampup",
+];
+/// Keys of a balancer.
+#[rustfmt::skip] // One row a line: it is read as a table.
+pub(super) const BALANCER_KEYS: &[Key] = &[
+    ("lbmethod", "byrequests", "how a member is elected; this version has byrequests"),
+    ("stickysession", "", "NAME of the cookie and path parameter with the session's route, or COOKIE|PARAMETER; under 64 bytes"),
+    ("stickysessionsep", ".", "character before the route, or Off: the whole value is the route"),
+    ("scolonpathdelim", "Off", "whether ; ends a path parameter too"),
+    ("nofailover", "Off", "503 where a session's member is not usable"),
+    ("timeout", "0", "seconds to wait for a usable member before 503, at least 1 where given"),
+    ("maxattempts", "members - 1", "members tried after the first"),
+    ("failonstatus", "", "statuses, 100 to 599, that put the member into error: 500,503"),
+    ("failontimeout", "Off", "whether a response that is late puts the member into error"),
+    ("forcerecovery", "On", "whether all members are tried again when all are in error"),
+];
+/// Keys of a balancer that this version refuses.
+pub(super) const BALANCER_KEYS_NOT_YET: &[&str] = &[
+    "growth",
+    "nonce",
+    "stickycookie",
+    "retrybudget",
+    "ejectmax",
+    "hashkey",
+];

@@ -1,0 +1,424 @@
+//! Listen, virtual hosts, their names, Location; who sluice runs as (apache.md 1.3, 1.5).
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use super::{Arity, Call, Contexts, Directive, Effect, Fault, Scope, Section, row};
+use crate::config::{
+    draft::{HostDraft, Listen, RouteDraft, TargetDraft},
+    spec::HostAddress,
+    syntax::glob,
+    url::split_authority,
+};
+
+/// What acts while it is read.
+pub(super) const READING: &[Directive] = &[
+    row(
+        "Include",
+        Contexts::ALL,
+        Arity::Any,
+        "FILE|DIRECTORY|PATTERN",
+        "Reads other files here, relative to ServerRoot; an error when there is none",
+        Effect::Read,
+    ),
+    row(
+        "IncludeOptional",
+        Contexts::ALL,
+        Arity::Any,
+        "FILE|DIRECTORY|PATTERN",
+        "As Include; nothing happens when there is none",
+        Effect::Read,
+    ),
+    row(
+        "Define",
+        Contexts::ALL,
+        Arity::Any,
+        "NAME [VALUE]",
+        "Sets ${NAME} for the lines that follow, everywhere, and satisfies <IfDefine NAME>",
+        Effect::Read,
+    ),
+    row(
+        "UnDefine",
+        Contexts::ALL,
+        Arity::Any,
+        "NAME",
+        "Undoes a Define",
+        Effect::Read,
+    ),
+    row(
+        "<IfModule",
+        Contexts::ALL,
+        Arity::Any,
+        "[!]mod_NAME.c|NAME_module",
+        "Read if sluice has the module, or LoadModule named it; sluice_module is always there",
+        Effect::Read,
+    ),
+    row(
+        "<IfDefine",
+        Contexts::ALL,
+        Arity::Any,
+        "[!]NAME",
+        "Read if NAME is defined, by Define or -D",
+        Effect::Read,
+    ),
+    row(
+        "<IfVersion",
+        Contexts::ALL,
+        Arity::Any,
+        "[!]=|<|<=|>|>= VERSION",
+        "Read if the comparison holds for 2.4.71, the httpd whose behaviour sluice has",
+        Effect::Read,
+    ),
+    row(
+        "<IfFile",
+        Contexts::ALL,
+        Arity::Any,
+        "[!]PATH",
+        "Read if the file is there",
+        Effect::Read,
+    ),
+    row(
+        "<IfDirective",
+        Contexts::ALL,
+        Arity::Any,
+        "[!]NAME",
+        "Read if sluice knows the directive",
+        Effect::Read,
+    ),
+    row(
+        "<IfSection",
+        Contexts::ALL,
+        Arity::Any,
+        "[!]NAME",
+        "Read if sluice knows the section",
+        Effect::Read,
+    ),
+];
+
+/// Servers.
+pub(super) const TABLE: &[Directive] = &[
+    row("ServerRoot", Contexts::MAIN, Arity::One, "DIRECTORY",
+        "directory that relative paths begin at", Effect::Apply(server_root))
+        .or("the configuration file's directory"),
+    row("Listen", Contexts::MAIN, Arity::Any, "[ADDRESS:]PORT [http]",
+        "address and port to accept connections on; without an address all of IPv6 and IPv4", Effect::Apply(listen))
+        .or("the ports of the virtual hosts, with a notice"),
+    row("<VirtualHost", Contexts::MAIN, Arity::Any, "ADDRESS[:PORT] ...",
+        "a server of its own for these local addresses: IP addresses, * or _default_; port * or none is any port",
+        Effect::Section(virtual_host)),
+    row("ServerName", Contexts::SERVER, Arity::One, "[SCHEME://]NAME[:PORT]",
+        "name by which requests find this virtual host", Effect::Apply(server_name)),
+    row("ServerAlias", Contexts::SERVER, Arity::Any, "NAME ...",
+        "further names, with * and ? as wildcards", Effect::Apply(server_alias)),
+    row("<Location", Contexts::SERVER, Arity::Any, "PATH",
+        "settings for a path and what is below it; this version takes ProxyPass, ProxyPassReverse and Require all granted in it",
+        Effect::Section(location)),
+    row("User", Contexts::MAIN, Arity::One, "NAME|#ID",
+        "user that the proxy process runs as", Effect::Apply(user)),
+    row("Group", Contexts::MAIN, Arity::One, "NAME|#ID",
+        "group that the proxy process runs as", Effect::Apply(group)),
+    row("UseCanonicalName", Contexts::SERVER.and(Contexts::LOCATION), Arity::One, "Off",
+        "whose name is used where the server names itself", Effect::Only(&["Off"])).or("Off"),
+    row("HostnameLookups", Contexts::SERVER.and(Contexts::LOCATION), Arity::One, "Off",
+        "whether clients' names are looked up", Effect::Only(&["Off"])).or("Off"),
+    row("TraceEnable", Contexts::SERVER, Arity::One, "Off",
+        "whether TRACE is answered", Effect::Only(&["Off"])).or("Off"),
+    row("AllowEncodedSlashes", Contexts::SERVER, Arity::One, "Off",
+        "what becomes of %2F in a path: it is answered with 404", Effect::Only(&["Off"])).or("Off"),
+    row("StrictHostCheck", Contexts::SERVER, Arity::Flag, "Off",
+        "whether a Host that no virtual host names is refused", Effect::Only(&["Off"])).or("Off"),
+    row("HttpProtocolOptions", Contexts::SERVER, Arity::Some, "Strict",
+        "how strictly requests are read", Effect::Only(&["Strict"])).or("Strict"),
+    row("Require", Contexts::LOCATION.and(Contexts::PROXY), Arity::Some, "all granted",
+        "who may make requests; anything else is taken only beside a SetHandler of a page that this version has not", Effect::Apply(require)).or("all granted"),
+    row("Order", Contexts::LOCATION.and(Contexts::PROXY), Arity::One, "deny,allow",
+        "order of Allow and Deny; allow,deny is taken where Allow from all stands beside it", Effect::Apply(order)),
+    row("Allow", Contexts::LOCATION.and(Contexts::PROXY), Arity::Some, "from all",
+        "who may make requests", Effect::Only(&["from all"])),
+    row("SetHandler", Contexts::LOCATION, Arity::One, "server-status|server-info|balancer-manager",
+        "a page that the server makes itself: this version has none and answers 404, with a warning", Effect::Apply(set_handler)),
+    row("SSLEngine", Contexts::SERVER, Arity::One, "off", "TLS", Effect::Only(&["off"])).or("off"),
+    row("SSLProxyEngine", Contexts::SERVER.and(Contexts::PROXY), Arity::One, "off",
+        "TLS to members", Effect::Only(&["off"])).or("off"),
+    row("RewriteEngine", Contexts::SERVER.and(Contexts::LOCATION), Arity::Flag, "Off",
+        "mod_rewrite", Effect::Only(&["off"])).or("Off"),
+];
+
+fn server_root(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    // The reader acted on it already; here it is looked at.
+    let path = call.draft.server_root.clone();
+    match call.draft.source.kind(&path) {
+        Ok(crate::config::source::Kind::Directory) => Ok(()),
+        _ => Err(Fault::new("ServerRoot must be a valid directory").at(0)),
+    }
+}
+
+fn listen(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    if !(1..=2).contains(&call.count()) {
+        return Err(Fault::new("Listen requires 1 or 2 arguments.")
+            .help("usage: Listen [ADDRESS:]PORT [http]"));
+    }
+    let text = call.arg(0);
+    let invalid = || {
+        Fault::new("Invalid address or port")
+            .at(0)
+            .help("expected PORT, ADDRESS:PORT or [IPV6]:PORT with a port from 1 to 65535")
+    };
+    let digits = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
+    let (host, port) = if digits(text) {
+        ("", text)
+    } else if let Some((host, port)) = text.rsplit_once(':').filter(|(_, port)| digits(port)) {
+        (host, port)
+    } else if text.contains(':') && !text.ends_with(']') {
+        return Err(invalid());
+    } else {
+        return Err(Fault::new("Port must be specified")
+            .at(0)
+            .help("expected PORT, ADDRESS:PORT or [IPV6]:PORT"));
+    };
+    let port: u16 = port.parse().ok().filter(|p| *p != 0).ok_or_else(invalid)?;
+    let ip = match host {
+        "" | "*" => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => parse_ip(host).ok_or_else(|| {
+            invalid()
+                .help("sluice looks up no names here: give an IP address, an IPv6 one in brackets")
+        })?,
+    };
+    if call.count() == 2 && !call.arg(1).eq_ignore_ascii_case("http") {
+        let what = format!("Listen with protocol '{}'", call.arg(1));
+        return Err(super::not_yet(&what).at(1));
+    }
+    let address = SocketAddr::new(ip, port);
+    if let Some(first) = call.draft.listens.iter().find(|l| l.address == address) {
+        let help = format!(
+            "the first is in line {} of {}",
+            first.mark.line,
+            first.mark.file.path.display()
+        );
+        return Err(
+            Fault::new("Cannot define multiple Listeners on the same IP:port")
+                .at(0)
+                .help(help),
+        );
+    }
+    let mark = call.mark(0);
+    call.draft.listens.push(Listen { address, mark });
+    Ok(())
+}
+
+/// An IPv4 address, or an IPv6 address in brackets.
+fn parse_ip(text: &str) -> Option<IpAddr> {
+    match text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
+        Some(v6) => v6.parse().ok().map(IpAddr::V6),
+        None => text.parse().ok().map(IpAddr::V4),
+    }
+}
+
+fn virtual_host(call: &mut Call<'_, '_>) -> Result<Scope, Fault> {
+    if call.count() == 0 {
+        return Err(
+            Fault::new("<VirtualHost> directive requires additional arguments")
+                .help("expected addresses, for example *:80"),
+        );
+    }
+    // httpd takes the main server's port as it is known at this line.
+    let default_port = call.draft.hosts[0].server_port;
+    let mut addresses = Vec::new();
+    for index in 0..call.count() {
+        match host_address(call.arg(index), default_port) {
+            Ok(address) => addresses.push(address),
+            Err(fault) => call.error(fault.at(index)),
+        }
+    }
+    let mark = call.mark(0);
+    call.draft.hosts.push(HostDraft {
+        addresses,
+        mark: Some(mark),
+        ..HostDraft::default()
+    });
+    Ok(Scope {
+        host: call.draft.hosts.len() - 1,
+        section: Section::None,
+    })
+}
+
+fn host_address(text: &str, default_port: Option<u16>) -> Result<HostAddress, Fault> {
+    let (host, port) = match text.rsplit_once(':') {
+        // The last colon of a bare `[v6]` is inside the brackets.
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let port = match port {
+        None => default_port,
+        Some("*") => None,
+        Some(digits) => {
+            let port = digits
+                .parse()
+                .ok()
+                .filter(|p: &u16| *p != 0 && !digits.starts_with('+'));
+            Some(port.ok_or_else(|| {
+                Fault::new("The address or port is invalid")
+                    .help("expected a port from 1 to 65535, or *")
+            })?)
+        }
+    };
+    let ip = if host == "*" || host.eq_ignore_ascii_case("_default_") {
+        None
+    } else {
+        let ip = parse_ip(host).ok_or_else(|| {
+            Fault::new(format!(
+                "<VirtualHost> address '{host}' is not an IP address"
+            ))
+            .help("sluice looks up no names here: give IP addresses, IPv6 ones in brackets, or *")
+        })?;
+        Some(ip)
+    };
+    Ok(HostAddress { ip, port })
+}
+
+fn server_name(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let text = call.arg(0);
+    let name = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let Some((host, port)) = split_authority(name) else {
+        return Err(match name.rsplit_once(':') {
+            Some((_, port)) if port.parse::<u16>().is_err() || port == "0" => Fault::new(format!(
+                "The port number \"{text}\" is outside the appropriate range (i.e., 1..65535)."
+            ))
+            .at(0),
+            _ => Fault::new(format!("ServerName '{text}' is not a host name")).at(0),
+        });
+    };
+    let name = host.trim_end_matches('.').to_ascii_lowercase();
+    let host = call.host();
+    host.server_port = port;
+    host.server_name = (!name.is_empty()).then_some(name);
+    Ok(())
+}
+
+fn server_alias(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    if call.scope.host == 0 {
+        return Err(Fault::new("ServerAlias only used in <VirtualHost>"));
+    }
+    let names: Vec<String> = call
+        .node
+        .args
+        .iter()
+        .map(|word| word.text.trim_end_matches('.').to_ascii_lowercase())
+        .collect();
+    call.host().aliases.extend(names);
+    Ok(())
+}
+
+fn location(call: &mut Call<'_, '_>) -> Result<Scope, Fault> {
+    let path = match call.count() {
+        0 => {
+            return Err(Fault::new(
+                "<Location> directive requires additional arguments",
+            ));
+        }
+        _ if call.arg(0) == "~" => return Err(super::not_yet("<Location ~ REGEX").at(0)),
+        1 => call.arg(0).to_owned(),
+        _ => return Err(Fault::new("Multiple <Location> arguments not (yet) supported.").at(1)),
+    };
+    let proxies = call.node.children.iter().flatten().any(|node| {
+        let name = &node.name.text;
+        name.eq_ignore_ascii_case("ProxyPass") || name.eq_ignore_ascii_case("ProxyPassReverse")
+    });
+    if proxies && glob::is_pattern(&path) {
+        return Err(super::not_yet("<Location with wildcards").at(0));
+    }
+    if !path.starts_with('/') && !path.contains("://") {
+        let help = "paths begin with a slash";
+        call.warn(
+            Fault::new(format!("<Location {path}> matches no request"))
+                .at(0)
+                .help(help),
+        );
+    }
+    Ok(Scope {
+        host: call.scope.host,
+        section: Section::Location(path),
+    })
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the table has one signature")]
+fn user(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    call.draft.spec.user = Some(call.arg(0).to_owned());
+    Ok(())
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the table has one signature")]
+fn group(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    call.draft.spec.group = Some(call.arg(0).to_owned());
+    Ok(())
+}
+
+/// The old access control of httpd 2.2, where it only says that everybody may come.
+fn order(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let lower = call.arg(0).to_ascii_lowercase();
+    let allows_all = || {
+        call.siblings.iter().any(|node| {
+            node.name.text.eq_ignore_ascii_case("Allow")
+                && matches!(node.args.as_slice(), [from, all]
+                    if from.text.eq_ignore_ascii_case("from") && all.text.eq_ignore_ascii_case("all"))
+        })
+    };
+    match lower.as_str() {
+        "deny,allow" => Ok(()),
+        "allow,deny" if allows_all() => Ok(()),
+        "allow,deny" | "mutual-failure" => Err(super::not_yet(&format!("Order {lower}")).at(0)),
+        _ => Err(Fault::new("unknown order")
+            .at(0)
+            .help("expected deny,allow or allow,deny")),
+    }
+}
+
+/// Pages that httpd makes itself.
+fn is_page(handler: &str) -> bool {
+    let pages = ["server-status", "server-info", "balancer-manager"];
+    pages.iter().any(|page| page.eq_ignore_ascii_case(handler))
+}
+
+fn require(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let given: Vec<&str> = call.node.args.iter().map(|w| w.text.as_str()).collect();
+    let given = given.join(" ");
+    let page = call.siblings.iter().any(|node| {
+        node.name.text.eq_ignore_ascii_case("SetHandler")
+            && node.args.first().is_some_and(|word| is_page(&word.text))
+    });
+    if given.eq_ignore_ascii_case("all granted") || page {
+        return Ok(());
+    }
+    Err(super::not_yet(&format!("Require {given}"))
+        .at(0)
+        .help("this version has: Require all granted"))
+}
+
+/// A page of httpd's own. Its path is kept from every ProxyPass: in httpd the access control of the
+/// section would keep strangers out, here nothing answers there at all.
+fn set_handler(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let handler = call.arg(0).to_owned();
+    if !is_page(&handler) {
+        return Err(super::not_yet(&format!("SetHandler {handler}")).at(0));
+    }
+    let Section::Location(path) = call.scope.section.clone() else {
+        return Err(super::not_yet(&format!("SetHandler {handler}")).at(0));
+    };
+    if glob::is_pattern(&path) {
+        return Err(super::not_yet("SetHandler in a <Location> with wildcards").at(0));
+    }
+    let message =
+        format!("this version of sluice has no {handler} page: {path} is answered with 404");
+    call.warn(
+        Fault::new(message)
+            .at(0)
+            .help("`sluice status` shows the same"),
+    );
+    let mark = call.mark(0);
+    call.host().location_routes.push(RouteDraft {
+        path,
+        target: TargetDraft::Local,
+        nocanon: false,
+        mark,
+    });
+    Ok(())
+}

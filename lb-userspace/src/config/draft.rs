@@ -1,0 +1,265 @@
+//! What the directives said, before inheritance: the main server and each virtual host on its own.
+
+use std::{net::SocketAddr, path::PathBuf, rc::Rc, time::Duration};
+
+use super::{
+    report::{At, Reports, Severity},
+    source::Source,
+    spec,
+    syntax::lexer::{FileText, Span},
+};
+
+/// Where something stands; unlike [`At`] it can be kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Mark {
+    /// Its file.
+    pub file: Rc<FileText>,
+    /// httpd's line number.
+    pub line: u32,
+    /// The word concerned.
+    pub span: Span,
+    /// Place in the order of reading.
+    pub order: u32,
+}
+
+impl Mark {
+    /// For a report.
+    pub(crate) fn at(&self) -> At<'_> {
+        At {
+            file: &self.file,
+            line: self.line,
+            span: Some(self.span),
+            order: self.order,
+        }
+    }
+
+    /// For the Spec.
+    pub(crate) fn place(&self) -> spec::Place {
+        spec::Place {
+            file: self.file.path.clone(),
+            line: self.line,
+        }
+    }
+}
+
+/// Everything, as it grows.
+pub(crate) struct Draft<'a> {
+    /// Where GuardDenyFile reads from.
+    pub source: &'a dyn Source,
+    /// `ServerRoot`.
+    pub server_root: PathBuf,
+    /// The Spec's plain parts, filled in directly.
+    pub spec: spec::Spec,
+    /// `Listen`, in order.
+    pub listens: Vec<Listen>,
+    /// Index 0: the main server.
+    pub hosts: Vec<HostDraft>,
+    /// What there is to say.
+    pub reports: Reports,
+    /// Families of directives whose notice was given.
+    pub noticed: Vec<&'static str>,
+}
+
+/// One `Listen`.
+#[derive(Clone, Debug)]
+pub(crate) struct Listen {
+    /// IPv6 unspecified where no address was given.
+    pub address: SocketAddr,
+    /// Its address.
+    pub mark: Mark,
+}
+
+/// The main server or one virtual host.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HostDraft {
+    /// Addresses of the `<VirtualHost>`.
+    pub addresses: Vec<spec::HostAddress>,
+    /// The `<VirtualHost`; `None`: the main server.
+    pub mark: Option<Mark>,
+    /// As in the Spec.
+    pub server_name: Option<String>,
+    /// As in the Spec.
+    pub server_port: Option<u16>,
+    /// As in the Spec.
+    pub aliases: Vec<String>,
+    /// `ProxyPass` outside `<Location>`.
+    pub routes: Vec<RouteDraft>,
+    /// `ProxyPass` inside `<Location>`, in the order of the sections.
+    pub location_routes: Vec<RouteDraft>,
+    /// `ProxyPassReverse`, everywhere.
+    pub reverses: Vec<ReverseDraft>,
+    /// Balancers this host defined or named.
+    pub balancers: Vec<BalancerDraft>,
+    /// Direct workers this host named.
+    pub workers: Vec<WorkerDraft>,
+    /// `ProxyPreserveHost`
+    pub preserve_host: Option<bool>,
+    /// `ProxyAddHeaders`
+    pub add_headers: Option<bool>,
+    /// `Timeout`
+    pub timeout: Option<Duration>,
+    /// `ProxyTimeout`
+    pub proxy_timeout: Option<Duration>,
+    /// `KeepAlive`
+    pub keep_alive: Option<bool>,
+    /// `KeepAliveTimeout`
+    pub keep_alive_timeout: Option<Duration>,
+    /// `MaxKeepAliveRequests`
+    pub max_keep_alive_requests: Option<u32>,
+    /// `RequestReadTimeout header=`
+    pub header_timeout: Option<Duration>,
+    /// `LogFormat` with a nickname.
+    pub formats: Vec<(String, String)>,
+    /// `LogFormat` without one, for `TransferLog`.
+    pub default_format: Option<String>,
+    /// `CustomLog` and `TransferLog`.
+    pub logs: Vec<LogDraft>,
+    /// `ErrorLog`
+    pub error_log: Option<spec::LogTarget>,
+}
+
+/// One `ProxyPass`.
+#[derive(Clone, Debug)]
+pub(crate) struct RouteDraft {
+    /// As in the Spec.
+    pub path: String,
+    /// Where it leads.
+    pub target: TargetDraft,
+    /// As in the Spec.
+    pub nocanon: bool,
+    /// Its path.
+    pub mark: Mark,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug)]
+pub(crate) enum TargetDraft {
+    /// `!`
+    Local,
+    /// `balancer://name/path`
+    Balancer {
+        /// Lower case.
+        name: String,
+        /// What follows the name.
+        path: String,
+    },
+    /// A URL.
+    Worker {
+        /// Canonical.
+        url: String,
+        /// What follows the authority.
+        path: String,
+    },
+}
+
+/// One `ProxyPassReverse`.
+#[derive(Clone, Debug)]
+pub(crate) struct ReverseDraft {
+    /// As in the Spec.
+    pub path: String,
+    /// The `<Location>` it stands in.
+    pub location: Option<String>,
+    /// As written.
+    pub url: String,
+    /// Its URL.
+    pub mark: Mark,
+}
+
+/// A balancer as one host sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct BalancerDraft {
+    /// Filled in as parameters come.
+    pub balancer: spec::Balancer,
+    /// `stickysessionsep`; `None`: off.
+    pub separator: Option<char>,
+    /// `scolonpathdelim`
+    pub scolonpathdelim: bool,
+    /// It was defined by `<Proxy>` or BalancerMember, not just named by ProxyPass.
+    pub defined: bool,
+    /// Keys that were given, lower case.
+    pub given: Vec<String>,
+    /// Where it was first named.
+    pub mark: Mark,
+}
+
+/// A direct worker as one host sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct WorkerDraft {
+    /// Its `url` is the whole URL; its `path` is empty, for routes carry theirs.
+    pub member: spec::Member,
+    /// Where it was first named.
+    pub mark: Mark,
+}
+
+/// One `CustomLog` or `TransferLog`.
+#[derive(Clone, Debug)]
+pub(crate) struct LogDraft {
+    /// Where lines go.
+    pub target: spec::LogTarget,
+    /// A format or its nickname; `None`: the host's default format.
+    pub format: Option<String>,
+    /// The format.
+    pub mark: Mark,
+}
+
+impl<'a> Draft<'a> {
+    /// Nothing said yet.
+    pub(crate) fn new(source: &'a dyn Source, server_root: PathBuf, reports: Reports) -> Self {
+        Self {
+            source,
+            server_root,
+            spec: spec::Spec {
+                limit_request_fields: 100,
+                limit_request_field_size: 8190,
+                limit_request_line: 8190,
+                listen_backlog: 511,
+                ..spec::Spec::default()
+            },
+            listens: Vec::new(),
+            hosts: vec![HostDraft::default()],
+            reports,
+            noticed: Vec::new(),
+        }
+    }
+
+    /// Says something about a family of directives, once.
+    pub(crate) fn notice_once(&mut self, severity: Severity, at: At<'_>, family: &'static str) {
+        if !self.noticed.contains(&family) {
+            self.noticed.push(family);
+            self.reports.push(severity, at, family, "");
+        }
+    }
+
+    /// The balancer `name` as host `host` sees it, made when it is not there.
+    pub(crate) fn balancer(&mut self, host: usize, name: &str, mark: &Mark) -> &mut BalancerDraft {
+        let balancers = &mut self.hosts[host].balancers;
+        let index = balancers
+            .iter()
+            .position(|draft| draft.balancer.name == name)
+            .unwrap_or_else(|| {
+                balancers.push(BalancerDraft {
+                    balancer: spec::Balancer {
+                        name: name.to_owned(),
+                        direct: false,
+                        members: Vec::new(),
+                        lbmethod: spec::LbMethod::ByRequests,
+                        sticky: None,
+                        nofailover: false,
+                        timeout: Duration::ZERO,
+                        maxattempts: None,
+                        failonstatus: Vec::new(),
+                        failontimeout: false,
+                        forcerecovery: true,
+                        at: mark.place(),
+                    },
+                    separator: Some('.'),
+                    scolonpathdelim: false,
+                    defined: false,
+                    given: Vec::new(),
+                    mark: mark.clone(),
+                });
+                balancers.len() - 1
+            });
+        &mut balancers[index]
+    }
+}

@@ -1,0 +1,274 @@
+//! Drafts to the Spec: inheritance, shared balancers, derived listeners, and warnings about what
+//! can only be seen when all is known (apache.md 1.5, 3.1).
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use super::{
+    Loaded,
+    draft::{Draft, HostDraft, RouteDraft, TargetDraft},
+    log_format,
+    report::{Reports, Severity},
+    spec::{self, AccessLog, Host, Reverse, ReverseTarget, Route, Target},
+};
+
+mod listeners;
+mod routes;
+mod workers;
+
+/// Makes the Spec, when there is no error.
+pub(super) fn resolve(mut draft: Draft<'_>, file: &Path) -> Loaded {
+    let mut balancers = Vec::new();
+    let names = workers::collect(&mut draft, &mut balancers);
+    let mut hosts = Vec::new();
+    for index in 0..draft.hosts.len() {
+        hosts.push(host(&mut draft, index, &names, file));
+    }
+    routes::warn_unreachable(&mut draft);
+    let listeners = listeners::collect(&mut draft, file);
+    warn_idle_guard(&mut draft);
+    let Draft {
+        mut spec,
+        server_root,
+        reports,
+        ..
+    } = draft;
+    file.clone_into(&mut spec.file);
+    spec.server_root = server_root;
+    spec.listeners = listeners;
+    spec.hosts = hosts;
+    spec.balancers = balancers;
+    let refused = reports.has_errors();
+    Loaded {
+        spec: (!refused).then_some(spec),
+        reports: reports.finish(file),
+    }
+}
+
+/// Which balancer a host means by a name or URL: indexes into the Spec's balancers.
+pub(super) struct Names {
+    balancers: BTreeMap<(usize, String), usize>,
+    workers: BTreeMap<(usize, String), usize>,
+}
+
+impl Names {
+    /// A `balancer://` as a host sees it: the main server's first, then its own.
+    fn balancer(&self, host: usize, name: &str) -> Option<usize> {
+        let of = |host: usize| self.balancers.get(&(host, name.to_owned())).copied();
+        of(0).or_else(|| of(host))
+    }
+
+    /// A direct worker that a host's own line names.
+    fn worker(&self, host: usize, url: &str) -> Option<usize> {
+        self.workers.get(&(host, url.to_owned())).copied()
+    }
+}
+
+fn host(draft: &mut Draft<'_>, index: usize, names: &Names, file: &Path) -> Host {
+    let reports = &mut draft.reports;
+    let main = &draft.hosts[0];
+    let own = &draft.hosts[index];
+    // Nearest first: what the host says, then what the main server says.
+    let layers = if index == 0 {
+        vec![own]
+    } else {
+        vec![main, own]
+    };
+    let numbers = if index == 0 { vec![0] } else { vec![0, index] };
+    let timeout = own
+        .timeout
+        .or(main.timeout)
+        .unwrap_or(Duration::from_mins(1));
+    let at = match &own.mark {
+        Some(mark) => mark.place(),
+        None => spec::Place {
+            file: file.to_owned(),
+            line: 1,
+        },
+    };
+    Host {
+        addresses: own.addresses.clone(),
+        server_name: own.server_name.clone().or_else(|| main.server_name.clone()),
+        server_port: if own.server_name.is_some() {
+            own.server_port
+        } else {
+            main.server_port
+        },
+        aliases: own.aliases.clone(),
+        routes: routes(&draft.hosts, &numbers, names),
+        reverses: layers
+            .iter()
+            .zip(&numbers)
+            .flat_map(|(layer, number)| {
+                layer.reverses.iter().map(move |reverse| (*number, reverse))
+            })
+            .map(|(number, reverse)| resolve_reverse(reports, index, number, reverse, names))
+            .collect(),
+        preserve_host: own.preserve_host.or(main.preserve_host).unwrap_or(false),
+        add_headers: own.add_headers.or(main.add_headers).unwrap_or(true),
+        timeout,
+        proxy_timeout: own.proxy_timeout.or(main.proxy_timeout),
+        keep_alive: own.keep_alive.or(main.keep_alive).unwrap_or(true),
+        keep_alive_timeout: own
+            .keep_alive_timeout
+            .or(main.keep_alive_timeout)
+            .unwrap_or(Duration::from_secs(5)),
+        max_keep_alive_requests: own
+            .max_keep_alive_requests
+            .or(main.max_keep_alive_requests)
+            .unwrap_or(100),
+        header_timeout: own
+            .header_timeout
+            .or(main.header_timeout)
+            .unwrap_or(Duration::from_secs(20)),
+        access_logs: access_logs(reports, main, own),
+        error_log: own.error_log.clone(),
+        at,
+    }
+}
+
+/// `ProxyPass` as first-match list. What stands in `<Location>` is tried first, the last section
+/// first, for there the last that matches wins; then the main server's lines, then the host's.
+fn routes(hosts: &[HostDraft], numbers: &[usize], names: &Names) -> Vec<Route> {
+    let locations = numbers.iter().flat_map(|number| {
+        hosts[*number]
+            .location_routes
+            .iter()
+            .map(move |r| (*number, r))
+    });
+    let mut ordered: Vec<(usize, &RouteDraft)> = locations.collect();
+    ordered.reverse();
+    ordered.extend(
+        numbers
+            .iter()
+            .flat_map(|number| hosts[*number].routes.iter().map(move |r| (*number, r))),
+    );
+    let host = numbers.last().copied().unwrap_or(0);
+    ordered
+        .into_iter()
+        .filter_map(|(number, route)| {
+            let target = match &route.target {
+                TargetDraft::Local => Target::Local,
+                TargetDraft::Balancer { name, path } => Target::Balancer {
+                    balancer: names
+                        .balancer(host, name)
+                        .or_else(|| names.balancer(number, name))?,
+                    path: path.clone(),
+                },
+                TargetDraft::Worker { url, path } => Target::Balancer {
+                    balancer: names.worker(number, url)?,
+                    path: path.clone(),
+                },
+            };
+            Some(Route {
+                path: route.path.clone(),
+                target,
+                nocanon: route.nocanon,
+                at: route.mark.place(),
+            })
+        })
+        .collect()
+}
+
+fn resolve_reverse(
+    reports: &mut Reports,
+    host: usize,
+    number: usize,
+    reverse: &super::draft::ReverseDraft,
+    names: &Names,
+) -> Reverse {
+    let url = &reverse.url;
+    let target = match super::directives::balancer_name(url) {
+        None => ReverseTarget::Url(url.clone()),
+        Some((name, path)) => {
+            if let Some(balancer) = names.balancer(host, &name) {
+                ReverseTarget::Balancer {
+                    balancer,
+                    path: path.to_owned(),
+                }
+            } else {
+                // Said once, where it stands; not again for each host that inherits it.
+                if host == number {
+                    let message = format!("ProxyPassReverse: there is no balancer://{name}");
+                    let help = "the line matches nothing";
+                    reports.push(Severity::Warning, reverse.mark.at(), message, help);
+                }
+                ReverseTarget::Url(url.clone())
+            }
+        }
+    };
+    Reverse {
+        path: reverse.path.clone(),
+        location: reverse.location.clone(),
+        target,
+    }
+}
+
+/// A host's own logs, or the main server's where it has none (mod_log_config's rule). Nicknames are
+/// looked up in its own formats, then the main server's.
+fn access_logs(reports: &mut Reports, main: &HostDraft, own: &HostDraft) -> Vec<AccessLog> {
+    let is_main = own.mark.is_none();
+    let logs = if own.logs.is_empty() {
+        &main.logs
+    } else {
+        &own.logs
+    };
+    let says = is_main || !own.logs.is_empty();
+    let find = |name: &str| {
+        let of = |host: &HostDraft| {
+            let found = host
+                .formats
+                .iter()
+                .rev()
+                .find(|(nickname, _)| nickname == name);
+            found.map(|(_, format)| format.clone())
+        };
+        of(own).or_else(|| of(main)).or_else(|| {
+            name.eq_ignore_ascii_case("clf")
+                .then(|| DEFAULT_FORMAT.to_owned())
+        })
+    };
+    let default = own.default_format.as_ref().or(main.default_format.as_ref());
+    logs.iter()
+        .map(|log| {
+            let wanted = log.format.as_ref().or(default);
+            let format = match wanted {
+                None => DEFAULT_FORMAT.to_owned(),
+                Some(text) => find(text).unwrap_or_else(|| text.clone()),
+            };
+            if !format.contains('%') && says {
+                let message = format!(
+                    "'{format}' is no nickname of a LogFormat: every line will be that text"
+                );
+                reports.push(Severity::Warning, log.mark.at(), message, "");
+            } else if let Err(error) = log_format::check(&format)
+                && says
+            {
+                reports.push(Severity::Error, log.mark.at(), error.to_string(), "");
+            }
+            AccessLog {
+                target: log.target.clone(),
+                format,
+            }
+        })
+        .collect()
+}
+
+fn warn_idle_guard(draft: &mut Draft<'_>) {
+    let sluice = &draft.spec.sluice;
+    if let Some(place) = &sluice.needs_dataplane
+        && sluice.interfaces.is_empty()
+    {
+        let message = format!(
+            "line {}: Guard directives without an XDPInterface guard nothing",
+            place.line
+        );
+        let help = "name the interface: XDPInterface eth0";
+        let file = place.file.clone();
+        draft
+            .reports
+            .push_file(Severity::Warning, &file, u32::MAX, message, help);
+    }
+}
+
+/// The format of `TransferLog` without a LogFormat, and of the nickname CLF.
+const DEFAULT_FORMAT: &str = "%h %l %u %t \"%r\" %>s %b";

@@ -1,0 +1,229 @@
+//! What a configuration becomes.
+
+use super::*;
+use crate::{
+    config::spec::{Balancer, LbMethod, Member, Place, Scheme, Sluice},
+    dataplane::diff::has_limit,
+};
+use std::time::Duration;
+
+/// A member with the defaults of the configuration.
+pub(in crate::dataplane) fn member(url: &str) -> Member {
+    Member {
+        url: url.to_owned(),
+        scheme: Scheme::Http,
+        host: "127.0.0.1".to_owned(),
+        port: 80,
+        path: String::new(),
+        lbfactor: 100,
+        lbset: 0,
+        route: String::new(),
+        redirect: String::new(),
+        status: 0,
+        retry: Duration::from_mins(1),
+        timeout: None,
+        connection_timeout: None,
+        ttl: None,
+        max: None,
+        acquire: None,
+        keepalive: false,
+        disablereuse: false,
+        response_field_size: 8192,
+        at: Place::default(),
+    }
+}
+
+/// A balancer with the defaults of the configuration.
+pub(in crate::dataplane) fn balancer(name: &str, members: Vec<Member>) -> Balancer {
+    Balancer {
+        name: name.to_owned(),
+        direct: false,
+        members,
+        lbmethod: LbMethod::ByRequests,
+        sticky: None,
+        nofailover: false,
+        timeout: Duration::ZERO,
+        maxattempts: None,
+        failonstatus: Vec::new(),
+        failontimeout: false,
+        forcerecovery: true,
+        at: Place::default(),
+    }
+}
+
+/// A configuration of these balancers, every member at `127.0.0.1` with a port by its place.
+pub(in crate::dataplane) fn desired(balancers: Vec<Balancer>) -> Desired {
+    let addresses = (balancers.iter().enumerate())
+        .map(|(b, balancer)| {
+            (0..balancer.members.len())
+                .map(|m| SocketAddr::from(([127, 0, 0, 1], (1000 + b * 100 + m) as u16)))
+                .collect()
+        })
+        .collect();
+    let spec = Spec {
+        balancers,
+        ..Spec::default()
+    };
+    Desired::of(Arc::new(spec), addresses).expect("as many addresses as members")
+}
+
+fn listener(address: &str, dual: bool) -> Listener {
+    Listener {
+        address: address.parse().expect("address"),
+        dual,
+        at: Place::default(),
+    }
+}
+
+fn limit(rate: u32, burst: u32, addresses: Option<Vec<HostAddress>>) -> GuardLimit {
+    GuardLimit {
+        kind: LimitKind::SYN.0,
+        rate,
+        burst,
+        per: Per::Source { v4: 32, v6: 64 },
+        action: 0,
+        addresses,
+        at: Place::default(),
+    }
+}
+
+fn host(ip: Option<&str>, port: Option<u16>) -> HostAddress {
+    HostAddress {
+        ip: ip.map(|ip| ip.parse().expect("ip")),
+        port,
+    }
+}
+
+fn image_of(listeners: Vec<Listener>, limits: Vec<GuardLimit>) -> Image {
+    let spec = Spec {
+        listeners,
+        sluice: Sluice {
+            limits,
+            ..Sluice::default()
+        },
+        ..Spec::default()
+    };
+    Desired::of(Arc::new(spec), Vec::new())
+        .and_then(|desired| desired.image())
+        .expect("no members to resolve")
+}
+
+fn service(address: &str, port: u16) -> ServiceKey {
+    ServiceKey {
+        address: match address {
+            "*" => Address::ANY,
+            ip => ip.parse::<IpAddr>().expect("ip").into(),
+        },
+        port,
+        proto: proto::TCP,
+    }
+}
+
+#[test]
+fn identity_is_of_balancer_and_url_together() {
+    let of = |balancer, url| identity(balancer, url, 0);
+    assert_eq!(of("app", "http://a"), of("app", "http://a"));
+    assert_ne!(of("app", "http://a"), of("app", "http://b"));
+    assert_ne!(of("app", "http://a"), of("api", "http://a"));
+    // The boundary is part of it.
+    assert_ne!(of("ab", "c"), of("a", "bc"));
+    assert_ne!(
+        identity("app", "http://a", 0),
+        identity("app", "http://a", 1)
+    );
+}
+
+#[test]
+fn members_of_one_name_and_url_are_told_apart_and_reported() {
+    let twice = desired(vec![
+        balancer("app", vec![member("http://a")]),
+        balancer("app", vec![member("http://a")]),
+    ]);
+    let image = twice.image().expect("image");
+    assert_ne!(image.members[0].identity, image.members[1].identity);
+    assert!(image.notices[0].contains("http://a"), "{:?}", image.notices);
+}
+
+#[test]
+fn an_unresolved_member_is_refused() {
+    let spec = Spec {
+        balancers: vec![balancer(
+            "app",
+            vec![member("http://a"), member("http://b")],
+        )],
+        ..Spec::default()
+    };
+    let one = vec![vec![SocketAddr::from(([127, 0, 0, 1], 1))]];
+    let error = Desired::of(Arc::new(spec), one).expect_err("one address of two");
+    assert!(
+        error.to_string().contains("app has 2 members and 1"),
+        "{error}"
+    );
+}
+
+#[test]
+fn names_are_cut_at_a_character() {
+    let name: [u8; 4] = text("aéé");
+    assert_eq!(name, *b"a\xc3\xa9\0");
+    let exact: [u8; 3] = text("abc");
+    assert_eq!(exact, *b"abc");
+}
+
+#[test]
+fn every_wildcard_is_one_service() {
+    let listeners = vec![
+        listener("[::]:80", true),
+        listener("0.0.0.0:80", false),
+        listener("192.0.2.1:443", false),
+    ];
+    let image = image_of(listeners, Vec::new());
+    let keys: Vec<_> = image.services.keys().copied().collect();
+    assert_eq!(keys, [service("*", 80), service("192.0.2.1", 443)]);
+}
+
+#[test]
+fn a_limited_address_of_a_wildcard_listener_becomes_a_service() {
+    let at = Some(vec![host(Some("192.0.2.1"), Some(80))]);
+    let image = image_of(vec![listener("[::]:80", true)], vec![limit(10, 20, at)]);
+    assert!(has_limit(&image.services[&service("192.0.2.1", 80)]));
+    assert!(!has_limit(&image.services[&service("*", 80)]));
+}
+
+#[test]
+fn an_address_no_listener_takes_becomes_no_service() {
+    let at = Some(vec![host(Some("2001:db8::1"), Some(80))]);
+    let image = image_of(vec![listener("0.0.0.0:80", false)], vec![limit(10, 20, at)]);
+    assert_eq!(image.services.len(), 1);
+}
+
+#[test]
+fn a_virtual_hosts_limit_goes_before_the_servers() {
+    let at = Some(vec![host(None, Some(81))]);
+    let listeners = vec![listener("0.0.0.0:80", false), listener("0.0.0.0:81", false)];
+    let image = image_of(listeners, vec![limit(5, 5, at), limit(100, 100, None)]);
+    let rate = |port| image.services[&service("*", port)].source[0].rate;
+    assert_eq!((rate(80), rate(81)), (100, 5));
+}
+
+#[test]
+fn icmp_limits_are_the_hosts() {
+    let mut icmp = limit(10, 10, None);
+    icmp.kind = LimitKind::ICMP.0;
+    let image = image_of(vec![listener("0.0.0.0:80", false)], vec![icmp]);
+    assert!(has_limit(&image.host_limits));
+    assert!(!has_limit(&image.services[&service("*", 80)]));
+}
+
+#[test]
+fn rate_is_kept_where_the_window_is_not() {
+    let exact = limit_of(&limit(100, 200, None));
+    assert_eq!((exact.window_ns, exact.packets), (2_000_000_000, 200));
+    // 10 packets at 100 000/s would be a window of 0.1 ms: the burst grows instead.
+    let fast = limit_of(&limit(100_000, 10, None));
+    assert_eq!((fast.window_ns, fast.packets), (40_000_000, 4000));
+    // 10 000 packets at 1/s would be hours: the burst shrinks.
+    let slow = limit_of(&limit(1, 10_000, None));
+    assert_eq!((slow.window_ns, slow.packets), (4_380_000_000_000, 4380));
+    let most = limit_of(&limit(0x7fff_ffff, 0x7fff_ffff, None));
+    assert_eq!((most.window_ns, most.packets), (1_000_000_000, 0x7fff_ffff));
+}

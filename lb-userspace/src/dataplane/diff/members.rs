@@ -1,0 +1,268 @@
+//! Members: who keeps which slot, who gets a new one, and what of each is changed. Pure.
+
+use std::collections::{HashMap, HashSet};
+
+use lb_common::{
+    abi::MAX_MEMBERS,
+    addr::{Address, Be16},
+    member::{MemberHead, MemberId, MemberRecord, MemberSlot, MemberState},
+};
+
+use super::{Actual, How, Op, Persist, Tune};
+use crate::dataplane::{
+    DataplaneError,
+    desired::{Image, WantedMember},
+};
+
+/// Steps of the members.
+pub(super) struct Members {
+    pub(super) names: Vec<Op>,
+    pub(super) writes: Vec<Op>,
+    pub(super) retire: Vec<Op>,
+    pub(super) ids: Vec<MemberId>,
+}
+
+pub(super) fn members(
+    actual: &Actual,
+    image: &Image,
+    how: &How<'_>,
+    notices: &mut Vec<String>,
+) -> Result<Members, DataplaneError> {
+    let known: HashMap<[u64; 2], MemberId> = (actual.members.iter().enumerate().skip(1))
+        .filter(|(_, m)| m.slot.head.identity[0] != 0)
+        .map(|(id, m)| (m.slot.head.identity, MemberId(id as u32)))
+        .collect();
+    let balancers = balancer_ids(actual, image, &known);
+    let missing = (image.members.iter())
+        .filter(|m| !known.contains_key(&m.identity))
+        .count();
+    let mut free = free_slots(actual, missing)?.into_iter();
+    let mut out = Members {
+        names: Vec::new(),
+        writes: Vec::new(),
+        retire: Vec::new(),
+        ids: Vec::with_capacity(image.members.len()),
+    };
+    let mut kept = HashSet::new();
+    for wanted in &image.members {
+        let balancer = balancers.get(&wanted.balancer).copied().unwrap_or(0);
+        let found = known.get(&wanted.identity).copied();
+        let id = match found {
+            Some(id) => id,
+            None => free.next().expect("as many free slots as missing members"),
+        };
+        let is = &actual.members[id.0 as usize];
+        if found.is_none() || is.name != wanted.name {
+            out.names.push(Op::Name {
+                id,
+                name: Box::new(wanted.name),
+            });
+        }
+        if found.is_some() && how.persist == Persist::Adopt {
+            kept.insert(id);
+            let tune = adopt(&is.slot, wanted, balancer);
+            if tune != unchanged(&is.slot) {
+                out.writes.push(Op::Tune {
+                    id,
+                    tune: Box::new(tune),
+                });
+            }
+            if let Some(notice) = kept_notice(actual.generation, &is.slot, wanted) {
+                notices.push(notice);
+            }
+        } else {
+            kept.insert(id);
+            out.writes.push(Op::Slot {
+                id,
+                slot: Box::new(begin(&is.slot, found.is_some(), wanted, balancer)),
+            });
+        }
+        out.ids.push(id);
+    }
+    for (identity, id) in &known {
+        let slot = &actual.members[id.0 as usize].slot;
+        if !kept.contains(id) && slot.record.retired == 0 {
+            debug_assert_eq!(slot.head.identity, *identity);
+            let mut tune = unchanged(slot);
+            tune.record.retired = how.now.max(1);
+            out.retire.push(Op::Tune {
+                id: *id,
+                tune: Box::new(tune),
+            });
+        }
+    }
+    Ok(out)
+}
+
+/// A balancer keeps its id as long as one of its members stays; a new one gets the lowest id that
+/// no slot carries.
+fn balancer_ids(
+    actual: &Actual,
+    image: &Image,
+    known: &HashMap<[u64; 2], MemberId>,
+) -> HashMap<usize, u16> {
+    let mut ids: HashMap<usize, u16> = HashMap::new();
+    let mut taken: HashSet<u16> = HashSet::new();
+    for wanted in &image.members {
+        let Some(id) = known.get(&wanted.identity) else {
+            continue;
+        };
+        let balancer = actual.members[id.0 as usize].slot.head.balancer;
+        if balancer != 0 && !ids.contains_key(&wanted.balancer) && taken.insert(balancer) {
+            ids.insert(wanted.balancer, balancer);
+        }
+    }
+    taken.extend(
+        known
+            .values()
+            .map(|id| actual.members[id.0 as usize].slot.head.balancer),
+    );
+    let mut next = 1;
+    for wanted in &image.members {
+        ids.entry(wanted.balancer).or_insert_with(|| {
+            while !taken.insert(next) {
+                next += 1;
+            }
+            next
+        });
+    }
+    ids
+}
+
+/// Slots for new members: those never used, lowest first; then those freed, oldest first, on which
+/// no request is in flight any more.
+pub(super) fn free_slots(actual: &Actual, wanted: usize) -> Result<Vec<MemberId>, DataplaneError> {
+    let free = || {
+        (actual.members.iter().enumerate().skip(1)).filter(|(_, m)| m.slot.head.identity[0] == 0)
+    };
+    let mut slots: Vec<(u64, usize)> = free()
+        .filter(|(_, m)| m.slot.head.incarnation == 0 || m.busy == 0)
+        .map(|(id, m)| match m.slot.head.incarnation {
+            0 => (0, id),
+            _ => (m.slot.record.retired.max(1), id),
+        })
+        .collect();
+    if slots.len() < wanted {
+        return Err(DataplaneError::Capacity {
+            what: "member slots",
+            wanted,
+            free: slots.len(),
+            capacity: MAX_MEMBERS as usize - 1,
+            hint: "; slots of removed members come free once their requests have ended",
+        });
+    }
+    slots.sort_unstable();
+    slots.truncate(wanted);
+    Ok(slots
+        .into_iter()
+        .map(|(_, id)| MemberId(id as u32))
+        .collect())
+}
+
+pub(super) fn record_of(wanted: &WantedMember) -> MemberRecord {
+    MemberRecord {
+        status: wanted.status,
+        weight: wanted.weight,
+        lbset: wanted.lbset,
+        ..MemberRecord::default()
+    }
+}
+
+/// The slot of a member that begins anew: one that is new here, or any after a clean stop.
+pub(super) fn begin(
+    old: &MemberSlot,
+    same: bool,
+    wanted: &WantedMember,
+    balancer: u16,
+) -> MemberSlot {
+    MemberSlot {
+        head: MemberHead {
+            identity: wanted.identity,
+            state: wanted.status,
+            address: Address::from(wanted.address.ip()).0,
+            incarnation: if same {
+                old.head.incarnation
+            } else {
+                old.head.incarnation.wrapping_add(1).max(1)
+            },
+            weight: wanted.weight,
+            balancer,
+            port: wanted.address.port().to_be_bytes(),
+            lbset: wanted.lbset,
+            pad: 0,
+            mac: if same { old.head.mac } else { [0; 6] },
+        },
+        record: record_of(wanted),
+        ..MemberSlot::default()
+    }
+}
+
+/// A tune that changes nothing.
+fn unchanged(slot: &MemberSlot) -> Tune {
+    Tune {
+        address: Address(slot.head.address),
+        port: Be16(slot.head.port),
+        weight: slot.head.weight,
+        balancer: slot.head.balancer,
+        lbset: slot.head.lbset,
+        set: 0,
+        clear: 0,
+        record: slot.record,
+    }
+}
+
+/// What changes of a member that stays. Where the file's own value changed the file wins; else what
+/// was set at run time stays.
+fn adopt(slot: &MemberSlot, wanted: &WantedMember, balancer: u16) -> Tune {
+    let MemberSlot { head, record, .. } = slot;
+    let (mut set, mut clear) = (0, 0);
+    if record.status != wanted.status {
+        // `status=+E` in the file is control's word too, so it may set the shards' bit.
+        let owned = MemberState::OPERATOR | MemberState::ERROR;
+        let changed = (record.status ^ wanted.status) & MemberState::ERROR;
+        let target = wanted.status & owned;
+        let mask = MemberState::OPERATOR | changed;
+        set = target & mask & !head.state;
+        clear = !target & mask & head.state;
+    }
+    let weight = if record.weight == wanted.weight {
+        head.weight
+    } else {
+        wanted.weight
+    };
+    let lbset = if record.lbset == wanted.lbset {
+        head.lbset
+    } else {
+        wanted.lbset
+    };
+    Tune {
+        address: wanted.address.ip().into(),
+        port: Be16::new(wanted.address.port()),
+        weight,
+        balancer,
+        lbset,
+        set,
+        clear,
+        record: record_of(wanted),
+    }
+}
+
+/// Tells of an operator's bits that outlive a change of generation.
+fn kept_notice(generation: u64, slot: &MemberSlot, wanted: &WantedMember) -> Option<String> {
+    let kept = slot.head.state & MemberState::OPERATOR;
+    let by_file = wanted.status & MemberState::OPERATOR;
+    if slot.record.status != wanted.status || kept == by_file {
+        return None;
+    }
+    let letters: String = (MemberState::LETTERS.iter())
+        .filter(|(_, bit)| kept & bit != 0)
+        .map(|(letter, _)| *letter)
+        .collect();
+    let balancer = crate::dataplane::view::text(&wanted.name.balancer);
+    let url = crate::dataplane::view::text(&wanted.name.url);
+    Some(format!(
+        "member {url} of balancer {balancer} keeps the state \"{letters}\" that an operator gave it \
+         before generation {}; `sluice member enable` clears it",
+        generation + 1
+    ))
+}

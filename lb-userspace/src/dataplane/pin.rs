@@ -1,0 +1,351 @@
+//! Where an instance keeps its things: the lock that makes it one, the directory of its pins, and
+//! the question whether a pin is ours.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, Write},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd},
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use lb_common::abi::{self, map};
+use rustix::fs::FlockOperation;
+
+use super::{DataplaneError, Place};
+
+/// The instance's lock, held as long as this lives. The file stays: unlinking it would let two
+/// processes lock two files of one name.
+pub(super) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes `<run_dir>/<instance>.lock` and writes this process's id into it.
+    pub(super) fn take(place: &Place) -> Result<Self, DataplaneError> {
+        check_name(&place.instance)?;
+        let failed = |what, path: &Path| {
+            let path = path.to_owned();
+            move |source| DataplaneError::Path { what, path, source }
+        };
+        fs::create_dir_all(&place.run_dir).map_err(failed("create", &place.run_dir))?;
+        let path = place.run_dir.join(format!("{}.lock", place.instance));
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+            .open(&path)
+            .map_err(failed("open", &path))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut text = String::new();
+                // Unreadable is as good as empty: the message then says 0.
+                let _ = file.read_to_string(&mut text);
+                return Err(DataplaneError::AlreadyRunning {
+                    instance: place.instance.clone(),
+                    pid: text.trim().parse().unwrap_or(0),
+                });
+            }
+            Err(errno) => return Err(failed("lock", &path)(errno.into())),
+        }
+        let written = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()));
+        written.map_err(failed("write", &path))?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// An instance's name becomes a file name on two file systems, and a bpf file system refuses dots.
+fn check_name(instance: &str) -> Result<(), DataplaneError> {
+    let fits = (1..=64).contains(&instance.len())
+        && (instance.bytes()).all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    if fits {
+        Ok(())
+    } else {
+        Err(DataplaneError::BadInstance {
+            instance: instance.to_owned(),
+        })
+    }
+}
+
+/// What the kernel must say of a pinned map for this build to use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    /// `enum bpf_map_type`.
+    pub(super) kind: u32,
+    /// Bytes.
+    pub(super) key: u32,
+    /// Bytes.
+    pub(super) value: u32,
+    /// Entries.
+    pub(super) entries: u32,
+    /// `BPF_F_*`.
+    pub(super) flags: u32,
+}
+
+impl Layout {
+    /// The layout together with its revision, for `META`.
+    pub(super) fn hash(&self, revision: u32) -> u32 {
+        let fields = [
+            revision,
+            self.kind,
+            self.key,
+            self.value,
+            self.entries,
+            self.flags,
+        ];
+        // FNV-1a: told apart are versions of one layout, not adversaries.
+        (fields.iter().flat_map(|field| field.to_le_bytes()))
+            .fold(0x811c_9dc5, |hash: u32, byte| {
+                (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+            })
+    }
+}
+
+/// The directory of an instance's pins.
+#[derive(Clone, Debug)]
+pub(super) struct PinDir {
+    path: PathBuf,
+}
+
+/// Magic number of bpffs (`BPF_FS_MAGIC`).
+const BPF_FS_MAGIC: i128 = 0xcafe_4a11;
+
+impl PinDir {
+    /// `<bpffs>/sluice/<instance>`, not looked at yet.
+    pub(super) fn of(place: &Place) -> Self {
+        Self {
+            path: place.bpffs.join("sluice").join(&place.instance),
+        }
+    }
+
+    /// The directory.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Path of a map's pin.
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Path of the pinned link of an interface of this network namespace.
+    pub(super) fn link(&self, netns: u64, interface: u32) -> PathBuf {
+        self.path.join(format!("link_{netns}_{interface}"))
+    }
+
+    /// Makes the directory where it is missing; refuses one that another user could fill.
+    pub(super) fn ensure(&self) -> Result<(), DataplaneError> {
+        let Some(parent) = self.path.parent() else {
+            return Ok(());
+        };
+        for directory in [parent, &self.path] {
+            match fs::DirBuilder::new().mode(0o700).create(directory) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => {
+                    return Err(DataplaneError::Path {
+                        what: "create",
+                        path: directory.to_owned(),
+                        source,
+                    });
+                }
+            }
+            trusted(directory)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the directory if nothing is pinned in it: after a start that failed.
+    pub(super) fn remove_if_empty(&self) {
+        // Not empty, or never made: then it stays as it is.
+        let _ = fs::remove_dir(&self.path);
+        if let Some(parent) = self.path.parent() {
+            let _ = fs::remove_dir(parent);
+        }
+    }
+
+    /// Links pinned here: namespace, interface, path.
+    pub(super) fn links(&self) -> Result<Vec<(u64, u32, PathBuf)>, DataplaneError> {
+        let entries = match fs::read_dir(&self.path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => {
+                return Err(DataplaneError::Path {
+                    what: "list",
+                    path: self.path.clone(),
+                    source,
+                });
+            }
+        };
+        let mut links: Vec<_> = entries
+            .filter_map(Result::ok)
+            .filter_map(|entry| {
+                let name = entry.file_name();
+                let (netns, interface) = name.to_str()?.strip_prefix("link_")?.split_once('_')?;
+                Some((netns.parse().ok()?, interface.parse().ok()?, entry.path()))
+            })
+            .collect();
+        links.sort();
+        Ok(links)
+    }
+}
+
+/// Whether `path` is (on) a bpf file system.
+pub(super) fn check_bpffs(path: &Path) -> Result<(), DataplaneError> {
+    let kind = rustix::fs::statfs(path).map(|stat| stat.f_type);
+    // `f_type` is signed or not, and wide or not, by architecture.
+    match kind {
+        Ok(kind) if i128::from(kind) & 0xffff_ffff == BPF_FS_MAGIC => Ok(()),
+        _ => Err(DataplaneError::NoBpffs {
+            path: path.to_owned(),
+        }),
+    }
+}
+
+/// A directory that only this user can have filled.
+fn trusted(directory: &Path) -> Result<(), DataplaneError> {
+    let foreign = |found: String| DataplaneError::ForeignPin {
+        path: directory.to_owned(),
+        found,
+    };
+    let stat = fs::symlink_metadata(directory).map_err(|source| DataplaneError::Path {
+        what: "look at",
+        path: directory.to_owned(),
+        source,
+    })?;
+    let user = rustix::process::geteuid().as_raw();
+    if !stat.is_dir() {
+        return Err(foreign("it is no directory".to_owned()));
+    }
+    if stat.uid() != user {
+        return Err(foreign(format!(
+            "it belongs to user {}, and sluice runs as user {user}",
+            stat.uid()
+        )));
+    }
+    if stat.mode() & 0o022 != 0 {
+        return Err(foreign(format!(
+            "other users may write to it (mode {:o})",
+            stat.mode() & 0o7777
+        )));
+    }
+    Ok(())
+}
+
+/// What a pinned object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Object {
+    Map,
+    Program,
+    Link,
+    Other,
+}
+
+/// Asks the kernel what a descriptor of a pin is: `BPF_OBJ_GET` opens all kinds alike.
+pub(super) fn object_of(fd: BorrowedFd<'_>) -> Object {
+    let link = fs::read_link(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()));
+    let link = link.unwrap_or_default();
+    match link.to_string_lossy().as_ref() {
+        "anon_inode:bpf-map" => Object::Map,
+        "anon_inode:bpf-prog" => Object::Program,
+        // The first when it was opened from a pin, the second when it was made.
+        "anon_inode:bpf-link" | "anon_inode:bpf_link" => Object::Link,
+        _ => Object::Other,
+    }
+}
+
+/// Whether something is pinned at `path`; symbolic links and directories are not ours.
+pub(super) fn is_pinned(path: &Path) -> Result<bool, DataplaneError> {
+    match fs::symlink_metadata(path) {
+        Ok(stat) if stat.file_type().is_file() => Ok(true),
+        Ok(stat) => Err(DataplaneError::ForeignPin {
+            path: path.to_owned(),
+            found: if stat.is_dir() {
+                "it is a directory".to_owned()
+            } else {
+                "it is a symbolic link".to_owned()
+            },
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(DataplaneError::Path {
+            what: "look at",
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// `enum bpf_map_type`.
+mod kind {
+    pub(super) const ARRAY: u32 = 2;
+    pub(super) const PER_CPU_ARRAY: u32 = 6;
+    pub(super) const LRU_HASH: u32 = 9;
+    pub(super) const LPM_TRIE: u32 = 11;
+}
+
+const NO_PREALLOC: u32 = 1;
+const MMAPABLE: u32 = 1 << 10;
+
+/// What this build expects of each pinned map, parallel to [`map::ALL`].
+pub(super) fn layouts() -> [Layout; map::ALL.len()] {
+    use lb_common::{
+        deny::PrefixEntry,
+        limit::{ServiceLimits, ServiceWindows, SourceKey, SourceWindow},
+        member::{MemberName, MemberSlot},
+        meta::Meta,
+        service::ServiceSet,
+        settings::Settings,
+        verdict::{Counter, Reason},
+    };
+    const fn array<T>(entries: u32, flags: u32) -> Layout {
+        Layout {
+            kind: kind::ARRAY,
+            key: 4,
+            value: size_of::<T>() as u32,
+            entries,
+            flags,
+        }
+    }
+    const fn trie(address: u32) -> Layout {
+        Layout {
+            kind: kind::LPM_TRIE,
+            key: 4 + address,
+            value: size_of::<PrefixEntry>() as u32,
+            entries: abi::MAX_PREFIXES,
+            flags: NO_PREALLOC,
+        }
+    }
+    map::ALL.map(|name| match name {
+        map::META => array::<Meta>(1, MMAPABLE),
+        map::SETTINGS => array::<Settings>(1, 0),
+        map::MEMBERS => array::<MemberSlot>(abi::MAX_MEMBERS, MMAPABLE),
+        map::NAMES => array::<MemberName>(abi::MAX_MEMBERS, 0),
+        map::BUSY => array::<u64>(abi::BUSY_COLUMNS * abi::MAX_MEMBERS, MMAPABLE),
+        map::SERVICES => array::<ServiceSet>(abi::SERVICE_SETS, MMAPABLE),
+        map::LIMITS => array::<ServiceLimits>(abi::MAX_SERVICES, 0),
+        map::WINDOWS => array::<ServiceWindows>(abi::MAX_SERVICES, 0),
+        map::SOURCES => Layout {
+            kind: kind::LRU_HASH,
+            key: size_of::<SourceKey>() as u32,
+            value: size_of::<SourceWindow>() as u32,
+            entries: abi::MAX_SOURCES,
+            flags: 0,
+        },
+        map::COUNTERS => Layout {
+            kind: kind::PER_CPU_ARRAY,
+            ..array::<Counter>(abi::MAX_SERVICES * Reason::COUNT, 0)
+        },
+        map::DENY4 | map::ALLOW4 => trie(4),
+        map::DENY6 | map::ALLOW6 => trie(16),
+        other => unreachable!("map {other} of ALL has a layout here"),
+    })
+}

@@ -1,0 +1,93 @@
+//! Maps in this process's memory, for running without a kernel's.
+
+use std::collections::BTreeMap;
+
+use lb_common::{
+    abi::{MAX_MEMBERS, MAX_SERVICES},
+    deny::PrefixEntry,
+    limit::ServiceLimits,
+    member::{MemberId, MemberName},
+    settings::Settings,
+    verdict::{Counter, Reason},
+};
+
+use super::{Rest, Row};
+use crate::dataplane::{DataplaneError, prefix::PrefixKey};
+
+/// Maps in this process's memory, for running without a kernel's.
+pub(super) struct Memory {
+    names: Vec<MemberName>,
+    limits: Vec<ServiceLimits>,
+    settings: Settings,
+    prefixes: BTreeMap<PrefixKey, PrefixEntry>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            names: vec![MemberName::default(); MAX_MEMBERS as usize],
+            limits: vec![ServiceLimits::default(); MAX_SERVICES as usize],
+            settings: Settings::default(),
+            prefixes: BTreeMap::new(),
+        }
+    }
+}
+
+impl Rest for Memory {
+    fn name(&self, id: MemberId) -> Result<MemberName, DataplaneError> {
+        Ok(self.names.get(id.0 as usize).copied().unwrap_or_default())
+    }
+
+    fn set_name(&mut self, id: MemberId, name: &MemberName) -> Result<(), DataplaneError> {
+        if let Some(slot) = self.names.get_mut(id.0 as usize) {
+            *slot = *name;
+        }
+        Ok(())
+    }
+
+    fn limits(&self, service: u16) -> Result<ServiceLimits, DataplaneError> {
+        let limits = self.limits.get(usize::from(service));
+        Ok(limits.copied().unwrap_or_default())
+    }
+
+    fn set_limits(&mut self, service: u16, limits: &ServiceLimits) -> Result<(), DataplaneError> {
+        if let Some(row) = self.limits.get_mut(usize::from(service)) {
+            *row = *limits;
+        }
+        Ok(())
+    }
+
+    fn settings(&self) -> Result<Settings, DataplaneError> {
+        Ok(self.settings)
+    }
+
+    fn set_settings(&mut self, settings: &Settings) -> Result<(), DataplaneError> {
+        self.settings = *settings;
+        Ok(())
+    }
+
+    fn prefixes(&self) -> Result<BTreeMap<PrefixKey, PrefixEntry>, DataplaneError> {
+        Ok(self.prefixes.clone())
+    }
+
+    fn set_prefix(
+        &mut self,
+        key: &PrefixKey,
+        entry: Option<PrefixEntry>,
+    ) -> Result<(), DataplaneError> {
+        match entry {
+            Some(entry) => self.prefixes.insert(*key, entry),
+            None => self.prefixes.remove(key),
+        };
+        Ok(())
+    }
+
+    /// No packet is seen here.
+    fn counters(&self, _service: u16) -> Result<Row, DataplaneError> {
+        Ok([Counter::default(); Reason::COUNT as usize])
+    }
+
+    fn clear_traffic(&mut self, _service: u16) -> Result<(), DataplaneError> {
+        Ok(())
+    }
+}

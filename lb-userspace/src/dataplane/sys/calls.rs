@@ -1,0 +1,243 @@
+//! System calls for which neither aya nor rustix has a safe wrapper: what a pin is, which interface
+//! a link is on, what a network driver can do.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+/// Commands of bpf(2) used here (`enum bpf_cmd`).
+const BPF_MAP_CREATE: libc::c_int = 0;
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_LINK_DETACH: libc::c_int = 34;
+/// `BPF_LINK_TYPE_XDP`.
+const LINK_TYPE_XDP: u32 = 6;
+
+/// The arguments of `BPF_OBJ_GET`.
+#[repr(C)]
+#[derive(Default)]
+struct ObjectGet {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// The arguments of `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+#[derive(Default)]
+struct InfoByFd {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// The beginning of the kernel's `struct bpf_link_info`, as far as an XDP link's part goes.
+#[repr(C)]
+#[derive(Default)]
+struct RawLinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    /// The union that follows is 8-aligned.
+    pad: u32,
+    /// Of an XDP link.
+    interface: u32,
+    rest: [u32; 11],
+}
+
+/// The beginning of the arguments of `BPF_MAP_CREATE`.
+#[repr(C)]
+#[derive(Default)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+}
+
+/// What an XDP link is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::dataplane) struct LinkInfo {
+    /// Program id.
+    pub(in crate::dataplane) program: u32,
+    /// Interface index in the link's network namespace; 0: the interface is gone.
+    pub(in crate::dataplane) interface: u32,
+}
+
+/// bpf(2) with an argument block of one of the types above.
+fn bpf<T>(command: libc::c_int, arguments: &mut T) -> io::Result<libc::c_long> {
+    let size = size_of::<T>();
+    // SAFETY: the block is `size` bytes of initialised integers; pointers inside it were made by
+    // the caller from memory that outlives this call.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(arguments),
+            libc::c_ulong::try_from(size).unwrap_or(0),
+        )
+    };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(done)
+    }
+}
+
+/// A descriptor the kernel has just given.
+fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = libc::c_int::try_from(fd).map_err(|_| io::Error::other("descriptor out of range"))?;
+    // SAFETY: bpf(2) returned it to this call and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Opens whatever is pinned at `path`: a map, a program or a link.
+pub(in crate::dataplane) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut arguments = ObjectGet {
+        pathname: path.as_ptr() as u64,
+        ..ObjectGet::default()
+    };
+    owned(bpf(BPF_OBJ_GET, &mut arguments)?)
+}
+
+/// What a link is attached to; `None` when it is not an XDP link.
+pub(in crate::dataplane) fn link_info(link: BorrowedFd<'_>) -> io::Result<Option<LinkInfo>> {
+    let mut info = RawLinkInfo::default();
+    let mut arguments = InfoByFd {
+        bpf_fd: link.as_raw_fd().unsigned_abs(),
+        info_len: size_of::<RawLinkInfo>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut arguments)?;
+    Ok((info.kind == LINK_TYPE_XDP).then_some(LinkInfo {
+        program: info.program,
+        interface: info.interface,
+    }))
+}
+
+/// Takes a link's program off at once. Removing the pin does so too, but some time after the call.
+pub(in crate::dataplane) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut arguments = link.as_raw_fd();
+    bpf(BPF_LINK_DETACH, &mut arguments).map(drop)
+}
+
+/// Whether bpf(2) is there and this process may use it: makes the smallest map and forgets it.
+pub(in crate::dataplane) fn bpf_probe() -> io::Result<()> {
+    let mut arguments = MapCreate {
+        map_type: 2, // BPF_MAP_TYPE_ARRAY
+        key_size: 4,
+        value_size: 8,
+        max_entries: 1,
+    };
+    owned(bpf(BPF_MAP_CREATE, &mut arguments)?).map(drop)
+}
+
+/// Features that the old `ETHTOOL_GFLAGS` tells about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::dataplane) struct EthtoolFlags {
+    /// Large receive offload is on.
+    pub(in crate::dataplane) lro: bool,
+    /// The NIC takes VLAN tags off before XDP sees the frame.
+    pub(in crate::dataplane) rx_vlan: bool,
+}
+
+const ETHTOOL_GDRVINFO: u32 = 0x0000_0003;
+const ETHTOOL_GFLAGS: u32 = 0x0000_0025;
+const ETHTOOL_GCHANNELS: u32 = 0x0000_003c;
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;
+const ETH_FLAG_LRO: u32 = 1 << 15;
+
+/// `struct ethtool_value`.
+#[repr(C)]
+#[derive(Default)]
+struct EthtoolValue {
+    command: u32,
+    data: u32,
+}
+
+/// `struct ethtool_channels`.
+#[repr(C)]
+#[derive(Default)]
+struct EthtoolChannels {
+    command: u32,
+    maxima: [u32; 4],
+    rx: u32,
+    tx: u32,
+    other: u32,
+    combined: u32,
+}
+
+/// `struct ethtool_drvinfo`: 196 bytes, of which the driver's name is wanted.
+#[repr(C)]
+struct EthtoolDriver {
+    command: u32,
+    driver: [u8; 32],
+    rest: [u8; 160],
+}
+
+/// An ethtool request on an interface of this network namespace.
+fn ethtool<T>(interface: &str, request: &mut T) -> io::Result<()> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
+    // SAFETY: an all-zero `ifreq` is a value.
+    let mut ifreq: libc::ifreq = unsafe { std::mem::zeroed() };
+    let name = interface.as_bytes();
+    if name.len() >= ifreq.ifr_name.len() {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    for (to, from) in ifreq.ifr_name.iter_mut().zip(name) {
+        *to = from.cast_signed() as libc::c_char;
+    }
+    ifreq.ifr_ifru.ifru_data = std::ptr::from_mut(request).cast();
+    // SAFETY: the name is terminated (the rest of `ifr_name` is zero) and `ifru_data` points to a
+    // request of the size that its command names, alive until the call returns.
+    let done = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCETHTOOL, &mut ifreq) };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Offloads of an interface.
+pub(in crate::dataplane) fn ethtool_flags(interface: &str) -> io::Result<EthtoolFlags> {
+    let mut value = EthtoolValue {
+        command: ETHTOOL_GFLAGS,
+        data: 0,
+    };
+    ethtool(interface, &mut value)?;
+    Ok(EthtoolFlags {
+        lro: value.data & ETH_FLAG_LRO != 0,
+        rx_vlan: value.data & ETH_FLAG_RXVLAN != 0,
+    })
+}
+
+/// Receive queues of an interface, combined ones included.
+pub(in crate::dataplane) fn channels(interface: &str) -> io::Result<u32> {
+    let mut channels = EthtoolChannels {
+        command: ETHTOOL_GCHANNELS,
+        ..EthtoolChannels::default()
+    };
+    ethtool(interface, &mut channels)?;
+    Ok(channels.rx + channels.combined)
+}
+
+/// Name of an interface's driver.
+pub(in crate::dataplane) fn driver(interface: &str) -> io::Result<String> {
+    let mut info = EthtoolDriver {
+        command: ETHTOOL_GDRVINFO,
+        driver: [0; 32],
+        rest: [0; 160],
+    };
+    ethtool(interface, &mut info)?;
+    let name = info.driver.split(|b| *b == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(name).into_owned())
+}
+
+const _: () = assert!(size_of::<EthtoolDriver>() == 196 && size_of::<EthtoolChannels>() == 36);

@@ -1,0 +1,204 @@
+//! Control's side of one proxy process: starting it, giving it a generation, hearing its death.
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::process::CommandExt as _,
+    },
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use super::{
+    link::{FromProxy, Link, MAX_FDS, Parcel, ToProxy, pair},
+    listeners::Listeners,
+    preflight::Logs,
+    privileges::Identity,
+};
+use crate::config::spec::Spec;
+
+/// Hidden subcommand that makes this binary the proxy.
+pub const SUBCOMMAND: &str = "proxy-process";
+
+/// What can go wrong between control and proxy.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChildError {
+    /// No process.
+    #[error("proxy process not started: {0}")]
+    Spawn(#[source] io::Error),
+    /// The link broke.
+    #[error("talking to the proxy process failed: {0}")]
+    Link(#[from] io::Error),
+    /// It is gone.
+    #[error("the proxy process ended before it served ({0})")]
+    Died(String),
+    /// It said no.
+    #[error("the proxy refused the configuration: {0}")]
+    Refused(String),
+    /// It said nothing.
+    #[error("the proxy did not answer within {} s", .0.as_secs())]
+    Silent(Duration),
+}
+
+/// How long a generation may take to be applied.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One proxy process.
+#[derive(Debug)]
+pub(crate) struct ProxyChild {
+    child: Child,
+    link: Link,
+    /// When it was started.
+    pub(crate) born: Instant,
+    /// Its column of `BUSY`.
+    pub(crate) column: u32,
+    /// Connections it last told.
+    pub(crate) connections: u64,
+}
+
+/// Everything of a generation that is sent.
+#[derive(Clone, Copy)]
+pub(crate) struct Delivery<'a> {
+    /// Its number.
+    pub(crate) number: u64,
+    /// The configuration.
+    pub(crate) spec: &'a Spec,
+    /// Slots of its members.
+    pub(crate) ids: &'a [Vec<lb_common::member::MemberId>],
+    /// Its sockets.
+    pub(crate) listeners: &'a Listeners,
+    /// Its logs.
+    pub(crate) logs: &'a Logs,
+}
+
+impl ProxyChild {
+    /// Starts the process; it waits for [`ProxyChild::set_up`].
+    pub(crate) fn spawn() -> Result<Self, ChildError> {
+        let (ours, theirs) = pair().map_err(ChildError::Spawn)?;
+        let child = Command::new("/proc/self/exe")
+            .arg0("sluice")
+            .arg(SUBCOMMAND)
+            // The link is its standard input: the one descriptor besides output that it inherits.
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            // Ctrl-C is for control, which then stops the proxy in order.
+            .process_group(0)
+            .spawn()
+            .map_err(ChildError::Spawn)?;
+        Ok(Self {
+            child,
+            link: Link::new(ours).map_err(ChildError::Spawn)?,
+            born: Instant::now(),
+            column: 0,
+            connections: 0,
+        })
+    }
+
+    /// Process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Gives it the member table and who to be; returns when its shards run.
+    pub(crate) async fn set_up(
+        &mut self,
+        column: u32,
+        shards: usize,
+        identity: Option<Identity>,
+        table: (BorrowedFd<'_>, BorrowedFd<'_>),
+    ) -> Result<(), ChildError> {
+        self.column = column;
+        let setup = ToProxy::Setup {
+            column,
+            shards,
+            identity,
+        };
+        self.link.send(&setup, &[table.0, table.1]).await?;
+        self.answer(|message| matches!(message, FromProxy::Ready))
+            .await
+    }
+
+    /// Sends a generation and waits until every shard is on it.
+    pub(crate) async fn deliver(&mut self, delivery: Delivery<'_>) -> Result<(), ChildError> {
+        let (listeners, logs) = self.send_descriptors(delivery).await?;
+        let parcel = Parcel {
+            number: delivery.number,
+            spec: delivery.spec.clone(),
+            ids: delivery
+                .ids
+                .iter()
+                .map(|ids| ids.iter().map(|id| id.0).collect())
+                .collect(),
+        }
+        .seal()?;
+        let apply = ToProxy::Apply { listeners, logs };
+        self.link.send(&apply, &[parcel.as_fd()]).await?;
+        let number = delivery.number;
+        self.answer(|message| matches!(message, FromProxy::Applied(n) if *n == number))
+            .await
+    }
+
+    async fn send_descriptors(&self, delivery: Delivery<'_>) -> Result<(usize, usize), ChildError> {
+        let mut sockets = Vec::new();
+        for (index, listener) in delivery.spec.listeners.iter().enumerate() {
+            for (shard, socket) in delivery.listeners.sockets(listener).iter().enumerate() {
+                sockets.push(((shard, index), socket.as_fd()));
+            }
+        }
+        for batch in sockets.chunks(MAX_FDS) {
+            let (places, fds): (Vec<_>, Vec<_>) = batch.iter().copied().unzip();
+            self.link.send(&ToProxy::Listeners(places), &fds).await?;
+        }
+        let files: Vec<_> = delivery.logs.iter().collect();
+        // Fewer at once than descriptors allow: paths are long and a message is bounded.
+        for batch in files.chunks(MAX_FDS / 16) {
+            let paths = batch.iter().map(|(path, _)| (*path).clone()).collect();
+            let fds: Vec<_> = batch.iter().map(|(_, file)| file.as_fd()).collect();
+            self.link.send(&ToProxy::Logs(paths), &fds).await?;
+        }
+        Ok((sockets.len(), files.len()))
+    }
+
+    /// Asks it to finish and exit.
+    pub(crate) async fn drain(&self) -> Result<(), ChildError> {
+        Ok(self.link.send(&ToProxy::Drain, &[]).await?)
+    }
+
+    /// The next message; an error or the end of the link means that the process is lost.
+    pub(crate) async fn next(&self) -> io::Result<Option<FromProxy>> {
+        Ok(self.link.receive().await?.map(|(message, _)| message))
+    }
+
+    /// Waits for the message that `is_it`, for [`APPLY_TIMEOUT`].
+    async fn answer(&mut self, is_it: impl Fn(&FromProxy) -> bool) -> Result<(), ChildError> {
+        let deadline = tokio::time::Instant::now() + APPLY_TIMEOUT;
+        loop {
+            let message = tokio::time::timeout_at(deadline, self.next())
+                .await
+                .map_err(|_| ChildError::Silent(APPLY_TIMEOUT))??;
+            match message {
+                None => return Err(ChildError::Died(self.bury())),
+                Some(FromProxy::Failed { message, .. }) => {
+                    return Err(ChildError::Refused(message));
+                }
+                Some(FromProxy::Connections(n)) => self.connections = n,
+                Some(message) if is_it(&message) => return Ok(()),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Ends what is left of the process and says how it ended.
+    pub(crate) fn bury(&mut self) -> String {
+        // It has closed its link: it is dead, about to be, or broken. The wait is short.
+        if let Ok(Some(status)) = self.child.try_wait() {
+            return status.to_string();
+        }
+        drop(self.child.kill());
+        match self.child.wait() {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The socket pair between control and proxy: whole messages, with descriptors attached.
+//!
+//! SOCK_SEQPACKET: one message is one JSON text of at most [`MAX_MESSAGE`] bytes and at most
+//! [`MAX_FDS`] descriptors. What is larger (a specification) travels in a sealed memory file. What
+//! the proxy says is not trusted: a message that cannot be read ends the link.
+
+use std::{
+    fs::File,
+    io::{self, IoSlice, IoSliceMut, Read as _, Seek as _, Write as _},
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use rustix::{
+    fs::{MemfdFlags, SealFlags},
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+        SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    },
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::{io::Interest, net::UnixDatagram};
+
+use super::privileges::Identity;
+use crate::config::spec::Spec;
+
+/// Longest message, bytes.
+const MAX_MESSAGE: usize = 64 * 1024;
+/// Most descriptors of one message; the kernel's bound is 253 (SCM_MAX_FD).
+pub(crate) const MAX_FDS: usize = 200;
+
+/// From control to the proxy.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ToProxy {
+    /// First message. Descriptors: `MEMBERS`, `BUSY`.
+    Setup {
+        /// Column of `BUSY`.
+        column: u32,
+        /// Shards to run.
+        shards: usize,
+        /// User to become; `None`: stay who you are.
+        identity: Option<Identity>,
+    },
+    /// Listening sockets of the generation to come, shard and index of listener of each.
+    Listeners(Vec<(usize, usize)>),
+    /// Log files of the generation to come.
+    Logs(Vec<std::path::PathBuf>),
+    /// Switch. Descriptor: a memory file with a [`Parcel`]. The counts guard against a lost batch.
+    Apply {
+        /// Listening sockets sent since the last one.
+        listeners: usize,
+        /// Log files sent since the last one.
+        logs: usize,
+    },
+    /// Accept no more, finish what is in flight, exit.
+    Drain,
+}
+
+/// From the proxy to control.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum FromProxy {
+    /// Privileges are dropped, shards run.
+    Ready,
+    /// Every shard is on this generation.
+    Applied(u64),
+    /// The generation was refused; the one before is still on.
+    Failed {
+        /// Which.
+        generation: u64,
+        /// Why.
+        message: String,
+    },
+    /// Client connections open.
+    Connections(u64),
+}
+
+/// One generation, as it travels.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Parcel {
+    /// Its number.
+    pub(crate) number: u64,
+    /// The configuration.
+    pub(crate) spec: Spec,
+    /// `ids[b][m]`: slot of `spec.balancers[b].members[m]`.
+    pub(crate) ids: Vec<Vec<u32>>,
+}
+
+impl Parcel {
+    /// Puts it into a memory file that nobody can change any more.
+    pub(crate) fn seal(&self) -> io::Result<OwnedFd> {
+        let fd = rustix::fs::memfd_create(
+            "sluice-generation",
+            MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
+        )?;
+        let mut file = File::from(fd);
+        file.write_all(&serde_json::to_vec(self)?)?;
+        rustix::fs::fcntl_add_seals(
+            &file,
+            SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL,
+        )?;
+        Ok(file.into())
+    }
+
+    /// Reads it back.
+    pub(crate) fn open(fd: OwnedFd) -> io::Result<Self> {
+        let mut file = File::from(fd);
+        file.rewind()?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+}
+
+/// One end of the pair. tokio has no type for SOCK_SEQPACKET; of `UnixDatagram` nothing is used
+/// but readiness and ownership, messages go through sendmsg(2) and recvmsg(2).
+#[derive(Debug)]
+pub(crate) struct Link(UnixDatagram);
+
+/// A connected pair, both ends close-on-exec.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
+}
+
+impl Link {
+    /// Takes one end; needs a tokio runtime.
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        Ok(Self(UnixDatagram::from_std(fd.into())?))
+    }
+
+    /// Sends one message. Cancelled: sent as a whole or not at all.
+    pub(crate) async fn send<M: Serialize + Sync>(
+        &self,
+        message: &M,
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        let text = serde_json::to_vec(message)?;
+        if text.len() > MAX_MESSAGE || fds.len() > MAX_FDS {
+            return Err(io::ErrorKind::ArgumentListTooLong.into());
+        }
+        self.0
+            .async_io(Interest::WRITABLE, || {
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+                    return Err(io::ErrorKind::ArgumentListTooLong.into());
+                }
+                rustix::net::sendmsg(
+                    &self.0,
+                    &[IoSlice::new(&text)],
+                    &mut control,
+                    SendFlags::NOSIGNAL,
+                )?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// Receives one message; `None`: the other side is gone. Cancelled: nothing is lost.
+    pub(crate) async fn receive<M: DeserializeOwned>(
+        &self,
+    ) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
+        let mut text = vec![0; MAX_MESSAGE];
+        let (length, fds) = self
+            .0
+            .async_io(Interest::READABLE, || {
+                receive_once(self.0.as_fd(), &mut text)
+            })
+            .await?;
+        if length == 0 {
+            return Ok(None);
+        }
+        Ok(Some((serde_json::from_slice(&text[..length])?, fds)))
+    }
+}
+
+fn receive_once(socket: BorrowedFd<'_>, text: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = match rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(text)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    ) {
+        Ok(received) => received,
+        // The other side died with messages of ours unread.
+        Err(rustix::io::Errno::CONNRESET) => return Ok((0, Vec::new())),
+        Err(error) => return Err(error.into()),
+    };
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(more) = message {
+            fds.extend(more);
+        }
+    }
+    if received
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+    {
+        return Err(io::Error::other("message or descriptors cut short"));
+    }
+    Ok((received.bytes, fds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_message_arrives_with_its_descriptors() {
+        let (a, b) = pair().expect("socketpair");
+        let (a, b) = (Link::new(a).expect("link"), Link::new(b).expect("link"));
+        let parcel = Parcel {
+            number: 7,
+            spec: Spec::default(),
+            ids: vec![vec![1, 2], vec![]],
+        };
+        let fd = parcel.seal().expect("memory file");
+        let message = ToProxy::Apply {
+            listeners: 0,
+            logs: 0,
+        };
+        a.send(&message, &[fd.as_fd()]).await.expect("send");
+        let (message, mut fds) = b
+            .receive::<ToProxy>()
+            .await
+            .expect("receive")
+            .expect("a message");
+        assert!(matches!(message, ToProxy::Apply { .. }));
+        let back = Parcel::open(fds.pop().expect("one descriptor")).expect("parcel");
+        assert_eq!(back.number, 7);
+        assert_eq!(back.ids, parcel.ids);
+        assert_eq!(back.spec, parcel.spec);
+        drop(a);
+        assert!(b.receive::<ToProxy>().await.expect("end").is_none());
+    }
+
+    #[tokio::test]
+    async fn as_many_descriptors_as_promised_fit() {
+        let (a, b) = pair().expect("socketpair");
+        let (a, b) = (Link::new(a).expect("link"), Link::new(b).expect("link"));
+        let file = File::open("/dev/null").expect("null");
+        a.send(&ToProxy::Drain, &vec![file.as_fd(); MAX_FDS])
+            .await
+            .expect("send");
+        let (_, fds) = b
+            .receive::<ToProxy>()
+            .await
+            .expect("receive")
+            .expect("a message");
+        assert_eq!(fds.len(), MAX_FDS);
+    }
+
+    #[tokio::test]
+    async fn noise_from_the_proxy_is_an_error() {
+        let (a, b) = pair().expect("socketpair");
+        let b = Link::new(b).expect("link");
+        rustix::net::send(&a, b"{\"Applied\":", SendFlags::NOSIGNAL).expect("send");
+        assert!(b.receive::<FromProxy>().await.is_err());
+    }
+}

@@ -1,0 +1,206 @@
+//! Listening sockets: one per shard and `Listen`, all in one SO_REUSEPORT group per address, kept
+//! by control so that a proxy can die without a connection being refused.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config::spec::{Listener, Place};
+
+/// A `Listen` that could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("{}:{}: Listen {address}: {what}", at.file.display(), at.line)]
+pub(crate) struct BindError {
+    address: SocketAddr,
+    at: Place,
+    what: String,
+    #[source]
+    source: io::Error,
+}
+
+/// Sockets by address; those of one address by shard.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Listeners {
+    bound: HashMap<(SocketAddr, bool), Arc<Vec<TcpListener>>>,
+}
+
+/// How long an address in use is tried again: a proxy whose control died is closing its sockets.
+const IN_USE_PATIENCE: Duration = Duration::from_secs(1);
+const IN_USE_RETRY: Duration = Duration::from_millis(50);
+
+impl Listeners {
+    /// Sockets for `wanted`: those of `self` where there are some, new ones for the rest. `self`
+    /// stays whole: whoever drops it closes what is no longer wanted.
+    pub(crate) async fn rebind(
+        &self,
+        wanted: &[Listener],
+        shards: usize,
+        backlog: u32,
+    ) -> Result<Self, BindError> {
+        let mut bound = HashMap::new();
+        for listener in wanted {
+            let key = (listener.address, listener.dual);
+            let sockets =
+                match self.bound.get(&key) {
+                    Some(sockets) => Arc::clone(sockets),
+                    None => Arc::new(self.bind(listener, shards, backlog).await.map_err(
+                        |source| BindError {
+                            address: listener.address,
+                            at: listener.at.clone(),
+                            what: describe(&source, listener.address),
+                            source,
+                        },
+                    )?),
+                };
+            bound.insert(key, sockets);
+        }
+        Ok(Self { bound })
+    }
+
+    /// Sockets of one `Listen`, by shard.
+    pub(crate) fn sockets(&self, listener: &Listener) -> &[TcpListener] {
+        self.bound
+            .get(&(listener.address, listener.dual))
+            .map_or(&[], |sockets| sockets.as_slice())
+    }
+
+    async fn bind(
+        &self,
+        listener: &Listener,
+        shards: usize,
+        backlog: u32,
+    ) -> io::Result<Vec<TcpListener>> {
+        // SO_REUSEPORT shares an address with whatever else of the same user has set it, another
+        // sluice for one; a socket without it finds that out. Our own sockets on that port are no
+        // obstacle: a reload may narrow `*:80` to one address.
+        let port = listener.address.port();
+        let ours = self.bound.keys().any(|(bound, _)| bound.port() == port);
+        if !ours && port != 0 {
+            let deadline = Instant::now() + IN_USE_PATIENCE;
+            while let Err(error) = socket(listener, false).map(drop) {
+                if error.kind() != io::ErrorKind::AddrInUse || Instant::now() >= deadline {
+                    return Err(error);
+                }
+                tokio::time::sleep(IN_USE_RETRY).await;
+            }
+        }
+        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+        (0..shards)
+            .map(|_| {
+                let socket = socket(listener, true)?;
+                socket.listen(backlog)?;
+                Ok(socket.into())
+            })
+            .collect()
+    }
+}
+
+fn socket(listener: &Listener, share: bool) -> io::Result<Socket> {
+    let address = listener.address;
+    // socket2 sets close-on-exec.
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!listener.dual)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(share)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn describe(error: &io::Error, address: SocketAddr) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "the address is in use by another program; `ss -ltnp 'sport = :{}'` names it",
+            address.port()
+        ),
+        io::ErrorKind::AddrNotAvailable => "no interface of this host has that address".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "not permitted; ports below 1024 need root or CAP_NET_BIND_SERVICE".to_owned()
+        }
+        _ => "cannot be bound".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listen(address: SocketAddr) -> Listener {
+        Listener {
+            address,
+            dual: false,
+            at: Place {
+                file: "test.conf".into(),
+                line: 3,
+            },
+        }
+    }
+
+    fn free_address() -> SocketAddr {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("bind");
+        socket.local_addr().expect("address")
+    }
+
+    #[tokio::test]
+    async fn kept_addresses_keep_their_sockets() {
+        let kept = listen(free_address());
+        let first = Listeners::default()
+            .rebind(std::slice::from_ref(&kept), 2, 16)
+            .await
+            .expect("bind");
+        let other = listen(free_address());
+        let second = first
+            .rebind(&[kept.clone(), other.clone()], 2, 16)
+            .await
+            .expect("bind");
+        assert_eq!(second.sockets(&other).len(), 2);
+        assert!(std::ptr::eq(
+            first.sockets(&kept).as_ptr(),
+            second.sockets(&kept).as_ptr()
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_foreign_listener_is_an_error_naming_the_directive_even_with_reuseport() {
+        let address = free_address();
+        let foreign = socket(&listen(address), true).expect("bind");
+        foreign.listen(1).expect("listen");
+        let error = Listeners::default()
+            .rebind(&[listen(address)], 1, 16)
+            .await
+            .expect_err("in use")
+            .to_string();
+        assert!(
+            error.starts_with("test.conf:3: Listen 127.0.0.1:"),
+            "{error}"
+        );
+        assert!(error.contains("in use"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_port_of_ours_may_be_narrowed_to_one_address() {
+        let port = free_address().port();
+        let wide = listen(SocketAddr::from(([0, 0, 0, 0], port)));
+        let first = Listeners::default()
+            .rebind(&[wide], 1, 16)
+            .await
+            .expect("bind");
+        let narrow = listen(SocketAddr::from(([127, 0, 0, 1], port)));
+        first
+            .rebind(&[narrow], 1, 16)
+            .await
+            .expect("bind beside it");
+    }
+}

@@ -1,0 +1,262 @@
+//! What a configuration needs of this host, checked before anything is changed: members' names,
+//! users, interfaces, log files. Binding is in [`super::listeners`].
+
+use std::{
+    collections::HashMap,
+    fs::{File, OpenOptions},
+    io,
+    net::SocketAddr,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::privileges::{Accounts, Identity, IdentityError};
+use crate::{
+    config::spec::{LogTarget, Member, Place, Spec},
+    proxy::LogFiles,
+    telemetry::error_log::Targets,
+};
+
+/// What the host does not have.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PreflightError {
+    /// A member's name has no address.
+    #[error("{}:{}: BalancerMember {url}: {host} resolves to nothing: {source}", at.file.display(), at.line)]
+    Resolve {
+        /// Where it stands.
+        at: Place,
+        /// The member.
+        url: String,
+        /// Its host.
+        host: String,
+        /// The resolver's answer.
+        source: io::Error,
+    },
+    /// `User` or `Group`.
+    #[error("{file}: {source}", file = file.display())]
+    Identity {
+        /// The configuration.
+        file: PathBuf,
+        /// Which and why.
+        source: IdentityError,
+    },
+    /// `XDPInterface`.
+    #[error("{}:{}: XDPInterface {name}: no such interface on this host; it has {present}", at.file.display(), at.line)]
+    Interface {
+        /// Where it stands.
+        at: Place,
+        /// As written.
+        name: String,
+        /// What there is.
+        present: String,
+    },
+    /// `ErrorLog` or `CustomLog`.
+    #[error("log file {path} cannot be opened: {source}", path = path.display())]
+    Log {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// How long a name may take to resolve.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Address of every member: `[b][m]` of `spec.balancers[b].members[m]`. The first one the resolver
+/// gives, IPv4 before IPv6 as httpd's APR does with an IPv4 host.
+pub(crate) async fn resolve(spec: &Spec) -> Result<Vec<Vec<SocketAddr>>, PreflightError> {
+    let mut known: HashMap<(String, u16), SocketAddr> = HashMap::new();
+    let mut all = Vec::with_capacity(spec.balancers.len());
+    for balancer in &spec.balancers {
+        let mut addresses = Vec::with_capacity(balancer.members.len());
+        for member in &balancer.members {
+            let key = (member.host.clone(), member.port);
+            let address = if let Some(address) = known.get(&key) {
+                *address
+            } else {
+                let found = lookup(member).await;
+                let address = found.map_err(|source| PreflightError::Resolve {
+                    at: member.at.clone(),
+                    url: member.url.clone(),
+                    host: member.host.clone(),
+                    source,
+                })?;
+                known.insert(key, address);
+                address
+            };
+            addresses.push(address);
+        }
+        all.push(addresses);
+    }
+    Ok(all)
+}
+
+async fn lookup(member: &Member) -> io::Result<SocketAddr> {
+    let found = tokio::time::timeout(
+        RESOLVE_TIMEOUT,
+        tokio::net::lookup_host((member.host.as_str(), member.port)),
+    )
+    .await
+    .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let found: Vec<SocketAddr> = found.collect();
+    found
+        .iter()
+        .find(|address| address.is_ipv4())
+        .or(found.first())
+        .copied()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+}
+
+/// The user the proxy runs as; `None` when control is not root and nothing can be changed.
+pub(crate) fn identity(spec: &Spec) -> Result<Option<Identity>, PreflightError> {
+    if !rustix::process::geteuid().is_root() {
+        if let Some(user) = &spec.user {
+            tracing::info!(
+                notice = true,
+                "User {user} has no effect: sluice was not started by root"
+            );
+        }
+        return Ok(None);
+    }
+    Accounts::of_host(spec.user.as_deref(), spec.group.as_deref())
+        .identity(spec.user.as_deref(), spec.group.as_deref())
+        .map(Some)
+        .map_err(|source| PreflightError::Identity {
+            file: spec.file.clone(),
+            source,
+        })
+}
+
+/// Every `XDPInterface` is there.
+pub(crate) fn interfaces(spec: &Spec) -> Result<(), PreflightError> {
+    for interface in &spec.sluice.interfaces {
+        // A name with a slash is no interface, and no path either.
+        let sysfs = Path::new("/sys/class/net");
+        if interface.name.contains('/') || !sysfs.join(&interface.name).exists() {
+            let mut present: Vec<String> = std::fs::read_dir(sysfs)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .collect();
+            present.sort();
+            return Err(PreflightError::Interface {
+                at: interface.at.clone(),
+                name: interface.name.clone(),
+                present: present.join(", "),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The log files of a configuration, open for appending.
+#[derive(Debug, Default)]
+pub(crate) struct Logs {
+    files: HashMap<PathBuf, Arc<File>>,
+}
+
+impl Logs {
+    /// Opens (and creates, mode 0640) every log file, anew even when it was open before: that is
+    /// how a rotated log is let go.
+    pub(crate) fn open(spec: &Spec) -> Result<Self, PreflightError> {
+        let targets = spec
+            .hosts
+            .iter()
+            .flat_map(|host| {
+                let access = host.access_logs.iter().map(|log| &log.target);
+                host.error_log.iter().chain(access)
+            })
+            .chain([&spec.error_log]);
+        let mut files = HashMap::new();
+        for target in targets {
+            let LogTarget::File(path) = target else {
+                continue;
+            };
+            if files.contains_key(path) {
+                continue;
+            }
+            let file = OpenOptions::new()
+                .append(true)
+                .create(true)
+                .mode(0o640)
+                // A FIFO without a reader must not hold up the start.
+                .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+                .open(path)
+                .map_err(|source| PreflightError::Log {
+                    path: path.clone(),
+                    source,
+                })?;
+            files.insert(path.clone(), Arc::new(file));
+        }
+        Ok(Self { files })
+    }
+
+    /// From what control sent.
+    pub(crate) fn received(files: &LogFiles) -> io::Result<Self> {
+        let files = files
+            .iter()
+            .map(|(path, file)| Ok((path.clone(), Arc::new(file.try_clone()?))))
+            .collect::<io::Result<_>>()?;
+        Ok(Self { files })
+    }
+
+    /// Paths and files.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&PathBuf, &File)> {
+        self.files.iter().map(|(path, file)| (path, &**file))
+    }
+
+    /// Where error lines go.
+    pub(crate) fn error_targets(&self, spec: &Spec) -> Targets {
+        let file = |target: &LogTarget| match target {
+            LogTarget::Stderr => None,
+            LogTarget::File(path) => self.files.get(path).cloned(),
+        };
+        Targets {
+            main: file(&spec.error_log),
+            hosts: spec
+                .hosts
+                .iter()
+                .map(|host| host.error_log.as_ref().and_then(file))
+                .collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::spec::{Interface, XdpMode};
+
+    #[test]
+    fn an_unknown_interface_is_named_with_those_there_are() {
+        let mut spec = Spec::default();
+        spec.sluice.interfaces.push(Interface {
+            name: "nosuch0".to_owned(),
+            mode: XdpMode::Auto,
+            at: Place {
+                file: "a.conf".into(),
+                line: 9,
+            },
+        });
+        let error = interfaces(&spec).expect_err("refused").to_string();
+        assert!(
+            error.starts_with("a.conf:9: XDPInterface nosuch0"),
+            "{error}"
+        );
+        assert!(error.contains("lo"), "{error}");
+    }
+
+    #[test]
+    fn a_log_in_a_missing_directory_names_its_path() {
+        let spec = Spec {
+            error_log: LogTarget::File("/nonexistent/sluice/error.log".into()),
+            ..Spec::default()
+        };
+        let error = Logs::open(&spec).expect_err("refused").to_string();
+        assert!(error.contains("/nonexistent/sluice/error.log"), "{error}");
+    }
+}

@@ -1,0 +1,258 @@
+//! The proxy process: what `sluice run` starts and talks to over a [`Link`] on standard input.
+//!
+//! It gives up its privileges before it touches anything from the network, hosts the shards, and
+//! when control is gone it finishes what is in flight and exits.
+
+use std::{
+    fs::File,
+    io,
+    net::TcpListener,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
+
+use lb_common::member::MemberId;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{
+    link::{FromProxy, Link, Parcel, ToProxy},
+    preflight::Logs,
+    privileges,
+};
+use crate::{
+    dataplane::table::MemberTable,
+    proxy::{Generation, LogFiles, Proxy, Setup, ShardListener},
+    telemetry::error_log,
+};
+
+/// Why the process ends early.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyProcessError {
+    /// Started by hand.
+    #[error("this command is for sluice's own use: `sluice run` starts it")]
+    NotAChild,
+    /// The link broke or said something strange.
+    #[error("link to control")]
+    Link(#[from] io::Error),
+    /// Capabilities, user or group.
+    #[error("privileges not given up")]
+    Privileges(#[source] io::Error),
+    /// The shards.
+    #[error("shards not started")]
+    Start(#[source] io::Error),
+}
+
+/// How long requests in flight may take once control has died: there is nobody left to ask.
+const ORPHAN_PATIENCE: Duration = Duration::from_mins(1);
+/// How often connections are told, and looked at when draining.
+const LOOK: Duration = Duration::from_secs(1);
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+
+/// Runs the process; returns when it has drained or control said so.
+pub fn main() -> Result<(), ProxyProcessError> {
+    error_log::start();
+    let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+    if rustix::net::sockopt::socket_type(&stdin) != Ok(rustix::net::SocketType::SEQPACKET) {
+        return Err(ProxyProcessError::NotAChild);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(host(stdin))
+}
+
+async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
+    let link = Link::new(stdin)?;
+    let Some((
+        ToProxy::Setup {
+            column,
+            shards,
+            identity,
+        },
+        fds,
+    )) = link.receive().await?
+    else {
+        return Err(io::Error::other("first message is not the setup").into());
+    };
+    // Still one thread: no blocking work was given to the runtime.
+    privileges::give_up(identity.as_ref()).map_err(ProxyProcessError::Privileges)?;
+    let [members, busy] = <[OwnedFd; 2]>::try_from(fds)
+        .map_err(|_| io::Error::other("setup without the member table"))?;
+    let table = Arc::new(MemberTable::map(members.as_fd(), busy.as_fd())?);
+    let mut signals = Signals::new()?;
+    let proxy = Proxy::start(Setup {
+        table,
+        column,
+        shards,
+    })
+    .map_err(ProxyProcessError::Start)?;
+    link.send(&FromProxy::Ready, &[]).await?;
+    let mut process = Process {
+        link,
+        proxy,
+        listeners: Vec::new(),
+        logs: Vec::new(),
+    };
+    process.serve(&mut signals).await
+}
+
+struct Process {
+    link: Link,
+    proxy: Proxy,
+    /// Received for the generation to come.
+    listeners: Vec<ShardListener>,
+    logs: LogFiles,
+}
+
+impl Process {
+    async fn serve(&mut self, signals: &mut Signals) -> Result<(), ProxyProcessError> {
+        let mut look = tokio::time::interval(LOOK);
+        let mut told = 0;
+        let patience = loop {
+            tokio::select! {
+                message = self.link.receive() => match message {
+                    Ok(Some((ToProxy::Drain, _))) => break None,
+                    Ok(Some((message, fds))) => self.take(message, fds).await?,
+                    Ok(None) => {
+                        tracing::error!("control is gone: finishing what is in flight, then ending");
+                        break Some(ORPHAN_PATIENCE);
+                    }
+                    Err(error) => {
+                        tracing::error!("link to control: {error}: finishing what is in flight, then ending");
+                        break Some(ORPHAN_PATIENCE);
+                    }
+                },
+                () = signals.terminate() => break Some(ORPHAN_PATIENCE),
+                _ = look.tick() => {
+                    let now = self.proxy.connections() as u64;
+                    // When control is gone the next receive tells.
+                    if now != told && self.link.send(&FromProxy::Connections(now), &[]).await.is_ok() {
+                        told = now;
+                    }
+                }
+            }
+        };
+        self.drain(patience).await;
+        Ok(())
+    }
+
+    async fn take(&mut self, message: ToProxy, fds: Vec<OwnedFd>) -> io::Result<()> {
+        let cut_short = || io::Error::other("descriptors do not match their message");
+        match message {
+            ToProxy::Listeners(places) => {
+                if places.len() != fds.len() {
+                    return Err(cut_short());
+                }
+                for ((shard, listener), fd) in places.into_iter().zip(fds) {
+                    self.listeners.push(ShardListener {
+                        shard,
+                        listener,
+                        socket: TcpListener::from(fd),
+                    });
+                }
+            }
+            ToProxy::Logs(paths) => {
+                if paths.len() != fds.len() {
+                    return Err(cut_short());
+                }
+                self.logs
+                    .extend(paths.into_iter().zip(fds.into_iter().map(File::from)));
+            }
+            ToProxy::Apply { listeners, logs } => {
+                if listeners != self.listeners.len() || logs != self.logs.len() {
+                    return Err(cut_short());
+                }
+                let [parcel] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| cut_short())?;
+                let parcel = Parcel::open(parcel)?;
+                let generation = parcel.number;
+                let answer = match self.apply(parcel) {
+                    Ok(()) => FromProxy::Applied(generation),
+                    Err(error) => FromProxy::Failed {
+                        generation,
+                        message: error.to_string(),
+                    },
+                };
+                self.link.send(&answer, &[]).await?;
+            }
+            ToProxy::Setup { .. } | ToProxy::Drain => return Err(cut_short()),
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, parcel: Parcel) -> io::Result<()> {
+        let listeners = std::mem::take(&mut self.listeners);
+        let logs = std::mem::take(&mut self.logs);
+        let spec = Arc::new(parcel.spec);
+        let targets = Logs::received(&logs)?.error_targets(&spec);
+        self.proxy.apply(
+            Generation {
+                number: parcel.number,
+                spec: Arc::clone(&spec),
+                ids: parcel
+                    .ids
+                    .into_iter()
+                    .map(|ids| ids.into_iter().map(MemberId).collect())
+                    .collect(),
+            },
+            listeners,
+            logs,
+        )?;
+        error_log::configure(targets, spec.log_level);
+        Ok(())
+    }
+
+    /// Accepts no more and waits for the last connection: at most `patience`, counted from now or
+    /// (`None`) from the moment control is gone. While there is a control it bounds the wait itself.
+    async fn drain(&self, patience: Option<Duration>) {
+        self.proxy.drain();
+        let done = async {
+            // A look after the first pause: shards empty their accept queues before they are done.
+            loop {
+                tokio::time::sleep(DRAIN_LOOK).await;
+                if self.proxy.connections() == 0 {
+                    return;
+                }
+            }
+        };
+        let too_long = async {
+            if patience.is_none() {
+                while let Ok(Some(_)) = self.link.receive::<ToProxy>().await {}
+            }
+            tokio::time::sleep(patience.unwrap_or(ORPHAN_PATIENCE)).await;
+        };
+        tokio::select! {
+            () = done => {}
+            () = too_long => {}
+        }
+    }
+}
+
+/// Signals of the proxy: TERM drains; those that mean something to control are ignored, so that
+/// sending one to the whole service does no harm.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    _ignored: [Signal; 3],
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            _ignored: [
+                signal(SignalKind::hangup())?,
+                signal(SignalKind::user_defined1())?,
+                signal(SignalKind::window_change())?,
+            ],
+        })
+    }
+
+    async fn terminate(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

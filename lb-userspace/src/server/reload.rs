@@ -1,0 +1,203 @@
+//! Reload: the same path as a start, beside the running generation. A failing one changes nothing.
+
+use std::sync::Arc;
+
+use super::{
+    child::{ChildError, Delivery},
+    control::{Control, shards, without_dataplane},
+    notify::{Notice, notify},
+    preflight::{self, Logs},
+};
+use crate::{
+    config::{self, Severity, spec::Spec},
+    dataplane::Desired,
+    telemetry::error_log,
+};
+
+impl Control {
+    /// Reads the file again and switches to it; what changed, or every reason why not.
+    pub(super) async fn reload(&mut self) -> Result<String, String> {
+        if self.is_stopping() {
+            return Err("the service is stopping".to_owned());
+        }
+        notify(Notice::Reloading);
+        let result = self.try_reload().await;
+        notify(Notice::Ready);
+        match &result {
+            Ok(done) => {
+                for line in done.lines() {
+                    tracing::info!(notice = true, "{line}");
+                }
+            }
+            Err(why) => {
+                tracing::error!("reload refused, nothing changed");
+                for line in why.lines() {
+                    tracing::error!("{line}");
+                }
+            }
+        }
+        result
+    }
+
+    async fn try_reload(&mut self) -> Result<String, String> {
+        let loaded = config::load(&self.options.file, &self.options.config);
+        let reports = |least: Severity| {
+            loaded
+                .reports
+                .iter()
+                .filter(|report| report.severity >= least)
+                .map(config::Report::render)
+                .collect::<Vec<_>>()
+                .join("\n")
+        };
+        let Some(spec) = loaded.spec.clone() else {
+            return Err(reports(Severity::Error));
+        };
+        let warnings = reports(Severity::Warning);
+        for line in warnings.lines() {
+            tracing::warn!("{line}");
+        }
+        let spec = without_dataplane(Arc::new(spec), self.options.no_xdp);
+        let mut notices = self.restart_only(&spec)?;
+
+        let text = |error: preflight::PreflightError| error.to_string();
+        preflight::identity(&spec).map_err(text)?;
+        preflight::interfaces(&spec).map_err(text)?;
+        let logs = Logs::open(&spec).map_err(text)?;
+        let addresses = preflight::resolve(&spec).await.map_err(text)?;
+        let listeners = self
+            .listeners
+            .rebind(&spec.listeners, self.shards, spec.listen_backlog)
+            .await
+            .map_err(|error| error.to_string())?;
+        let desired = Desired {
+            addresses,
+            spec: Arc::clone(&spec),
+        };
+        let published = self
+            .dataplane
+            .publish(&desired)
+            .map_err(|error| error.to_string())?;
+        notices.extend(published.notices.iter().cloned());
+
+        let delivery = Delivery {
+            number: published.generation,
+            spec: &spec,
+            ids: &published.ids,
+            listeners: &listeners,
+            logs: &logs,
+        };
+        let delivered = match &mut self.proxy {
+            Some(proxy) => proxy.deliver(delivery).await,
+            // Dead and about to be restarted, with this generation.
+            None => Ok(()),
+        };
+        if let Err(error) = delivered {
+            self.undo(&error).await;
+            return Err(error.to_string());
+        }
+        let message = summary(&self.desired.spec, &spec, published.generation, &notices);
+        self.desired = desired;
+        self.published = published;
+        self.listeners = listeners;
+        self.logs = logs;
+        self.notices = notices;
+        error_log::configure(self.logs.error_targets(&spec), spec.log_level);
+        Ok(message)
+    }
+
+    /// Publishes the generation that is on once more, after the proxy did not take the next one.
+    async fn undo(&mut self, error: &ChildError) {
+        match self.dataplane.publish(&self.desired) {
+            Ok(published) => {
+                let moved = published.ids != self.published.ids;
+                self.published = published;
+                if matches!(error, ChildError::Refused(_)) && moved {
+                    // The proxy holds ids of the first publication.
+                    let spec = Arc::clone(&self.desired.spec);
+                    let delivery = Delivery {
+                        number: self.published.generation,
+                        spec: &spec,
+                        ids: &self.published.ids,
+                        listeners: &self.listeners,
+                        logs: &self.logs,
+                    };
+                    if let Some(proxy) = &mut self.proxy
+                        && let Err(error) = proxy.deliver(delivery).await
+                    {
+                        self.proxy_ended(Some(&error.to_string()));
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::error!("the generation that is on was not published again: {error}");
+            }
+        }
+        if !matches!(error, ChildError::Refused(_)) {
+            // Dead, dumb or out of step: a new process starts with the generation that is on.
+            self.proxy_ended(Some(&error.to_string()));
+        }
+    }
+
+    /// What a reload cannot change: refused where going on would mislead, else a notice.
+    fn restart_only(&self, new: &Spec) -> Result<Vec<String>, String> {
+        let old = &self.desired.spec;
+        let refuse = |what: &str| Err(format!("{what} cannot be changed by a reload: restart"));
+        if !self.options.instance_given && new.sluice.instance != old.sluice.instance {
+            return refuse("SluiceInstance");
+        }
+        if (&new.sluice.control, &new.sluice.control_group)
+            != (&old.sluice.control, &old.sluice.control_group)
+        {
+            return refuse("SluiceControl");
+        }
+        if let Some(at) = &new.sluice.needs_dataplane
+            && !self.dataplane.is_kernel()
+            && !self.options.no_xdp
+        {
+            return Err(format!(
+                "{}:{}: needs the dataplane, and this instance runs without one: restart",
+                at.file.display(),
+                at.line
+            ));
+        }
+        let mut notices = Vec::new();
+        if (&new.user, &new.group) != (&old.user, &old.group) {
+            notices.push("User and Group take effect at the next start".to_owned());
+        }
+        if shards(new) != self.shards {
+            notices.push(format!(
+                "SluiceShards takes effect at the next start; {} shards run",
+                self.shards
+            ));
+        }
+        Ok(notices)
+    }
+}
+
+fn summary(old: &Spec, new: &Spec, generation: u64, notices: &[String]) -> String {
+    let names = |spec: &Spec| -> Vec<(String, String)> {
+        spec.balancers
+            .iter()
+            .flat_map(|b| {
+                b.members
+                    .iter()
+                    .map(|m| (b.name.clone(), m.url.clone()))
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    };
+    let (before, after) = (names(old), names(new));
+    let added = after.iter().filter(|name| !before.contains(name)).count();
+    let removed = before.iter().filter(|name| !after.contains(name)).count();
+    let mut text = format!(
+        "generation {generation}: {} members ({added} added, {removed} removed), {} listeners",
+        after.len(),
+        new.listeners.len()
+    );
+    for notice in notices {
+        text.push_str("\nnotice: ");
+        text.push_str(notice);
+    }
+    text
+}

@@ -1,0 +1,196 @@
+//! What control does when asked over its socket. The decisions are in [`crate::admin`].
+
+use std::net::IpAddr;
+
+use super::{control::Control, socket::Ask};
+use crate::{
+    admin::{
+        change,
+        limit::LimitChange,
+        protect::{Protected, What},
+        protocol::{MemberChange, Request, Response, Snapshot},
+    },
+    config::{prefix::PrefixError, spec::Prefix},
+};
+
+impl Control {
+    pub(super) async fn carry_out(&mut self, ask: &Ask) -> Response {
+        let result = match &ask.request {
+            Request::Snapshot => match self.snapshot() {
+                Ok(snapshot) => return Response::Snapshot(Box::new(snapshot)),
+                Err(message) => Err(message),
+            },
+            Request::Member {
+                balancer,
+                member,
+                changes,
+            } => self.change_member(balancer, member, changes),
+            Request::Limit { service, limit } => self.change_limit(*service, limit),
+            Request::DenyAdd {
+                prefix,
+                seconds,
+                force,
+                caller,
+            } => self.deny(prefix, *seconds, *force, caller.as_deref()),
+            Request::DenyDelete { prefix } => self.undeny(prefix),
+            Request::Set { name, value } => self
+                .dataplane
+                .set(name, value)
+                .map(|()| format!("{name} {value}"))
+                .map_err(|error| error.to_string()),
+            Request::Reload => self.reload().await,
+            Request::Stop { graceful } => {
+                self.begin_stop(*graceful).await;
+                Ok("stopping".to_owned())
+            }
+            Request::Detach => self.detach(),
+        };
+        match result {
+            Ok(message) => {
+                // Reload and stop log for themselves.
+                if !matches!(ask.request, Request::Reload | Request::Stop { .. }) {
+                    tracing::info!(notice = true, "uid {}: {message}", ask.uid);
+                }
+                Response::Done { message }
+            }
+            Err(message) => Response::Refused { message },
+        }
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, String> {
+        let maps = self
+            .dataplane
+            .snapshot()
+            .map_err(|error| error.to_string())?;
+        let spec = &self.desired.spec;
+        Ok(Snapshot {
+            instance: self.options.place.instance.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            daemon: true,
+            control_pid: std::process::id(),
+            proxy_pid: self.proxy.as_ref().map_or(0, super::child::ProxyChild::pid),
+            generation: self.published.generation,
+            file: self.options.file.display().to_string(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            dataplane: self.dataplane_kind().to_owned(),
+            listeners: spec
+                .listeners
+                .iter()
+                .map(|listener| listener.address.to_string())
+                .collect(),
+            connections: self.proxy.as_ref().map_or(0, |proxy| proxy.connections),
+            shards: u32::try_from(self.shards).unwrap_or(u32::MAX),
+            proxy_restarts: self.restarts,
+            notices: self.notices.clone(),
+            ..maps
+        })
+    }
+
+    fn change_member(
+        &self,
+        balancer: &str,
+        member: &str,
+        changes: &[MemberChange],
+    ) -> Result<String, String> {
+        let (b, m) = change::find(&self.desired.spec, balancer, member)
+            .map_err(|error| error.to_string())?;
+        for change in changes {
+            change::check(change).map_err(|error| error.to_string())?;
+        }
+        let table = self.dataplane.table();
+        let id = self.published.ids.get(b).and_then(|ids| ids.get(m));
+        let cell = id
+            .and_then(|id| table.cell(*id))
+            .ok_or("this member has no slot in the table")?;
+        let done: Vec<String> = changes
+            .iter()
+            .map(|change| change::apply(change, cell))
+            .collect();
+        self.dataplane.state_changed();
+        let balancer = &self.desired.spec.balancers[b];
+        Ok(format!(
+            "{} of {}: {}",
+            balancer.members[m].url,
+            balancer.name,
+            done.join(", ")
+        ))
+    }
+
+    fn change_limit(&mut self, service: u16, text: &str) -> Result<String, String> {
+        let change = LimitChange::parse(text)?;
+        for per_service in change.rows() {
+            self.dataplane
+                .set_limit(service, change.kind, *per_service, change.limit)
+                .map_err(|error| error.to_string())?;
+        }
+        Ok(format!("limit of service {service}: {change}"))
+    }
+
+    fn deny(
+        &mut self,
+        text: &str,
+        seconds: Option<u64>,
+        force: bool,
+        caller: Option<&str>,
+    ) -> Result<String, String> {
+        let prefix = parse_prefix(text)?;
+        if !force && let Some(why) = self.protected(caller).refusal(prefix) {
+            return Err(why);
+        }
+        self.dataplane
+            .deny(prefix, seconds)
+            .map_err(|error| error.to_string())?;
+        let how_long = match seconds {
+            Some(seconds) => format!("for {seconds} s"),
+            None => "until it is deleted".to_owned(),
+        };
+        Ok(format!("{prefix} is denied {how_long}"))
+    }
+
+    fn undeny(&mut self, text: &str) -> Result<String, String> {
+        let prefix = parse_prefix(text)?;
+        match self.dataplane.undeny(prefix) {
+            Ok(true) => Ok(format!("{prefix} is no longer denied")),
+            Ok(false) => Err(format!(
+                "{prefix} is not on the list; `sluice deny list` shows it"
+            )),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// What this caller must not deny by accident.
+    fn protected(&self, caller: Option<&str>) -> Protected {
+        let mut protected = Protected::of_host();
+        if let Some(ip) = caller.and_then(|caller| caller.parse::<IpAddr>().ok()) {
+            protected.add(ip, What::Caller);
+        }
+        for listener in &self.desired.spec.listeners {
+            protected.add(listener.address.ip(), What::Listener);
+        }
+        let balancers = self.desired.spec.balancers.iter();
+        for (balancer, addresses) in balancers.zip(&self.desired.addresses) {
+            for (member, address) in balancer.members.iter().zip(addresses) {
+                protected.add(address.ip(), What::Member(member.url.clone()));
+            }
+        }
+        protected
+    }
+
+    fn detach(&mut self) -> Result<String, String> {
+        let gone = self.dataplane.detach().map_err(|error| error.to_string())?;
+        if gone.is_empty() {
+            return Err("the program is attached to no interface".to_owned());
+        }
+        let names: Vec<&str> = gone.iter().map(|view| view.name.as_str()).collect();
+        Ok(format!(
+            "detached from {}: packets are no longer guarded; the proxy goes on, a reload attaches again",
+            names.join(", ")
+        ))
+    }
+}
+
+/// A prefix of a request; the message has the whole of it.
+fn parse_prefix(text: &str) -> Result<Prefix, String> {
+    text.parse()
+        .map_err(|error: PrefixError| format!("{text}: {error}"))
+}

@@ -1,0 +1,361 @@
+//! The same snippets given to `apache2 -t` and to sluice: both must accept, or both must refuse in
+//! the same line. Needs httpd 2.4 with its modules; where it is not installed this says so, and
+//! fails when CI is set.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use sluice::config::{self, Severity};
+
+/// What one of the two says: `None`, accepted; else the line of its first error.
+type Verdict = Option<u32>;
+
+struct Httpd {
+    program: PathBuf,
+    modules: PathBuf,
+}
+
+impl Httpd {
+    fn find() -> Option<Self> {
+        let program = [
+            "/usr/sbin/apache2",
+            "/usr/sbin/httpd",
+            "/usr/local/apache2/bin/httpd",
+        ];
+        let modules = [
+            "/usr/lib/apache2/modules",
+            "/usr/lib64/httpd/modules",
+            "/usr/local/apache2/modules",
+        ];
+        let first = |paths: &[&str]| paths.iter().map(PathBuf::from).find(|path| path.exists());
+        Some(Self {
+            program: first(&program)?,
+            modules: first(&modules)?,
+        })
+    }
+
+    /// Lines before a snippet: what httpd needs to look at it.
+    fn preamble(&self, root: &Path) -> String {
+        let mut text = format!(
+            "ServerRoot {0}\nDefaultRuntimeDir {0}\nPidFile {0}/pid\nErrorLog {0}/error.log\nServerName main.test\n",
+            root.display()
+        );
+        for name in MODULES {
+            let file = self.modules.join(format!("mod_{name}.so"));
+            // Some builds have them linked in.
+            if file.exists() {
+                let _ = writeln!(text, "LoadModule {name}_module {}", file.display());
+            }
+        }
+        text
+    }
+
+    fn verdict(&self, file: &Path) -> Result<Verdict, String> {
+        let output = Command::new(&self.program)
+            .args(["-t", "-f"])
+            .arg(file)
+            .env_clear()
+            .output()
+            .map_err(|error| format!("{}: {error}", self.program.display()))?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() {
+            return Ok(None);
+        }
+        let line = said
+            .split_once("Syntax error on line ")
+            .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+        line.map(Some).ok_or(said)
+    }
+}
+
+fn ours(file: &Path) -> (Verdict, String) {
+    let loaded = config::load(file, &config::Options::default());
+    let said: Vec<String> = loaded.reports.iter().map(config::Report::render).collect();
+    let first = loaded
+        .reports
+        .iter()
+        .find(|report| report.severity == Severity::Error)
+        .map(|report| report.line);
+    (first, said.join("\n"))
+}
+
+/// Runs each snippet through both and gives the verdicts, lines counted from the snippet's first.
+fn compare(snippets: &[&str], mut check: impl FnMut(&str, Verdict, Verdict, &str)) {
+    let Some(httpd) = Httpd::find() else {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "apache2 is not installed: in CI parity must be tested"
+        );
+        eprintln!("SKIPPED: apache2 is not installed, parity with httpd was not tested");
+        return;
+    };
+    let root = tempfile::tempdir().expect("a temporary directory");
+    fs::create_dir_all(root.path().join("conf.d")).expect("writable");
+    fs::write(root.path().join("conf.d/a.conf"), "KeepAlive On\n").expect("writable");
+    fs::write(root.path().join("conf.d/b.conf"), "KeepAliveTimeout 3\n").expect("writable");
+    let preamble = httpd.preamble(root.path());
+    let offset = preamble.lines().count() as u32;
+    for snippet in snippets {
+        let file = root.path().join("test.conf");
+        // Both need something to listen on.
+        fs::write(&file, format!("{preamble}{snippet}\nListen 65000\n")).expect("writable");
+        let theirs = httpd
+            .verdict(&file)
+            .unwrap_or_else(|said| panic!("httpd said no line for:\n{snippet}\n{said}"));
+        let (ours, said) = ours(&file);
+        let relative = |verdict: Verdict| verdict.map(|line| line.saturating_sub(offset));
+        check(snippet, relative(theirs), relative(ours), &said);
+    }
+}
+
+#[test]
+fn sluice_accepts_and_refuses_what_httpd_does_in_the_same_line() {
+    let mut failures = Vec::new();
+    let (mut accepted, mut refused) = (0, 0);
+    compare(SAME, |snippet, theirs, ours, said| {
+        accepted += u32::from(theirs.is_none());
+        refused += u32::from(theirs.is_some());
+        if theirs != ours {
+            failures.push(format!(
+                "httpd {theirs:?}, sluice {ours:?}:\n{snippet}\n{said}\n"
+            ));
+        }
+    });
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    // A httpd that refuses or accepts everything would prove nothing.
+    assert!(
+        accepted + refused == 0 || (accepted > 50 && refused > 80),
+        "{accepted} accepted, {refused} refused"
+    );
+}
+
+#[test]
+fn what_is_knowingly_different_is_so() {
+    compare(STRICTER, |snippet, theirs, ours, said| {
+        assert_eq!(theirs, None, "httpd refuses this now:\n{snippet}");
+        assert!(
+            ours.is_some(),
+            "sluice accepts this now:\n{snippet}\n{said}"
+        );
+    });
+}
+
+/// Modules that the snippets need.
+const MODULES: [&str; 12] = [
+    "mpm_event",
+    "authz_core",
+    "authz_host",
+    "access_compat",
+    "alias",
+    "slotmem_shm",
+    "proxy",
+    "proxy_http",
+    "proxy_balancer",
+    "lbmethod_byrequests",
+    "reqtimeout",
+    "status",
+];
+
+/// What httpd takes and sluice refuses, by choice or for now (docs/differences.md).
+const STRICTER: &[&str] = &[
+    "Timeout 0",
+    "GracefulShutdownTimeout -3",
+    "ProxyRequests On",
+    "ProxyVia On",
+    "ProxyPass /a unix:/tmp/s|http://h/",
+    "ProxyPass ~ ^/x http://h/",
+    "<Proxy balancer://x>\nBalancerMember http://h ping=3\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h:99999\n</Proxy>",
+    "<Location /a>\nRequire ip 10.0.0.0/8\n</Location>",
+    "CustomLog \"|/bin/cat\" \"%h\"",
+    "ServerSignature Off\nDefine X \u{e9}\nProxyPassMatch ^/a http://h/",
+];
+
+const SAME: &[&str] = &[
+    "Listen",
+    "Listen 0",
+    "Listen 99999",
+    "Listen abc",
+    "Listen 10.0.0.1",
+    "Listen [::1]",
+    "Listen [::1]:8080",
+    "Listen 127.0.0.1:8080 http",
+    "Listen 8080 http http",
+    "Listen 8080\nListen 8080",
+    "Listen 8080\nListen 0.0.0.0:8080",
+    "Listen 8080\nListen 8081",
+    "<VirtualHost *:65000>\nListen 81\n</VirtualHost>",
+    "<Location /a>\nListen 80\n</Location>",
+    "<VirtualHost *:65000 [::1]:65000 127.0.0.1>\nServerName a.test\nServerAlias b.test *.c.test\n</VirtualHost>",
+    "<VirtualHost>\n</VirtualHost>",
+    "<VirtualHost *:99999>\n</VirtualHost>",
+    "<VirtualHost *:65000>\n<VirtualHost *:81>\n</VirtualHost>\n</VirtualHost>",
+    "<VirtualHost *:65000",
+    "<VirtualHost *:65000\n</VirtualHost>",
+    "<VirtualHost *:65000> x\n</VirtualHost>",
+    "\n</VirtualHost>",
+    "<Location /a>\n</Proxy>",
+    "<Foo>\n</Foo>",
+    "\nFoo bar",
+    "<Location /a>\n<VirtualHost *:65000>\n</VirtualHost>\n</Location>",
+    "<Location /a /b>\n</Location>",
+    "<Location>\n</Location>",
+    "<Location \"/a b\">\nProxyPass http://h/\nProxyPassReverse http://h/\n</Location>",
+    "<Location /a>\nProxyPass /b http://h/\n</Location>",
+    "ServerName",
+    "ServerName a b",
+    "ServerName a:b",
+    "ServerName https://a.test:8443",
+    "ServerAlias a",
+    "KeepAlive x",
+    "KeepAlive oFF",
+    "KeepAliveTimeout x",
+    "KeepAliveTimeout 0",
+    "KeepAliveTimeout 300ms",
+    "KeepAliveTimeout 5q",
+    "KeepAliveTimeout 1min",
+    "Timeout 5min",
+    "ProxyTimeout 0",
+    "ProxyTimeout 500ms",
+    "MaxKeepAliveRequests x",
+    "LimitRequestFields 7",
+    "LimitRequestLine -1",
+    "LimitRequestFieldSize 9000",
+    "ListenBacklog 0",
+    "ListenBacklog 5",
+    "GracefulShutdownTimeout x",
+    "RequestReadTimeout header=a",
+    "RequestReadTimeout foo=3",
+    "RequestReadTimeout header=40-20",
+    "RequestReadTimeout header=20-40,MinRate=0",
+    "RequestReadTimeout header=20-40,MinRate=500 body=20,MinRate=500",
+    "RequestReadTimeout header=20,MinRate=500",
+    "LogLevel foo",
+    "LogLevel proxy:foo",
+    "LogLevel info proxy:debug",
+    "LogFormat \"%Q\" x",
+    "LogFormat \"%h %l %u %t \\\"%r\\\" %>s %b \\\"%{Referer}i\\\" %{ms}T %{c}a %D\" x\nCustomLog logs.x x",
+    "CustomLog",
+    "CustomLog x.log \"%{a\"",
+    "CustomLog a b c d",
+    "ErrorLog a b",
+    "TransferLog t.log",
+    "Define",
+    "Define a:b",
+    "Define a b c",
+    "Define N 5\nKeepAliveTimeout ${N}",
+    "Define N x\nUnDefine N\n<IfDefine N>\nFoo\n</IfDefine>\nKeepAliveTimeout ${N}",
+    "UnDefine",
+    "Include",
+    "Include nosuch",
+    "Include nosuch*",
+    "IncludeOptional nosuch",
+    "IncludeOptional nosuch/*.conf",
+    "Include conf.d",
+    "Include conf.d/*.conf",
+    "Include conf.*/[ab].conf",
+    "<IfModule>\nFoo\n</IfModule>",
+    "<IfModule nosuch>\nFoo\n<IfModule x>\n</IfModule>\nFoo\n</IfModule>",
+    "<IfModule nosuch>\nFoo",
+    "<IfModule mod_proxy.c>\nFoo\n</IfModule>",
+    "<IfModule !mod_proxy.c>\nFoo\n</IfModule>",
+    "<IfModule sluice_module_of_nobody>\nGuardLimit syn 5/s\n</IfModule>",
+    "<IfDefine>\n</IfDefine>",
+    "<IfDefine !X>\nFoo\n</IfDefine>",
+    "<IfVersion foo 2>\n</IfVersion>",
+    "<IfVersion >= 2.4>\nFoo\n</IfVersion>",
+    "<IfVersion < 2.4>\nFoo\n</IfVersion>",
+    "<IfFile /etc/passwd>\nFoo\n</IfFile>",
+    "<IfFile /nothing/there>\nFoo\n</IfFile>",
+    "<IfDirective ProxyPass>\nFoo\n</IfDirective>",
+    "<IfDirective Frobnicate>\nFoo\n</IfDirective>",
+    "ProxyVia foo",
+    "ProxyVia Off # c",
+    "ProxyRequests foo",
+    "ProxyRequests off",
+    "ProxyPreserveHost maybe",
+    "ProxyPreserveHost",
+    "ProxyAddHeaders On",
+    "User",
+    "User a b",
+    "BalancerMember http://h",
+    "BalancerMember balancer://y http://h",
+    "BalancerMember balancer://y http://h x",
+    "BalancerMember balancer://y http://h:x",
+    "BalancerMember balancer://y http:///x",
+    "<Proxy balancer://x>\nBalancerMember\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember foo\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h foo\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h foo=0\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h loadfactor=0\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h loadfactor=1.5x\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h loadfactor=100.1\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h loadfactor=x\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h retry=-1\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h retry=1min\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h status=Q\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h status=+H-D\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h status=-en\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h timeout=0\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h timeout=1.5\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h connectiontimeout=x\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h connectiontimeout=0\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h connectiontimeout=500ms\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h lbset=100\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h lbset=99\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h keepalive=x\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h disablereuse=on enablereuse=on\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h ttl=0\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h max=-1\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h max=0\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h acquire=0\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h responsefieldsize=-3\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h route=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h retry=5\nBalancerMember http://h retry=6\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember \"http://h\" \\\n route=a \\\n loadfactor=0\n</Proxy>",
+    "<Proxy balancer://x lbmethod=foo>\n</Proxy>",
+    "<Proxy balancer://x nofailover=On>\nBalancerMember http://h\n</Proxy>",
+    "<Proxy balancer://x\n</Proxy>",
+    "<Proxy *>\nRequire all granted\n</Proxy>",
+    "<Proxy *>\nOrder deny,allow\nAllow from all\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h\nProxySet foo=1\n</Proxy>",
+    "<Proxy balancer://x>\nProxySet lbmethod=byrequests timeout=0\n</Proxy>",
+    "<Proxy balancer://x>\nProxySet stickysessionsep=ab\n</Proxy>",
+    "<Proxy balancer://x>\nProxySet stickysessionsep=off\n</Proxy>",
+    "<Proxy balancer://x>\nProxySet nofailover=x\n</Proxy>",
+    "<Proxy balancer://x>\nProxySet maxattempts=-1\n</Proxy>",
+    "<Proxy balancer://x>\nProxySet failonstatus=99,500\n</Proxy>",
+    "<Proxy balancer://x>\nProxySet failonstatus=500,503\n</Proxy>",
+    "<Proxy balancer://x>\nProxySet stickysession=JSESSIONID|jsessionid nofailover=on scolonpathdelim=on forcerecovery=off failontimeout=on\n</Proxy>",
+    "<Proxy balancer://x>\nProxySet lbmethod\n</Proxy>",
+    "ProxySet balancer://q lbmethod=byrequests",
+    "ProxySet http://q/ retry=3",
+    "ProxyPass /q http://q/\nProxySet http://q/ retry=3",
+    "ProxyPass",
+    "ProxyPass /a",
+    "ProxyPass a http://h/",
+    "ProxyPass /a b",
+    "ProxyPass /a http://h/ x",
+    "ProxyPass /a http://h/ x=y",
+    "ProxyPass /a !",
+    "ProxyPass /a http://h/ nocanon retry=3 timeout=5",
+    "ProxyPass /a \"http://h/",
+    "ProxyPass /a balancer://h/ x=y",
+    "ProxyPass /a balancer://h/ lbmethod=foo",
+    "ProxyPass /a balancer://h/ stickysession=S",
+    "ProxyPass /a http://a/\nProxyPass /b http://a/b retry=3",
+    "ProxyPassReverse",
+    "ProxyPassReverse /a",
+    "ProxyPassReverse /a http://h/",
+    "ProxyPassReverse /a balancer://x/",
+    "# a comment \\\nFoo\nFoo",
+    "  # not a comment? \n\t keepalive   \"On\"  ",
+    "LoadModule",
+    "PidFile",
+    "<Directory /a>\nAllowOverride None\n</Directory>",
+    "StartServers 2\nMaxRequestWorkers 400\nThreadsPerChild 25",
+];

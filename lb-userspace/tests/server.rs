@@ -1,0 +1,17 @@
+//! The whole binary on loopback: two processes, control socket, command line. No root, no kernel
+//! maps (`--no-xdp`); what needs them is tested in the `tests` package.
+
+#[path = "server/bad_input.rs"]
+mod bad_input;
+#[path = "server/control_socket.rs"]
+mod control_socket;
+#[path = "server/crash.rs"]
+mod crash;
+#[path = "server/harness.rs"]
+mod harness;
+#[path = "server/lifecycle.rs"]
+mod lifecycle;
+#[path = "server/members.rs"]
+mod members;
+#[path = "server/reload.rs"]
+mod reload;

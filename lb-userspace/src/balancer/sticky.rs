@@ -145,3 +145,6 @@ impl Balancer {
             .any(|member| member.route.as_bytes() == route)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,4 @@
-//! A client's connection: its socket behind the gate, as hyper reads and writes it, and what the
-//! requests on it share.
+//! A client's connection: what its requests, its transport and its task share.
 //!
 //! hyper's own timers cost 5 % of a request and its idea of a bad head has no page, so deadlines
 //! and refusals are made here: a refused head is replaced by a synthetic request that the service
@@ -15,19 +14,22 @@ use std::{
     time::Duration,
 };
 
-use hyper::rt::{Read, ReadBufCursor, Write};
 use rustix::net::RecvFlags;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, ReadBuf},
     net::TcpStream,
 };
 
 use super::{
     exchange::Finished,
-    gate::{Chunks, Framing, Limits, Refusal, Scanner, Verdict},
+    gate::{Limits, Refusal},
     shard::Shard,
     wheel::Alarm,
 };
+
+mod transport;
+
+pub(super) use transport::{ClientIo, write_slices};
 
 /// What the requests of one connection, its transport and its task share.
 pub(crate) struct Client {
@@ -54,6 +56,8 @@ pub(crate) struct Client {
     /// done, or the client's end, wait in the transport.
     held: Cell<bool>,
     reader: RefCell<Option<Waker>>,
+    /// The client has closed its side.
+    ended: Cell<bool>,
     refusal: Cell<Option<Refusal>>,
     /// Requests that began.
     requests: Cell<u32>,
@@ -118,6 +122,7 @@ impl Client {
             body_open: Cell::new(false),
             held: Cell::new(false),
             reader: RefCell::new(None),
+            ended: Cell::new(false),
             refusal: Cell::new(None),
             requests: Cell::new(0),
             taken: Cell::new(0),
@@ -228,6 +233,9 @@ impl Client {
             let _ = socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
             return;
         }
+        if self.ended.get() {
+            return;
+        }
         let unread = {
             let mut byte = [0];
             let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
@@ -274,386 +282,3 @@ impl Client {
 
 /// Longest time that a closed connection is read from.
 const LINGER: Duration = Duration::from_secs(2);
-
-/// What the transport is in the middle of.
-enum Phase {
-    /// A head, or the silence before it.
-    Head,
-    /// A body of known length: bytes left, not 0.
-    Length(u64),
-    /// A chunked body.
-    Chunked(Chunks),
-    /// Nothing that follows is looked at.
-    Over,
-}
-
-/// The transport that hyper reads from and writes to.
-pub(crate) struct ClientIo {
-    client: Rc<Client>,
-    shard: Rc<Shard>,
-    phase: Phase,
-    scanner: Scanner,
-    /// Bytes that were read and not given to hyper yet, from `start` on.
-    buffer: Vec<u8>,
-    start: usize,
-    /// Of them, so many may be given to hyper.
-    passed: usize,
-    ended: bool,
-}
-
-impl ClientIo {
-    pub(crate) fn new(client: Rc<Client>, shard: Rc<Shard>) -> Self {
-        Self {
-            client,
-            shard,
-            phase: Phase::Head,
-            scanner: Scanner::default(),
-            buffer: Vec::new(),
-            start: 0,
-            passed: 0,
-            ended: false,
-        }
-    }
-
-    /// Gives hyper what passed the gate.
-    fn give(&mut self, out: &mut ReadBufCursor<'_>) {
-        let count = self.passed.min(out.remaining());
-        out.put_slice(&self.buffer[self.start..self.start + count]);
-        self.passed -= count;
-        self.start += count;
-        self.client
-            .taken
-            .set(self.client.taken.get() + count as u64);
-        if self.start == self.buffer.len() {
-            self.start = 0;
-            self.buffer.clear();
-            // A large head is rare; its buffer must not stay with an idle connection.
-            self.buffer.shrink_to(1024);
-        }
-    }
-
-    /// Reads heads until one may pass. Ready: there is something to give, or the end.
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.client.in_flight.get() {
-            return self.poll_held(cx);
-        }
-        loop {
-            if self.start < self.buffer.len() {
-                let bytes = &self.buffer[self.start..];
-                match self.scanner.scan(bytes, &self.client.limits) {
-                    Verdict::Whole { head, framing } => {
-                        self.start += head.start;
-                        self.passed = head.len();
-                        self.begin(framing);
-                        return Poll::Ready(Ok(()));
-                    }
-                    Verdict::Refused(refusal) => {
-                        self.refuse(refusal);
-                        return Poll::Ready(Ok(()));
-                    }
-                    Verdict::Partial if self.ended => {
-                        if self.scanner.has_line() {
-                            self.refuse(Refusal::Malformed("connection ended inside the head"));
-                        }
-                        return Poll::Ready(Ok(()));
-                    }
-                    Verdict::Partial => {}
-                }
-            }
-            if self.ended {
-                // Until the last response is written the end would cut it short.
-                return if self.client.write_alarm.is_set() {
-                    self.remember_reader(cx)
-                } else {
-                    Poll::Ready(Ok(()))
-                };
-            }
-            let was_silent = self.buffer.is_empty();
-            let buffer = &mut self.buffer;
-            let read = self
-                .client
-                .poll_socket(&self.shard, usize::MAX, cx, |bytes| {
-                    buffer.extend_from_slice(bytes);
-                });
-            let alarm = &self.client.read_alarm;
-            match read {
-                Poll::Ready(read) => {
-                    self.ended = read? == 0;
-                    if was_silent && self.client.requests.get() > 0 {
-                        alarm.set(self.client.head_timeout.get());
-                    }
-                }
-                Poll::Pending => {
-                    if !alarm.is_set() {
-                        alarm.set(if self.client.requests.get() == 0 || !was_silent {
-                            self.client.head_timeout.get()
-                        } else {
-                            self.client.idle_timeout.get()
-                        });
-                    }
-                    self.client.held.set(!self.buffer.is_empty());
-                    ready!(alarm.poll(cx));
-                    if self.client.write_alarm.is_set() {
-                        // It is still taking the last response: no pause between requests yet.
-                        alarm.set(self.client.idle_timeout.get());
-                        let _ = alarm.poll(cx);
-                        return Poll::Pending;
-                    }
-                    alarm.clear();
-                    // As httpd: 408 to who sent a request line, silence to who did not.
-                    if self.scanner.has_line() {
-                        self.refuse(Refusal::Timeout);
-                    } else {
-                        self.ended = true;
-                    }
-                    return Poll::Ready(Ok(()));
-                }
-            }
-        }
-    }
-
-    /// While a response is being made: later requests wait in the buffer, the client's end is kept
-    /// for later (it may have closed its half only), a reset ends everything.
-    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.buffer.is_empty() && !self.ended {
-            let buffer = &mut self.buffer;
-            let read = self
-                .client
-                .poll_socket(&self.shard, usize::MAX, cx, |bytes| {
-                    buffer.extend_from_slice(bytes);
-                });
-            if let Poll::Ready(read) = read {
-                self.ended = read? == 0;
-            }
-        }
-        self.client.held.set(self.ended || !self.buffer.is_empty());
-        self.remember_reader(cx)
-    }
-
-    /// Pending, until what stands in the way wakes the reader.
-    fn remember_reader(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        let mut reader = self.client.reader.borrow_mut();
-        if !reader.as_ref().is_some_and(|own| own.will_wake(cx.waker())) {
-            *reader = Some(cx.waker().clone());
-        }
-        Poll::Pending
-    }
-
-    /// A request begins.
-    fn begin(&mut self, framing: Framing) {
-        self.scanner = Scanner::default();
-        self.phase = match framing {
-            Framing::Length(0) => Phase::Head,
-            Framing::Length(length) => Phase::Length(length),
-            Framing::Chunked => Phase::Chunked(Chunks::Size(0)),
-        };
-        let client = &self.client;
-        client.body_open.set(framing != Framing::Length(0));
-        client.read_alarm.clear();
-        client.held.set(false);
-        client.in_flight.set(true);
-        client.requests.set(client.requests.get().saturating_add(1));
-        client.taken_before.set(client.taken.get());
-    }
-
-    /// Puts a request in the place of what came in, for the service to answer with the refusal.
-    fn refuse(&mut self, refusal: Refusal) {
-        let head = self.buffer[self.start..].trim_ascii_start();
-        let stand_in: &[u8] = if head.starts_with(b"HEAD ") {
-            b"HEAD / HTTP/1.1\r\n\r\n"
-        } else {
-            b"GET / HTTP/1.1\r\n\r\n"
-        };
-        self.begin(Framing::Length(0));
-        self.phase = Phase::Over;
-        self.buffer = stand_in.to_vec();
-        self.start = 0;
-        self.passed = stand_in.len();
-        self.client.refusal.set(Some(refusal));
-        // What follows was not looked at, so the end must not destroy the answer.
-        self.client.body_open.set(true);
-    }
-
-    /// The request is complete; what follows is the next one.
-    fn body_over(&mut self) {
-        self.phase = Phase::Head;
-        self.client.body_open.set(false);
-    }
-
-    /// Reads body bytes: from the buffer, else from the socket straight to hyper.
-    fn poll_body(
-        &mut self,
-        cx: &mut Context<'_>,
-        out: &mut ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.start < self.buffer.len() {
-            let held = &self.buffer[self.start..];
-            let (count, over) = follow(&mut self.phase, held);
-            self.passed = count;
-            if over {
-                self.body_over();
-            }
-            self.give(out);
-            return Poll::Ready(Ok(()));
-        }
-        if self.ended {
-            return Poll::Ready(Ok(()));
-        }
-        let limit = match self.phase {
-            Phase::Length(left) => out
-                .remaining()
-                .min(usize::try_from(left).unwrap_or(usize::MAX)),
-            _ => out.remaining(),
-        };
-        let (phase, buffer) = (&mut self.phase, &mut self.buffer);
-        let (mut count, mut over) = (0, false);
-        let read = self.client.poll_socket(&self.shard, limit, cx, |bytes| {
-            (count, over) = follow(phase, bytes);
-            out.put_slice(&bytes[..count]);
-            buffer.extend_from_slice(&bytes[count..]);
-        });
-        let alarm = &self.client.read_alarm;
-        let Poll::Ready(read) = read else {
-            if !alarm.is_set() {
-                alarm.set(self.client.io_timeout.get());
-            }
-            ready!(alarm.poll(cx));
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        };
-        alarm.clear();
-        self.ended = read? == 0;
-        self.client
-            .taken
-            .set(self.client.taken.get() + count as u64);
-        if over {
-            self.body_over();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// Moves the phase on over body bytes; how many belong to the body, and whether it is complete.
-fn follow(phase: &mut Phase, bytes: &[u8]) -> (usize, bool) {
-    match phase {
-        Phase::Length(left) => {
-            let count = (*left).min(bytes.len() as u64);
-            *left -= count;
-            (count as usize, *left == 0)
-        }
-        Phase::Chunked(chunks) => {
-            let count = chunks.follow(bytes);
-            (count, *chunks == Chunks::End)
-        }
-        Phase::Head | Phase::Over => (0, false),
-    }
-}
-
-impl Read for ClientIo {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        mut out: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.passed == 0 {
-            match this.phase {
-                Phase::Head => ready!(this.poll_head(cx))?,
-                Phase::Length(_) | Phase::Chunked(_) => return this.poll_body(cx, &mut out),
-                // The answer closes the connection; nothing wakes this before.
-                Phase::Over => return Poll::Pending,
-            }
-        }
-        this.give(&mut out);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl ClientIo {
-    /// Counts what was written and minds the time of a client that does not read.
-    fn wrote(
-        &self,
-        cx: &mut Context<'_>,
-        written: Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
-        let alarm = &self.client.write_alarm;
-        match written {
-            Poll::Ready(Ok(count)) => {
-                if alarm.is_set() {
-                    alarm.clear();
-                    // The client's end may have waited for this.
-                    if let Some(reader) = self.client.reader.borrow().as_ref() {
-                        reader.wake_by_ref();
-                    }
-                }
-                self.client.sent.set(self.client.sent.get() + count as u64);
-                Poll::Ready(Ok(count))
-            }
-            Poll::Pending => {
-                if !alarm.is_set() {
-                    alarm.set(self.client.io_timeout.get());
-                }
-                ready!(alarm.poll(cx));
-                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-            }
-            failed @ Poll::Ready(Err(_)) => failed,
-        }
-    }
-}
-
-impl Write for ClientIo {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut *self.client.stream.borrow_mut()).poll_write(cx, bytes);
-        self.wrote(cx, written)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = {
-            let mut stream = self.client.stream.borrow_mut();
-            let stream = Pin::new(&mut *stream);
-            write_slices(&self.shard, stream, cx, slices)
-        };
-        self.wrote(cx, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    /// Nothing: [`Client::linger`] ends the connection, with a system call only where it matters.
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// Writes several slices: small ones as one, which is cheaper for the kernel than a vector.
-pub(crate) fn write_slices(
-    shard: &Shard,
-    stream: Pin<&mut TcpStream>,
-    cx: &mut Context<'_>,
-    slices: &[io::IoSlice<'_>],
-) -> Poll<io::Result<usize>> {
-    const FLAT: usize = 4096;
-    let total: usize = slices.iter().map(|slice| slice.len()).sum();
-    if slices.len() == 1 || total > FLAT {
-        return stream.poll_write_vectored(cx, slices);
-    }
-    let mut scratch = shard.scratch.borrow_mut();
-    let mut at = 0;
-    for slice in slices {
-        scratch[at..at + slice.len()].copy_from_slice(slice);
-        at += slice.len();
-    }
-    stream.poll_write(cx, &scratch[..at])
-}

@@ -1,24 +1,22 @@
 //! A request's way through the proxy: virtual host, route, balancer, member, response.
 
-use std::{rc::Rc, sync::Arc, task::Poll, time::Duration};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
-    request::Parts,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts,
 };
-use hyper::{body::Incoming, client::conn::TrySendError};
+use hyper::body::Incoming;
 use tracing::{error, warn};
 
 use super::{
-    body::{BodyError, Expectation, Go, Progress, ReplyBody, RequestBody, is_timeout},
+    body::ReplyBody,
     client::Client,
     exchange::{Exchange, Head},
     fields::{self, Direction, MaxForwards},
     page::{self, Detail},
     path::{self, Routed},
-    plan::Destination,
-    pool::{self, ConnectError, Upstream},
+    pool::Upstream,
     reverse,
     shard::Shard,
     vhost,
@@ -27,11 +25,17 @@ use super::{
 use crate::{
     balancer::{
         Unelectable,
-        failover::{Attempts, Cause, NoResponse, Outcome, without_response},
+        failover::{Attempts, Outcome},
         sticky::{self, Session},
     },
     dataplane::table::monotonic_ns,
 };
+
+mod attempt;
+mod outgoing;
+
+use attempt::attempt;
+use outgoing::{Outgoing, add_fields, target};
 
 const LOG: &str = "sluice::proxy";
 
@@ -151,7 +155,7 @@ pub(crate) async fn answer(
     }
     let asked = asked.ok().flatten();
     match forward(&mut exchange, parts, body, asked.as_ref()).await {
-        Ok((response, upstream)) => Ok(relay(exchange, response, upstream, asked, wishes)),
+        Ok((response, upstream)) => Ok(relay(exchange, response, upstream, asked.as_ref(), wishes)),
         Err(Attempt::Unreached(failure) | Attempt::Failed(failure)) => {
             Ok(error_page(exchange, &failure, wishes))
         }
@@ -307,430 +311,12 @@ async fn elect(
     }
 }
 
-/// What is sent to a member, kept so that it can be sent to another.
-struct Outgoing {
-    parts: Parts,
-    body: RequestBody,
-    progress: Rc<Progress>,
-    /// The Host field as the client wrote it, with `ProxyPreserveHost`.
-    preserved_host: Option<HeaderValue>,
-    /// Set by the member's 100.
-    go: Option<Arc<Go>>,
-}
-
-impl Outgoing {
-    /// Reads the body as far as it is read before a member is chosen, and frames it.
-    async fn new(exchange: &Exchange, mut parts: Parts, body: Incoming) -> Result<Self, Attempt> {
-        let mut go = None;
-        let expects =
-            parts.headers.contains_key(header::EXPECT) && !http_body::Body::is_end_stream(&body);
-        let (body, progress) = if expects {
-            let given = Arc::new(Go::default());
-            go = Some(Arc::clone(&given));
-            RequestBody::expected(body, Expectation::new(given, exchange.shard.wheel.alarm()))
-        } else {
-            parts.headers.remove(header::EXPECT);
-            RequestBody::prefetch(body)
-                .await
-                .map_err(|error| upload_failed(exchange, &error))?
-        };
-        // Framed anew: what is sent is what was decoded.
-        match &body {
-            RequestBody::Empty => {
-                if let Some(length) = parts.headers.remove(header::CONTENT_LENGTH)
-                    && length.as_bytes() == b"0"
-                {
-                    parts.headers.insert(header::CONTENT_LENGTH, length);
-                }
-            }
-            RequestBody::Whole(bytes) => {
-                let length = HeaderValue::from(bytes.len());
-                parts.headers.insert(header::CONTENT_LENGTH, length);
-            }
-            RequestBody::Streamed(_) => match http_body::Body::size_hint(&body).exact() {
-                Some(length) => {
-                    let length = HeaderValue::from(length);
-                    parts.headers.insert(header::CONTENT_LENGTH, length);
-                }
-                None => {
-                    parts.headers.remove(header::CONTENT_LENGTH);
-                    let chunked = HeaderValue::from_static("chunked");
-                    parts.headers.insert(header::TRANSFER_ENCODING, chunked);
-                }
-            },
-        }
-        let preserved_host = exchange
-            .host_spec()
-            .preserve_host
-            .then(|| parts.headers.get(header::HOST).cloned())
-            .flatten();
-        parts.version = Version::HTTP_11;
-        Ok(Self {
-            parts,
-            body,
-            progress,
-            preserved_host,
-            go,
-        })
-    }
-
-    /// The request for one attempt. A body that is not wholly here is gone with it.
-    fn request(&mut self, keep: bool) -> Request<RequestBody> {
-        let mut request = Request::new(self.body.take());
-        *request.method_mut() = self.parts.method.clone();
-        *request.uri_mut() = self.parts.uri.clone();
-        *request.headers_mut() = if keep {
-            self.parts.headers.clone()
-        } else {
-            std::mem::take(&mut self.parts.headers)
-        };
-        if let Some(go) = self.go.take() {
-            hyper::ext::on_informational(&mut request, move |interim| {
-                if interim.status() == StatusCode::CONTINUE {
-                    go.give();
-                }
-            });
-        }
-        request
-    }
-
-    /// Takes back a request that was not sent.
-    fn take_back(&mut self, request: Request<RequestBody>) {
-        let (parts, body) = request.into_parts();
-        self.parts.headers = parts.headers;
-        if let RequestBody::Streamed(_) = body {
-            self.body = body;
-        }
-    }
-}
-
-fn upload_failed(exchange: &Exchange, error: &BodyError) -> Attempt {
-    let peer = exchange.client.peer;
-    error!(target: LOG, "[client {peer}] AH01095: prefetch request body failed: {error}");
-    let timed_out = match error {
-        BodyError::Source(error) => is_timeout(error),
-        BodyError::TimedOut => true,
-        BodyError::Abandoned => false,
-    };
-    Attempt::Failed(Failure::plain(if timed_out {
-        StatusCode::REQUEST_TIMEOUT
-    } else {
-        StatusCode::BAD_REQUEST
-    }))
-}
-
-/// X-Forwarded-*, and the client's Host value where an absolute target gave another.
-fn add_fields(exchange: &Exchange, headers: &mut HeaderMap, asked: Option<&Asked>) {
-    if let Some(asked) = asked {
-        headers.insert(header::HOST, asked.value.clone());
-    }
-    if !exchange.host_spec().add_headers {
-        return;
-    }
-    let ip = exchange.client.peer.ip().to_canonical();
-    // An address is always a value.
-    if let Ok(ip) = HeaderValue::try_from(ip.to_string()) {
-        fields::append(headers, fields::FORWARDED_FOR, &ip);
-    }
-    if let Some(asked) = asked {
-        fields::append(headers, fields::FORWARDED_HOST, &asked.value);
-    }
-    let server = &exchange.host().forwarded_server;
-    fields::append(headers, fields::FORWARDED_SERVER, server);
-}
-
-/// The member's path, then the route's; the query as it came.
-fn target(member: &Destination, path: Option<&[u8]>, asked: &Uri) -> Result<Uri, Attempt> {
-    if path.is_none() && member.path.is_empty() {
-        return Ok(asked.clone());
-    }
-    let mut target = member.path.clone().into_bytes();
-    target.extend_from_slice(path.unwrap_or_else(|| asked.path().as_bytes()));
-    if let Some(query) = asked.query() {
-        target.push(b'?');
-        target.extend_from_slice(query.as_bytes());
-    }
-    Uri::from_maybe_shared(Bytes::from(target)).map_err(|_| {
-        Attempt::Failed(Failure::proxy(
-            StatusCode::BAD_REQUEST,
-            "URI cannot be parsed",
-        ))
-    })
-}
-
-/// Gives the request to one member.
-async fn attempt(
-    exchange: &mut Exchange,
-    outgoing: &mut Outgoing,
-    balancer: usize,
-    index: usize,
-) -> Result<(Response<Incoming>, Upstream), Attempt> {
-    let current = Rc::clone(&exchange.current);
-    let balancing = &current.plan.balancers[balancer];
-    let (elector, member) = (&balancing.balancer, &balancing.members[index]);
-    let timeout = member
-        .spec
-        .timeout
-        .unwrap_or(exchange.host().member_timeout);
-    let connect_timeout = member.spec.connection_timeout.unwrap_or(timeout);
-    let host = outgoing.preserved_host.as_ref().unwrap_or(&member.host);
-    outgoing.parts.headers.insert(header::HOST, host.clone());
-    let connection = if member.spec.disablereuse {
-        HeaderValue::from_static("close")
-    } else {
-        HeaderValue::from_static("Keep-Alive")
-    };
-    outgoing
-        .parts
-        .headers
-        .insert(header::CONNECTION, connection);
-
-    let safe = matches!(outgoing.parts.method, Method::GET | Method::HEAD)
-        && matches!(outgoing.body, RequestBody::Empty);
-    let mut replayed = false;
-    loop {
-        let address = elector.cell(index).address();
-        let upstream = pool::acquire(&exchange.shard, member, address, !safe, connect_timeout)
-            .await
-            .map_err(|error| unreached(exchange, balancer, index, &error))?;
-        elector.connected(index);
-        exchange.over(&upstream.link);
-        if let Some(engaged) = &mut exchange.engaged {
-            engaged.progress = Some(Rc::clone(&outgoing.progress));
-        }
-        let replayable = safe && upstream.reused && !replayed;
-        let request = outgoing.request(replayable);
-        let received = upstream.link.received.get();
-        let failed = match send(exchange, upstream, request, timeout, &outgoing.progress).await {
-            Ok((response, upstream)) => {
-                return accept_response(exchange, balancer, index, response, upstream);
-            }
-            Err(failed) => failed,
-        };
-        if let Some(request) = failed.unsent {
-            // The connection ended before it took anything: as if it had not been in the pool.
-            outgoing.take_back(request);
-            continue;
-        }
-        elector
-            .cell(index)
-            .failed
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let silent = failed.link.received.get() == received;
-        let decision = if let Some(timed_out) = outgoing.progress.failed.get() {
-            // The client's fault, whatever the member made of it.
-            let error = if timed_out {
-                BodyError::TimedOut
-            } else {
-                BodyError::Abandoned
-            };
-            return Err(upload_failed(exchange, &error));
-        } else if failed.write_timed_out {
-            error!(
-                target: LOG,
-                "[client {}] AH01084: pass request body failed to {}: timeout",
-                exchange.client.peer, member.spec.url
-            );
-            return Err(Attempt::Failed(Failure::plain(StatusCode::GATEWAY_TIMEOUT)));
-        } else if silent {
-            let reused = exchange.client.keepalives() > 0;
-            without_response(replayable, reused, failed.reused, failed.read_timed_out)
-        } else {
-            NoResponse::BadGateway
-        };
-        if decision == NoResponse::Replay {
-            replayed = true;
-            continue;
-        }
-        error!(
-            target: LOG,
-            "[client {}] AH01102: error reading status line from remote server {}: {}",
-            exchange.client.peer, member.spec.url, failed.reason
-        );
-        if failed.read_timed_out && elector.failontimeout {
-            elector.put_in_error(index, Cause::Timeout, monotonic_ns());
-        }
-        return Err(match decision {
-            NoResponse::CloseClient(suspicious) => {
-                if suspicious {
-                    elector.put_in_error(index, Cause::Forward, monotonic_ns());
-                }
-                Attempt::Abort
-            }
-            NoResponse::Replay | NoResponse::BadGateway => {
-                error!(
-                    target: LOG,
-                    "[client {}] AH00898: Error reading from remote server returned by {}",
-                    exchange.client.peer, outgoing.parts.uri.path()
-                );
-                Attempt::Failed(Failure::proxy(
-                    StatusCode::BAD_GATEWAY,
-                    "Error reading from remote server",
-                ))
-            }
-        });
-    }
-}
-
-/// No connection: the member goes into error, another may be tried.
-fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &ConnectError) -> Attempt {
-    let balancing = &exchange.current.plan.balancers[balancer];
-    let elector = &balancing.balancer;
-    let spec = &balancing.members[index].spec;
-    let peer = exchange.client.peer;
-    elector
-        .cell(index)
-        .failed
-        .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    if matches!(error, ConnectError::Exhausted) {
-        error!(
-            target: LOG,
-            "[client {peer}] AH00941: failed to acquire connection for ({}): {error}", spec.url
-        );
-        elector.put_in_error(index, Cause::Forward, monotonic_ns());
-    } else {
-        error!(
-            target: LOG,
-            "AH00957: http: attempt to connect to {}:{} ({}) failed: {error}",
-            spec.host, spec.port, elector.cell(index).address()
-        );
-        elector.put_in_error(index, Cause::Connect, monotonic_ns());
-        error!(
-            target: LOG,
-            "[client {peer}] AH01114: HTTP: failed to make connection to backend: {}", spec.host
-        );
-    }
-    Attempt::Unreached(Failure::plain(StatusCode::SERVICE_UNAVAILABLE))
-}
-
-/// A request that got no response head.
-struct Unanswered {
-    /// The request, if nothing of it was sent.
-    unsent: Option<Request<RequestBody>>,
-    link: Rc<pool::Link>,
-    reused: bool,
-    read_timed_out: bool,
-    write_timed_out: bool,
-    reason: String,
-}
-
-/// Sends a request and waits for the response's head. The deadline moves with every byte, and
-/// rests while the client has to send.
-async fn send(
-    exchange: &Exchange,
-    mut upstream: Upstream,
-    request: Request<RequestBody>,
-    timeout: Duration,
-    progress: &Progress,
-) -> Result<(Response<Incoming>, Upstream), Unanswered> {
-    let wheel = &exchange.shard.wheel;
-    let link = Rc::clone(&upstream.link);
-    let ticks = u64::try_from(timeout.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX);
-    link.moved.set(wheel.now());
-    link.alarm.set(timeout);
-    let mut sending = std::pin::pin!(upstream.sender.try_send_request(request));
-    let sent = std::future::poll_fn(|cx| {
-        if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
-            return Poll::Ready(Some(sent));
-        }
-        loop {
-            if link.alarm.poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            let silent = wheel.now().saturating_sub(link.moved.get());
-            if progress.waits_for_client.get() {
-                // The transport minds the client's time.
-                link.moved.set(wheel.now());
-                link.alarm.set(timeout);
-            } else if silent < ticks {
-                let rest = u32::try_from(ticks - silent).unwrap_or(u32::MAX);
-                link.alarm.set(TICK * rest);
-            } else {
-                return Poll::Ready(None);
-            }
-        }
-    })
-    .await;
-    link.alarm.clear();
-    let mut failed = Unanswered {
-        unsent: None,
-        link: Rc::clone(&link),
-        reused: upstream.reused,
-        read_timed_out: false,
-        write_timed_out: false,
-        reason: String::new(),
-    };
-    match sent {
-        Some(Ok(response)) => Ok((response, upstream)),
-        Some(Err(error)) => {
-            failed.reason = describe(error.error());
-            failed.unsent = unsent(error);
-            Err(failed)
-        }
-        None => {
-            failed.read_timed_out = progress.done.get();
-            failed.write_timed_out = !progress.done.get();
-            "The timeout specified has expired".clone_into(&mut failed.reason);
-            Err(failed)
-        }
-    }
-}
-
-fn unsent(mut error: TrySendError<Request<RequestBody>>) -> Option<Request<RequestBody>> {
-    error.take_message()
-}
-
-/// An error with its causes.
-fn describe(error: &hyper::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
-/// A response head came: what no proxy may pass on is a 502.
-fn accept_response(
-    exchange: &mut Exchange,
-    balancer: usize,
-    index: usize,
-    response: Response<Incoming>,
-    upstream: Upstream,
-) -> Result<(Response<Incoming>, Upstream), Attempt> {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let member = &exchange.current.plan.balancers[balancer].members[index];
-        error!(
-            target: LOG,
-            "[client {}] AH10124: unexpected upgrade by {}",
-            exchange.client.peer, member.spec.url
-        );
-        return Err(Attempt::Failed(Failure::proxy(
-            StatusCode::BAD_GATEWAY,
-            "Unexpected Upgrade",
-        )));
-    }
-    let reason = response
-        .extensions()
-        .get::<hyper::ext::ReasonPhrase>()
-        .map(|reason| reason.as_bytes().len())
-        .or_else(|| response.status().canonical_reason().map(str::len))
-        .unwrap_or(0);
-    if let Some(engaged) = &mut exchange.engaged {
-        // "HTTP/1.1 200 " and the line's end.
-        engaged.line_bytes = reason as u64 + 15;
-    }
-    Ok((response, upstream))
-}
-
 /// Passes a member's response on.
 fn relay(
     mut exchange: Exchange,
     response: Response<Incoming>,
     upstream: Upstream,
-    asked: Option<Asked>,
+    asked: Option<&Asked>,
     wishes: Wishes,
 ) -> Response<ReplyBody> {
     let (mut parts, body) = response.into_parts();
@@ -748,7 +334,6 @@ fn relay(
     let host = exchange.host();
     if !host.reverses.is_empty() {
         let asked = asked
-            .as_ref()
             .and_then(|asked| asked.value.to_str().ok())
             .unwrap_or(&host.name);
         reverse::rewrite_fields(&host.reverses, &mut parts.headers, asked);

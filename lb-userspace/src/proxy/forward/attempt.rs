@@ -1,0 +1,291 @@
+//! One attempt: a connection, the request over it, the head of the response.
+
+use std::{rc::Rc, sync::atomic::Ordering::Relaxed, task::Poll, time::Duration};
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::{body::Incoming, client::conn::TrySendError};
+use tracing::error;
+
+use super::{
+    Attempt, Failure, LOG,
+    outgoing::{Outgoing, upload_failed},
+};
+use crate::{
+    balancer::failover::{Cause, NoResponse, Silence},
+    dataplane::table::monotonic_ns,
+    proxy::{
+        body::{BodyError, Progress, RequestBody},
+        exchange::Exchange,
+        pool::{self, ConnectError, Upstream},
+        wheel::TICK,
+    },
+};
+
+/// Gives the request to one member.
+pub(super) async fn attempt(
+    exchange: &mut Exchange,
+    outgoing: &mut Outgoing,
+    balancer: usize,
+    index: usize,
+) -> Result<(Response<Incoming>, Upstream), Attempt> {
+    let current = Rc::clone(&exchange.current);
+    let balancing = &current.plan.balancers[balancer];
+    let (elector, member) = (&balancing.balancer, &balancing.members[index]);
+    let timeout = member
+        .spec
+        .timeout
+        .unwrap_or(exchange.host().member_timeout);
+    let connect_timeout = member.spec.connection_timeout.unwrap_or(timeout);
+    let host = outgoing.preserved_host.as_ref().unwrap_or(&member.host);
+    outgoing.parts.headers.insert(header::HOST, host.clone());
+    let connection = if member.spec.disablereuse {
+        HeaderValue::from_static("close")
+    } else {
+        HeaderValue::from_static("Keep-Alive")
+    };
+    outgoing
+        .parts
+        .headers
+        .insert(header::CONNECTION, connection);
+
+    let safe = matches!(outgoing.parts.method, Method::GET | Method::HEAD)
+        && matches!(outgoing.body, RequestBody::Empty);
+    let mut replayed = false;
+    loop {
+        let address = elector.cell(index).address();
+        let upstream = pool::acquire(&exchange.shard, member, address, !safe, connect_timeout)
+            .await
+            .map_err(|error| unreached(exchange, balancer, index, &error))?;
+        elector.connected(index);
+        exchange.over(&upstream.link);
+        if let Some(engaged) = &mut exchange.engaged {
+            engaged.progress = Some(Rc::clone(&outgoing.progress));
+        }
+        let replayable = safe && upstream.reused && !replayed;
+        let request = outgoing.request(replayable);
+        let received = upstream.link.received.get();
+        let failed = match send(exchange, upstream, request, timeout, &outgoing.progress).await {
+            Ok((response, upstream)) => {
+                return accept_response(exchange, balancer, index, response, upstream);
+            }
+            Err(failed) => failed,
+        };
+        if let Some(request) = failed.unsent
+            && failed.reused
+        {
+            // The connection ended before it took anything: as if it had not been in the pool.
+            outgoing.take_back(request);
+            continue;
+        }
+        let silent = failed.link.received.get() == received;
+        let decision = if let Some(timed_out) = outgoing.progress.failed.get() {
+            // The client's fault, whatever the member made of it.
+            let error = if timed_out {
+                BodyError::TimedOut
+            } else {
+                BodyError::Abandoned
+            };
+            return Err(upload_failed(exchange, &error));
+        } else if failed.write_timed_out {
+            elector.cell(index).failed.fetch_add(1, Relaxed);
+            error!(
+                target: LOG,
+                "[client {}] AH01084: pass request body failed to {}: timeout",
+                exchange.client.peer, member.spec.url
+            );
+            return Err(Attempt::Failed(Failure::plain(StatusCode::GATEWAY_TIMEOUT)));
+        } else if silent {
+            let silence = Silence {
+                replayable,
+                client_reused: exchange.client.keepalives() > 0,
+                member_reused: failed.reused,
+                timed_out: failed.read_timed_out,
+            };
+            silence.consequence()
+        } else {
+            NoResponse::BadGateway
+        };
+        if decision == NoResponse::Replay {
+            replayed = true;
+            continue;
+        }
+        elector.cell(index).failed.fetch_add(1, Relaxed);
+        error!(
+            target: LOG,
+            "[client {}] AH01102: error reading status line from remote server {}: {}",
+            exchange.client.peer, member.spec.url, failed.reason
+        );
+        if failed.read_timed_out && elector.failontimeout {
+            elector.put_in_error(index, Cause::Timeout, monotonic_ns());
+        }
+        return Err(match decision {
+            NoResponse::CloseClient(suspicious) => {
+                if suspicious {
+                    elector.put_in_error(index, Cause::Forward, monotonic_ns());
+                }
+                Attempt::Abort
+            }
+            NoResponse::Replay | NoResponse::BadGateway => {
+                error!(
+                    target: LOG,
+                    "[client {}] AH00898: Error reading from remote server returned by {}",
+                    exchange.client.peer, outgoing.parts.uri.path()
+                );
+                Attempt::Failed(Failure::proxy(
+                    StatusCode::BAD_GATEWAY,
+                    "Error reading from remote server",
+                ))
+            }
+        });
+    }
+}
+
+/// No connection: the member goes into error, another may be tried.
+fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &ConnectError) -> Attempt {
+    let balancing = &exchange.current.plan.balancers[balancer];
+    let elector = &balancing.balancer;
+    let spec = &balancing.members[index].spec;
+    let peer = exchange.client.peer;
+    elector.cell(index).failed.fetch_add(1, Relaxed);
+    if matches!(error, ConnectError::Exhausted) {
+        error!(
+            target: LOG,
+            "[client {peer}] AH00941: failed to acquire connection for ({}): {error}", spec.url
+        );
+        elector.put_in_error(index, Cause::Forward, monotonic_ns());
+    } else {
+        error!(
+            target: LOG,
+            "AH00957: http: attempt to connect to {}:{} ({}) failed: {error}",
+            spec.host, spec.port, elector.cell(index).address()
+        );
+        elector.put_in_error(index, Cause::Connect, monotonic_ns());
+        error!(
+            target: LOG,
+            "[client {peer}] AH01114: HTTP: failed to make connection to backend: {}", spec.host
+        );
+    }
+    Attempt::Unreached(Failure::plain(StatusCode::SERVICE_UNAVAILABLE))
+}
+
+/// A request that got no response head.
+struct Unanswered {
+    /// The request, if nothing of it was sent.
+    unsent: Option<Request<RequestBody>>,
+    link: Rc<pool::Link>,
+    reused: bool,
+    read_timed_out: bool,
+    write_timed_out: bool,
+    reason: String,
+}
+
+/// Sends a request and waits for the response's head. The deadline moves with every byte, and
+/// rests while the client has to send.
+async fn send(
+    exchange: &Exchange,
+    mut upstream: Upstream,
+    request: Request<RequestBody>,
+    timeout: Duration,
+    progress: &Progress,
+) -> Result<(Response<Incoming>, Upstream), Unanswered> {
+    let wheel = &exchange.shard.wheel;
+    let link = Rc::clone(&upstream.link);
+    let ticks = u64::try_from(timeout.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX);
+    link.moved.set(wheel.now());
+    link.alarm.set(timeout);
+    let mut sending = std::pin::pin!(upstream.sender.try_send_request(request));
+    let sent = std::future::poll_fn(|cx| {
+        if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+            return Poll::Ready(Some(sent));
+        }
+        loop {
+            if link.alarm.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let silent = wheel.now().saturating_sub(link.moved.get());
+            if progress.waits_for_client.get() {
+                // The transport minds the client's time.
+                link.moved.set(wheel.now());
+                link.alarm.set(timeout);
+            } else if silent < ticks {
+                let rest = u32::try_from(ticks - silent).unwrap_or(u32::MAX);
+                link.alarm.set(TICK * rest);
+            } else {
+                return Poll::Ready(None);
+            }
+        }
+    })
+    .await;
+    link.alarm.clear();
+    let mut failed = Unanswered {
+        unsent: None,
+        link: Rc::clone(&link),
+        reused: upstream.reused,
+        read_timed_out: false,
+        write_timed_out: false,
+        reason: String::new(),
+    };
+    match sent {
+        Some(Ok(response)) => Ok((response, upstream)),
+        Some(Err(error)) => {
+            failed.reason = describe(error.error());
+            failed.unsent = unsent(error);
+            Err(failed)
+        }
+        None => {
+            failed.read_timed_out = progress.done.get();
+            failed.write_timed_out = !progress.done.get();
+            "The timeout specified has expired".clone_into(&mut failed.reason);
+            Err(failed)
+        }
+    }
+}
+
+fn unsent(mut error: TrySendError<Request<RequestBody>>) -> Option<Request<RequestBody>> {
+    error.take_message()
+}
+
+/// An error with its causes.
+fn describe(error: &hyper::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// A response head came: what no proxy may pass on is a 502.
+fn accept_response(
+    exchange: &mut Exchange,
+    balancer: usize,
+    index: usize,
+    response: Response<Incoming>,
+    upstream: Upstream,
+) -> Result<(Response<Incoming>, Upstream), Attempt> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let member = &exchange.current.plan.balancers[balancer].members[index];
+        error!(
+            target: LOG,
+            "[client {}] AH10124: unexpected upgrade by {}",
+            exchange.client.peer, member.spec.url
+        );
+        return Err(Attempt::Failed(Failure::proxy(
+            StatusCode::BAD_GATEWAY,
+            "Unexpected Upgrade",
+        )));
+    }
+    let reason = response
+        .extensions()
+        .get::<hyper::ext::ReasonPhrase>()
+        .map(|reason| reason.as_bytes().len())
+        .or_else(|| response.status().canonical_reason().map(str::len))
+        .unwrap_or(0);
+    if let Some(engaged) = &mut exchange.engaged {
+        // "HTTP/1.1 200 " and the line's end.
+        engaged.line_bytes = reason as u64 + 15;
+    }
+    Ok((response, upstream))
+}

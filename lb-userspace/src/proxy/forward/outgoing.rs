@@ -1,0 +1,177 @@
+//! What is sent to a member: fields, framing, target.
+
+use std::{rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, Version, header, request::Parts};
+use hyper::body::Incoming;
+use tracing::error;
+
+use super::{Asked, Attempt, Failure, LOG};
+use crate::proxy::{
+    body::{BodyError, Expectation, Go, Progress, RequestBody, is_timeout},
+    exchange::Exchange,
+    fields,
+    plan::Destination,
+};
+
+/// What is sent to a member, kept so that it can be sent to another.
+pub(super) struct Outgoing {
+    /// Head.
+    pub(super) parts: Parts,
+    /// Body, until it went out.
+    pub(super) body: RequestBody,
+    /// How far it is.
+    pub(super) progress: Rc<Progress>,
+    /// The Host field as the client wrote it, with `ProxyPreserveHost`.
+    pub(super) preserved_host: Option<HeaderValue>,
+    /// Set by the member's 100.
+    go: Option<Arc<Go>>,
+}
+
+impl Outgoing {
+    /// Reads the body as far as it is read before a member is chosen, and frames it.
+    pub(super) async fn new(
+        exchange: &Exchange,
+        mut parts: Parts,
+        body: Incoming,
+    ) -> Result<Self, Attempt> {
+        let mut go = None;
+        let expects =
+            parts.headers.contains_key(header::EXPECT) && !http_body::Body::is_end_stream(&body);
+        let (body, progress) = if expects {
+            let given = Arc::new(Go::default());
+            go = Some(Arc::clone(&given));
+            RequestBody::expected(body, Expectation::new(given, exchange.shard.wheel.alarm()))
+        } else {
+            parts.headers.remove(header::EXPECT);
+            RequestBody::prefetch(body)
+                .await
+                .map_err(|error| upload_failed(exchange, &error))?
+        };
+        // Framed anew: what is sent is what was decoded.
+        match &body {
+            RequestBody::Empty => {
+                if let Some(length) = parts.headers.remove(header::CONTENT_LENGTH)
+                    && length.as_bytes() == b"0"
+                {
+                    parts.headers.insert(header::CONTENT_LENGTH, length);
+                }
+            }
+            RequestBody::Whole(bytes) => {
+                let length = HeaderValue::from(bytes.len());
+                parts.headers.insert(header::CONTENT_LENGTH, length);
+            }
+            RequestBody::Streamed(_) => {
+                if let Some(length) = http_body::Body::size_hint(&body).exact() {
+                    let length = HeaderValue::from(length);
+                    parts.headers.insert(header::CONTENT_LENGTH, length);
+                } else {
+                    parts.headers.remove(header::CONTENT_LENGTH);
+                    let chunked = HeaderValue::from_static("chunked");
+                    parts.headers.insert(header::TRANSFER_ENCODING, chunked);
+                }
+            }
+        }
+        let preserved_host = exchange
+            .host_spec()
+            .preserve_host
+            .then(|| parts.headers.get(header::HOST).cloned())
+            .flatten();
+        parts.version = Version::HTTP_11;
+        Ok(Self {
+            parts,
+            body,
+            progress,
+            preserved_host,
+            go,
+        })
+    }
+
+    /// The request for one attempt. A body that is not wholly here is gone with it.
+    pub(super) fn request(&mut self, keep: bool) -> Request<RequestBody> {
+        let mut request = Request::new(self.body.take());
+        *request.method_mut() = self.parts.method.clone();
+        *request.uri_mut() = self.parts.uri.clone();
+        *request.headers_mut() = if keep {
+            self.parts.headers.clone()
+        } else {
+            std::mem::take(&mut self.parts.headers)
+        };
+        if let Some(go) = self.go.take() {
+            hyper::ext::on_informational(&mut request, move |interim| {
+                if interim.status() == StatusCode::CONTINUE {
+                    go.give();
+                }
+            });
+        }
+        request
+    }
+
+    /// Takes back a request that was not sent.
+    pub(super) fn take_back(&mut self, request: Request<RequestBody>) {
+        let (parts, body) = request.into_parts();
+        self.parts.headers = parts.headers;
+        if let RequestBody::Streamed(_) = body {
+            self.body = body;
+        }
+    }
+}
+
+pub(super) fn upload_failed(exchange: &Exchange, error: &BodyError) -> Attempt {
+    let peer = exchange.client.peer;
+    error!(target: LOG, "[client {peer}] AH01095: prefetch request body failed: {error}");
+    let timed_out = match error {
+        BodyError::Source(error) => is_timeout(error),
+        BodyError::TimedOut => true,
+        BodyError::Abandoned => false,
+    };
+    Attempt::Failed(Failure::plain(if timed_out {
+        StatusCode::REQUEST_TIMEOUT
+    } else {
+        StatusCode::BAD_REQUEST
+    }))
+}
+
+/// X-Forwarded-*, and the client's Host value where an absolute target gave another.
+pub(super) fn add_fields(exchange: &Exchange, headers: &mut HeaderMap, asked: Option<&Asked>) {
+    if let Some(asked) = asked {
+        headers.insert(header::HOST, asked.value.clone());
+    }
+    if !exchange.host_spec().add_headers {
+        return;
+    }
+    let ip = exchange.client.peer.ip().to_canonical();
+    // An address is always a value.
+    if let Ok(ip) = HeaderValue::try_from(ip.to_string()) {
+        fields::append(headers, fields::FORWARDED_FOR, &ip);
+    }
+    if let Some(asked) = asked {
+        fields::append(headers, fields::FORWARDED_HOST, &asked.value);
+    }
+    let server = &exchange.host().forwarded_server;
+    fields::append(headers, fields::FORWARDED_SERVER, server);
+}
+
+/// The member's path, then the route's; the query as it came.
+pub(super) fn target(
+    member: &Destination,
+    path: Option<&[u8]>,
+    asked: &Uri,
+) -> Result<Uri, Attempt> {
+    if path.is_none() && member.path.is_empty() {
+        return Ok(asked.clone());
+    }
+    let mut target = member.path.clone().into_bytes();
+    target.extend_from_slice(path.unwrap_or_else(|| asked.path().as_bytes()));
+    if let Some(query) = asked.query() {
+        target.push(b'?');
+        target.extend_from_slice(query.as_bytes());
+    }
+    Uri::from_maybe_shared(Bytes::from(target)).map_err(|_| {
+        Attempt::Failed(Failure::proxy(
+            StatusCode::BAD_REQUEST,
+            "URI cannot be parsed",
+        ))
+    })
+}

@@ -126,7 +126,7 @@ impl Proxy {
         logs: LogFiles,
     ) -> io::Result<()> {
         let mut current = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
-        let plan = Plan::new(&generation, logs, &self.shared.table, current.as_deref())
+        let plan = Plan::new(generation, logs, &self.shared.table, current.as_deref())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let plan = Arc::new(plan);
         let mut sockets: Vec<Vec<TcpListener>> = self.shards.iter().map(|_| Vec::new()).collect();

@@ -49,23 +49,33 @@ pub enum NoResponse {
     CloseClient(bool),
 }
 
-/// Decides about a response that never began (apache.md 6.5, and the replay of DESIGN section 4).
-/// `replayable`: GET or HEAD on a reused connection with zero bytes of response, not yet replayed.
-/// `client_reused`: the client's connection carried a request before this one.
-pub fn without_response(
-    replayable: bool,
-    client_reused: bool,
-    member_reused: bool,
-    timed_out: bool,
-) -> NoResponse {
-    if replayable && !timed_out {
-        NoResponse::Replay
-    } else if client_reused && !timed_out {
-        // A member's connection that served before may just have been closed by its idle timer;
-        // a fresh one that says nothing is suspicious.
-        NoResponse::CloseClient(!member_reused)
-    } else {
-        NoResponse::BadGateway
+/// A response that never began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Silence {
+    /// GET or HEAD on a reused connection with zero bytes of response, not replayed yet.
+    pub replayable: bool,
+    /// The client's connection carried a request before this one.
+    pub client_reused: bool,
+    /// So did the member's.
+    pub member_reused: bool,
+    /// The member did not close, it kept silent for too long.
+    pub timed_out: bool,
+}
+
+impl Silence {
+    /// Decides what follows (apache.md 6.5; the replay is ours).
+    pub const fn consequence(self) -> NoResponse {
+        if self.timed_out {
+            NoResponse::BadGateway
+        } else if self.replayable {
+            NoResponse::Replay
+        } else if self.client_reused {
+            // A member's connection that served before may just have been closed by its idle
+            // timer; a fresh one that says nothing is suspicious.
+            NoResponse::CloseClient(!self.member_reused)
+        } else {
+            NoResponse::BadGateway
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::{
     Balancer, Elected, Unelectable,
-    failover::{Attempts, Cause, NoResponse, Outcome, without_response},
+    failover::{Attempts, Cause, NoResponse, Outcome, Silence},
     sticky::{Session, session},
 };
 use crate::{
@@ -29,7 +29,7 @@ fn member(index: usize, weight: u32, flags: u64) -> spec::Member {
         route: format!("n{index}"),
         redirect: String::new(),
         status: flags,
-        retry: Duration::from_secs(60),
+        retry: Duration::from_mins(1),
         timeout: None,
         connection_timeout: None,
         ttl: None,
@@ -377,7 +377,7 @@ fn attempts_end_after_maxattempts() {
         let balancer = build(&spec);
         let mut attempts = Attempts::default();
         balancer.put_in_error(0, Cause::Connect, 1);
-        (0..)
+        (0..100)
             .take_while(|_| balancer.try_another(&mut attempts, 0, Outcome::Unreached))
             .count()
     };
@@ -430,26 +430,46 @@ fn credits_survive_a_new_generation() {
 
 #[test]
 fn no_answer_is_replayed_once_then_502_or_a_silent_close() {
-    assert_eq!(
-        without_response(true, true, true, false),
-        NoResponse::Replay
-    );
-    assert_eq!(
-        without_response(true, true, true, true),
-        NoResponse::BadGateway
-    );
-    assert_eq!(
-        without_response(false, false, true, false),
-        NoResponse::BadGateway
-    );
-    assert_eq!(
-        without_response(false, true, true, false),
-        NoResponse::CloseClient(false)
-    );
-    assert_eq!(
-        without_response(false, true, false, false),
-        NoResponse::CloseClient(true)
-    );
+    let first = Silence::default();
+    let kept = Silence {
+        client_reused: true,
+        ..first
+    };
+    let cases = [
+        (
+            Silence {
+                replayable: true,
+                ..kept
+            },
+            NoResponse::Replay,
+        ),
+        (
+            Silence {
+                replayable: true,
+                timed_out: true,
+                ..kept
+            },
+            NoResponse::BadGateway,
+        ),
+        (
+            Silence {
+                member_reused: true,
+                ..first
+            },
+            NoResponse::BadGateway,
+        ),
+        (
+            Silence {
+                member_reused: true,
+                ..kept
+            },
+            NoResponse::CloseClient(false),
+        ),
+        (kept, NoResponse::CloseClient(true)),
+    ];
+    for (silence, expected) in cases {
+        assert_eq!(silence.consequence(), expected, "{silence:?}");
+    }
 }
 
 fn sticky() -> Sticky {

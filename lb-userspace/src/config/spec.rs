@@ -167,7 +167,8 @@ pub enum ReverseTarget {
 /// A `balancer://`, or a direct worker as a balancer of one member.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Balancer {
-    /// Name without `balancer://`, lower case; for a direct worker its URL.
+    /// Name without `balancer://`, lower case; for a direct worker its URL. Unique: where several
+    /// virtual hosts have one of their own under one name, `name@host:port`.
     pub name: String,
     /// A direct worker: no election, no session route, 503 while it is in error.
     pub direct: bool,
@@ -226,7 +227,8 @@ pub struct Member {
     pub host: String,
     /// Port, the scheme's default filled in.
     pub port: u16,
-    /// Path of the URL: put before what follows the match; may be empty.
+    /// Path of the URL: put before [`Target::Balancer::path`] and what follows the match; may be
+    /// empty. Always empty for a direct worker, whose routes carry the whole path.
     pub path: String,
     /// `loadfactor` times 100, 100..=10000.
     pub lbfactor: u32,

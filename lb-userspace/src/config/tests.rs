@@ -6,11 +6,12 @@ use proptest::prelude::*;
 
 use super::{
     source::Memory,
-    spec::{Balancer, ReverseTarget, Spec, Target},
+    spec::{Balancer, Spec, Target},
     *,
 };
 
 mod accepted;
+mod balancers;
 mod bounds;
 mod refused;
 
@@ -44,6 +45,28 @@ fn said(loaded: &Loaded, severity: Severity) -> Vec<(u32, &str)> {
         .iter()
         .filter(|report| report.severity == severity)
         .map(|report| (report.line, report.message.as_str()))
+        .collect()
+}
+
+/// Listen for tests that are about something else.
+const L: &str = "Listen 80\n";
+
+fn balancer<'a>(spec: &'a Spec, name: &str) -> &'a Balancer {
+    let found = spec.balancers.iter().find(|balancer| balancer.name == name);
+    found.unwrap_or_else(|| panic!("no {name} in {:?}", spec.balancers))
+}
+
+/// Routes of a host as `path -> balancer+path`.
+fn routes(spec: &Spec, host: usize) -> Vec<String> {
+    spec.hosts[host]
+        .routes
+        .iter()
+        .map(|route| match &route.target {
+            Target::Local => format!("{} !", route.path),
+            Target::Balancer { balancer, path } => {
+                format!("{} {} {path}", route.path, spec.balancers[*balancer].name)
+            }
+        })
         .collect()
 }
 

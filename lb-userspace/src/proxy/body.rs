@@ -145,17 +145,15 @@ impl RequestBody {
         let mut count = 0;
         let mut body = body;
         while count < PREFETCH {
-            match std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-                Some(frame) => {
-                    if let Ok(data) = frame?.into_data() {
-                        count += data.len();
-                        here.push_back(data);
-                    }
-                    if !body.is_end_stream() {
-                        continue;
-                    }
+            let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+            if let Some(frame) = frame {
+                if let Ok(data) = frame?.into_data() {
+                    count += data.len();
+                    here.push_back(data);
                 }
-                None => {}
+                if !body.is_end_stream() {
+                    continue;
+                }
             }
             progress.done.set(true);
             return Ok((Self::Whole(join(here)), progress));

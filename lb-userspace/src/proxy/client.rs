@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{
     exchange::Finished,
-    gate::{Chunks, Framing, Limits, Refusal, Scanner, Verdict},
+    gate::{Chunks, Framing, Limits, Refusal, Scanner, Verdict, escape_target},
     shard::Shard,
     wheel::Alarm,
 };
@@ -54,6 +54,8 @@ pub(crate) struct Client {
     /// done, or the client's end, wait in the transport.
     held: Cell<bool>,
     reader: RefCell<Option<Waker>>,
+    /// The client has closed its side.
+    ended: Cell<bool>,
     refusal: Cell<Option<Refusal>>,
     /// Requests that began.
     requests: Cell<u32>,
@@ -118,6 +120,7 @@ impl Client {
             body_open: Cell::new(false),
             held: Cell::new(false),
             reader: RefCell::new(None),
+            ended: Cell::new(false),
             refusal: Cell::new(None),
             requests: Cell::new(0),
             taken: Cell::new(0),
@@ -228,6 +231,9 @@ impl Client {
             let _ = socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
             return;
         }
+        if self.ended.get() {
+            return;
+        }
         let unread = {
             let mut byte = [0];
             let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
@@ -298,7 +304,6 @@ pub(crate) struct ClientIo {
     start: usize,
     /// Of them, so many may be given to hyper.
     passed: usize,
-    ended: bool,
 }
 
 impl ClientIo {
@@ -311,7 +316,6 @@ impl ClientIo {
             buffer: Vec::new(),
             start: 0,
             passed: 0,
-            ended: false,
         }
     }
 
@@ -344,6 +348,11 @@ impl ClientIo {
                     Verdict::Whole { head, framing } => {
                         self.start += head.start;
                         self.passed = head.len();
+                        let head = self.start..self.start + self.passed;
+                        if let Some(escaped) = escape_target(&self.buffer[head.clone()]) {
+                            self.passed = escaped.len();
+                            self.buffer.splice(head, escaped);
+                        }
                         self.begin(framing);
                         return Poll::Ready(Ok(()));
                     }
@@ -351,7 +360,7 @@ impl ClientIo {
                         self.refuse(refusal);
                         return Poll::Ready(Ok(()));
                     }
-                    Verdict::Partial if self.ended => {
+                    Verdict::Partial if self.client.ended.get() => {
                         if self.scanner.has_line() {
                             self.refuse(Refusal::Malformed("connection ended inside the head"));
                         }
@@ -360,7 +369,7 @@ impl ClientIo {
                     Verdict::Partial => {}
                 }
             }
-            if self.ended {
+            if self.client.ended.get() {
                 // Until the last response is written the end would cut it short.
                 return if self.client.write_alarm.is_set() {
                     self.remember_reader(cx)
@@ -378,7 +387,7 @@ impl ClientIo {
             let alarm = &self.client.read_alarm;
             match read {
                 Poll::Ready(read) => {
-                    self.ended = read? == 0;
+                    self.client.ended.set(read? == 0);
                     if was_silent && self.client.requests.get() > 0 {
                         alarm.set(self.client.head_timeout.get());
                     }
@@ -404,7 +413,7 @@ impl ClientIo {
                     if self.scanner.has_line() {
                         self.refuse(Refusal::Timeout);
                     } else {
-                        self.ended = true;
+                        self.client.ended.set(true);
                     }
                     return Poll::Ready(Ok(()));
                 }
@@ -415,7 +424,7 @@ impl ClientIo {
     /// While a response is being made: later requests wait in the buffer, the client's end is kept
     /// for later (it may have closed its half only), a reset ends everything.
     fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.buffer.is_empty() && !self.ended {
+        if self.buffer.is_empty() && !self.client.ended.get() {
             let buffer = &mut self.buffer;
             let read = self
                 .client
@@ -423,10 +432,12 @@ impl ClientIo {
                     buffer.extend_from_slice(bytes);
                 });
             if let Poll::Ready(read) = read {
-                self.ended = read? == 0;
+                self.client.ended.set(read? == 0);
             }
         }
-        self.client.held.set(self.ended || !self.buffer.is_empty());
+        self.client
+            .held
+            .set(self.client.ended.get() || !self.buffer.is_empty());
         self.remember_reader(cx)
     }
 
@@ -496,7 +507,7 @@ impl ClientIo {
             self.give(out);
             return Poll::Ready(Ok(()));
         }
-        if self.ended {
+        if self.client.ended.get() {
             return Poll::Ready(Ok(()));
         }
         let limit = match self.phase {
@@ -521,7 +532,7 @@ impl ClientIo {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         };
         alarm.clear();
-        self.ended = read? == 0;
+        self.client.ended.set(read? == 0);
         self.client
             .taken
             .set(self.client.taken.get() + count as u64);

@@ -1,6 +1,11 @@
 //! A request's way through the proxy: virtual host, route, balancer, member, response.
 
-use std::{rc::Rc, sync::Arc, task::Poll, time::Duration};
+use std::{
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::Poll,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{
@@ -27,7 +32,7 @@ use super::{
 use crate::{
     balancer::{
         Unelectable,
-        failover::{Attempts, Cause, NoResponse, Outcome, without_response},
+        failover::{Attempts, Cause, NoResponse, Outcome, Silence},
         sticky::{self, Session},
     },
     dataplane::table::monotonic_ns,
@@ -151,7 +156,7 @@ pub(crate) async fn answer(
     }
     let asked = asked.ok().flatten();
     match forward(&mut exchange, parts, body, asked.as_ref()).await {
-        Ok((response, upstream)) => Ok(relay(exchange, response, upstream, asked, wishes)),
+        Ok((response, upstream)) => Ok(relay(exchange, response, upstream, asked.as_ref(), wishes)),
         Err(Attempt::Unreached(failure) | Attempt::Failed(failure)) => {
             Ok(error_page(exchange, &failure, wishes))
         }
@@ -347,17 +352,16 @@ impl Outgoing {
                 let length = HeaderValue::from(bytes.len());
                 parts.headers.insert(header::CONTENT_LENGTH, length);
             }
-            RequestBody::Streamed(_) => match http_body::Body::size_hint(&body).exact() {
-                Some(length) => {
+            RequestBody::Streamed(_) => {
+                if let Some(length) = http_body::Body::size_hint(&body).exact() {
                     let length = HeaderValue::from(length);
                     parts.headers.insert(header::CONTENT_LENGTH, length);
-                }
-                None => {
+                } else {
                     parts.headers.remove(header::CONTENT_LENGTH);
                     let chunked = HeaderValue::from_static("chunked");
                     parts.headers.insert(header::TRANSFER_ENCODING, chunked);
                 }
-            },
+            }
         }
         let preserved_host = exchange
             .host_spec()
@@ -507,15 +511,13 @@ async fn attempt(
             }
             Err(failed) => failed,
         };
-        if let Some(request) = failed.unsent {
+        if let Some(request) = failed.unsent
+            && failed.reused
+        {
             // The connection ended before it took anything: as if it had not been in the pool.
             outgoing.take_back(request);
             continue;
         }
-        elector
-            .cell(index)
-            .failed
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let silent = failed.link.received.get() == received;
         let decision = if let Some(timed_out) = outgoing.progress.failed.get() {
             // The client's fault, whatever the member made of it.
@@ -526,6 +528,7 @@ async fn attempt(
             };
             return Err(upload_failed(exchange, &error));
         } else if failed.write_timed_out {
+            elector.cell(index).failed.fetch_add(1, Relaxed);
             error!(
                 target: LOG,
                 "[client {}] AH01084: pass request body failed to {}: timeout",
@@ -533,8 +536,13 @@ async fn attempt(
             );
             return Err(Attempt::Failed(Failure::plain(StatusCode::GATEWAY_TIMEOUT)));
         } else if silent {
-            let reused = exchange.client.keepalives() > 0;
-            without_response(replayable, reused, failed.reused, failed.read_timed_out)
+            let silence = Silence {
+                replayable,
+                client_reused: exchange.client.keepalives() > 0,
+                member_reused: failed.reused,
+                timed_out: failed.read_timed_out,
+            };
+            silence.consequence()
         } else {
             NoResponse::BadGateway
         };
@@ -542,6 +550,7 @@ async fn attempt(
             replayed = true;
             continue;
         }
+        elector.cell(index).failed.fetch_add(1, Relaxed);
         error!(
             target: LOG,
             "[client {}] AH01102: error reading status line from remote server {}: {}",
@@ -578,10 +587,7 @@ fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &Connect
     let elector = &balancing.balancer;
     let spec = &balancing.members[index].spec;
     let peer = exchange.client.peer;
-    elector
-        .cell(index)
-        .failed
-        .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    elector.cell(index).failed.fetch_add(1, Relaxed);
     if matches!(error, ConnectError::Exhausted) {
         error!(
             target: LOG,
@@ -730,7 +736,7 @@ fn relay(
     mut exchange: Exchange,
     response: Response<Incoming>,
     upstream: Upstream,
-    asked: Option<Asked>,
+    asked: Option<&Asked>,
     wishes: Wishes,
 ) -> Response<ReplyBody> {
     let (mut parts, body) = response.into_parts();
@@ -748,7 +754,6 @@ fn relay(
     let host = exchange.host();
     if !host.reverses.is_empty() {
         let asked = asked
-            .as_ref()
             .and_then(|asked| asked.value.to_str().ok())
             .unwrap_or(&host.name);
         reverse::rewrite_fields(&host.reverses, &mut parts.headers, asked);

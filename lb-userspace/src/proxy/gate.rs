@@ -135,7 +135,7 @@ impl Scanner {
             let empty = matches!(&bytes[self.line..at], b"" | b"\r") && self.line > start;
             self.line = at + 1;
             if empty {
-                return match check(&bytes[start..at + 1], limits) {
+                return match check(&bytes[start..=at], limits) {
                     Ok(framing) => Verdict::Whole {
                         head: start..at + 1,
                         framing,
@@ -306,6 +306,30 @@ fn check_request_line(line: &[u8]) -> Result<(&[u8], bool, bool), Refusal> {
         _ => return Err(bad("version is not HTTP/digit.digit")),
     };
     Ok((method, is_11, target[0] != b'/' && target.contains(&b':')))
+}
+
+/// The head with those bytes of its target percent-encoded that the URI type behind hyper does not
+/// take but httpd and real clients use (raw UTF-8, `<`, `>`, `"`, a backtick). `None`: none there.
+pub fn escape_target(head: &[u8]) -> Option<Vec<u8>> {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let strange = |byte: u8| byte >= 0x80 || matches!(byte, b'<' | b'>' | b'"' | b'`');
+    let begin = head.iter().position(|&byte| byte == b' ')? + 1;
+    let length = head[begin..].iter().position(|&byte| byte == b' ')?;
+    let (target, rest) = head[begin..].split_at(length);
+    if !target.iter().any(|&byte| strange(byte)) {
+        return None;
+    }
+    let mut out = head[..begin].to_vec();
+    for &byte in target {
+        if strange(byte) {
+            let (high, low) = (usize::from(byte >> 4), usize::from(byte & 15));
+            out.extend_from_slice(&[b'%', HEX[high], HEX[low]]);
+        } else {
+            out.push(byte);
+        }
+    }
+    out.extend_from_slice(rest);
+    Some(out)
 }
 
 /// Digits only: no sign, no list, no blanks, no overflow.

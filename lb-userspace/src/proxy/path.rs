@@ -156,23 +156,18 @@ pub fn route<'a>(routes: &[Route], raw: &'a [u8], decoded: &'a [u8]) -> Routed<'
         // The raw tail is usable only when decoding changed nothing up to where it begins.
         let raw_tail = (route.nocanon && raw.get(..matched) == decoded.get(..matched))
             .then(|| &raw[matched..]);
-        let path = match raw_tail {
-            Some(tail) => {
-                let mut whole = encode(path.as_bytes()).into_owned();
-                whole.extend_from_slice(tail);
-                Cow::Owned(absolute(whole))
-            }
-            None => {
-                let tail = &decoded[matched..];
-                if path == "/" && decoded[..matched] == *b"/" {
-                    encode(decoded)
-                } else {
-                    let mut whole = Vec::with_capacity(path.len() + tail.len() + 1);
-                    whole.extend_from_slice(path.as_bytes());
-                    whole.extend_from_slice(tail);
-                    Cow::Owned(encode(&absolute(whole)).into_owned())
-                }
-            }
+        let path = if let Some(tail) = raw_tail {
+            let mut whole = encode(path.as_bytes()).into_owned();
+            whole.extend_from_slice(tail);
+            Cow::Owned(absolute(whole))
+        } else if path == "/" && decoded[..matched] == *b"/" {
+            encode(decoded)
+        } else {
+            let tail = &decoded[matched..];
+            let mut whole = Vec::with_capacity(path.len() + tail.len() + 1);
+            whole.extend_from_slice(path.as_bytes());
+            whole.extend_from_slice(tail);
+            Cow::Owned(encode(&absolute(whole)).into_owned())
         };
         return Routed::Balancer {
             balancer: *balancer,

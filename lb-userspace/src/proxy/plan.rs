@@ -163,12 +163,12 @@ pub(crate) enum PlanError {
 impl Plan {
     /// Compiles a generation. What `previous` knows of members that remain is taken over.
     pub(crate) fn new(
-        generation: &Generation,
+        generation: Generation,
         files: LogFiles,
         table: &Arc<MemberTable>,
         previous: Option<&Self>,
     ) -> Result<Self, PlanError> {
-        let spec = &generation.spec;
+        let spec = generation.spec;
         if generation.ids.len() != spec.balancers.len() {
             return Err(PlanError::Slots {
                 balancers: spec.balancers.len(),
@@ -225,14 +225,11 @@ impl Plan {
                     .iter()
                     .map(|log| {
                         let known = targets.iter().position(|target| *target == &log.target);
-                        let index = match known {
-                            Some(index) => index,
-                            None => {
-                                targets.push(&log.target);
-                                sinks.push(sink(&log.target, &files)?);
-                                targets.len() - 1
-                            }
-                        };
+                        let index = known.unwrap_or(targets.len());
+                        if known.is_none() {
+                            targets.push(&log.target);
+                            sinks.push(sink(&log.target, &files)?);
+                        }
                         Ok((index, Format::compile(&log.format)))
                     })
                     .collect::<Result<_, PlanError>>()?;
@@ -258,7 +255,7 @@ impl Plan {
                 field: spec.limit_request_field_size as usize,
             },
             sinks,
-            spec: Arc::clone(spec),
+            spec,
         })
     }
 

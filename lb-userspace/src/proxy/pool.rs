@@ -150,12 +150,6 @@ impl Pools {
     pub(crate) fn clear(&self) {
         self.idle.borrow_mut().clear();
     }
-
-    /// Idle connections.
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.idle.borrow().iter().map(|(_, idle)| idle.len()).sum()
-    }
 }
 
 fn is_older(now: u64, since: u64, ttl: Option<Duration>) -> bool {
@@ -197,11 +191,12 @@ pub(crate) async fn acquire(
     let mut deadline = None;
     loop {
         while let Some(mut upstream) = shard.pools.pop(member.key) {
+            if is_older(shard.wheel.now(), upstream.idle_since, member.spec.ttl) {
+                continue;
+            }
             // Not ready yet is the rule right after a response: hyper's task has to go idle first.
-            if !is_older(shard.wheel.now(), upstream.idle_since, member.spec.ttl)
-                && upstream.sender.ready().await.is_ok()
-                && !(careful && !upstream.is_silent())
-            {
+            let ready = upstream.sender.ready().await.is_ok();
+            if ready && (!careful || upstream.is_silent()) {
                 return Ok(upstream);
             }
         }

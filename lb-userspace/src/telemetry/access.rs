@@ -177,7 +177,7 @@ impl Format {
     }
 
     fn compile_tag(&mut self, chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Part {
-        let mut argument = None;
+        let mut argument: Option<String> = None;
         let mut statuses = String::new();
         let mut wanted = true;
         while let Some(char) = chars.next() {
@@ -189,7 +189,7 @@ impl Format {
                 letter => {
                     let statuses: Vec<u16> =
                         statuses.split(',').filter_map(|s| s.parse().ok()).collect();
-                    let mut tag = self.tag(letter, argument);
+                    let mut tag = self.tag(letter, argument.as_deref());
                     // `%^ti` and `%^to` (trailer fields): two letters more, never there.
                     if letter == '^' {
                         chars.next();
@@ -209,7 +209,7 @@ impl Format {
         }
     }
 
-    fn tag(&mut self, letter: char, argument: Option<String>) -> Tag {
+    fn tag(&mut self, letter: char, argument: Option<&str>) -> Tag {
         let field = |list: &mut Vec<HeaderName>, name: &str| {
             let name = HeaderName::try_from(name).ok()?;
             Some(
@@ -221,7 +221,7 @@ impl Format {
                     }),
             )
         };
-        match (letter, argument.as_deref()) {
+        match (letter, argument) {
             ('h' | 'a', _) => Tag::RemoteAddress,
             ('A', _) => Tag::LocalAddress,
             ('t', None) => Tag::Time,
@@ -452,9 +452,10 @@ impl Clock {
         let second = since_epoch(time).as_secs();
         if self.text.is_empty() || second != self.second {
             self.second = second;
-            self.text = zoned(time)
-                .map(|zoned| zoned.strftime("[%d/%b/%Y:%H:%M:%S %z]").to_string())
-                .unwrap_or_else(|| "-".to_owned());
+            self.text = zoned(time).map_or_else(
+                || "-".to_owned(),
+                |zoned| zoned.strftime("[%d/%b/%Y:%H:%M:%S %z]").to_string(),
+            );
         }
         &self.text
     }

@@ -334,7 +334,7 @@ fn client_that_does_not_read_is_given_up() {
     let a = Member::with(|_, stream| {
         let total = 64 << 20;
         write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {total}\r\n\r\n")?;
-        let block = [b'd'; 64 << 10];
+        let block = vec![b'd'; 64 << 10];
         for _ in 0..total / block.len() {
             stream.write_all(&block)?;
         }

@@ -262,6 +262,33 @@ fn garbage_from_a_member_is_a_502_and_never_pooled() {
 }
 
 #[test]
+fn member_that_closes_at_once_is_tried_once_and_is_a_502() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = listener.local_addr().expect("address");
+    let accepted = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = std::sync::Arc::clone(&accepted);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            drop(stream);
+        }
+    });
+    let lab = Lab::balancing(&[address]);
+    for round in 1..4 {
+        assert_eq!(lab.get("/", "").status, 502);
+        assert_eq!(accepted.load(std::sync::atomic::Ordering::Relaxed), round);
+    }
+}
+
+#[test]
+fn strange_bytes_in_a_target_reach_the_member_encoded() {
+    let a = Member::named("a");
+    let lab = Lab::balancing(&[a.address]);
+    assert_eq!(lab.get("/\u{e9}<>`^?q=\u{e9}\"", "").status, 200);
+    assert_eq!(a.last().path(), "/%C3%A9%3C%3E%60%5E?q=%C3%A9%22");
+}
+
+#[test]
 fn ambiguous_responses_are_not_passed_on() {
     for head in [
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc",

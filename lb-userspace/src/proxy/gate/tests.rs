@@ -124,6 +124,16 @@ fn what_is_ambiguous_or_broken_is_refused() {
 }
 
 #[test]
+fn strange_bytes_of_a_target_are_encoded_and_nothing_else_is() {
+    let escape = |text: &str| escape_target(text.as_bytes());
+    assert_eq!(escape("GET /a?b=c HTTP/1.1\r\nA: \u{e9}\r\n\r\n"), None);
+    assert_eq!(
+        escape("GET /\u{e9}?<\"> HTTP/1.1\r\nA: \u{e9}\r\n\r\n").as_deref(),
+        Some("GET /%C3%A9?%3C%22%3E HTTP/1.1\r\nA: \u{e9}\r\n\r\n".as_bytes())
+    );
+}
+
+#[test]
 fn limits_hold_at_their_edge_and_before_the_line_ends() {
     let line = |len: usize| {
         let fixed = "GET / HTTP/1.1".len();

@@ -149,7 +149,7 @@ proptest! {
     #[test]
     fn encoded_paths_decode_to_themselves(path in prop::collection::vec(1_u8.., 0..24)) {
         let encoded = encode(&path).into_owned();
-        prop_assert!(encoded.iter().all(|byte| byte.is_ascii_graphic()));
+        prop_assert!(encoded.iter().all(u8::is_ascii_graphic));
         let mut bytes = Vec::new();
         let mut rest = encoded.iter();
         while let Some(&byte) = rest.next() {

@@ -24,7 +24,7 @@ fn host(addresses: &[&str], name: Option<&str>, aliases: &[&str]) -> Host {
         reverses: Vec::new(),
         preserve_host: false,
         add_headers: true,
-        timeout: Duration::from_secs(60),
+        timeout: Duration::from_mins(1),
         proxy_timeout: None,
         keep_alive: true,
         keep_alive_timeout: Duration::from_secs(5),

@@ -497,18 +497,15 @@ pub fn detach_dead(place: &Place) -> Result<Vec<InterfaceView>, DataplaneError> 
     hook::detach_pinned(&pins)
 }
 
-/// Whether a process is there. 0 is none.
+/// Whether a process is there and not a corpse: one that was killed with its parent stays in the
+/// process table until init looks. 0 is none.
 fn is_running(pid: u32) -> bool {
-    let pid = i32::try_from(pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw);
-    // Not permitted to signal it means that it is there.
-    pid.is_some_and(|pid| {
-        !matches!(
-            rustix::process::test_kill_process(pid),
-            Err(rustix::io::Errno::SRCH)
-        )
-    })
+    let state = |stat: String| {
+        // The name, field 2, may hold anything; nothing after its parenthesis does.
+        let fields = stat.rsplit_once(") ").map(|(_, fields)| fields.to_owned());
+        fields.is_some_and(|fields| !fields.starts_with(['Z', 'X']))
+    };
+    pid != 0 && std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(state)
 }
 
 /// A seed. Never zero, which means "none yet".

@@ -594,6 +594,7 @@ pub(crate) fn reverse(path: &str, target: ReverseTarget) -> Reverse {
     Reverse {
         path: path.to_owned(),
         target,
+        location: None,
     }
 }
 

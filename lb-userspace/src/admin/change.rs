@@ -1,7 +1,7 @@
 //! Changes to members: which member is meant, what a change does to its slot. Pure but for the
 //! slot's atomics.
 
-use std::sync::atomic::Ordering::Release;
+use std::sync::atomic::Ordering::{Acquire, Release};
 
 use lb_common::member::MemberState;
 
@@ -194,6 +194,29 @@ pub fn apply(change: &MemberChange, cell: &MemberCell) -> String {
             let before = cell.lbset();
             cell.set_lbset(*lbset);
             format!("lbset {lbset} (was {before})")
+        }
+    }
+}
+
+/// Starts the election of a balancer anew where httpd's manager does (apache.md 5.3): every lbstatus
+/// is 0 after a member has become usable again, and its lbfactor after a load factor was changed.
+///
+/// A shard that elects at this very moment may overwrite one of them with what it had read: that
+/// member's share is then off by what it had on its account, once.
+pub fn restart_election(
+    changes: &[MemberChange],
+    was_usable: bool,
+    changed: &MemberCell,
+    all: &[&MemberCell],
+) {
+    let reweighted = (changes.iter()).any(|c| matches!(c, MemberChange::LoadFactor { .. }));
+    let returned = !was_usable && changed.state().is_usable();
+    for cell in all {
+        if reweighted {
+            let weight = i64::from(cell.weight.load(Acquire));
+            cell.lbstatus.store(weight, Release);
+        } else if returned {
+            cell.lbstatus.store(0, Release);
         }
     }
 }

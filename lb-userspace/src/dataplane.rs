@@ -524,22 +524,15 @@ pub fn detach_dead(place: &Place) -> Result<Vec<InterfaceView>, DataplaneError> 
     hook::detach_pinned(&pins)
 }
 
-/// Whether a process is there. 0 is none.
+/// Whether a process is there and not a corpse: one that was killed with its parent stays in the
+/// process table until init looks. 0 is none.
 fn is_running(pid: u32) -> bool {
-    let pid = i32::try_from(pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw);
-    let Some(pid) = pid else { return false };
-    // Not permitted to signal it means that it is there.
-    if rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH) {
-        return false;
-    }
-    // Dead, but nobody has asked how it ended: the parent died too and init does not reap.
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid()));
-    !stat.is_ok_and(|stat| {
-        stat.rsplit_once(") ")
-            .is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
-    })
+    let state = |stat: String| {
+        // The name, field 2, may hold anything; nothing after its parenthesis does.
+        let fields = stat.rsplit_once(") ").map(|(_, fields)| fields.to_owned());
+        fields.is_some_and(|fields| !fields.starts_with(['Z', 'X']))
+    };
+    pid != 0 && std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(state)
 }
 
 /// Whether the process runs and looks like a proxy of ours: process ids are used again.

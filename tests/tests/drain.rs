@@ -36,7 +36,8 @@ fn drained_member_keeps_its_sessions_and_gets_no_others() -> Result<()> {
     lab::same(&session(&scene, "a")?, "a a a a")?;
     scene.sluice.cli(&["member", "enable", "b", "a"])?.ok()?;
     ensure!(states(&scene)? == ["", ""]);
-    ensure!(scene.letters(6)?.contains('a'));
+    // Its four sessions are on its account, as in httpd: the others go first for eight requests.
+    ensure!(scene.letters(12)?.contains('a'));
     Ok(())
 }
 

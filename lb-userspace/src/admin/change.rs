@@ -61,30 +61,6 @@ pub enum ChangeError {
     LbSet,
 }
 
-/// What a change of one member does to the credits of all members of its balancer, as httpd's
-/// balancer-manager does it (apache.md 5.3): enabling one begins the election anew, and so does a
-/// new load factor, with credits of one round.
-///
-/// An election under way may write a credit of before over one of these; the next rounds even it
-/// out.
-pub fn settle<'a>(changes: &[MemberChange], members: impl Iterator<Item = &'a MemberCell>) {
-    let anew = changes.iter().any(|c| matches!(c, MemberChange::Enable));
-    let weighted = changes
-        .iter()
-        .any(|c| matches!(c, MemberChange::LoadFactor { .. }));
-    if !anew && !weighted {
-        return;
-    }
-    for cell in members {
-        let credit = if weighted {
-            i64::from(cell.weight.load(Acquire))
-        } else {
-            0
-        };
-        cell.lbstatus.store(credit, Release);
-    }
-}
-
 /// Finds a member by balancer (`balancer://` optional) and URL, route or `host:port`.
 pub fn find(spec: &Spec, balancer: &str, member: &str) -> Result<(usize, usize), ChangeError> {
     let bare = balancer.strip_prefix("balancer://").unwrap_or(balancer);
@@ -218,6 +194,29 @@ pub fn apply(change: &MemberChange, cell: &MemberCell) -> String {
             let before = cell.lbset();
             cell.set_lbset(*lbset);
             format!("lbset {lbset} (was {before})")
+        }
+    }
+}
+
+/// Starts the election of a balancer anew where httpd's manager does (apache.md 5.3): every lbstatus
+/// is 0 after a member has become usable again, and its lbfactor after a load factor was changed.
+///
+/// A shard that elects at this very moment may overwrite one of them with what it had read: that
+/// member's share is then off by what it had on its account, once.
+pub fn restart_election(
+    changes: &[MemberChange],
+    was_usable: bool,
+    changed: &MemberCell,
+    all: &[&MemberCell],
+) {
+    let reweighted = (changes.iter()).any(|c| matches!(c, MemberChange::LoadFactor { .. }));
+    let returned = !was_usable && changed.state().is_usable();
+    for cell in all {
+        if reweighted {
+            let weight = i64::from(cell.weight.load(Acquire));
+            cell.lbstatus.store(weight, Release);
+        } else if returned {
+            cell.lbstatus.store(0, Release);
         }
     }
 }

@@ -238,5 +238,5 @@ pub(super) fn is_alive(store: &Store) -> bool {
     let meta = store.meta();
     let stopped = meta.phase.load(Relaxed) == meta::phase::STOPPED;
     let age = monotonic_ns().saturating_sub(meta.heartbeat.load(Relaxed));
-    !stopped && age < 5_000_000_000
+    !stopped && age < 5_000_000_000 && super::is_running(meta.control_pid.load(Relaxed))
 }

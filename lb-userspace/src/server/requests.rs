@@ -98,18 +98,18 @@ impl Control {
             change::check(change).map_err(|error| error.to_string())?;
         }
         let table = self.dataplane.table();
-        let id = self.published.ids.get(b).and_then(|ids| ids.get(m));
-        let cell = id
+        let ids = self.published.ids.get(b).map_or(&[][..], Vec::as_slice);
+        let cells: Vec<_> = ids.iter().filter_map(|id| table.cell(*id)).collect();
+        let cell = ids
+            .get(m)
             .and_then(|id| table.cell(*id))
             .ok_or("this member has no slot in the table")?;
+        let was_usable = cell.state().is_usable();
         let done: Vec<String> = changes
             .iter()
             .map(|change| change::apply(change, cell))
             .collect();
-        let siblings = self.published.ids[b]
-            .iter()
-            .filter_map(|id| table.cell(*id));
-        change::settle(changes, siblings);
+        change::restart_election(changes, was_usable, cell, &cells);
         self.dataplane.state_changed();
         let balancer = &self.desired.spec.balancers[b];
         Ok(format!(

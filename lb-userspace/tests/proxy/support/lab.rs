@@ -247,6 +247,7 @@ pub(crate) fn named_host(name: &str) -> Host {
 pub(crate) fn reverse(path: &str, target: ReverseTarget) -> Reverse {
     Reverse {
         path: path.to_owned(),
+        location: None,
         target,
     }
 }

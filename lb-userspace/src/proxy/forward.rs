@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
+    request::Parts,
 };
 use hyper::body::Incoming;
 use tracing::{error, warn};
@@ -154,8 +155,17 @@ pub(crate) async fn answer(
         return Ok(own(exchange, Response::new(Bytes::new()), wishes));
     }
     let asked = asked.ok().flatten();
+    // Redirect rules are the exception; a clone of the target is all they cost.
+    let target = (!exchange.host().reverses.is_empty()).then(|| parts.uri.clone());
     match forward(&mut exchange, parts, body, asked.as_ref()).await {
-        Ok((response, upstream)) => Ok(relay(exchange, response, upstream, asked.as_ref(), wishes)),
+        Ok((response, upstream)) => Ok(relay(
+            exchange,
+            response,
+            upstream,
+            asked.as_ref(),
+            target.as_ref(),
+            wishes,
+        )),
         Err(Attempt::Unreached(failure) | Attempt::Failed(failure)) => {
             Ok(error_page(exchange, &failure, wishes))
         }
@@ -317,6 +327,7 @@ fn relay(
     response: Response<Incoming>,
     upstream: Upstream,
     asked: Option<&Asked>,
+    target: Option<&Uri>,
     wishes: Wishes,
 ) -> Response<ReplyBody> {
     let (mut parts, body) = response.into_parts();
@@ -332,11 +343,13 @@ fn relay(
         parts.headers.insert(header::SERVER, page::SERVER);
     }
     let host = exchange.host();
-    if !host.reverses.is_empty() {
+    if let Some(target) = target {
         let asked = asked
             .and_then(|asked| asked.value.to_str().ok())
             .unwrap_or(&host.name);
-        reverse::rewrite_fields(&host.reverses, &mut parts.headers, asked);
+        // It was decoded before it was routed.
+        let path = path::decode(target.path().as_bytes()).unwrap_or_default();
+        reverse::rewrite_fields(&host.reverses, &path, &mut parts.headers, asked);
     }
     keep_or_close(&mut exchange, &mut parts.headers, wishes);
     exchange.answer(parts.status, &parts.headers);

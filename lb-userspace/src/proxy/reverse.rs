@@ -2,11 +2,14 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+use super::path::match_prefix;
 use crate::config::spec::{Balancer, Reverse, ReverseTarget};
 
 /// One rule, ready to compare.
 #[derive(Clone, Debug)]
 pub struct Rule {
+    /// Only for requests of this path and below.
+    location: Option<String>,
     /// What the prefix is replaced by.
     path: String,
     /// Prefixes, tried in order.
@@ -30,11 +33,13 @@ impl Rule {
             .iter()
             .map(|reverse| match &reverse.target {
                 ReverseTarget::Url(url) => Self {
+                    location: reverse.location.clone(),
                     path: reverse.path.clone(),
                     targets: vec![url.clone()],
                     joins: false,
                 },
                 ReverseTarget::Balancer { balancer, path } => Self {
+                    location: reverse.location.clone(),
                     path: reverse.path.clone(),
                     // What follows the name is put behind each member's URL; the name's own slash
                     // is no part of it.
@@ -50,6 +55,13 @@ impl Rule {
                 },
             })
             .collect()
+    }
+
+    /// Whether the rule is for requests of this decoded path.
+    fn is_for(&self, asked: &[u8]) -> bool {
+        self.location
+            .as_ref()
+            .is_none_or(|location| match_prefix(asked, location.as_bytes()).is_some())
     }
 
     /// What follows the prefix in `value`, if this rule is for it.
@@ -80,21 +92,25 @@ fn path_of(value: &str) -> Option<&str> {
     Some(&rest[rest.find('/')?..])
 }
 
-/// The value that takes `value`'s place: `None` when no rule is for it. `origin` is the client's
-/// `scheme://host[:port]`.
-pub fn rewrite(rules: &[Rule], value: &str, origin: &str) -> Option<String> {
-    rules.iter().find_map(|rule| {
-        let path = rule.apply(rule.tail(value)?);
-        if path.starts_with('/') {
-            Some(format!("{origin}{path}"))
-        } else {
-            Some(path)
-        }
-    })
+/// The value that takes `value`'s place: `None` when no rule is for it. `asked` is the request's
+/// decoded path, `origin` the client's `scheme://host[:port]`.
+pub fn rewrite(rules: &[Rule], asked: &[u8], value: &str, origin: &str) -> Option<String> {
+    rules
+        .iter()
+        .filter(|rule| rule.is_for(asked))
+        .find_map(|rule| {
+            let path = rule.apply(rule.tail(value)?);
+            if path.starts_with('/') {
+                Some(format!("{origin}{path}"))
+            } else {
+                Some(path)
+            }
+        })
 }
 
-/// Rewrites the places in a response's fields. `host` is the client's Host value.
-pub fn rewrite_fields(rules: &[Rule], fields: &mut HeaderMap, host: &str) {
+/// Rewrites the places in a response's fields. `asked` is the request's decoded path, `host` the
+/// client's Host value.
+pub fn rewrite_fields(rules: &[Rule], asked: &[u8], fields: &mut HeaderMap, host: &str) {
     if rules.is_empty() {
         return;
     }
@@ -104,7 +120,7 @@ pub fn rewrite_fields(rules: &[Rule], fields: &mut HeaderMap, host: &str) {
             continue;
         };
         let Ok(text) = value.to_str() else { continue };
-        if let Some(new) = rewrite(rules, text, &format!("http://{host}"))
+        if let Some(new) = rewrite(rules, asked, text, &format!("http://{host}"))
             && let Ok(new) = HeaderValue::try_from(new)
         {
             *value = new;
@@ -118,6 +134,7 @@ mod tests {
 
     fn url(path: &str, url: &str) -> Rule {
         Rule {
+            location: None,
             path: path.to_owned(),
             targets: vec![url.to_owned()],
             joins: false,
@@ -126,6 +143,7 @@ mod tests {
 
     fn balancer(path: &str, members: &[&str]) -> Rule {
         Rule {
+            location: None,
             path: path.to_owned(),
             targets: members.iter().map(|&member| member.to_owned()).collect(),
             joins: path == "/",
@@ -166,7 +184,7 @@ mod tests {
             (balancer("/", &["http://a"]), "balancer://x/y", None),
         ];
         for (rule, value, expected) in cases {
-            let got = rewrite(std::slice::from_ref(rule), value, "http://c:1");
+            let got = rewrite(std::slice::from_ref(rule), b"/", value, "http://c:1");
             assert_eq!(got.as_deref(), *expected, "{value}");
         }
     }
@@ -175,9 +193,25 @@ mod tests {
     fn first_rule_wins() {
         let rules = [url("/one/", "http://h/"), url("/two/", "http://h/a/")];
         assert_eq!(
-            rewrite(&rules, "http://h/a/b", "http://c").as_deref(),
+            rewrite(&rules, b"/", "http://h/a/b", "http://c").as_deref(),
             Some("http://c/one/a/b")
         );
+    }
+
+    #[test]
+    fn rule_of_a_location_is_for_its_paths_alone() {
+        let rules = [Rule {
+            location: Some("/app".to_owned()),
+            ..url("/app/", "http://h/")
+        }];
+        let rewritten = |asked: &[u8]| rewrite(&rules, asked, "http://h/x", "http://c");
+        for asked in ["/app", "/app/y"] {
+            assert_eq!(
+                rewritten(asked.as_bytes()).as_deref(),
+                Some("http://c/app/x")
+            );
+        }
+        assert_eq!(rewritten(b"/apple"), None);
     }
 
     #[test]
@@ -189,7 +223,7 @@ mod tests {
                 HeaderValue::from_static("http://h/x"),
             );
         }
-        rewrite_fields(&[url("/", "http://h/")], &mut fields, "c");
+        rewrite_fields(&[url("/", "http://h/")], b"/", &mut fields, "c");
         for name in ["location", "content-location", "uri", "destination"] {
             assert_eq!(fields[name], "http://c/x");
         }

@@ -16,7 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hyper::{server::conn::http1, service::service_fn};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},

@@ -51,7 +51,7 @@ fn idle_connections_that_the_member_closed_are_not_used() {
 }
 
 #[test]
-fn get_on_a_reused_connection_that_died_is_sent_once_more() {
+fn dead_reused_connection_has_its_get_sent_once_more() {
     let requests = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&requests);
     // The second request on a connection is read and then the connection is closed on it.

@@ -201,11 +201,7 @@ fn allowed_source_is_past_limits_and_denies() -> Result<()> {
 #[test]
 fn bad_prefix_on_the_command_line_is_named_and_nothing_changes() -> Result<()> {
     let scene = Scene::start(&site(&three(""), ""))?;
-    for (prefix, wrong) in [
-        ("192.0.2.0/33", "/33"),
-        ("nonsense", "nonsense"),
-        ("2001:db8::/129", "/129"),
-    ] {
+    for prefix in ["192.0.2.0/33", "nonsense", "2001:db8::/129"] {
         let said = scene.sluice.cli(&["deny", "add", prefix])?;
         ensure!(
             said.code != 0 && said.err.contains(prefix),

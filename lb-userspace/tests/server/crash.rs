@@ -37,7 +37,7 @@ fn a_killed_proxy_is_restarted_and_no_connection_is_refused() {
 }
 
 #[test]
-fn without_control_the_proxy_finishes_and_leaves() {
+fn a_proxy_left_alone_serves_until_the_next_control_does() {
     let a = Member::start("a");
     let mut sluice = Sluice::start(&[&a]);
     let proxy = sluice.proxy_pid();
@@ -45,6 +45,7 @@ fn without_control_the_proxy_finishes_and_leaves() {
     held.send("/hold").expect("send");
     wait_until("the request is at the member", || a.count() == 1);
     sluice.kill_control();
+    assert_eq!(fetch(sluice.port, "/").expect("served on").body, "a");
     // The next control does not wait for the last requests of the old proxy.
     sluice.run();
     assert_eq!(fetch(sluice.port, "/").expect("an answer").body, "a");

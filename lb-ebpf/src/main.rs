@@ -28,6 +28,10 @@ use lb_common::{journey, parse, verdict::Action};
 use crate::{packet::Packet, tables::Maps};
 
 /// Guards the services of this host: every packet of an interface comes through here.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the signature that #[xdp] calls"
+)]
 #[xdp(frags)]
 pub fn sluice_xdp(ctx: XdpContext) -> u32 {
     let packet = Packet::new(&ctx);

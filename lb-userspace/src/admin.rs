@@ -4,5 +4,6 @@
 
 pub mod change;
 pub mod limit;
+pub mod metrics;
 pub mod protect;
 pub mod protocol;

@@ -109,6 +109,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Run(args) => run::run(global, &args),
         Command::Configtest(args) => run::configtest(&args),
         Command::Status(json) => show::status(global, json),
+        Command::Metrics => show::metrics(global),
         Command::Member { command } => match command {
             args::MemberCommand::List { balancer, json } => {
                 show::members(global, balancer.as_deref(), json)

@@ -19,7 +19,7 @@ use std::{
 use lb_common::member::MemberId;
 use tokio::sync::mpsc;
 
-use crate::{config::spec::Spec, dataplane::table::MemberTable};
+use crate::{config::spec::Spec, dataplane::table::MemberTable, telemetry::counters::Counters};
 
 mod body;
 mod client;
@@ -31,6 +31,7 @@ pub mod page;
 pub mod path;
 mod plan;
 mod pool;
+pub mod reason;
 pub mod reverse;
 mod shard;
 pub mod vhost;
@@ -58,6 +59,8 @@ pub struct Setup {
     pub column: u32,
     /// Shards to run, at least 1.
     pub shards: usize,
+    /// What the shards count, made for as many.
+    pub counters: Arc<Counters>,
 }
 
 /// A bound, listening socket of one shard.
@@ -101,6 +104,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             table: setup.table,
             column: setup.column,
+            counters: setup.counters,
             connections: AtomicUsize::new(0),
         });
         let shards = (0..setup.shards)
@@ -126,7 +130,7 @@ impl Proxy {
         logs: LogFiles,
     ) -> io::Result<()> {
         let mut current = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
-        let plan = Plan::new(generation, logs, &self.shared.table, current.as_deref())
+        let plan = Plan::new(generation, logs, &self.shared, current.as_deref())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let plan = Arc::new(plan);
         let mut sockets: Vec<Vec<TcpListener>> = self.shards.iter().map(|_| Vec::new()).collect();
@@ -214,7 +218,7 @@ impl Handle {
                 match runtime {
                     Ok(runtime) => {
                         let _ = made.send(Ok(()));
-                        shard::run(&runtime, shared, orders);
+                        shard::run(&runtime, number, shared, orders);
                     }
                     Err(error) => {
                         let _ = made.send(Err(error));

@@ -13,6 +13,7 @@ use crate::{
 mod backoff;
 mod child;
 mod control;
+mod ledger;
 mod link;
 mod listeners;
 mod notify;
@@ -21,6 +22,7 @@ mod privileges;
 pub mod proxy_process;
 mod reload;
 mod requests;
+mod scrape;
 mod signals;
 mod socket;
 mod succession;

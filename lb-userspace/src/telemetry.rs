@@ -3,4 +3,5 @@
 //! Control opens the files; nothing here knows a path.
 
 pub mod access;
+pub mod counters;
 pub mod error_log;

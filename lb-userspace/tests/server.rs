@@ -7,11 +7,15 @@ mod bad_input;
 mod control_socket;
 #[path = "server/crash.rs"]
 mod crash;
+#[path = "server/exposition.rs"]
+mod exposition;
 #[path = "server/harness.rs"]
 mod harness;
 #[path = "server/lifecycle.rs"]
 mod lifecycle;
 #[path = "server/members.rs"]
 mod members;
+#[path = "server/metrics.rs"]
+mod metrics;
 #[path = "server/reload.rs"]
 mod reload;

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub enum Request {
     /// Everything that reading commands show.
     Snapshot,
+    /// Metrics, as Prometheus reads them.
+    Metrics,
     /// Change a member.
     Member {
         /// Balancer's name, without `balancer://`.
@@ -94,6 +96,11 @@ pub enum MemberChange {
 pub enum Response {
     /// To [`Request::Snapshot`].
     Snapshot(Box<Snapshot>),
+    /// To [`Request::Metrics`].
+    Metrics {
+        /// The page.
+        text: String,
+    },
     /// Done; what changed, in one line.
     Done {
         /// For a person.

@@ -124,6 +124,8 @@ pub(crate) enum Command {
     Configtest(ConfigArgs),
     /// Show everything: processes, interfaces, members, services.
     Status(Json),
+    /// Print metrics as Prometheus reads them; of a dead instance what its maps hold.
+    Metrics,
     /// Show and change members of balancers.
     Member {
         #[command(subcommand)]
@@ -397,6 +399,7 @@ mod tests {
             "sluice -t -f a.conf",
             "sluice run -f a.conf -D X -D Y --no-xdp --instance two --run-dir /tmp/r",
             "sluice --instance two status --json",
+            "sluice metrics",
             "sluice status --instance two --json",
             "sluice member list --json",
             "sluice member list app",

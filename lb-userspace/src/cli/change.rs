@@ -139,7 +139,7 @@ pub(crate) fn detach(global: &Global, yes: bool) -> Outcome {
     match ask(global, &Request::Detach) {
         Ok(Response::Done { message }) => output::line(&message),
         Ok(Response::Refused { message }) => Err(Failure::text(FAILED, message)),
-        Ok(Response::Snapshot(_)) => Err(Failure::text(FAILED, "the daemon answered strangely")),
+        Ok(_) => Err(Failure::text(FAILED, "the daemon answered strangely")),
         Err(NoAnswer::Failed(failure)) => Err(failure),
         Err(NoAnswer::Dead) => {
             let gone = dataplane::detach_dead(&global.place())

@@ -8,15 +8,18 @@ use serde_json::json;
 use super::{
     FAILED, Failure, Outcome,
     args::{Global, Json, Which},
-    client::snapshot,
+    client::{self, NoAnswer, snapshot},
     output,
     table::{
         Align::{Left, Right},
         Cell, Table, Tone,
     },
 };
-use crate::admin::protocol::{
-    InterfaceView, MemberView, PrefixView, ReasonView, ServiceView, Snapshot,
+use crate::admin::{
+    metrics,
+    protocol::{
+        InterfaceView, MemberView, PrefixView, ReasonView, Request, Response, ServiceView, Snapshot,
+    },
 };
 
 pub(crate) fn status(global: &Global, json: Json) -> Outcome {
@@ -46,6 +49,17 @@ pub(crate) fn status(global: &Global, json: Json) -> Outcome {
         }
     }
     output::text(&out)
+}
+
+pub(crate) fn metrics(global: &Global) -> Outcome {
+    match client::ask(global, &Request::Metrics) {
+        Ok(Response::Metrics { text }) => output::text(&text),
+        Ok(Response::Refused { message }) => Err(Failure::text(FAILED, message)),
+        Ok(_) => Err(Failure::text(FAILED, "the daemon answered strangely")),
+        Err(NoAnswer::Failed(failure)) => Err(failure),
+        // Says so, and reads the pins.
+        Err(NoAnswer::Dead) => output::text(&metrics::render(&snapshot(global)?, None)),
+    }
 }
 
 fn line(out: &mut String, text: std::fmt::Arguments<'_>) {

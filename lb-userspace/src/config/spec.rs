@@ -28,6 +28,8 @@ pub struct Spec {
     pub sluice: Sluice,
     /// `ErrorLog` of the main server.
     pub error_log: LogTarget,
+    /// `ErrorLogFormat json`: error logs are JSON, an object a line.
+    pub error_log_json: bool,
     /// `LogLevel` of the main server.
     pub log_level: LogLevel,
     /// `LimitRequestFields`, 0: hyper's own bound. Default 100.
@@ -325,6 +327,8 @@ pub struct Sluice {
     pub control: Option<PathBuf>,
     /// `SluiceControl ... group=NAME`.
     pub control_group: Option<String>,
+    /// `SluiceMetrics`; `None`: metrics are not served.
+    pub metrics: Option<Metrics>,
     /// Some directive needs the dataplane (XDP, Steer or Guard): without one, starting fails.
     pub needs_dataplane: Option<Place>,
 }
@@ -340,9 +344,19 @@ impl Default for Sluice {
             instance: "default".to_owned(),
             control: None,
             control_group: None,
+            metrics: None,
             needs_dataplane: None,
         }
     }
+}
+
+/// `SluiceMetrics`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// Where `GET /metrics` is answered; loopback unless `public` was written.
+    pub address: SocketAddr,
+    /// Where it stands.
+    pub at: Place,
 }
 
 /// One `XDPInterface`.

@@ -372,7 +372,11 @@ impl Body for ReplyBody {
         };
         match &frame {
             Some(Ok(data)) => this.exchange.sent_body(data.len()),
-            Some(Err(error)) => this.exchange.cut_short(error),
+            Some(Err(error)) => {
+                let before = this.exchange.enter_log();
+                this.exchange.cut_short(error);
+                this.exchange.leave_log(before);
+            }
             None => {}
         }
         Poll::Ready(frame.map(|data| data.map(Frame::data)))

@@ -19,13 +19,18 @@ use super::{
     path,
     plan::{Balancing, Host},
     pool::{Link, Upstream},
+    reason::Reason,
     shard::{Current, Shard},
 };
 use crate::{
     balancer::{failover::Cause, sticky::Session},
     config::spec,
     dataplane::table::monotonic_ns,
-    telemetry::access::{self, Connection, Entry},
+    telemetry::{
+        access::{self, Connection, Entry},
+        counters::Latency,
+        error_log,
+    },
 };
 
 /// A request being answered.
@@ -41,6 +46,10 @@ pub(crate) struct Exchange {
     pub(crate) unframed: bool,
     /// The connection is closed after the response.
     pub(crate) closes: bool,
+    /// Why the request failed.
+    reason: Option<Reason>,
+    /// The request as the error log knows it.
+    log: error_log::Request,
     begun: Instant,
     status: u16,
     body_bytes: u64,
@@ -146,7 +155,15 @@ impl Exchange {
                 response: Vec::new(),
             })
         });
+        let log = error_log::Request {
+            host,
+            id: shard.request_id(),
+            logged: false,
+        };
+        error_log::enter(log);
         Self {
+            reason: None,
+            log,
             unframed: head.version == Version::HTTP_10,
             client,
             shard,
@@ -205,8 +222,43 @@ impl Exchange {
         }
     }
 
+    /// The request failed. The first reason stays.
+    pub(crate) fn fail(&mut self, reason: Reason) {
+        self.reason.get_or_insert(reason);
+    }
+
+    /// Makes what is logged from here on this request's, until [`Exchange::leave_log`] is given
+    /// what this returned.
+    pub(crate) fn enter_log(&self) -> error_log::Request {
+        error_log::enter(self.log)
+    }
+
+    /// See [`Exchange::enter_log`].
+    pub(crate) fn leave_log(&mut self, before: error_log::Request) {
+        self.log = error_log::enter(before);
+    }
+
+    /// A member's response begins: its head is here.
+    pub(crate) fn first_byte(&self) {
+        self.took(Latency::FirstByte);
+    }
+
+    fn took(&self, latency: Latency) {
+        if let Some((balancing, _)) = self.engagement()
+            && let Some(row) = balancing.row
+        {
+            self.shard.tally.took(row, latency, self.begun.elapsed());
+        }
+    }
+
     /// The response's head is made.
     pub(crate) fn answer(&mut self, status: StatusCode, fields: &HeaderMap) {
+        // Lines of this request were written by this thread, in this turn.
+        self.log.logged |= error_log::current()
+            == error_log::Request {
+                logged: true,
+                ..self.log
+            };
         self.status = status.as_u16();
         let logs = &self.current.plan.hosts[self.host].logs;
         if let Some(facts) = &mut self.facts {
@@ -227,12 +279,18 @@ impl Exchange {
         if self.unframed {
             self.client.reset.set(true);
         }
+        let reason = match error {
+            BodyError::TimedOut => Reason::ResponseBodyTimeout,
+            BodyError::Source(_) | BodyError::Abandoned => Reason::Truncated,
+        };
+        self.fail(reason);
         let Some((balancing, engaged)) = self.engagement() else {
             return;
         };
         let member = &balancing.members[engaged.member];
         tracing::error!(
             target: "sluice::proxy",
+            reason = reason.name(),
             "[client {}] AH01110: error reading response body from {}: {error}",
             self.client.peer, member.spec.url
         );
@@ -253,7 +311,18 @@ impl Exchange {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
+        let before = self.enter_log();
+        if !complete && self.reason.is_none() {
+            let reason = Reason::ClientGone;
+            self.fail(reason);
+            tracing::info!(
+                target: "sluice::proxy",
+                reason = reason.name(),
+                "[client {}] the client left before the end of the response", self.client.peer
+            );
+        }
         self.count(complete);
+        self.leave_log(before);
         let connection = if !complete {
             Connection::Aborted
         } else if self.closes {
@@ -271,6 +340,7 @@ impl Exchange {
             received: self.client.received(),
             keepalives: self.client.keepalives(),
             connection,
+            log_id: if self.log.logged { self.log.id } else { 0 },
             environment: self.environment(),
             filename: self.filename(),
         });
@@ -284,6 +354,11 @@ impl Exchange {
 
     /// What the request cost and gave, into the member's slot.
     fn count(&self, complete: bool) {
+        let tally = &self.shard.tally;
+        tally.request(self.status);
+        if let Some(reason) = self.reason {
+            tally.failure(reason as usize);
+        }
         let Some((balancing, engaged)) = self.engagement() else {
             return;
         };
@@ -292,6 +367,8 @@ impl Exchange {
         {
             progress.abandon();
         }
+        self.took(Latency::Total);
+        tally.member_request(balancing.members[engaged.member].key.id, self.status);
         let balancer = &balancing.balancer;
         let cell = balancer.cell(engaged.member);
         if let Some((link, sent_before)) = &engaged.link {
@@ -325,21 +402,26 @@ impl Exchange {
         }
     }
 
-    /// mod_proxy_balancer's variables, for logs.
+    /// mod_proxy_balancer's variables and the reason, for logs.
     fn environment(&self) -> Vec<(&'static str, String)> {
+        let mut list: Vec<_> = self
+            .reason
+            .map(|reason| ("SLUICE_REASON", reason.name().to_owned()))
+            .into_iter()
+            .collect();
         let Some((balancing, engaged)) = self.engagement() else {
-            return Vec::new();
+            return list;
         };
         let balancer = &balancing.balancer;
         if balancer.direct {
-            return Vec::new();
+            return list;
         }
         let member = &balancer.members()[engaged.member];
-        let mut list = vec![
+        list.extend([
             ("BALANCER_NAME", format!("balancer://{}", balancer.name)),
             ("BALANCER_WORKER_NAME", member.url.clone()),
             ("BALANCER_WORKER_ROUTE", member.route.clone()),
-        ];
+        ]);
         if let (Some(session), Some(sticky)) = (&engaged.session, &balancer.sticky) {
             let name = if session.in_url {
                 &sticky.path
@@ -388,6 +470,7 @@ pub(crate) struct Finished {
     received: u64,
     keepalives: u32,
     connection: Connection,
+    log_id: u64,
     environment: Vec<(&'static str, String)>,
     filename: String,
 }
@@ -441,6 +524,7 @@ impl Finished {
                 connection: self.connection,
                 request_fields: &facts.request[at],
                 response_fields: facts.response.get(at).map_or(&[], Vec::as_slice),
+                log_id: self.log_id,
                 environment: &self.environment,
             };
             self.current.log(*buffer, format, &entry);

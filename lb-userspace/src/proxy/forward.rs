@@ -8,16 +8,18 @@ use http::{
     request::Parts,
 };
 use hyper::body::Incoming;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::{
     body::ReplyBody,
     client::Client,
     exchange::{Exchange, Head},
     fields::{self, Direction, MaxForwards},
+    gate::Refusal,
     page::{self, Detail},
     path::{self, Routed},
     pool::Upstream,
+    reason::Reason,
     reverse,
     shard::Shard,
     vhost,
@@ -30,6 +32,7 @@ use crate::{
         sticky::{self, Session},
     },
     dataplane::table::monotonic_ns,
+    telemetry::error_log,
 };
 
 mod attempt;
@@ -56,6 +59,8 @@ struct Failure {
     status: StatusCode,
     /// For the page of a "Proxy Error"; `None`: a plain page.
     cause: Option<&'static str>,
+    /// For logs and metrics; `None`: what the status says.
+    reason: Option<Reason>,
 }
 
 impl Failure {
@@ -63,6 +68,7 @@ impl Failure {
         Self {
             status,
             cause: None,
+            reason: None,
         }
     }
 
@@ -70,6 +76,15 @@ impl Failure {
         Self {
             status,
             cause: Some(cause),
+            reason: None,
+        }
+    }
+
+    /// With its reason.
+    const fn because(self, reason: Reason) -> Self {
+        Self {
+            reason: Some(reason),
+            ..self
         }
     }
 }
@@ -86,7 +101,25 @@ enum Attempt {
 
 /// Answers one request. Every error becomes a page; only a connection that has to be closed without
 /// an answer is an `Err`.
+///
+/// What is logged during its turns is logged as the request's.
 pub(crate) async fn answer(
+    shard: Rc<Shard>,
+    client: Rc<Client>,
+    request: Request<Incoming>,
+) -> Result<Response<ReplyBody>, Abort> {
+    let mut inner = std::pin::pin!(respond(shard, client, request));
+    let mut log = error_log::Request::default();
+    std::future::poll_fn(move |cx| {
+        let before = error_log::enter(log);
+        let polled = inner.as_mut().poll(cx);
+        log = error_log::enter(before);
+        polled
+    })
+    .await
+}
+
+async fn respond(
     shard: Rc<Shard>,
     client: Rc<Client>,
     request: Request<Incoming>,
@@ -129,11 +162,23 @@ pub(crate) async fn answer(
     client.io_timeout.set(host.timeout);
 
     let early = if let Some(refusal) = refusal {
-        warn!(target: LOG, "[client {}] request refused: {refusal}", client.peer);
         let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
-        Some(Failure::plain(status))
+        let reason = match refusal {
+            Refusal::Timeout => Reason::HeaderTimeout,
+            _ => Reason::of_status(refusal.status()),
+        };
+        warn!(
+            target: LOG,
+            reason = reason.name(),
+            "[client {}] request refused: {refusal}", client.peer
+        );
+        Some(Failure::plain(status).because(reason))
     } else if let Err(bad) = &asked {
-        warn!(target: LOG, "[client {}] {bad}", client.peer);
+        warn!(
+            target: LOG,
+            reason = Reason::BadRequest.name(),
+            "[client {}] {bad}", client.peer
+        );
         Some(Failure::plain(StatusCode::BAD_REQUEST))
     } else {
         None
@@ -170,6 +215,7 @@ pub(crate) async fn answer(
             Ok(error_page(exchange, &failure, wishes))
         }
         Err(Attempt::Abort) => {
+            exchange.fail(Reason::NoResponse);
             exchange.answer(StatusCode::BAD_GATEWAY, &HeaderMap::new());
             Err(Abort::Silent)
         }
@@ -226,14 +272,25 @@ async fn forward(
     let peer = exchange.client.peer;
     let raw = parts.uri.path().as_bytes();
     let decoded = path::decode(raw).map_err(|error| {
-        warn!(target: LOG, "[client {peer}] {error} ({})", parts.uri.path());
+        warn!(
+            target: LOG,
+            reason = Reason::BadRequest.name(),
+            "[client {peer}] {error} ({})", parts.uri.path()
+        );
         let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
-        Attempt::Failed(Failure::plain(status))
+        Attempt::Failed(Failure::plain(status).because(Reason::BadRequest))
     })?;
     let Routed::Balancer { balancer, path } =
         path::route(&exchange.host_spec().routes, raw, &decoded)
     else {
-        return Err(Attempt::Failed(Failure::plain(StatusCode::NOT_FOUND)));
+        info!(
+            target: LOG,
+            reason = Reason::NoRoute.name(),
+            "[client {peer}] no ProxyPass takes {}", parts.uri.path()
+        );
+        return Err(Attempt::Failed(
+            Failure::plain(StatusCode::NOT_FOUND).because(Reason::NoRoute),
+        ));
     };
     let same_path = *path == *raw && parts.uri.authority().is_none();
     let path = (!same_path).then(|| path.into_owned());
@@ -245,10 +302,11 @@ async fn forward(
                 .insert(header::MAX_FORWARDS, HeaderValue::from(hops));
         }
         MaxForwards::Reached => {
-            return Err(Attempt::Failed(Failure::proxy(
+            let failure = Failure::proxy(
                 StatusCode::BAD_REQUEST,
                 "Max-Forwards has reached zero - proxy loop?",
-            )));
+            );
+            return Err(Attempt::Failed(failure.because(Reason::Loop)));
         }
     }
     let balancing = &plan.balancers[balancer];
@@ -270,8 +328,12 @@ async fn forward(
         let elected = elect(exchange, balancer, session.as_ref())
             .await
             .map_err(|error| {
-                error!(target: LOG, "[client {peer}] {error}");
-                Attempt::Failed(Failure::plain(StatusCode::SERVICE_UNAVAILABLE))
+                let reason = match error {
+                    Unelectable::RouteDown(..) => Reason::RouteDown,
+                    _ => Reason::NoMember,
+                };
+                error!(target: LOG, reason = reason.name(), "[client {peer}] {error}");
+                Attempt::Failed(Failure::plain(StatusCode::SERVICE_UNAVAILABLE).because(reason))
             })?;
         let member = &balancing.members[elected.member];
         let target = target(member, path.as_deref(), &outgoing.parts.uri)?;
@@ -330,6 +392,7 @@ fn relay(
     target: Option<&Uri>,
     wishes: Wishes,
 ) -> Response<ReplyBody> {
+    exchange.first_byte();
     let (mut parts, body) = response.into_parts();
     parts.version = Version::HTTP_11;
     fields::strip(&mut parts.headers, Direction::Response);
@@ -365,7 +428,9 @@ fn relay(
     Response::from_parts(parts, body)
 }
 
-fn error_page(exchange: Exchange, failure: &Failure, wishes: Wishes) -> Response<ReplyBody> {
+fn error_page(mut exchange: Exchange, failure: &Failure, wishes: Wishes) -> Response<ReplyBody> {
+    let by_status = Reason::of_status(failure.status.as_u16());
+    exchange.fail(failure.reason.unwrap_or(by_status));
     let detail = failure.cause.map_or(Detail::Plain, Detail::Proxy);
     let page = page::error(failure.status, detail);
     let wishes = Wishes {

@@ -13,11 +13,10 @@ use std::{
 use http::HeaderValue;
 use lb_common::member::MemberId;
 
-use super::{Generation, LogFiles, gate, reverse};
+use super::{Generation, LogFiles, gate, reverse, shard::Shared};
 use crate::{
     balancer::{Balancer, BuildError},
     config::spec::{self, LogTarget, Spec},
-    dataplane::table::MemberTable,
     telemetry::access::{Format, Sink},
 };
 
@@ -53,6 +52,8 @@ pub(crate) struct Host {
 
 /// A balancer with what the proxy needs of its members.
 pub(crate) struct Balancing {
+    /// Where its latencies are counted; `None`: nowhere.
+    pub(crate) row: Option<usize>,
     /// Who is next.
     pub(crate) balancer: Balancer,
     /// Parallel to the balancer's members.
@@ -165,7 +166,7 @@ impl Plan {
     pub(crate) fn new(
         generation: Generation,
         files: LogFiles,
-        table: &Arc<MemberTable>,
+        shared: &Shared,
         previous: Option<&Self>,
     ) -> Result<Self, PlanError> {
         let spec = generation.spec;
@@ -187,7 +188,7 @@ impl Plan {
             .zip(&generation.ids)
             .map(|(balancer, ids)| {
                 let known = previous.and_then(|plan| plan.balancer(&balancer.name));
-                let made = Balancer::new(balancer, ids, Arc::clone(table), known)?;
+                let made = Balancer::new(balancer, ids, Arc::clone(&shared.table), known)?;
                 let members = made
                     .members()
                     .iter()
@@ -201,6 +202,7 @@ impl Plan {
                     })
                     .collect::<Result<_, _>>()?;
                 Ok(Balancing {
+                    row: shared.counters.row(&balancer.name),
                     balancer: made,
                     members,
                 })

@@ -31,6 +31,7 @@ use super::{
     shard::Shard,
     wheel::{Alarm, TICK},
 };
+use crate::telemetry::counters::Number;
 
 /// What a connection's user and its transport share.
 pub(crate) struct Link {
@@ -49,6 +50,7 @@ pub(crate) struct Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
+        self.shard.tally.down(Number::Open);
         self.place = None;
         self.shard.pools.freed.notify_waiters();
     }
@@ -144,6 +146,12 @@ impl Pools {
                 dropped.push(idle.remove(0));
             }
         }
+    }
+
+    /// Connections that are idle.
+    pub(crate) fn idle(&self) -> usize {
+        let pools = self.idle.borrow();
+        pools.iter().map(|(_, idle)| idle.len()).sum()
     }
 
     /// Drops every idle connection.
@@ -258,6 +266,7 @@ async fn connect(
             .set_keepalive(true)
             .map_err(ConnectError::Refused)?;
     }
+    shard.tally.up(Number::Open);
     let link = Rc::new(Link {
         stream: RefCell::new(stream),
         received: Cell::new(0),

@@ -35,13 +35,17 @@ use super::{
 };
 use crate::{
     dataplane::table::MemberTable,
-    telemetry::access::{Buffer, Clock, Entry, Format},
+    telemetry::{
+        access::{Buffer, Clock, Entry, Format},
+        counters::{Counters, Number, Tally},
+    },
 };
 
 /// What the shards of a process share.
 pub(crate) struct Shared {
     pub(crate) table: Arc<MemberTable>,
     pub(crate) column: u32,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) connections: AtomicUsize,
 }
 
@@ -58,6 +62,10 @@ pub(crate) enum Command {
 /// One shard's state, for its tasks.
 pub(crate) struct Shard {
     pub(crate) shared: Arc<Shared>,
+    /// What is counted here.
+    pub(crate) tally: Tally,
+    /// Of the next request; ids of a process's shards are far apart.
+    next_request: Cell<u64>,
     pub(crate) wheel: Rc<Wheel>,
     pub(crate) pools: Pools,
     /// Every read goes through it, small writes are joined in it.
@@ -108,10 +116,16 @@ const SWEEP_TICKS: u64 = 10;
 /// A shard's thread: runs until told to stop.
 pub(crate) fn run(
     runtime: &tokio::runtime::LocalRuntime,
+    number: usize,
     shared: Arc<Shared>,
     commands: mpsc::UnboundedReceiver<Command>,
 ) {
+    let mut seed = [0; 8];
+    // Without randomness ids may come again after a restart: logs are no worse than without them.
+    let _ = getrandom::fill(&mut seed);
     let shard = Rc::new(Shard {
+        tally: Tally::new(Arc::clone(&shared.counters), shared.column, number),
+        next_request: Cell::new(u64::from_ne_bytes(seed)),
         shared,
         wheel: Wheel::new(),
         pools: Pools::default(),
@@ -153,6 +167,13 @@ impl Shard {
     /// The generation that new requests take; `None` before the first.
     pub(crate) fn current(&self) -> Option<Rc<Current>> {
         self.current.borrow().clone()
+    }
+
+    /// An id for one more request, never 0.
+    pub(crate) fn request_id(&self) -> u64 {
+        let id = self.next_request.get().max(1);
+        self.next_request.set(id.wrapping_add(1));
+        id
     }
 
     /// Whether connections are to be closed after their request.
@@ -213,6 +234,8 @@ impl Shard {
 
     fn sweep(&self, now: u64) {
         self.flush_logs();
+        let idle = u64::try_from(self.pools.idle()).unwrap_or(u64::MAX);
+        self.tally.set(Number::Idle, idle);
         let Some(current) = self.current() else {
             return;
         };
@@ -382,6 +405,8 @@ impl Registered {
             .borrow_mut()
             .insert(number, Rc::downgrade(client));
         shard.shared.connections.fetch_add(1, Relaxed);
+        shard.tally.up(Number::Accepted);
+        shard.tally.up(Number::Clients);
         Self {
             shard: Rc::clone(shard),
             number,
@@ -393,6 +418,7 @@ impl Drop for Registered {
     fn drop(&mut self) {
         self.shard.clients.borrow_mut().remove(&self.number);
         self.shard.shared.connections.fetch_sub(1, Relaxed);
+        self.shard.tally.down(Number::Clients);
     }
 }
 

@@ -108,6 +108,7 @@ impl ProxyChild {
         identity: Option<Identity>,
         table: (BorrowedFd<'_>, BorrowedFd<'_>),
         lock: BorrowedFd<'_>,
+        counters: BorrowedFd<'_>,
     ) -> Result<(), ChildError> {
         self.column = column;
         let setup = ToProxy::Setup {
@@ -115,7 +116,9 @@ impl ProxyChild {
             shards,
             identity,
         };
-        self.link.send(&setup, &[table.0, table.1, lock]).await?;
+        self.link
+            .send(&setup, &[table.0, table.1, lock, counters])
+            .await?;
         self.answer(|message| matches!(message, FromProxy::Ready))
             .await
     }

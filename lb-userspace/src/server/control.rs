@@ -18,11 +18,13 @@ use super::{
     RunOptions, StartError,
     backoff::Backoff,
     child::{ChildError, Delivery, ProxyChild},
+    ledger::Ledger,
     link::FromProxy,
     listeners::Listeners,
     notify::{Notice, notify},
     preflight::{self, Logs},
     privileges::Identity,
+    scrape::Scrape,
     signals::{Asked, Signals},
     socket::{Ask, ControlSocket},
 };
@@ -53,6 +55,11 @@ pub(crate) struct Control {
     pub(super) started: Instant,
     pub(super) restarts: u32,
     pub(super) notices: Vec<String>,
+    pub(super) ledger: Ledger,
+    /// `SluiceMetrics`.
+    pub(super) scrape: Option<Scrape>,
+    /// For what is asked beside the control socket.
+    pub(super) ask: mpsc::Sender<Ask>,
     backoff: Backoff,
     /// When a dead proxy is started again.
     restart_at: Option<Instant>,
@@ -105,7 +112,10 @@ impl Control {
         let opened = undo.dataplane();
         // Before anything can be seen of this start: who asks now is answered when it serves.
         let (ask, asks) = mpsc::channel(64);
-        let socket = ControlSocket::bind(&options.place, &spec.sluice, ask)?;
+        let socket = ControlSocket::bind(&options.place, &spec.sluice, ask.clone())?;
+        let scrape = Scrape::of(&spec.sluice, None, &ask)
+            .map_err(|error| StartError::Host(error.to_string()))?;
+        let mut ledger = Ledger::new(shards)?;
         let orphan = opened.orphan();
         if let Some(pid) = orphan {
             notices.push(format!(
@@ -123,12 +133,14 @@ impl Control {
         };
         let published = opened.publish(&desired)?;
         notices.extend(published.notices.iter().cloned());
+        notices.extend(ledger.published(&spec, &published, &opened.table()));
 
         let mut proxy =
             ProxyChild::spawn().map_err(|error| StartError::Proxy(error.to_string()))?;
         let begun = begin(
             &mut proxy,
             opened,
+            &mut ledger,
             shards,
             identity.clone(),
             Delivery {
@@ -162,6 +174,9 @@ impl Control {
             started: Instant::now(),
             restarts: 0,
             notices,
+            ledger,
+            scrape,
+            ask,
             backoff: Backoff::default(),
             restart_at: None,
             stop: None,
@@ -300,6 +315,7 @@ impl Control {
         };
         let status = proxy.bury();
         self.dataplane.table().clear_busy(proxy.column);
+        self.ledger.proxy_ended(proxy.column);
         if self.stop.is_some() {
             return;
         }
@@ -343,6 +359,7 @@ impl Control {
         let begun = begin(
             &mut proxy,
             &mut self.dataplane,
+            &mut self.ledger,
             self.shards,
             self.identity.clone(),
             delivery,
@@ -351,6 +368,7 @@ impl Control {
         if let Err(error) = begun {
             proxy.bury();
             self.dataplane.table().clear_busy(proxy.column);
+            self.ledger.proxy_ended(proxy.column);
             return Err(error);
         }
         tracing::info!(notice = true, "proxy process {} serves", proxy.pid());
@@ -377,11 +395,13 @@ impl Control {
 async fn begin(
     proxy: &mut ProxyChild,
     dataplane: &mut Dataplane,
+    ledger: &mut Ledger,
     shards: usize,
     identity: Option<Identity>,
     delivery: Delivery<'_>,
 ) -> Result<(), ChildError> {
     let column = dataplane.proxy_started(proxy.pid());
+    ledger.proxy_started(column);
     let lock = dataplane.lock_reader()?;
     proxy
         .set_up(
@@ -390,6 +410,7 @@ async fn begin(
             identity,
             dataplane.table_fds(),
             lock.as_fd(),
+            ledger.file(),
         )
         .await?;
     proxy.deliver(delivery).await?;

@@ -32,7 +32,8 @@ pub(crate) const MAX_FDS: usize = 200;
 /// From control to the proxy.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToProxy {
-    /// First message. Descriptors: `MEMBERS`, `BUSY`, the instance's lock file to read.
+    /// First message. Descriptors: `MEMBERS`, `BUSY`, the instance's lock file to read, the
+    /// shards' counters.
     Setup {
         /// Column of `BUSY`.
         column: u32,

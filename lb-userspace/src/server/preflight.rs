@@ -216,6 +216,7 @@ impl Logs {
             LogTarget::File(path) => self.files.get(path).cloned(),
         };
         Targets {
+            json: spec.error_log_json,
             main: file(&spec.error_log),
             hosts: spec
                 .hosts

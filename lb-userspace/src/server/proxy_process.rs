@@ -24,7 +24,7 @@ use super::{
 use crate::{
     dataplane::table::MemberTable,
     proxy::{Generation, LogFiles, Proxy, Setup, ShardListener},
-    telemetry::error_log,
+    telemetry::{counters::Counters, error_log},
 };
 
 /// Why the process ends early.
@@ -80,8 +80,10 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
     };
     // Still one thread: no blocking work was given to the runtime.
     privileges::give_up(identity.as_ref()).map_err(ProxyProcessError::Privileges)?;
-    let [members, busy, lock] = <[OwnedFd; 3]>::try_from(fds)
-        .map_err(|_| io::Error::other("setup without the member table and the lock"))?;
+    let [members, busy, lock, counters] = <[OwnedFd; 4]>::try_from(fds).map_err(|_| {
+        io::Error::other("setup without the member table, the lock and the counters")
+    })?;
+    let counters = Arc::new(Counters::map(counters.as_fd(), shards)?);
     let succession = Succession::new(lock)?;
     let table = Arc::new(MemberTable::map(members.as_fd(), busy.as_fd())?);
     let mut signals = Signals::new()?;
@@ -89,6 +91,7 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
         table,
         column,
         shards,
+        counters,
     })
     .map_err(ProxyProcessError::Start)?;
     link.send(&FromProxy::Ready, &[]).await?;

@@ -7,6 +7,7 @@ use super::{
     control::{Control, shards, without_dataplane},
     notify::{Notice, notify},
     preflight::{self, Logs},
+    scrape::Scrape,
 };
 use crate::{
     config::{self, Severity, spec::Spec},
@@ -22,6 +23,7 @@ impl Control {
         }
         notify(Notice::Reloading);
         let result = self.try_reload().await;
+        self.ledger.reloaded(result.is_ok());
         notify(Notice::Ready);
         match &result {
             Ok(done) => {
@@ -70,6 +72,9 @@ impl Control {
             .rebind(&spec.listeners, self.shards, spec.listen_backlog)
             .await
             .map_err(|error| error.to_string())?;
+        // A new socket is bound beside the one that serves, which goes when this has succeeded.
+        let scrape = Scrape::of(&spec.sluice, self.scrape.as_ref(), &self.ask)
+            .map_err(|error| error.to_string())?;
         let desired = Desired {
             addresses,
             spec: Arc::clone(&spec),
@@ -79,6 +84,8 @@ impl Control {
             .publish(&desired)
             .map_err(|error| error.to_string())?;
         notices.extend(published.notices.iter().cloned());
+        let table = self.dataplane.table();
+        notices.extend(self.ledger.published(&spec, &published, &table));
 
         let delivery = Delivery {
             number: published.generation,
@@ -101,6 +108,7 @@ impl Control {
         self.published = published;
         self.listeners = listeners;
         self.logs = logs;
+        self.scrape = scrape;
         self.notices = notices;
         error_log::configure(self.logs.error_targets(&spec), spec.log_level);
         Ok(message)

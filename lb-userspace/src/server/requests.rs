@@ -2,11 +2,14 @@
 
 use std::net::IpAddr;
 
+use lb_common::member::MemberId;
+
 use super::{control::Control, socket::Ask};
 use crate::{
     admin::{
         change,
         limit::LimitChange,
+        metrics,
         protect::{Protected, What},
         protocol::{MemberChange, Request, Response, Snapshot},
     },
@@ -18,6 +21,10 @@ impl Control {
         let result = match &ask.request {
             Request::Snapshot => match self.snapshot() {
                 Ok(snapshot) => return Response::Snapshot(Box::new(snapshot)),
+                Err(message) => Err(message),
+            },
+            Request::Metrics => match self.metrics_page() {
+                Ok(text) => return Response::Metrics { text },
                 Err(message) => Err(message),
             },
             Request::Member {
@@ -57,6 +64,13 @@ impl Control {
         }
     }
 
+    fn metrics_page(&self) -> Result<String, String> {
+        let shown = self.snapshot()?;
+        let ids = shown.members.iter().map(|view| MemberId(view.id));
+        let numbers = self.ledger.numbers(ids);
+        Ok(metrics::render(&shown, Some(&numbers)))
+    }
+
     fn snapshot(&self) -> Result<Snapshot, String> {
         let maps = self
             .dataplane
@@ -78,7 +92,7 @@ impl Control {
                 .iter()
                 .map(|listener| listener.address.to_string())
                 .collect(),
-            connections: self.proxy.as_ref().map_or(0, |proxy| proxy.connections),
+            connections: self.ledger.clients(),
             shards: u32::try_from(self.shards).unwrap_or(u32::MAX),
             proxy_restarts: self.restarts,
             notices: self.notices.clone(),

@@ -47,6 +47,7 @@ enum Tag {
     BodyBytes,
     BytesIn,
     BytesOut,
+    BytesBoth,
     Micros,
     Millis,
     Seconds,
@@ -59,6 +60,7 @@ enum Tag {
     ConnectionRequests,
     ConnectionStatus,
     ProcessId,
+    LogId,
     RequestField(usize),
     ResponseField(usize),
     Cookie(usize, String),
@@ -111,7 +113,9 @@ pub struct Entry<'a> {
     pub request_fields: &'a [Option<HeaderValue>],
     /// Fields of the response.
     pub response_fields: &'a [Option<HeaderValue>],
-    /// Value of an environment variable (`BALANCER_*`).
+    /// Id under which the error log has lines of this request; 0: it has none.
+    pub log_id: u64,
+    /// Value of an environment variable (`BALANCER_*`, `SLUICE_REASON`).
     pub environment: &'a [(&'static str, String)],
 }
 
@@ -253,6 +257,8 @@ impl Format {
             ('k', _) => Tag::ConnectionRequests,
             ('X', _) => Tag::ConnectionStatus,
             ('P', None | Some("pid")) => Tag::ProcessId,
+            ('L', None) => Tag::LogId,
+            ('S', _) => Tag::BytesBoth,
             ('i', Some(name)) => {
                 field(&mut self.request_fields, name).map_or(Tag::Unknown, Tag::RequestField)
             }
@@ -309,6 +315,7 @@ impl Tag {
             Self::BodyBytesOrDash | Self::BodyBytes => number(out, entry.body_bytes),
             Self::BytesIn => number(out, entry.bytes_in),
             Self::BytesOut => number(out, entry.bytes_out),
+            Self::BytesBoth => number(out, entry.bytes_in + entry.bytes_out),
             Self::Micros => number(out, entry.took.as_micros() as u64),
             Self::Millis => number(out, entry.took.as_millis() as u64),
             Self::Seconds => number(out, entry.took.as_secs()),
@@ -324,6 +331,10 @@ impl Tag {
                 Connection::Kept => b'+',
                 Connection::Closed => b'-',
             }),
+            Self::LogId if entry.log_id == 0 => out.push(b'-'),
+            Self::LogId => {
+                out.extend_from_slice(super::error_log::id_text(entry.log_id).as_bytes());
+            }
             Self::ProcessId => number(out, u64::from(std::process::id())),
             Self::RequestField(index) => field(out, entry.request_fields, *index),
             Self::ResponseField(index) => field(out, entry.response_fields, *index),

@@ -3,11 +3,16 @@
 //! `[Sun Nov 22 14:00:00.000000 2026] [proxy:error] [pid 1:tid 2] [client 192.0.2.1:4000] text`.
 //! Fields with a meaning of their own: `client` (the bracket above), `vhost` (index of the virtual
 //! host whose `ErrorLog` the line goes to), `notice` (the event is of httpd's level `notice` and, as
-//! in httpd, written whatever `LogLevel` says). Every other field follows the text as `name=value`.
+//! in httpd, written whatever `LogLevel` says), `reason` (of a failed request). Every other field
+//! follows the text as `name=value`. With `ErrorLogFormat json` a line is one JSON object instead.
+//!
+//! Lines written while a thread works on a request ([`enter`]) go to its virtual host's log and
+//! carry its id, whichever module writes them.
 //!
 //! Spans are accepted and carry nothing. What other crates log is written at `LogLevel trace` only.
 
 use std::{
+    cell::Cell,
     fmt::{self, Write as _},
     fs::File,
     io::Write as _,
@@ -34,11 +39,44 @@ pub struct Targets {
     pub main: Option<Arc<File>>,
     /// `ErrorLog` of each virtual host, by its index in the specification; `None`: the main one.
     pub hosts: Vec<Option<Arc<File>>>,
+    /// `ErrorLogFormat json`.
+    pub json: bool,
+}
+
+/// The request that a thread works on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// Index of its virtual host.
+    pub host: usize,
+    /// Its id; 0: there is no request.
+    pub id: u64,
+    /// A line was written for it.
+    pub logged: bool,
+}
+
+thread_local! {
+    static REQUEST: Cell<Request> = const { Cell::new(Request { host: 0, id: 0, logged: false }) };
+}
+
+/// Makes lines of this thread lines of `request`; returns the one before.
+pub fn enter(request: Request) -> Request {
+    REQUEST.replace(request)
+}
+
+/// The request that this thread works on.
+pub fn current() -> Request {
+    REQUEST.get()
+}
+
+/// A request's id as logs show it.
+pub fn id_text(id: u64) -> String {
+    format!("{id:016x}")
 }
 
 static TARGETS: RwLock<Targets> = RwLock::new(Targets {
     main: None,
     hosts: Vec::new(),
+    json: false,
 });
 static LEVEL: AtomicU8 = AtomicU8::new(LogLevel::Warn as u8);
 static STARTED: OnceLock<()> = OnceLock::new();
@@ -94,18 +132,31 @@ impl Subscriber for ErrorLog {
     fn event(&self, event: &Event<'_>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
+        let request = current();
+        if request.id != 0 {
+            enter(Request {
+                logged: true,
+                ..request
+            });
+        }
         let line = Line {
+            request,
             time: jiff::Zoned::now(),
             pid: rustix::process::getpid().as_raw_nonzero().get(),
             tid: rustix::thread::gettid().as_raw_nonzero().get(),
             target: event.metadata().target(),
             level: *event.metadata().level(),
             fields: &fields,
-        }
-        .to_string();
+        };
         let targets = TARGETS.read().unwrap_or_else(PoisonError::into_inner);
+        let line = if targets.json {
+            line.json()
+        } else {
+            line.to_string()
+        };
         let file = fields
             .vhost
+            .or((request.id != 0).then_some(request.host))
             .and_then(|index| targets.hosts.get(index))
             .and_then(Option::as_ref)
             .or(targets.main.as_ref());
@@ -150,6 +201,7 @@ struct Fields {
     client: Option<String>,
     vhost: Option<usize>,
     notice: bool,
+    reason: Option<String>,
     rest: String,
 }
 
@@ -169,6 +221,7 @@ impl Visit for Fields {
         match field.name() {
             "message" => self.message.push_str(value),
             "client" => self.client = Some(value.to_owned()),
+            "reason" => self.reason = Some(value.to_owned()),
             name => {
                 let _never_fails_on_a_string = write!(self.rest, " {name}={value}");
             }
@@ -195,6 +248,7 @@ impl Visit for Fields {
 }
 
 struct Line<'a> {
+    request: Request,
     time: jiff::Zoned,
     pid: i32,
     tid: i32,
@@ -203,16 +257,66 @@ struct Line<'a> {
     fields: &'a Fields,
 }
 
-impl fmt::Display for Line<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let level = match self.level {
+impl Line<'_> {
+    fn level(&self) -> &'static str {
+        match self.level {
             _ if self.fields.notice => "notice",
             Level::ERROR => "error",
             Level::WARN => "warn",
             Level::INFO => "info",
             Level::DEBUG => "debug",
             Level::TRACE => "trace1",
+        }
+    }
+
+    /// The line as one JSON object. What the text form puts in brackets, and httpd's message id,
+    /// are members of their own.
+    fn json(&self) -> String {
+        let fields = self.fields;
+        let mut text = fields.message.as_str();
+        let mut object = serde_json::Map::new();
+        let mut put = |name: &str, value: serde_json::Value| {
+            object.insert(name.to_owned(), value);
         };
+        put("time", self.time.timestamp().to_string().into());
+        put("module", module(self.target).into());
+        put("level", self.level().into());
+        put("pid", self.pid.into());
+        put("tid", self.tid.into());
+        let bracket = text
+            .strip_prefix("[client ")
+            .and_then(|rest| rest.split_once("] "));
+        if let Some((client, rest)) = bracket {
+            put("client", client.into());
+            text = rest;
+        }
+        if let Some(client) = &fields.client {
+            put("client", client.as_str().into());
+        }
+        if self.request.id != 0 {
+            put("request", id_text(self.request.id).into());
+        }
+        if let Some((id, rest)) = text.split_once(": ")
+            && let Some(digits) = id.strip_prefix("AH")
+            && digits.len() == 5
+            && digits.bytes().all(|byte| byte.is_ascii_digit())
+        {
+            put("id", id.into());
+            text = rest;
+        }
+        if let Some(reason) = &fields.reason {
+            put("reason", reason.as_str().into());
+        }
+        put("message", format!("{text}{}", fields.rest).into());
+        let mut line = serde_json::Value::Object(object).to_string();
+        line.push('\n');
+        line
+    }
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let level = self.level();
         write!(
             f,
             "[{}] [{}:{level}] [pid {}:tid {}] ",
@@ -224,12 +328,19 @@ impl fmt::Display for Line<'_> {
         if let Some(client) = &self.fields.client {
             write!(f, "[client {}] ", Escaped(client))?;
         }
-        writeln!(
+        write!(
             f,
             "{}{}",
             Escaped(&self.fields.message),
             Escaped(&self.fields.rest)
-        )
+        )?;
+        if let Some(reason) = &self.fields.reason {
+            write!(f, " reason={}", Escaped(reason))?;
+        }
+        if self.request.id != 0 {
+            write!(f, " request={}", id_text(self.request.id))?;
+        }
+        f.write_char('\n')
     }
 }
 
@@ -279,6 +390,7 @@ mod tests {
         let time: jiff::Timestamp = "2026-11-22T14:00:00.000001Z".parse().expect("time");
         let time = time.to_zoned(jiff::tz::TimeZone::UTC);
         let line = Line {
+            request: Request::default(),
             time,
             pid: 7,
             tid: 8,
@@ -291,6 +403,40 @@ mod tests {
             "[Sun Nov 22 14:00:00.000001 2026] [proxy:error] [pid 7:tid 8] [client 192.0.2.1:4000] \
              AH01114: failed\\nforged member=http://a\n"
         );
+    }
+
+    #[test]
+    fn a_line_of_a_request_carries_its_id_and_reason_in_either_form() {
+        let fields = Fields {
+            message: "[client 192.0.2.1:4000] AH01102: \"cut\"".to_owned(),
+            reason: Some("no_response".to_owned()),
+            rest: " n=1".to_owned(),
+            ..Fields::default()
+        };
+        let time: jiff::Timestamp = "2026-11-22T14:00:00.000001Z".parse().expect("time");
+        let line = Line {
+            request: Request {
+                host: 0,
+                id: 0xab,
+                logged: false,
+            },
+            time: time.to_zoned(jiff::tz::TimeZone::UTC),
+            pid: 7,
+            tid: 8,
+            target: "sluice::proxy",
+            level: Level::ERROR,
+            fields: &fields,
+        };
+        let text = line.to_string();
+        let end = "AH01102: \"cut\" n=1 reason=no_response request=00000000000000ab\n";
+        assert!(text.ends_with(end), "{text}");
+        let object: serde_json::Value = serde_json::from_str(&line.json()).expect("JSON");
+        let expected = serde_json::json!({
+            "time": "2026-11-22T14:00:00.000001Z", "module": "proxy", "level": "error",
+            "pid": 7, "tid": 8, "client": "192.0.2.1:4000", "request": "00000000000000ab",
+            "id": "AH01102", "reason": "no_response", "message": "\"cut\" n=1",
+        });
+        assert_eq!(object, expected);
     }
 
     #[test]

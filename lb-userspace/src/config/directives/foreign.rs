@@ -171,7 +171,6 @@ const NAMES: &[&str] = &[
     "RewriteBase",
     "RewriteOptions",
     "ErrorDocument",
-    "ErrorLogFormat",
     "GlobalLog",
     "BufferedLogs",
     "CookieLog",

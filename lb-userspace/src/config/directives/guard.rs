@@ -5,7 +5,7 @@ use crate::config::{
     limit,
     report::{At, Severity},
     source::Kind,
-    spec::{Interface, Prefix, XdpMode},
+    spec::{Interface, Metrics, Prefix, XdpMode},
     syntax::lexer::{FileText, Span},
 };
 
@@ -30,6 +30,9 @@ pub(super) const TABLE: &[Directive] = &[
     row("SluiceControl", Contexts::MAIN, Arity::OneOrTwo, "PATH [group=NAME]",
         "control socket, and the group that may use it beside root", Effect::Apply(sluice_control))
         .or("in the run directory"),
+    row("SluiceMetrics", Contexts::MAIN, Arity::OneOrTwo, "ADDRESS:PORT [public]",
+        "where GET /metrics is answered for Prometheus (docs/metrics.md). An address other than loopback only with `public`: whoever reaches it reads names, addresses and traffic of all members",
+        Effect::Apply(sluice_metrics)).or("not served"),
 ];
 
 /// Remembers that the file asks for the dataplane.
@@ -259,6 +262,41 @@ fn sluice_control(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     };
     call.draft.spec.sluice.control = Some(path);
     call.draft.spec.sluice.control_group = group;
+    Ok(())
+}
+
+fn sluice_metrics(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let address: std::net::SocketAddr = call.arg(0).parse().map_err(|_| {
+        Fault::new(format!(
+            "SluiceMetrics: '{}' is not ADDRESS:PORT",
+            call.arg(0)
+        ))
+        .at(0)
+        .help("expected an IP address and a port, for example 127.0.0.1:9330 or [::1]:9330")
+    })?;
+    if address.port() == 0 {
+        return Err(Fault::new("SluiceMetrics: the port must be 1 to 65535").at(0));
+    }
+    let public = call.count() == 2;
+    if public && !call.arg(1).eq_ignore_ascii_case("public") {
+        let message = format!("SluiceMetrics: '{}' is not public", call.arg(1));
+        return Err(Fault::new(message).at(1));
+    }
+    if !public && !address.ip().to_canonical().is_loopback() {
+        let message = format!("SluiceMetrics: {} is not a loopback address", address.ip());
+        return Err(Fault::new(message)
+            .at(0)
+            .help("`SluiceMetrics ADDRESS:PORT public` lets everybody who reaches it read them"));
+    }
+    if let Some(known) = &call.draft.spec.sluice.metrics {
+        let message = format!(
+            "SluiceMetrics: there is one already, in line {}",
+            known.at.line
+        );
+        return Err(Fault::new(message));
+    }
+    let at = call.place();
+    call.draft.spec.sluice.metrics = Some(Metrics { address, at });
     Ok(())
 }
 

@@ -12,6 +12,9 @@ use crate::config::{
 pub(super) const TABLE: &[Directive] = &[
     row("ErrorLog", Contexts::SERVER, Arity::One, "FILE|/dev/stderr",
         "file for messages, relative to ServerRoot", Effect::Apply(error_log)).or("standard error"),
+    row("ErrorLogFormat", Contexts::SERVER, Arity::Some, "json",
+        "lines of every error log as JSON, an object a line: time, module, level, pid, tid, client, request, id, reason, message. httpd's format strings are not in this version",
+        Effect::Apply(error_log_format)).or("httpd's lines"),
     row("LogLevel", Contexts::SERVER, Arity::Some, "LEVEL",
         "least important message that is logged: emerg, alert, crit, error, warn, notice, info, debug, trace1 to trace8. Levels for single modules are accepted with a notice",
         Effect::Apply(log_level)).or("warn"),
@@ -55,6 +58,20 @@ fn error_log(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     } else {
         call.host().error_log = Some(target);
     }
+    Ok(())
+}
+
+fn error_log_format(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    if call.scope.host > 0 {
+        return Err(super::not_yet("ErrorLogFormat in a virtual host")
+            .help("the main server's is for all error logs"));
+    }
+    if call.count() != 1 || !call.arg(0).eq_ignore_ascii_case("json") {
+        return Err(super::not_yet("ErrorLogFormat with a format string")
+            .at(0)
+            .help("this version has: ErrorLogFormat json"));
+    }
+    call.draft.spec.error_log_json = true;
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use crate::{
         body::{BodyError, Progress, RequestBody},
         exchange::Exchange,
         pool::{self, ConnectError, Upstream},
+        reason::Reason,
         wheel::TICK,
     },
 };
@@ -88,12 +89,15 @@ pub(super) async fn attempt(
             return Err(upload_failed(exchange, &error));
         } else if failed.write_timed_out {
             elector.cell(index).failed.fetch_add(1, Relaxed);
+            let reason = Reason::SendTimeout;
             error!(
                 target: LOG,
+                reason = reason.name(),
                 "[client {}] AH01084: pass request body failed to {}: timeout",
                 exchange.client.peer, member.spec.url
             );
-            return Err(Attempt::Failed(Failure::plain(StatusCode::GATEWAY_TIMEOUT)));
+            let failure = Failure::plain(StatusCode::GATEWAY_TIMEOUT);
+            return Err(Attempt::Failed(failure.because(reason)));
         } else if silent {
             let silence = Silence {
                 replayable,
@@ -110,8 +114,16 @@ pub(super) async fn attempt(
             continue;
         }
         elector.cell(index).failed.fetch_add(1, Relaxed);
+        let reason = if failed.read_timed_out {
+            Reason::ResponseTimeout
+        } else if silent {
+            Reason::NoResponse
+        } else {
+            Reason::BadResponse
+        };
         error!(
             target: LOG,
+            reason = reason.name(),
             "[client {}] AH01102: error reading status line from remote server {}: {}",
             exchange.client.peer, member.spec.url, failed.reason
         );
@@ -128,13 +140,13 @@ pub(super) async fn attempt(
             NoResponse::Replay | NoResponse::BadGateway => {
                 error!(
                     target: LOG,
+                    reason = reason.name(),
                     "[client {}] AH00898: Error reading from remote server returned by {}",
                     exchange.client.peer, outgoing.parts.uri.path()
                 );
-                Attempt::Failed(Failure::proxy(
-                    StatusCode::BAD_GATEWAY,
-                    "Error reading from remote server",
-                ))
+                let failure =
+                    Failure::proxy(StatusCode::BAD_GATEWAY, "Error reading from remote server");
+                Attempt::Failed(failure.because(reason))
             }
         });
     }
@@ -147,9 +159,15 @@ fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &Connect
     let spec = &balancing.members[index].spec;
     let peer = exchange.client.peer;
     elector.cell(index).failed.fetch_add(1, Relaxed);
+    let reason = match error {
+        ConnectError::Exhausted => Reason::PoolExhausted,
+        ConnectError::TimedOut => Reason::ConnectTimeout,
+        ConnectError::Refused(_) => Reason::ConnectFailed,
+    };
     if matches!(error, ConnectError::Exhausted) {
         error!(
             target: LOG,
+            reason = reason.name(),
             "[client {peer}] AH00941: failed to acquire connection for ({}): {error}", spec.url
         );
         elector.put_in_error(index, Cause::Forward, monotonic_ns());
@@ -162,10 +180,11 @@ fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &Connect
         elector.put_in_error(index, Cause::Connect, monotonic_ns());
         error!(
             target: LOG,
+            reason = reason.name(),
             "[client {peer}] AH01114: HTTP: failed to make connection to backend: {}", spec.host
         );
     }
-    Attempt::Unreached(Failure::plain(StatusCode::SERVICE_UNAVAILABLE))
+    Attempt::Unreached(Failure::plain(StatusCode::SERVICE_UNAVAILABLE).because(reason))
 }
 
 /// A request that got no response head.
@@ -269,6 +288,7 @@ fn accept_response(
         let member = &exchange.current.plan.balancers[balancer].members[index];
         error!(
             target: LOG,
+            reason = Reason::BadResponse.name(),
             "[client {}] AH10124: unexpected upgrade by {}",
             exchange.client.peer, member.spec.url
         );

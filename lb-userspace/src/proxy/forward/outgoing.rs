@@ -13,6 +13,7 @@ use crate::proxy::{
     exchange::Exchange,
     fields,
     plan::Destination,
+    reason::Reason,
 };
 
 /// What is sent to a member, kept so that it can be sent to another.
@@ -120,17 +121,27 @@ impl Outgoing {
 
 pub(super) fn upload_failed(exchange: &Exchange, error: &BodyError) -> Attempt {
     let peer = exchange.client.peer;
-    error!(target: LOG, "[client {peer}] AH01095: prefetch request body failed: {error}");
     let timed_out = match error {
         BodyError::Source(error) => is_timeout(error),
         BodyError::TimedOut => true,
         BodyError::Abandoned => false,
     };
-    Attempt::Failed(Failure::plain(if timed_out {
+    let reason = if timed_out {
+        Reason::BodyTimeout
+    } else {
+        Reason::BadBody
+    };
+    error!(
+        target: LOG,
+        reason = reason.name(),
+        "[client {peer}] AH01095: prefetch request body failed: {error}"
+    );
+    let failure = Failure::plain(if timed_out {
         StatusCode::REQUEST_TIMEOUT
     } else {
         StatusCode::BAD_REQUEST
-    }))
+    });
+    Attempt::Failed(failure.because(reason))
 }
 
 /// X-Forwarded-*, and the client's Host value where an absolute target gave another.

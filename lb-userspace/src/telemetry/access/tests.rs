@@ -33,6 +33,7 @@ fn line(format: &str, change: impl FnOnce(&mut Entry<'_>)) -> String {
         connection: Connection::Kept,
         request_fields: &request_fields,
         response_fields: &response_fields,
+        log_id: 0,
         environment: &environment,
     };
     change(&mut entry);
@@ -50,6 +51,7 @@ fn tags_are_written_as_httpd_writes_them() {
             "\"GET /a%20b?q=1 HTTP/1.1\" 200 - 0",
         ),
         ("%m %U%q %H", "GET /a b?q=1 HTTP/1.1"),
+        ("%I %O %S %L", "10 20 30 -"),
         ("%I %O %D %T %{ms}T %{us}T", "10 20 1234567 1 1234 1234567"),
         (
             "%v %V %p %{local}p %{remote}p",

@@ -15,6 +15,7 @@ use sluice::{
     },
     dataplane::table::MemberTable,
     proxy::{Generation, LogFiles, Proxy, Setup, ShardListener},
+    telemetry::counters::Counters,
 };
 
 use super::{Client, Reply};
@@ -37,10 +38,12 @@ impl Lab {
     pub(crate) fn new(shards: usize) -> Self {
         let (table, _members, _busy) = MemberTable::anonymous().expect("memory file");
         let table = Arc::new(table);
+        let (counters, _file) = Counters::anonymous(shards).expect("memory file");
         let proxy = Proxy::start(Setup {
             table: Arc::clone(&table),
             column: 1,
             shards,
+            counters: Arc::new(counters),
         })
         .expect("proxy");
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");

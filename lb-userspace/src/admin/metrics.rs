@@ -1,0 +1,413 @@
+//! Metrics as Prometheus reads them (text exposition format 0.0.4): every name with its type, unit
+//! and meaning in one list, and the page made of a [`Snapshot`] and, with a living daemon, of what
+//! its shards counted. docs/metrics.md is that list.
+
+use std::{
+    fmt::{self, Write as _},
+    time::{Duration, SystemTime},
+};
+
+use super::protocol::{MemberView, Snapshot};
+use crate::telemetry::counters::{BUCKETS, CLASSES, Histogram, bound_us};
+
+/// What a daemon knows that is not in its maps.
+#[derive(Clone, Debug)]
+pub struct Numbers {
+    /// When control started.
+    pub started: SystemTime,
+    /// When the configuration that is on was read.
+    pub loaded: SystemTime,
+    /// Reloads done and refused.
+    pub reloads: [u64; 2],
+    /// The last one was refused.
+    pub last_load_failed: bool,
+    /// Client connections accepted.
+    pub accepted: u64,
+    /// Connections to members, those in pools included.
+    pub open: u64,
+    /// Connections in pools.
+    pub idle: u64,
+    /// Requests by class of status.
+    pub classes: [u64; CLASSES],
+    /// Failed requests by reason.
+    pub failures: Vec<(&'static str, u64)>,
+    /// Requests by member's slot and class of status.
+    pub members: Vec<(u32, [u64; CLASSES])>,
+    /// By balancer.
+    pub balancers: Vec<BalancerNumbers>,
+}
+
+/// Latencies of a balancer.
+#[derive(Clone, Debug)]
+pub struct BalancerNumbers {
+    /// Its name.
+    pub name: String,
+    /// To the response's head.
+    pub first_byte: Histogram,
+    /// To the response's end.
+    pub total: Histogram,
+}
+
+/// One metric's entry in the list.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    /// Name.
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Unit, or what is counted.
+    pub unit: &'static str,
+    /// Labels, comma-separated; may be empty.
+    pub labels: &'static str,
+    /// Whether it is there with the daemon dead (`sluice metrics` reads the pinned maps then).
+    pub pinned: bool,
+    /// What it means, one sentence without full stop.
+    pub help: &'static str,
+}
+
+macro_rules! families {
+    ($($constant:ident = $name:literal, $kind:literal, $unit:literal, $labels:literal, $pinned:literal, $help:literal;)*) => {
+        $(const $constant: Family = Family {
+            name: $name, kind: $kind, unit: $unit, labels: $labels, pinned: $pinned, help: $help,
+        };)*
+        /// Every metric, in the order of the page.
+        pub const FAMILIES: &[Family] = &[$($constant),*];
+    };
+}
+
+families! {
+    BUILD = "sluice_build_info", "gauge", "1", "version", true, "Always 1; the version is in the label";
+    UP = "sluice_up", "gauge", "bool", "process", true, "Whether control answers and whether it has a proxy";
+    GENERATION = "sluice_generation", "gauge", "number", "", true, "Configuration that is on, counted from 1";
+    HEARTBEAT = "sluice_heartbeat_age_seconds", "gauge", "seconds", "", true, "Since control last said in the maps that it lives; absent without kernel maps";
+    STARTED = "sluice_start_time_seconds", "gauge", "seconds since 1970", "", false, "When control started; counters of requests and connections begin there";
+    SHARDS = "sluice_shards", "gauge", "threads", "", false, "Shards of the proxy";
+    RESTARTS = "sluice_proxy_restarts_total", "counter", "processes", "", false, "Times the proxy was started again after it died";
+    RELOADS = "sluice_reloads_total", "counter", "reloads", "result", false, "Reloads by result, done or refused";
+    LOADED = "sluice_config_loaded_time_seconds", "gauge", "seconds since 1970", "", false, "When the configuration that is on was read";
+    LOAD_FAILED = "sluice_config_last_reload_failed", "gauge", "bool", "", false, "Whether the last reload was refused";
+    ACCEPTED = "sluice_client_connections_accepted_total", "counter", "connections", "", false, "Client connections accepted";
+    CLIENTS = "sluice_client_connections", "gauge", "connections", "", false, "Client connections open";
+    REQUESTS = "sluice_requests_total", "counter", "requests", "code", false, "Requests that ended, by class of status; none: the client left before there was one";
+    FAILED = "sluice_requests_failed_total", "counter", "requests", "reason", false, "Requests that failed, by reason (docs/reasons.md); statuses that members sent are no failures";
+    FIRST_BYTE = "sluice_balancer_first_byte_seconds", "histogram", "seconds", "balancer,le", false, "From the end of a request's head to the head of the member's response";
+    DURATION = "sluice_balancer_request_seconds", "histogram", "seconds", "balancer,le", false, "From the end of a request's head to the end of its response, of requests that were given to a member";
+    MEMBER_REQUESTS = "sluice_member_requests_total", "counter", "requests", "balancer,member,code", false, "Requests whose last member this was, by class of the status that the client got";
+    ELECTED = "sluice_member_elected_total", "counter", "elections", "balancer,member", true, "Times that the member was elected; the counters of this and the next four are the map's and start over when an operator resets them";
+    RESPONSES = "sluice_member_responses_total", "counter", "responses", "balancer,member", true, "Responses of the member that ended";
+    MEMBER_FAILED = "sluice_member_failed_total", "counter", "attempts", "balancer,member", true, "Attempts that failed on the member";
+    READ = "sluice_member_read_bytes_total", "counter", "bytes", "balancer,member", true, "Status lines and bodies read from the member";
+    TRANSFERRED = "sluice_member_transferred_bytes_total", "counter", "bytes", "balancer,member", true, "Requests sent to the member";
+    BUSY = "sluice_member_busy", "gauge", "requests", "balancer,member", true, "Requests in flight on the member";
+    USABLE = "sluice_member_usable", "gauge", "bool", "balancer,member", true, "Whether requests may go to the member";
+    STATE = "sluice_member_state", "gauge", "bool", "balancer,member,state", true, "Whether a letter of the member's state is set: I, N, D, S, E, H, R or C, as in httpd";
+    FACTOR = "sluice_member_loadfactor", "gauge", "ratio", "balancer,member", true, "Load factor";
+    OPEN = "sluice_pool_connections", "gauge", "connections", "state", false, "Connections to members, in use or idle in a pool; looked at once a second";
+    PACKETS = "sluice_xdp_packets_total", "counter", "packets", "service,action,reason", true, "Packets by service and reason (docs/reasons.md); service none is the rest of the host's traffic";
+    BYTES = "sluice_xdp_bytes_total", "counter", "bytes", "service,action,reason", true, "Bytes of those packets";
+    INTERFACE = "sluice_xdp_interface_info", "gauge", "1", "interface,mode", true, "Always 1; where the program is attached and how";
+    PREFIXES = "sluice_guard_prefixes", "gauge", "prefixes", "list,origin", true, "Prefixes of the deny and the allow list, by who put them there";
+}
+
+/// Classes of status as labels.
+const CODES: [&str; CLASSES] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+const LETTERS: [char; 8] = ['I', 'N', 'D', 'S', 'E', 'H', 'R', 'C'];
+
+/// The page. Without `numbers`: of a dead daemon's maps.
+pub fn render(shown: &Snapshot, numbers: Option<&Numbers>) -> String {
+    let mut page = Page(String::with_capacity(16 << 10));
+    page.family(BUILD);
+    page.sample(BUILD, &[("version", &shown.version)], 1);
+    page.family(UP);
+    let proxy = shown.daemon && shown.proxy_pid != 0;
+    page.sample(UP, &[("process", "control")], u8::from(shown.daemon));
+    page.sample(UP, &[("process", "proxy")], u8::from(proxy));
+    page.one(GENERATION, shown.generation);
+    if let Some(age) = shown.heartbeat_age_seconds {
+        page.one(HEARTBEAT, age);
+    }
+    if let Some(numbers) = numbers {
+        process(&mut page, shown, numbers);
+        requests(&mut page, shown, numbers);
+    }
+    members(&mut page, &shown.members);
+    if let Some(numbers) = numbers {
+        page.family(OPEN);
+        // The two are not written at one moment.
+        let used = numbers.open.saturating_sub(numbers.idle);
+        page.sample(OPEN, &[("state", "used")], used);
+        page.sample(OPEN, &[("state", "idle")], numbers.idle);
+    }
+    packets(&mut page, shown);
+    page.0
+}
+
+fn process(page: &mut Page, shown: &Snapshot, numbers: &Numbers) {
+    page.one(STARTED, Seconds::at(numbers.started));
+    page.one(SHARDS, shown.shards);
+    page.one(RESTARTS, shown.proxy_restarts);
+    page.family(RELOADS);
+    for (result, count) in ["done", "refused"].iter().zip(numbers.reloads) {
+        page.sample(RELOADS, &[("result", result)], count);
+    }
+    page.one(LOADED, Seconds::at(numbers.loaded));
+    page.one(LOAD_FAILED, u8::from(numbers.last_load_failed));
+    page.one(ACCEPTED, numbers.accepted);
+    page.one(CLIENTS, shown.connections);
+}
+
+fn requests(page: &mut Page, shown: &Snapshot, numbers: &Numbers) {
+    page.family(REQUESTS);
+    for (code, count) in CODES.iter().zip(numbers.classes) {
+        page.sample(REQUESTS, &[("code", code)], count);
+    }
+    page.family(FAILED);
+    for (reason, count) in &numbers.failures {
+        page.sample(FAILED, &[("reason", reason)], count);
+    }
+    page.family(FIRST_BYTE);
+    for balancer in &numbers.balancers {
+        page.histogram(FIRST_BYTE, &balancer.name, &balancer.first_byte);
+    }
+    page.family(DURATION);
+    for balancer in &numbers.balancers {
+        page.histogram(DURATION, &balancer.name, &balancer.total);
+    }
+    page.family(MEMBER_REQUESTS);
+    for view in &shown.members {
+        let Some((_, counts)) = numbers.members.iter().find(|(id, _)| *id == view.id) else {
+            continue;
+        };
+        for (code, count) in CODES.iter().zip(counts) {
+            let labels = [
+                ("balancer", view.balancer.as_str()),
+                ("member", &view.url),
+                ("code", code),
+            ];
+            page.sample(MEMBER_REQUESTS, &labels, count);
+        }
+    }
+}
+
+fn members(page: &mut Page, members: &[MemberView]) {
+    let mut each = |family: Family, value: &dyn Fn(&MemberView) -> String| {
+        page.family(family);
+        for view in members {
+            let labels = [("balancer", view.balancer.as_str()), ("member", &view.url)];
+            page.sample(family, &labels, value(view));
+        }
+    };
+    each(ELECTED, &|view| view.elected.to_string());
+    each(RESPONSES, &|view| view.responses.to_string());
+    each(MEMBER_FAILED, &|view| view.failed.to_string());
+    each(READ, &|view| view.read.to_string());
+    each(TRANSFERRED, &|view| view.transferred.to_string());
+    each(BUSY, &|view| view.busy.to_string());
+    each(USABLE, &|view| u8::from(view.usable).to_string());
+    page.family(STATE);
+    for view in members {
+        for letter in LETTERS {
+            let text = letter.to_string();
+            let labels = [
+                ("balancer", view.balancer.as_str()),
+                ("member", &view.url),
+                ("state", &text),
+            ];
+            page.sample(STATE, &labels, u8::from(view.state.contains(&letter)));
+        }
+    }
+    page.family(FACTOR);
+    for view in members {
+        let labels = [("balancer", view.balancer.as_str()), ("member", &view.url)];
+        page.sample(FACTOR, &labels, view.lbfactor);
+    }
+}
+
+fn packets(page: &mut Page, shown: &Snapshot) {
+    for family in [PACKETS, BYTES] {
+        page.family(family);
+        for service in &shown.services {
+            let name = if service.id == 0 {
+                "none".to_owned()
+            } else {
+                format!("{}/{}", service.proto, service.address)
+            };
+            for counter in &service.counters {
+                let labels = [
+                    ("service", name.as_str()),
+                    ("action", &counter.action),
+                    ("reason", &counter.reason),
+                ];
+                let value = if family.name == PACKETS.name {
+                    counter.packets
+                } else {
+                    counter.bytes
+                };
+                page.sample(family, &labels, value);
+            }
+        }
+    }
+    page.family(INTERFACE);
+    for view in &shown.interfaces {
+        page.sample(
+            INTERFACE,
+            &[("interface", &view.name), ("mode", &view.mode)],
+            1,
+        );
+    }
+    page.family(PREFIXES);
+    for list in ["deny", "allow"] {
+        for origin in ["file", "command"] {
+            let count = shown
+                .prefixes
+                .iter()
+                .filter(|view| view.list == list && view.origin == origin)
+                .count();
+            page.sample(PREFIXES, &[("list", list), ("origin", origin)], count);
+        }
+    }
+}
+
+/// Seconds since 1970 with six decimals.
+struct Seconds(Duration);
+
+impl Seconds {
+    fn at(time: SystemTime) -> Self {
+        Self(
+            time.duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default(),
+        )
+    }
+
+    const fn micros(us: u64) -> Self {
+        Self(Duration::from_micros(us))
+    }
+}
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:06}", self.0.as_secs(), self.0.subsec_micros())
+    }
+}
+
+/// Text in the making. Writing to a string does not fail.
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, family: Family) {
+        let Family {
+            name, kind, help, ..
+        } = family;
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    /// A family of one sample without labels.
+    fn one(&mut self, family: Family, value: impl fmt::Display) {
+        self.family(family);
+        self.sample(family, &[], value);
+    }
+
+    fn sample(&mut self, family: Family, labels: &[(&str, &str)], value: impl fmt::Display) {
+        self.line(family.name, "", labels, value);
+    }
+
+    fn line(
+        &mut self,
+        name: &str,
+        suffix: &str,
+        labels: &[(&str, &str)],
+        value: impl fmt::Display,
+    ) {
+        self.0.extend([name, suffix]);
+        for (index, (label, text)) in labels.iter().enumerate() {
+            self.0.push(if index == 0 { '{' } else { ',' });
+            self.0.extend([label, "=\""]);
+            for c in text.chars() {
+                match c {
+                    '\\' => self.0.push_str("\\\\"),
+                    '"' => self.0.push_str("\\\""),
+                    '\n' => self.0.push_str("\\n"),
+                    c => self.0.push(c),
+                }
+            }
+            self.0.push('"');
+        }
+        if !labels.is_empty() {
+            self.0.push('}');
+        }
+        let _ = writeln!(self.0, " {value}");
+    }
+
+    fn histogram(&mut self, family: Family, balancer: &str, histogram: &Histogram) {
+        let mut count = 0;
+        for bucket in 0..BUCKETS {
+            count += histogram.buckets[bucket];
+            let bound = bound_us(bucket).map_or_else(
+                || "+Inf".to_owned(),
+                |bound| Seconds::micros(bound).to_string(),
+            );
+            let labels = [("balancer", balancer), ("le", &bound)];
+            self.line(family.name, "_bucket", &labels, count);
+        }
+        let labels = [("balancer", balancer)];
+        let sum = Seconds::micros(histogram.sum_us);
+        self.line(family.name, "_sum", &labels, sum);
+        self.line(family.name, "_count", &labels, count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// docs/metrics.md holds the list between two marks. To write it anew:
+    /// `SLUICE_BLESS=1 cargo test -p sluice docs_list_every_metric`.
+    #[test]
+    fn docs_list_every_metric() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+        let page = std::fs::read_to_string(path).expect("docs/metrics.md is readable");
+        let (begin, end) = ("<!-- list -->\n", "<!-- end of list -->");
+        let (before, rest) = page.split_once(begin).expect("the first mark");
+        let (list, after) = rest.split_once(end).expect("the second mark");
+        let mut expected = String::from(
+            "| name | type | unit | labels | daemon dead | meaning |\n|---|---|---|---|---|---|\n",
+        );
+        for family in FAMILIES {
+            let labels: Vec<String> = family
+                .labels
+                .split(',')
+                .filter(|label| !label.is_empty())
+                .map(|label| format!("`{label}`"))
+                .collect();
+            let _ = writeln!(
+                expected,
+                "| `{}` | {} | {} | {} | {} | {}. |",
+                family.name,
+                family.kind,
+                family.unit,
+                labels.join(" "),
+                if family.pinned { "yes" } else { "no" },
+                family.help
+            );
+        }
+        if std::env::var_os("SLUICE_BLESS").is_some() {
+            let page = format!("{before}{begin}{expected}{end}{after}");
+            std::fs::write(path, page).expect("docs/metrics.md is writable");
+            return;
+        }
+        assert!(
+            list == expected,
+            "docs/metrics.md differs: SLUICE_BLESS=1 cargo test -p sluice docs_list_every_metric"
+        );
+    }
+
+    #[test]
+    fn a_label_cannot_break_its_line() {
+        let mut shown = Snapshot::default();
+        shown.version = "a\"b\\c\nd".to_owned();
+        let page = render(&shown, None);
+        let line = "sluice_build_info{version=\"a\\\"b\\\\c\\nd\"} 1\n";
+        assert!(page.contains(line), "{page}");
+        assert!(!page.contains("sluice_requests_total"));
+    }
+}

@@ -1,0 +1,124 @@
+//! Why a request failed: one code for each, under which it is counted, and which its lines in
+//! access log and error log carry. docs/reasons.md lists them for operators.
+//!
+//! A status that a member sent is no failure of the proxy's, whatever it is.
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])* $name:ident = $text:literal;)*) => {
+        /// Why a request failed.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Reason {
+            $($(#[doc = $doc])* $name,)*
+        }
+
+        impl Reason {
+            /// Every reason, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// Its name in logs, metrics and docs/reasons.md.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The head, the Host value or the target is malformed.
+    BadRequest = "bad_request";
+    /// CONNECT, TRACE.
+    MethodRefused = "method_refused";
+    /// The head was begun and not finished in time.
+    HeaderTimeout = "header_timeout";
+    /// Longer than a limit allows.
+    TooLarge = "too_large";
+    /// An expectation other than 100-continue.
+    BadExpectation = "bad_expectation";
+    /// A transfer coding besides chunked.
+    BadCoding = "bad_coding";
+    /// Not HTTP/1.x.
+    BadVersion = "bad_version";
+    /// Nothing of the virtual host takes the path.
+    NoRoute = "no_route";
+    /// Max-Forwards has reached zero.
+    Loop = "loop";
+    /// The client broke off its body, or sent a malformed one.
+    BadBody = "bad_body";
+    /// The client stopped sending its body.
+    BodyTimeout = "body_timeout";
+    /// No member is usable.
+    NoMember = "no_member";
+    /// The session's member is not usable and `nofailover` forbids another.
+    RouteDown = "route_down";
+    /// The kernel refused the connection, or its answer did.
+    ConnectFailed = "connect_failed";
+    /// `connectiontimeout` passed.
+    ConnectTimeout = "connect_timeout";
+    /// `max` connections are open and `acquire` passed.
+    PoolExhausted = "pool_exhausted";
+    /// The member did not take the request in time.
+    SendTimeout = "send_timeout";
+    /// No response head in time.
+    ResponseTimeout = "response_timeout";
+    /// The member closed the connection without a byte of response.
+    NoResponse = "no_response";
+    /// What came is no response that may be passed on.
+    BadResponse = "bad_response";
+    /// The response broke off before its end.
+    Truncated = "truncated";
+    /// The response stopped coming.
+    ResponseBodyTimeout = "response_body_timeout";
+    /// The client left before the response's end.
+    ClientGone = "client_gone";
+    /// Any other answer of the proxy's own with an error status.
+    Other = "other";
+}
+
+impl Reason {
+    /// What an error page's status says where nothing better is known.
+    pub const fn of_status(status: u16) -> Self {
+        match status {
+            400 => Self::BadRequest,
+            404 => Self::NoRoute,
+            405 => Self::MethodRefused,
+            408 => Self::BodyTimeout,
+            413 | 414 | 431 => Self::TooLarge,
+            417 => Self::BadExpectation,
+            501 => Self::BadCoding,
+            502 => Self::BadResponse,
+            503 => Self::NoMember,
+            504 => Self::SendTimeout,
+            505 => Self::BadVersion,
+            _ => Self::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::counters::MAX_REASONS;
+
+    /// One row per reason, in order: ``| `name` | meaning |`` below the heading "Requests".
+    #[test]
+    fn docs_list_every_reason() {
+        let page = include_str!("../../../docs/reasons.md");
+        let (_, part) = page.split_once("\n## Requests\n").expect("the heading");
+        let docs: Vec<&str> = part
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split_once("` |"))
+            .map(|(name, _)| name)
+            .collect();
+        let code: Vec<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(docs, code);
+    }
+
+    #[test]
+    fn every_reason_has_a_counter() {
+        assert!(Reason::ALL.len() <= MAX_REASONS);
+        let numbers = Reason::ALL.iter().map(|reason| *reason as usize);
+        assert!(numbers.eq(0..Reason::ALL.len()));
+    }
+}

@@ -1,0 +1,168 @@
+//! What control knows for metrics beside the maps: the shards' counters and whose they are, reloads.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    time::SystemTime,
+};
+
+use crate::{
+    admin::metrics::{BalancerNumbers, Numbers},
+    config::spec::Spec,
+    dataplane::{Published, table::MemberTable},
+    proxy::reason::Reason,
+    telemetry::counters::{Counters, Latency, MAX_BALANCERS, Number},
+};
+use lb_common::member::MemberId;
+
+/// Control's side of the counters.
+pub(super) struct Ledger {
+    counters: Counters,
+    file: OwnedFd,
+    /// Columns that some proxy of this control counted in.
+    columns: Vec<u32>,
+    /// Balancers by row, and whether the configuration still has them.
+    rows: Vec<(String, bool)>,
+    /// Life of each slot that was counted for.
+    lives: HashMap<MemberId, u32>,
+    started: SystemTime,
+    loaded: SystemTime,
+    /// Reloads that were done, and that were refused.
+    reloads: [u64; 2],
+    last_load_failed: bool,
+}
+
+impl Ledger {
+    pub(super) fn new(shards: usize) -> io::Result<Self> {
+        let (counters, file) = Counters::anonymous(shards)?;
+        let now = SystemTime::now();
+        Ok(Self {
+            counters,
+            file,
+            columns: Vec::new(),
+            rows: Vec::new(),
+            lives: HashMap::new(),
+            started: now,
+            loaded: now,
+            reloads: [0; 2],
+            last_load_failed: false,
+        })
+    }
+
+    /// For the proxy.
+    pub(super) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// A proxy begins to count in a column.
+    pub(super) fn proxy_started(&mut self, column: u32) {
+        self.counters.clear_gauges(column);
+        if !self.columns.contains(&column) {
+            self.columns.push(column);
+        }
+    }
+
+    /// The proxy of a column is dead.
+    pub(super) fn proxy_ended(&self, column: u32) {
+        self.counters.clear_gauges(column);
+    }
+
+    /// A generation was published and goes to the proxy next: makes room for what it counts. The
+    /// balancers that get no histograms, for a notice.
+    pub(super) fn published(
+        &mut self,
+        spec: &Spec,
+        published: &Published,
+        table: &MemberTable,
+    ) -> Option<String> {
+        for id in published.ids.iter().flatten() {
+            let life = table.cell(*id).map_or(0, |cell| {
+                cell.incarnation.load(std::sync::atomic::Ordering::Relaxed)
+            });
+            if self.lives.insert(*id, life).is_some_and(|old| old != life) {
+                self.counters.clear_member(&self.columns, *id);
+            }
+        }
+        let is_wanted = |name: &str| spec.balancers.iter().any(|b| b.name == name);
+        for (name, wanted) in &mut self.rows {
+            *wanted = is_wanted(name);
+        }
+        let mut without = 0;
+        for balancer in &spec.balancers {
+            without += usize::from(!self.give_row(&balancer.name));
+        }
+        (without > 0).then(|| {
+            format!(
+                "{without} balancers have no latency histograms: there is room for {MAX_BALANCERS}"
+            )
+        })
+    }
+
+    /// Whether a balancer has a row now.
+    fn give_row(&mut self, name: &str) -> bool {
+        if self.rows.iter().any(|(known, _)| known == name) {
+            return true;
+        }
+        let entry = (name.to_owned(), true);
+        let row = if self.rows.len() < MAX_BALANCERS {
+            self.rows.push(entry);
+            self.rows.len() - 1
+        } else if let Some(free) = self.rows.iter().position(|(_, wanted)| !wanted) {
+            self.rows[free] = entry;
+            self.counters.clear_row(&self.columns, free);
+            free
+        } else {
+            return false;
+        };
+        self.counters.name_row(row, name);
+        true
+    }
+
+    /// A reload ended.
+    pub(super) fn reloaded(&mut self, done: bool) {
+        self.reloads[usize::from(!done)] += 1;
+        self.last_load_failed = !done;
+        if done {
+            self.loaded = SystemTime::now();
+        }
+    }
+
+    /// Client connections open now.
+    pub(super) fn clients(&self) -> u64 {
+        self.counters.number(&self.columns, Number::Clients)
+    }
+
+    /// Everything, summed.
+    pub(super) fn numbers(&self, ids: impl Iterator<Item = MemberId>) -> Numbers {
+        let (counters, columns) = (&self.counters, self.columns.as_slice());
+        Numbers {
+            started: self.started,
+            loaded: self.loaded,
+            reloads: self.reloads,
+            last_load_failed: self.last_load_failed,
+            accepted: counters.number(columns, Number::Accepted),
+            open: counters.number(columns, Number::Open),
+            idle: counters.number(columns, Number::Idle),
+            classes: counters.classes(columns),
+            failures: Reason::ALL
+                .iter()
+                .map(|reason| (reason.name(), counters.failures(columns, *reason as usize)))
+                .collect(),
+            members: ids
+                .map(|id| (id.0, counters.member_classes(columns, id)))
+                .collect(),
+            balancers: self
+                .rows
+                .iter()
+                .enumerate()
+                .filter(|(_, (_, wanted))| *wanted)
+                .map(|(row, (name, _))| BalancerNumbers {
+                    name: name.clone(),
+                    first_byte: counters.histogram(columns, row, Latency::FirstByte),
+                    total: counters.histogram(columns, row, Latency::Total),
+                })
+                .collect(),
+        }
+    }
+}

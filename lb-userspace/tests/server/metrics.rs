@@ -88,8 +88,8 @@ impl Scene {
              ProxySet forcerecovery=Off\n</Proxy>\n\
              <VirtualHost *:{port}>\n ServerName host.test\n ErrorLog {dir}/host.log\n \
              CustomLog {dir}/access.log \"%U %s %{{SLUICE_REASON}}e %L\"\n \
-             ProxyPass /none !\n ProxyPass /app balancer://app/\n \
-             ProxyPass /bad balancer://bad/\n ProxyPass /dead balancer://dead/\n\
+             ProxyPass /none !\n ProxyPass /app/ balancer://app/\n \
+             ProxyPass /bad/ balancer://bad/\n ProxyPass /dead/ balancer://dead/\n\
              </VirtualHost>\n\
              <IfModule sluice_module>\n SluiceShards 2\n SluiceMetrics 127.0.0.1:{metrics}\n\
              </IfModule>\n",

@@ -475,7 +475,11 @@ impl Dataplane {
         if meta.phase.load(Relaxed) == phase::READY {
             meta.phase.store(phase::STOPPED, Release);
         }
-        Ok(())
+        self.lock.clear().map_err(|source| DataplaneError::Path {
+            what: "empty",
+            path: self.lock.path().to_owned(),
+            source,
+        })
     }
 
     /// Members, services, lists, settings, interfaces as the maps hold them now; what only the
@@ -548,7 +552,8 @@ pub fn orphan_of(place: &Place) -> Option<u32> {
     if is_running(holder.control) {
         return None;
     }
-    holder.proxy.filter(|pid| is_proxy_process(*pid))
+    let proxy = holder.proxy.or(holder.orphan);
+    proxy.filter(|pid| is_proxy_process(*pid))
 }
 
 /// A seed. Never zero, which means "none yet".

@@ -196,13 +196,13 @@ impl Dataplane {
         let plan = diff::diff(&actual, &image, &mut how)?;
         let wanted = &desired.spec.sluice.interfaces;
         let mut notices = std::mem::take(&mut self.notices);
-        let added = match &mut self.kernel {
+        let changes = match &mut self.kernel {
             Some(kernel) => kernel.attach_missing(wanted, &mut notices)?,
             None => Vec::new(),
         };
         if let Err(error) = self.store.apply_all(&plan.ops) {
             if let Some(kernel) = &mut self.kernel {
-                kernel.detach_these(&added);
+                kernel.take_back(changes)?;
             }
             return Err(error);
         }

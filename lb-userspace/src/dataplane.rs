@@ -556,6 +556,14 @@ pub fn orphan_of(place: &Place) -> Option<u32> {
     proxy.filter(|pid| is_proxy_process(*pid))
 }
 
+/// At the start of control: what it inherited stays with it, see [`sys`].
+pub(crate) fn keep_descriptors_to_ourselves() {
+    // Linux 5.11; before it the proxy inherits what control was started with, as from any parent.
+    if let Err(error) = sys::keep_descriptors_to_ourselves() {
+        tracing::warn!("inherited descriptors not marked close-on-exec: {error}");
+    }
+}
+
 /// A seed. Never zero, which means "none yet".
 fn random() -> u64 {
     let mut bytes = [0; 8];

@@ -88,15 +88,19 @@ impl Control {
         if !options.instance_given {
             options.place.instance.clone_from(&spec.sluice.instance);
         }
+        // First of all: until then USR1 is the end of a process.
+        let mut signals = Signals::new()?;
         make_run_dir(&options.place.run_dir)?;
         let spec = without_dataplane(spec, options.no_xdp);
         let host = |error: preflight::PreflightError| StartError::Host(error.to_string());
         let identity = preflight::identity(&spec).map_err(host)?;
         preflight::interfaces(&spec).map_err(host)?;
         let logs = Logs::open(&spec).map_err(host)?;
-        let addresses = preflight::resolve(&spec).await.map_err(host)?;
+        let addresses = tokio::select! {
+            resolved = preflight::resolve(&spec) => resolved.map_err(host)?,
+            () = signals.stop() => return Err(StartError::Stopped),
+        };
         let shards = shards(&spec);
-        let signals = Signals::new()?;
 
         let mut notices = Vec::new();
         let dataplane = open_dataplane(&options, &spec, &mut notices)?;

@@ -289,11 +289,12 @@ pub(crate) enum SettingsCommand {
 
 /// A file name without surprises.
 fn instance(text: &str) -> Result<String, String> {
-    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if (1..=64).contains(&text.len()) && !text.starts_with('.') && text.chars().all(good) {
+    // As SluiceInstance; a bpf file system refuses dots.
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if (1..=64).contains(&text.len()) && text.chars().all(good) {
         Ok(text.to_owned())
     } else {
-        Err("1 to 64 letters, digits, - _ and ., not beginning with a dot".to_owned())
+        Err("1 to 64 ASCII letters, digits, - and _".to_owned())
     }
 }
 
@@ -419,6 +420,7 @@ mod tests {
             "sluice member drain app",
             "sluice deny add 10.0.0.0/8 --for soon",
             "sluice --instance ../x status",
+            "sluice --instance a.b status",
             "sluice frobnicate",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

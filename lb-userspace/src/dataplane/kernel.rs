@@ -443,7 +443,7 @@ pub(super) fn no_bpf(what: &str, source: io::Error) -> DataplaneError {
     };
     DataplaneError::NoBpf {
         what: what.to_owned(),
-        source,
+        cause: source,
         advice,
     }
 }

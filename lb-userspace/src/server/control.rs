@@ -185,11 +185,11 @@ impl Control {
         }
         tracing::info!(
             notice = true,
-            "sluice/{} instance {} (generation {}, {} shards, {}) configured -- resuming normal operations",
+            "sluice/{} instance {} (generation {}, {}, {}) configured -- resuming normal operations",
             env!("CARGO_PKG_VERSION"),
             self.options.place.instance,
             self.published.generation,
-            self.shards,
+            count(self.shards, "shard"),
             self.dataplane_kind(),
         );
         notify(Notice::Ready);
@@ -507,6 +507,12 @@ async fn at(when: Option<Instant>) {
         Some(when) => tokio::time::sleep_until(when.into()).await,
         None => std::future::pending().await,
     }
+}
+
+/// A number of things, in words.
+pub(crate) fn count(n: usize, thing: &str) -> String {
+    let s = if n == 1 { "" } else { "s" };
+    format!("{n} {thing}{s}")
 }
 
 /// The path of the control socket, wherever `SluiceControl` puts it: clients look here.

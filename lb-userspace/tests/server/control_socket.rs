@@ -117,3 +117,23 @@ fn a_deny_that_cuts_the_operator_off_is_refused() {
     let output = sluice.cli(&["deny", "add", "127.0.0.0/8"]);
     assert_eq!(output.status.code(), Some(1));
 }
+
+#[test]
+fn what_no_packet_will_meet_is_not_said_to_be_done() {
+    let a = Member::start("a");
+    let sluice = Sluice::start(&[&a]);
+    for words in [
+        &["deny", "add", "198.51.100.7"][..],
+        &["limit", "set", "1", "syn", "5/s"],
+        &["settings", "set", "guard", "off"],
+    ] {
+        let output = sluice.cli(words);
+        assert_eq!(output.status.code(), Some(1), "{words:?}");
+        let said = super::harness::text(&output.stderr);
+        assert!(said.contains("runs without XDP"), "{said}");
+    }
+    assert_eq!(
+        sluice.json(&["deny", "list", "--json"])["prefixes"],
+        serde_json::json!([])
+    );
+}

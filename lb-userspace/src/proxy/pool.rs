@@ -62,6 +62,8 @@ pub(crate) struct Upstream {
     pub(crate) link: Rc<Link>,
     /// It carried a request before.
     pub(crate) reused: bool,
+    /// It may carry another request.
+    pub(crate) reusable: bool,
     key: Key,
     /// Tick since when it is idle.
     idle_since: u64,
@@ -106,7 +108,7 @@ impl Pools {
     pub(crate) fn put(&self, mut upstream: Upstream, now: u64) {
         // Somebody of another shard waits for a place and could not use this connection.
         let wanted_elsewhere = self.waiting.get() == 0 && upstream.link.is_wanted();
-        if upstream.sender.is_closed() || wanted_elsewhere {
+        if !upstream.reusable || upstream.sender.is_closed() || wanted_elsewhere {
             return;
         }
         upstream.reused = true;
@@ -285,6 +287,7 @@ async fn connect(
         sender,
         link,
         reused: false,
+        reusable: !member.spec.disablereuse,
         key: member.key,
         idle_since: 0,
     })

@@ -302,6 +302,10 @@ fn ambiguous_responses_are_not_passed_on() {
         "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
         "HTTP/2.0 200 OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nok",
+        "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     ] {
         let a = Member::with(move |_, stream| {
             use std::io::Write as _;
@@ -310,6 +314,51 @@ fn ambiguous_responses_are_not_passed_on() {
         });
         let reply = Lab::balancing(&[a.address]).get("/", "");
         assert_eq!(reply.status, 502, "{head}");
+    }
+}
+
+/// Sent on as it came, the Content-Length would cut the client's copy of the body in two.
+#[test]
+fn length_beside_chunks_in_a_response_is_dropped_and_the_connection_not_reused() {
+    let a = Member::with(|_, stream| {
+        use std::io::Write as _;
+        stream.write_all(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n\
+              5\r\nhello\r\n0\r\n\r\n",
+        )?;
+        Ok(true)
+    });
+    let lab = Lab::balancing(&[a.address]);
+    let mut client = lab.client();
+    for connections in 1..3 {
+        let reply = client.get("/", "");
+        assert_eq!(reply.text(), "hello");
+        assert_eq!(reply.field("content-length"), None);
+        assert_eq!(a.connections(), connections);
+    }
+}
+
+/// What a member sends beyond its response is nobody's answer.
+#[test]
+fn surplus_bytes_of_a_response_reach_no_client() {
+    for surplus in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\n",
+        "HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n",
+    ] {
+        let a = Member::with(move |_, stream| {
+            use std::io::Write as _;
+            let evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL";
+            stream.write_all(format!("{surplus}{evil}").as_bytes())?;
+            Ok(true)
+        });
+        let lab = Lab::balancing(&[a.address]);
+        let mut client = lab.client();
+        for connections in 1..4 {
+            let reply = client.get("/", "");
+            assert!(!reply.text().contains("EVIL"), "{surplus:?}");
+            assert_eq!(a.connections(), connections);
+        }
     }
 }
 

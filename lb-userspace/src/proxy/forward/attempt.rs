@@ -16,6 +16,7 @@ use crate::{
     proxy::{
         body::{BodyError, Progress, RequestBody},
         exchange::Exchange,
+        fields,
         pool::{self, ConnectError, Upstream},
         wheel::TICK,
     },
@@ -262,8 +263,8 @@ fn accept_response(
     exchange: &mut Exchange,
     balancer: usize,
     index: usize,
-    response: Response<Incoming>,
-    upstream: Upstream,
+    mut response: Response<Incoming>,
+    mut upstream: Upstream,
 ) -> Result<(Response<Incoming>, Upstream), Attempt> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let member = &exchange.current.plan.balancers[balancer].members[index];
@@ -276,6 +277,21 @@ fn accept_response(
             StatusCode::BAD_GATEWAY,
             "Unexpected Upgrade",
         )));
+    }
+    match fields::check_framing(response.headers_mut()) {
+        Ok(clean) => upstream.reusable &= clean,
+        Err(bad) => {
+            let member = &exchange.current.plan.balancers[balancer].members[index];
+            error!(
+                target: LOG,
+                "[client {}] AH01106: bad response framing from {}: {bad}",
+                exchange.client.peer, member.spec.url
+            );
+            return Err(Attempt::Failed(Failure::proxy(
+                StatusCode::BAD_GATEWAY,
+                "Error reading from remote server",
+            )));
+        }
     }
     let reason = response
         .extensions()

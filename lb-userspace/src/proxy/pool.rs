@@ -17,7 +17,7 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
     rt::{Read, ReadBufCursor, Write},
 };
-use rustix::net::RecvFlags;
+use rustix::{io::Errno, net::RecvFlags};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -75,6 +75,9 @@ pub(crate) enum ConnectError {
     /// The kernel says no.
     #[error("{0}")]
     Refused(#[source] io::Error),
+    /// This process or this machine is out of descriptors or memory: not the member's fault.
+    #[error("{0}")]
+    Local(#[source] io::Error),
     /// `connectiontimeout`.
     #[error("connection timed out")]
     TimedOut,
@@ -176,7 +179,7 @@ impl Upstream {
         let mut byte = [0];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         let peeked = rustix::net::recv(&*self.link.stream.borrow(), &mut byte, flags);
-        matches!(peeked, Err(rustix::io::Errno::AGAIN))
+        matches!(peeked, Err(Errno::AGAIN))
     }
 }
 
@@ -191,6 +194,7 @@ pub(crate) async fn acquire(
 ) -> Result<Upstream, ConnectError> {
     let mut waiting = None;
     let mut deadline = None;
+    let mut cleared = false;
     loop {
         while let Some(mut upstream) = shard.pools.pop(member.key) {
             if is_older(shard.wheel.now(), upstream.idle_since, member.spec.ttl) {
@@ -203,7 +207,15 @@ pub(crate) async fn acquire(
             }
         }
         if let Some(place) = member.places.take(member.spec.max) {
-            return connect(shard, member, address, place, connect_timeout).await;
+            let connected = connect(shard, member, address, place, connect_timeout).await;
+            if matches!(connected, Err(ConnectError::Local(_))) && !cleared {
+                // Idle connections to other members can do without their descriptors.
+                cleared = true;
+                shard.pools.clear();
+                tokio::task::yield_now().await;
+                continue;
+            }
+            return connected;
         }
         waiting.get_or_insert_with(|| (member.places.wait(), LocalWait::new(&shard.pools)));
         let deadline = deadline.get_or_insert_with(|| {
@@ -253,7 +265,13 @@ async fn connect(
         .limit(timeout, TcpStream::connect(address))
         .await
         .ok_or(ConnectError::TimedOut)?
-        .map_err(ConnectError::Refused)?;
+        .map_err(|error| {
+            if is_local(&error) {
+                ConnectError::Local(error)
+            } else {
+                ConnectError::Refused(error)
+            }
+        })?;
     stream.set_nodelay(true).map_err(ConnectError::Refused)?;
     if member.spec.keepalive {
         socket2::SockRef::from(&stream)
@@ -291,6 +309,12 @@ async fn connect(
         key: member.key,
         idle_since: 0,
     })
+}
+
+/// Whether a failed connect says nothing about the member.
+fn is_local(error: &io::Error) -> bool {
+    let own = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| own.contains(&errno))
 }
 
 /// The transport of a connection to a member.
@@ -360,5 +384,18 @@ impl Write for LinkIo {
     /// Nothing: the socket is closed when the connection's task ends.
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn want_of_descriptors_is_not_the_members_fault() {
+        let error = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        assert!(is_local(&error(Errno::MFILE)) && is_local(&error(Errno::NOBUFS)));
+        assert!(!is_local(&error(Errno::CONNREFUSED)) && !is_local(&error(Errno::HOSTUNREACH)));
+        assert!(!is_local(&io::ErrorKind::TimedOut.into()));
     }
 }

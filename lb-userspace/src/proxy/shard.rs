@@ -42,6 +42,8 @@ use crate::{
 pub(crate) struct Shared {
     pub(crate) table: Arc<MemberTable>,
     pub(crate) column: u32,
+    /// As many connections as there may be.
+    pub(crate) clients: usize,
     pub(crate) connections: AtomicUsize,
 }
 
@@ -99,8 +101,12 @@ const SCRATCH: usize = 64 << 10;
 /// How long an accepted connection that was silent so far is waited for in a drain.
 const FRESH_GRACE: Duration = Duration::from_secs(1);
 
-/// Pause after an accept that failed for want of descriptors or memory.
+/// Pause after an accept that failed for want of descriptors or memory, or while there are as many
+/// connections as may be.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Ticks between two messages about that.
+const TROUBLE_TICKS: u64 = 600;
 
 /// Ticks between sweeps of pools and flushes of logs.
 const SWEEP_TICKS: u64 = 10;
@@ -253,10 +259,15 @@ impl Shard {
     }
 
     async fn accept(self: Rc<Self>, listener: TcpListener, mut stop: watch::Receiver<()>) {
+        let mut quiet_until = 0;
         loop {
+            let full = self.shared.connections.load(Relaxed) >= self.shared.clients;
             let accepted = tokio::select! {
                 biased;
-                accepted = listener.accept() => accepted,
+                accepted = listener.accept(), if !full => accepted,
+                () = tokio::time::sleep(ACCEPT_PAUSE), if full => {
+                    Err(io::Error::other(format!("{} connections, the limit", self.shared.clients)))
+                }
                 // Never sent to: an error says that the generation's sender is gone.
                 _ = stop.changed() => break,
             };
@@ -264,8 +275,14 @@ impl Shard {
                 Ok((stream, peer)) => self.serve(stream, peer),
                 Err(error) if is_transient(&error) => {}
                 Err(error) => {
-                    error!(target: "sluice::proxy", "accept: {error}");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    let now = self.wheel.now();
+                    if now >= quiet_until {
+                        quiet_until = now + TROUBLE_TICKS;
+                        error!(target: "sluice::proxy", "no connection accepted: {error}");
+                    }
+                    if !full {
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
                 }
             }
         }
@@ -298,13 +315,15 @@ impl Shard {
         };
         let fields = plan.limits.fields;
         let client = Client::new(self, stream, peer, local, plan.limits, timeouts);
-        tokio::task::spawn_local(connection(Rc::clone(self), client, fields));
+        // Counted here: the task's first turn comes after further accepts.
+        let registered = Registered::new(self, &client);
+        tokio::task::spawn_local(connection(registered, client, fields));
     }
 }
 
 /// A client's connection, from accept to close.
-async fn connection(shard: Rc<Shard>, client: Rc<Client>, fields: usize) {
-    let registered = Registered::new(&shard, &client);
+async fn connection(registered: Registered, client: Rc<Client>, fields: usize) {
+    let shard = Rc::clone(&registered.shard);
     let mut drain = shard.drain.subscribe();
     let service = service_fn(|request| {
         let (shard, client) = (Rc::clone(&shard), Rc::clone(&client));

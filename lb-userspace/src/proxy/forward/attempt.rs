@@ -141,12 +141,17 @@ pub(super) async fn attempt(
     }
 }
 
-/// No connection: the member goes into error, another may be tried.
+/// No connection: the member goes into error, another may be tried; unless the want is our own.
 fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &ConnectError) -> Attempt {
     let balancing = &exchange.current.plan.balancers[balancer];
     let elector = &balancing.balancer;
     let spec = &balancing.members[index].spec;
     let peer = exchange.client.peer;
+    if matches!(error, ConnectError::Local(_)) {
+        // A flood of clients must not be able to put every member into error, for packets too.
+        error!(target: LOG, "[client {peer}] no connection to {} made: {error}", spec.url);
+        return Attempt::Failed(Failure::plain(StatusCode::SERVICE_UNAVAILABLE));
+    }
     elector.cell(index).failed.fetch_add(1, Relaxed);
     if matches!(error, ConnectError::Exhausted) {
         error!(

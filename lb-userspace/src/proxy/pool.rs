@@ -39,6 +39,8 @@ pub(crate) struct Link {
     pub(crate) received: Cell<u64>,
     /// Bytes sent.
     pub(crate) sent: Cell<u64>,
+    /// With so many bytes received the head of the response must have come.
+    head_bound: Cell<u64>,
     /// Tick of the last byte either way.
     pub(crate) moved: Cell<u64>,
     /// Deadline of whoever uses the connection.
@@ -99,6 +101,10 @@ pub(crate) struct Pools {
 
 /// Largest head of a response, bytes.
 const MAX_RESPONSE_HEAD: usize = 64 << 10;
+
+/// Bytes of interim responses and the head after which a member's answer is none; hyper may read
+/// [`MAX_RESPONSE_HEAD`] of a body together with the head.
+const HEAD_BOUND: u64 = 2 * MAX_RESPONSE_HEAD as u64;
 
 impl Pools {
     fn pop(&self, key: Key) -> Option<Upstream> {
@@ -164,6 +170,17 @@ fn is_older(now: u64, since: u64, ttl: Option<Duration>) -> bool {
 }
 
 impl Link {
+    /// The next bytes are a response's head: interim responses may not go on for ever.
+    pub(crate) fn expect_head(&self) {
+        let bound = self.received.get() + HEAD_BOUND;
+        self.head_bound.set(bound);
+    }
+
+    /// The head is there, what follows is bounded by whoever reads it.
+    pub(crate) fn head_came(&self) {
+        self.head_bound.set(u64::MAX);
+    }
+
     /// Whether somebody waits for a place with this member.
     fn is_wanted(&self) -> bool {
         self.place
@@ -282,6 +299,7 @@ async fn connect(
         stream: RefCell::new(stream),
         received: Cell::new(0),
         sent: Cell::new(0),
+        head_bound: Cell::new(u64::MAX),
         moved: Cell::new(shard.wheel.now()),
         alarm,
         shard: Rc::clone(shard),
@@ -338,6 +356,10 @@ impl Read for LinkIo {
         cx: &mut Context<'_>,
         mut out: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.link.received.get() >= self.link.head_bound.get() {
+            let error = "no final response within 128 KiB";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+        }
         let mut scratch = self.link.shard.scratch.borrow_mut();
         let limit = out.remaining().min(scratch.len());
         let mut buffer = ReadBuf::new(&mut scratch[..limit]);

@@ -338,6 +338,25 @@ fn length_beside_chunks_in_a_response_is_dropped_and_the_connection_not_reused()
     }
 }
 
+#[test]
+fn interim_responses_do_not_go_on_for_ever() {
+    let a = Member::with(|seen, stream| {
+        use std::io::Write as _;
+        let early = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n";
+        if seen.path() == "/some" {
+            stream.write_all(early.repeat(100).as_bytes())?;
+            return respond(stream, "200 OK", "", b"a");
+        }
+        loop {
+            stream.write_all(early.repeat(100).as_bytes())?;
+        }
+    });
+    let lab = Lab::balancing(&[a.address]);
+    assert_eq!(lab.get("/some", "").text(), "a");
+    assert_eq!(lab.get("/", "").status, 502);
+    assert_eq!(lab.busy(0, 0), 0);
+}
+
 /// What a member sends beyond its response is nobody's answer.
 #[test]
 fn surplus_bytes_of_a_response_reach_no_client() {

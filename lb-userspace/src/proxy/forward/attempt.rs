@@ -199,6 +199,7 @@ async fn send(
     let ticks = u64::try_from(timeout.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX);
     link.moved.set(wheel.now());
     link.alarm.set(timeout);
+    link.expect_head();
     let mut sending = std::pin::pin!(upstream.sender.try_send_request(request));
     let sent = std::future::poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
@@ -223,6 +224,7 @@ async fn send(
     })
     .await;
     link.alarm.clear();
+    link.head_came();
     let mut failed = Unanswered {
         unsent: None,
         link: Rc::clone(&link),

@@ -58,6 +58,8 @@ pub struct Setup {
     pub column: u32,
     /// Shards to run, at least 1.
     pub shards: usize,
+    /// Client connections at most, all shards together; further ones wait in the listen queues.
+    pub clients: usize,
 }
 
 /// A bound, listening socket of one shard.
@@ -101,6 +103,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             table: setup.table,
             column: setup.column,
+            clients: setup.clients,
             connections: AtomicUsize::new(0),
         });
         let shards = (0..setup.shards)

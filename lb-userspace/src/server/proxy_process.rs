@@ -91,6 +91,7 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
         table,
         column,
         shards,
+        clients: privileges::client_limit(),
     })
     .map_err(ProxyProcessError::Start)?;
     link.send(&FromProxy::Ready, &[]).await?;

@@ -35,12 +35,18 @@ pub(crate) struct Lab {
 impl Lab {
     /// A proxy of `shards` shards with nothing configured.
     pub(crate) fn new(shards: usize) -> Self {
+        Self::limited(shards, usize::MAX)
+    }
+
+    /// As [`Lab::new`], for so many client connections at most.
+    pub(crate) fn limited(shards: usize, clients: usize) -> Self {
         let (table, _members, _busy) = MemberTable::anonymous().expect("memory file");
         let table = Arc::new(table);
         let proxy = Proxy::start(Setup {
             table: Arc::clone(&table),
             column: 1,
             shards,
+            clients,
         })
         .expect("proxy");
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");

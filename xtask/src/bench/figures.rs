@@ -17,7 +17,7 @@ impl Spread {
     /// The value below which a share of the rounds lies, 0.0..=1.0, between two by proportion.
     pub(super) fn at(&self, share: f64) -> f64 {
         let place = share * (self.0.len() - 1) as f64;
-        let (below, above) = (self.0[place.floor() as usize], self.0[place.ceil() as usize]);
+        let (below, above) = (self.0[index(place.floor())], self.0[index(place.ceil())]);
         below + (above - below) * place.fract()
     }
 
@@ -59,6 +59,12 @@ impl Spread {
             "least": self.least(), "most": self.most(), "rounds": self.0.len(),
         })
     }
+}
+
+/// A place in a list, which is never below 0.
+#[expect(clippy::cast_sign_loss, reason = "shares of a length are not negative")]
+pub(super) fn index(place: f64) -> usize {
+    place as usize
 }
 
 #[cfg(test)]

@@ -107,6 +107,10 @@ const STEADY_SHARE: f64 = 0.4;
 const STEADY_SECONDS: f64 = 3.0;
 const STEADY_ROUNDS: u32 = 3;
 
+/// Least share of answers with a line in the log. A buffer that is only written when it is full
+/// holds some back.
+const LOGGED_SHARE: f64 = 0.99;
+
 /// Everything of one run.
 struct Outcome {
     machine: Machine,
@@ -184,12 +188,7 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-fn measure(
-    arguments: &Arguments,
-    kinds: &[Kind],
-    dir: &Path,
-    sluice: PathBuf,
-) -> Result<Outcome> {
+fn measure(arguments: &Arguments, kinds: &[Kind], dir: &Path, sluice: PathBuf) -> Result<Outcome> {
     let machine = Machine::look();
     let members = Members::start(dir)?;
     let site = Site {
@@ -208,6 +207,9 @@ fn measure(
     };
     let quiet = start(false)?;
     let logged = start(true)?;
+    for peer in quiet.iter().chain(&logged) {
+        peer.check()?;
+    }
     let mut outcome = Outcome {
         machine,
         peers: quiet
@@ -226,7 +228,11 @@ fn measure(
     // Memory first: a peer that was driven hard holds on to what it then had.
     if arguments.idle > 0 {
         for peer in &quiet {
-            step(&format!("{}: {} idle connections", peer.kind.name(), arguments.idle));
+            step(&format!(
+                "{}: {} idle connections",
+                peer.kind.name(),
+                arguments.idle
+            ));
             let idle = idle::measure(peer, arguments.idle)
                 .with_context(|| format!("idle connections of {}", peer.kind.name()))?;
             outcome.idle.push((peer.kind, idle));
@@ -270,6 +276,9 @@ fn drive_case(
             samples[index].push(drive::peer(&peers[index], case, arguments.seconds)?);
         }
     }
+    if case.is_logged {
+        check_logs(peers, &samples)?;
+    }
     let calls = peers
         .iter()
         .map(|peer| {
@@ -288,6 +297,21 @@ fn drive_case(
         samples,
         calls,
     })
+}
+
+/// Every peer's log has a line for each answer, once its buffer was written.
+fn check_logs(peers: &[Peer], samples: &[Vec<Sample>]) -> Result<()> {
+    for (peer, samples) in peers.iter().zip(samples) {
+        let requests: f64 = samples.iter().map(|sample| sample.requests).sum();
+        lab::wait::until("an access log to be complete", lab::wait::PATIENCE, || {
+            (peer.lines() as f64 > requests * LOGGED_SHARE).then_some(())
+        })
+        .with_context(|| {
+            let (name, lines) = (peer.kind.name(), peer.lines());
+            format!("{name} logged {lines} of {requests} requests")
+        })?;
+    }
+    Ok(())
 }
 
 /// The slowest peer's median rate in the first case.
@@ -314,7 +338,12 @@ fn steady_rounds(
         .iter()
         .map(|peer| (peer.kind.name(), peer.address))
         .collect();
-    targets.extend(members.addresses.first().map(|address| ("(member itself)", *address)));
+    targets.extend(
+        members
+            .addresses
+            .first()
+            .map(|address| ("(member itself)", *address)),
+    );
     let mut found: Vec<_> = targets
         .iter()
         .map(|(name, _)| (*name, Latencies::default()))

@@ -185,7 +185,10 @@ fn measure(
         Sources::Known | Sources::New => WARM_SOURCES,
     };
     let (harness, floor) = match row.sources {
-        Sources::One => (None, time(floors.program(floors::PASS)?, &row.frame, packets)?),
+        Sources::One => (
+            None,
+            time(floors.program(floors::PASS)?, &row.frame, packets)?,
+        ),
         Sources::Known | Sources::New => {
             let name = if matches!(row.sources, Sources::Known) {
                 floors::SOURCES_64K

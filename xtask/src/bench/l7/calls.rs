@@ -82,7 +82,13 @@ mod tests {
         let recv = " 12.34    0.001234           5       246        12 recvfrom";
         assert_eq!(line(recv), Some(("recvfrom".to_owned(), 246.0)));
         assert_eq!(line("100.00    0.010000           5      1000 total"), None);
-        assert_eq!(line("% time     seconds  usecs/call     calls    errors syscall"), None);
-        assert_eq!(line("------ ----------- ----------- --------- --------- ----"), None);
+        assert_eq!(
+            line("% time     seconds  usecs/call     calls    errors syscall"),
+            None
+        );
+        assert_eq!(
+            line("------ ----------- ----------- --------- --------- ----"),
+            None
+        );
     }
 }

@@ -33,19 +33,19 @@ impl Client {
         })
     }
 
-    /// One request and its answer, which must be 200.
-    pub(super) fn ask(&mut self) -> Result<()> {
+    /// One request and its answer, which must be 200; gives its body.
+    pub(super) fn ask(&mut self) -> Result<&str> {
         self.stream.write_all(self.request.as_bytes())?;
         let mut filled = 0;
         loop {
             let read = self.stream.read(&mut self.buffer[filled..])?;
             ensure!(read > 0, "the connection ended before the answer");
             filled += read;
-            if let Some(length) = length(&self.buffer[..filled])?
+            if let Some((head, length)) = length(&self.buffer[..filled])?
                 && filled >= length
             {
                 ensure!(filled == length, "more than one answer");
-                return Ok(());
+                return Ok(std::str::from_utf8(&self.buffer[head..length])?);
             }
             ensure!(filled < BUFFER, "an answer of more than {BUFFER} bytes");
         }
@@ -57,8 +57,8 @@ impl Client {
     }
 }
 
-/// Length of the answer whose head is complete.
-fn length(bytes: &[u8]) -> Result<Option<usize>> {
+/// Lengths of the head and of the whole answer, once the head is complete.
+fn length(bytes: &[u8]) -> Result<Option<(usize, usize)>> {
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
         return Ok(None);
     };
@@ -74,7 +74,7 @@ fn length(bytes: &[u8]) -> Result<Option<usize>> {
                 .then(|| value.trim().parse::<usize>().ok())?
         })
         .context("an answer without Content-Length")?;
-    Ok(Some(end + 4 + body))
+    Ok(Some((end + 4, end + 4 + body)))
 }
 
 #[cfg(test)]
@@ -84,7 +84,10 @@ mod tests {
     #[test]
     fn answer_ends_where_its_length_says() {
         let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n";
-        assert_eq!(length(answer).expect("well formed"), Some(answer.len() + 3));
+        assert_eq!(
+            length(answer).expect("well formed"),
+            Some((answer.len(), answer.len() + 3))
+        );
         assert_eq!(length(&answer[..20]).expect("incomplete"), None);
         assert!(length(b"HTTP/1.1 503 No\r\ncontent-length: 3\r\n\r\n").is_err());
     }

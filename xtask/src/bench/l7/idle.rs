@@ -28,8 +28,7 @@ pub(super) fn measure(peer: &Peer, connections: u32) -> Result<Idle> {
     let (pss, sockets) = (cost::pss(peer.pid)?, cost::socket_memory());
     held.extend(open(peer, connections)?);
     thread::sleep(SETTLE);
-    let each =
-        |before: u64, after: u64| (after as f64 - before as f64) / f64::from(connections);
+    let each = |before: u64, after: u64| (after as f64 - before as f64) / f64::from(connections);
     Ok(Idle {
         pss: each(pss, cost::pss(peer.pid)?),
         sockets: each(sockets, cost::socket_memory()),

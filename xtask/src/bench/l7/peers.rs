@@ -12,9 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use lab::{Sluice, sluice::Place, tool_path, wait};
 
+use super::client::Client;
 use crate::exec;
 
 /// A proxy under test. Dropping it ends it.
@@ -27,6 +28,7 @@ pub(super) struct Peer {
     pub(super) pid: i32,
     /// Its configuration, for the record.
     pub(super) configuration: String,
+    log: PathBuf,
     _running: Running,
 }
 
@@ -83,6 +85,9 @@ impl Kind {
         said.lines().next().unwrap_or("unknown").trim().to_owned()
     }
 }
+
+/// The access log's name.
+const LOG: &str = "access.log";
 
 /// What all proxies of a run are started with.
 pub(super) struct Site {
@@ -153,7 +158,9 @@ impl Peer {
             }
             Kind::Nginx => launch(Command::new(path_of("nginx")).arg("-c").arg(&file), &at)?,
             Kind::Haproxy => launch(
-                Command::new(path_of("haproxy")).args(["-db", "-f"]).arg(&file),
+                Command::new(path_of("haproxy"))
+                    .args(["-db", "-f"])
+                    .arg(&file),
                 &at,
             )?,
             Kind::Httpd => launch(
@@ -169,10 +176,38 @@ impl Peer {
             address,
             pid,
             configuration,
+            log: dir.join(LOG),
             _running: running,
         })
     }
+
+    /// Asks a member through the proxy what it was sent, and demands that it is what all peers
+    /// send: a peer that does less would look faster.
+    pub(super) fn check(&self) -> Result<()> {
+        let mut client = Client::connect(self.address, "/seen")?;
+        let host = self.address;
+        for _ in 0..4 {
+            let seen = client.ask()?;
+            let wanted = format!("127.0.0.1|{host}|bench.test|{host}|");
+            ensure!(
+                seen.starts_with(&wanted) && !seen[wanted.len()..].eq_ignore_ascii_case("close"),
+                "{}: the member saw {seen:?}, not {wanted:?}",
+                self.kind.name()
+            );
+        }
+        Ok(())
+    }
+
+    /// Lines in its access log.
+    pub(super) fn lines(&self) -> u64 {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        text.lines().count() as u64
+    }
 }
+
+/// What a member was sent, as `/seen` tells it.
+const SEEN: &str = "$http_x_forwarded_for|$http_x_forwarded_host|$http_x_forwarded_server|\
+    $http_host|$http_connection";
 
 /// The members: one nginx worker that answers on three ports from memory.
 pub(super) struct Members {
@@ -189,10 +224,9 @@ impl Members {
         fs::write(dir.join("64k"), vec![b'x'; 65_536])?;
         fs::write(dir.join("small"), vec![b'x'; 128])?;
         let addresses: [SocketAddr; 3] = free_addresses()?;
-        let listen: String = addresses
-            .iter()
-            .map(|address| format!("        listen {address} backlog=4096;\n"))
-            .collect();
+        let listen = lines(&addresses, |address| {
+            format!("        listen {address} backlog=4096;")
+        });
         let at = At {
             dir: &dir,
             address: addresses[0],
@@ -202,7 +236,8 @@ impl Members {
         };
         let root = dir.display();
         let text = format!(
-            "{}    open_file_cache max=10;\n    sendfile on;\n    server {{\n{listen}        root {root};\n    }}\n}}\n",
+            "{}    open_file_cache max=10;\n    sendfile on;\n    server {{\n{listen}        root {root};\n\
+             \x20       location = /seen {{\n            return 200 \"{SEEN}\";\n        }}\n    }}\n}}\n",
             nginx_head(&at)
         );
         let file = dir.join("conf");
@@ -225,19 +260,19 @@ struct At<'a> {
 }
 
 impl At<'_> {
-    /// One line for each member.
-    fn each(&self, line: impl Fn(usize, &SocketAddr) -> String) -> String {
-        let lines = self.members.iter().enumerate();
-        lines.map(|(n, member)| line(n, member) + "\n").collect()
-    }
-
     fn when(condition: bool, text: String) -> String {
         if condition { text } else { String::new() }
     }
 
     fn log(&self) -> String {
-        self.dir.join("access.log").display().to_string()
+        self.dir.join(LOG).display().to_string()
     }
+}
+
+/// One line for each.
+fn lines<T>(items: &[T], line: impl Fn(&T) -> String) -> String {
+    let lines: Vec<_> = items.iter().map(|item| line(item) + "\n").collect();
+    lines.concat()
 }
 
 fn sluice(at: &At<'_>) -> String {
@@ -255,7 +290,9 @@ fn sluice(at: &At<'_>) -> String {
          <Proxy \"balancer://members\">\n{}</Proxy>\n\
          ProxyPass \"/\" \"balancer://members/\"\n",
         at.address,
-        at.each(|_, member| format!("    BalancerMember \"http://{member}\"")),
+        lines(at.members, |member| format!(
+            "    BalancerMember \"http://{member}\""
+        )),
     )
 }
 
@@ -271,10 +308,10 @@ fn nginx_head(at: &At<'_>) -> String {
     } else {
         "    access_log off;\n".to_owned()
     };
-    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .iter()
-        .map(|name| format!("    {name}_temp_path {dir}/{name};\n"))
-        .collect();
+    let temporary = lines(
+        &["client_body", "proxy", "fastcgi", "uwsgi", "scgi"],
+        |name| format!("    {name}_temp_path {dir}/{name};"),
+    );
     format!(
         "daemon off;\nworker_processes 1;\n{user}pid {dir}/pid;\nerror_log {dir}/error.log error;\n\
          events {{\n    worker_connections 16384;\n}}\nhttp {{\n{temporary}{log}\
@@ -293,13 +330,16 @@ fn nginx(at: &At<'_>) -> String {
          \x20           proxy_set_header X-Forwarded-Host $http_host;\n\
          \x20           proxy_set_header X-Forwarded-Server bench.test;\n        }}\n    }}\n}}\n",
         nginx_head(at),
-        at.each(|_, member| format!("        server {member};")),
+        lines(at.members, |member| format!("        server {member};")),
         at.address,
     )
 }
 
 fn haproxy(at: &At<'_>) -> String {
-    let user = At::when(at.is_root, "    user nobody\n    group nogroup\n".to_owned());
+    let user = At::when(
+        at.is_root,
+        "    user nobody\n    group nogroup\n".to_owned(),
+    );
     let target = At::when(
         at.is_logged,
         "    log stdout format raw local0\n".to_owned(),
@@ -318,25 +358,27 @@ fn haproxy(at: &At<'_>) -> String {
          \x20   http-request set-header X-Forwarded-Server bench.test\n\
          \x20   default_backend members\nbackend members\n    balance roundrobin\n{}",
         at.address,
-        at.each(|n, member| format!("    server m{n} {member}")),
+        lines(at.members, |member| {
+            format!("    server m{} {member}", member.port())
+        }),
     )
 }
 
 fn httpd(at: &At<'_>) -> String {
     const MODULES: &str = "/usr/lib/apache2/modules";
     let dir = at.dir.display();
-    let modules: String = [
-        "mpm_event",
-        "authz_core",
-        "proxy",
-        "proxy_http",
-        "proxy_balancer",
-        "lbmethod_byrequests",
-        "slotmem_shm",
-    ]
-    .iter()
-    .map(|name| format!("LoadModule {name}_module {MODULES}/mod_{name}.so\n"))
-    .collect();
+    let modules = lines(
+        &[
+            "mpm_event",
+            "authz_core",
+            "proxy",
+            "proxy_http",
+            "proxy_balancer",
+            "lbmethod_byrequests",
+            "slotmem_shm",
+        ],
+        |name| format!("LoadModule {name}_module {MODULES}/mod_{name}.so"),
+    );
     let user = At::when(at.is_root, "User nobody\nGroup nogroup\n".to_owned());
     let log = At::when(
         at.is_logged,
@@ -354,13 +396,15 @@ fn httpd(at: &At<'_>) -> String {
          KeepAliveTimeout 600\nProxyPreserveHost On\n<Proxy \"balancer://members\">\n{}</Proxy>\n\
          ProxyPass \"/\" \"balancer://members/\"\n",
         at.address,
-        at.each(|_, member| format!("    BalancerMember \"http://{member}\"")),
+        lines(at.members, |member| format!(
+            "    BalancerMember \"http://{member}\""
+        )),
     )
 }
 
 /// Starts a child whose output goes to files of its folder, and waits until it accepts.
 fn launch(command: &mut Command, at: &At<'_>) -> Result<(Running, i32)> {
-    let output = if at.is_logged { "access.log" } else { "output" };
+    let output = if at.is_logged { LOG } else { "output" };
     let errors = at.dir.join("errors");
     let child = command
         .stdin(Stdio::null())
@@ -410,11 +454,12 @@ fn path_of(program: &str) -> PathBuf {
 /// Builds sluice as it is published.
 pub(super) fn build_release(root: &Path) -> Result<PathBuf> {
     exec::step("building sluice for release (minutes, once)");
-    exec::run(
-        Command::new("cargo")
-            .current_dir(root)
-            .args(["build", "--release", "--package", "sluice"]),
-    )?;
+    exec::run(Command::new("cargo").current_dir(root).args([
+        "build",
+        "--release",
+        "--package",
+        "sluice",
+    ]))?;
     // Beside the folder that cargo put this program in, whatever that is called.
     let here = std::env::current_exe().context("finding this program")?;
     let target = here
@@ -422,6 +467,6 @@ pub(super) fn build_release(root: &Path) -> Result<PathBuf> {
         .nth(2)
         .context("this program is not where cargo puts programs")?;
     let program = target.join("release/sluice");
-    anyhow::ensure!(program.is_file(), "cargo built no {}", program.display());
+    ensure!(program.is_file(), "cargo built no {}", program.display());
     Ok(program)
 }

@@ -14,6 +14,7 @@ use std::{
 use anyhow::Result;
 
 use super::client::Client;
+use crate::bench::figures::index;
 
 /// Latencies of one peer.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +36,7 @@ impl Latencies {
     pub(super) fn at(&mut self, share: f64) -> u32 {
         self.micros.sort_unstable();
         let last = self.micros.len().saturating_sub(1);
-        let place = (share * last as f64).round() as usize;
+        let place = index((share * last as f64).round());
         self.micros.get(place).copied().unwrap_or(0)
     }
 

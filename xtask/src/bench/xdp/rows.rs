@@ -128,13 +128,7 @@ pub(super) fn all() -> Vec<Row> {
             WEB4,
             Reason::BAD_TCP_FLAGS,
         ),
-        row(
-            "denied, 1001 prefixes",
-            &denied,
-            &ack,
-            0,
-            Reason::DENIED,
-        ),
+        row("denied, 1001 prefixes", &denied, &ack, 0, Reason::DENIED),
         row(
             "not denied, 1001 prefixes",
             &denied,

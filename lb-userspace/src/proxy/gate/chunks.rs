@@ -73,7 +73,7 @@ impl Chunks {
             }
             (Self::Size(size), _) => Self::digit(size, byte),
             (Self::Extension(size), _) if is_text(byte) => Self::Extension(size),
-            (Self::SizeEnd(0), b'\n') | (Self::TrailerEnd, b'\n') => Self::TrailerStart,
+            (Self::SizeEnd(0) | Self::TrailerEnd, b'\n') => Self::TrailerStart,
             (Self::SizeEnd(size), b'\n') => Self::Data(size),
             (Self::DataReturn, b'\r') => Self::DataEnd,
             (Self::DataEnd, b'\n') => Self::Start,

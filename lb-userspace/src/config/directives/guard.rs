@@ -100,7 +100,7 @@ fn guard_limit_fault(error: limit::LimitError) -> Fault {
 fn guard_limit(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let words: Vec<&str> = call.node.args.iter().map(|w| w.text.as_str()).collect();
     let parsed = limit::parse_words(&words);
-    let mut limit = parsed.map_err(|error| guard_limit_fault(error))?;
+    let mut limit = parsed.map_err(guard_limit_fault)?;
     limit.at = call.place();
     if call.scope.host > 0 {
         limit.addresses = Some(call.host().addresses.clone());

@@ -355,8 +355,11 @@ fn on_interface(path: &Path) -> Result<Option<u32>, DataplaneError> {
     }
     let info = sys::link_info(fd.as_fd()).map_err(failed("look at"))?;
     let info = info.ok_or_else(|| foreign("it is not a link of an XDP program".to_owned()))?;
-    let (name, _) = describe(info.program);
-    if name != PROGRAM {
+    // Without CAP_SYS_ADMIN, as under systemd, nothing is told about programs. The link lies in a
+    // directory that only this user can have filled, which must do.
+    if let Some((name, _)) = told_of(info.program)
+        && name != PROGRAM
+    {
         return Err(foreign(format!(
             "it is a link of program {} \"{name}\"",
             info.program
@@ -463,19 +466,19 @@ fn refused(interface: &str, mode: &'static str, source: io::Error) -> DataplaneE
 
 /// Name and tag of a program, as bpftool prints them.
 pub(super) fn describe(id: u32) -> (String, String) {
+    told_of(id).unwrap_or_else(|| ("unknown".to_owned(), "unknown".to_owned()))
+}
+
+/// As [`describe`]; `None` where the kernel does not tell this process.
+fn told_of(id: u32) -> Option<(String, String)> {
     let info = loaded_programs()
         .filter_map(Result::ok)
-        .find(|info| info.id() == id);
-    info.map_or_else(
-        || ("unknown".to_owned(), "unknown".to_owned()),
-        |info| {
-            (
-                String::from_utf8_lossy(info.name()).into_owned(),
-                (info.tag().to_be_bytes().iter())
-                    .fold(String::new(), |text, byte| format!("{text}{byte:02x}")),
-            )
-        },
-    )
+        .find(|info| info.id() == id)?;
+    Some((
+        String::from_utf8_lossy(info.name()).into_owned(),
+        (info.tag().to_be_bytes().iter())
+            .fold(String::new(), |text, byte| format!("{text}{byte:02x}")),
+    ))
 }
 
 fn program_error(error: &ProgramError) -> io::Error {

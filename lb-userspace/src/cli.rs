@@ -10,6 +10,7 @@ use clap::{CommandFactory as _, Parser as _};
 mod args;
 mod change;
 mod client;
+mod manual;
 mod output;
 mod run;
 mod show;
@@ -151,5 +152,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Stop { graceful } => change::stop(global, graceful),
         Command::Detach { yes } => change::detach(global, yes),
         Command::Version => run::version(),
+        Command::Man { command } => manual::page(&command),
+        Command::Completions { shell } => manual::completions(shell),
     }
 }

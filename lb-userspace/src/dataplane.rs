@@ -196,13 +196,13 @@ impl Dataplane {
         let plan = diff::diff(&actual, &image, &mut how)?;
         let wanted = &desired.spec.sluice.interfaces;
         let mut notices = std::mem::take(&mut self.notices);
-        let added = match &mut self.kernel {
+        let changes = match &mut self.kernel {
             Some(kernel) => kernel.attach_missing(wanted, &mut notices)?,
             None => Vec::new(),
         };
         if let Err(error) = self.store.apply_all(&plan.ops) {
             if let Some(kernel) = &mut self.kernel {
-                kernel.detach_these(&added);
+                kernel.take_back(changes)?;
             }
             return Err(error);
         }
@@ -475,7 +475,11 @@ impl Dataplane {
         if meta.phase.load(Relaxed) == phase::READY {
             meta.phase.store(phase::STOPPED, Release);
         }
-        Ok(())
+        self.lock.clear().map_err(|source| DataplaneError::Path {
+            what: "empty",
+            path: self.lock.path().to_owned(),
+            source,
+        })
     }
 
     /// Members, services, lists, settings, interfaces as the maps hold them now; what only the
@@ -548,7 +552,16 @@ pub fn orphan_of(place: &Place) -> Option<u32> {
     if is_running(holder.control) {
         return None;
     }
-    holder.proxy.filter(|pid| is_proxy_process(*pid))
+    let proxy = holder.proxy.or(holder.orphan);
+    proxy.filter(|pid| is_proxy_process(*pid))
+}
+
+/// At the start of control: what it inherited stays with it, see [`sys`].
+pub(crate) fn keep_descriptors_to_ourselves() {
+    // Linux 5.11; before it the proxy inherits what control was started with, as from any parent.
+    if let Err(error) = sys::keep_descriptors_to_ourselves() {
+        tracing::warn!("inherited descriptors not marked close-on-exec: {error}");
+    }
 }
 
 /// A seed. Never zero, which means "none yet".

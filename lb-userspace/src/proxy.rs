@@ -61,6 +61,8 @@ pub struct Setup {
     pub shards: usize,
     /// What the shards count, made for as many.
     pub counters: Arc<Counters>,
+    /// Client connections at most, all shards together; further ones wait in the listen queues.
+    pub clients: usize,
 }
 
 /// A bound, listening socket of one shard.
@@ -105,6 +107,7 @@ impl Proxy {
             table: setup.table,
             column: setup.column,
             counters: setup.counters,
+            clients: setup.clients,
             connections: AtomicUsize::new(0),
         });
         let shards = (0..setup.shards)

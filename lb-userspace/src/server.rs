@@ -80,6 +80,9 @@ pub enum StartError {
     /// The proxy process.
     #[error("{0}")]
     Proxy(String),
+    /// TERM while members' names were looked up.
+    #[error("stopped by a signal before it served")]
+    Stopped,
     /// Signals, timers, threads.
     #[error("runtime not started")]
     Runtime(#[from] io::Error),
@@ -100,12 +103,16 @@ impl StartError {
 pub fn run(options: RunOptions, spec: Spec) -> Result<(), StartError> {
     crate::telemetry::error_log::start();
     privileges::raise_file_limit();
+    crate::dataplane::keep_descriptors_to_ourselves();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
         let mut control = control::Control::start(options, Arc::new(spec)).await?;
         control.serve().await;
         control.finish()
-    })
+    });
+    // A name server that never answers must not hold up the end.
+    runtime.shutdown_background();
+    done
 }

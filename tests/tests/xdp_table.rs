@@ -363,7 +363,8 @@ fn limit_holds_across_cpus_and_windows() -> Result<()> {
         ensure!(passed + dropped == sent, "{passed} and {dropped} of {sent}");
         // One window more, for the run begins within one; one packet a CPU and window too many.
         let most = (u64::try_from(windows)? + 1) * u64::from(PACKETS + 1);
-        let least = u64::from(PACKETS * WINDOWS) / 2;
+        // A busy host may let whole windows go by unused; that a limit opens again shows in two.
+        let least = 2 * u64::from(PACKETS);
         ensure!(
             (least..=most).contains(&passed),
             "{passed} passed, {least} to {most} should"

@@ -1,28 +1,47 @@
-//! `cargo xtask bench`: what is measured, and, as honestly, what is not yet.
+//! `cargo xtask bench`: what is measured, beside whom, and as honestly what is not.
+//!
+//! Peers and floors run in the same rounds as sluice, in turn, so that what else the machine does
+//! meets all alike. What each figure is made of stands in docs/benchmarks.md.
 
-use std::process::ExitCode;
+mod figures;
+mod floors;
+mod l7;
+mod machine;
+mod table;
+mod xdp;
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Nothing yet: see what the verb prints
-    what: Option<String>,
+    #[command(subcommand)]
+    what: What,
 }
 
-/// Exit code for "asked for what there is not".
-const USAGE: u8 = 2;
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// ns per packet of the XDP program beside floor programs (root)
+    Xdp(xdp::Arguments),
+    /// CPU per request beside nginx, HAProxy and httpd, on the same requests
+    L7(l7::Arguments),
+}
 
-/// Says that there is nothing to measure with yet, and fails, so that no script takes silence for a
-/// result.
-pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    if let Some(what) = &arguments.what {
-        eprintln!("bench {what}: there is no such measurement yet.");
+/// Measures, prints tables, and writes JSON where that was asked for.
+pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<()> {
+    match &arguments.what {
+        What::Xdp(arguments) => xdp::run(root, arguments),
+        What::L7(arguments) => l7::run(root, arguments),
     }
-    eprintln!(
-        "There are no benchmarks in this version. Missing, in the order in which they are to come:\n\
-         \x20 xdp   ns per packet of the program beside the floor programs (drop, pass, minimal balancer)\n\
-         \x20 l7    CPU per request beside nginx, HAProxy and httpd on the same requests\n\
-         Until then no figure about speed in this repository is a measurement of it."
-    );
-    ExitCode::from(USAGE)
+}
+
+/// Writes all that was measured, raw rounds included.
+fn write_json(path: &Path, value: &Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)?;
+    std::fs::write(path, text + "\n").with_context(|| format!("writing {}", path.display()))?;
+    eprintln!("    written: {}", path.display());
+    Ok(())
 }

@@ -52,7 +52,7 @@ enum Verb {
         #[arg(long)]
         bless: bool,
     },
-    /// Measures
+    /// Measures the XDP program, and the proxy beside its peers
     Bench(bench::Arguments),
 }
 
@@ -87,7 +87,7 @@ fn run(verb: Verb) -> (&'static str, Result<ExitCode>) {
         Verb::Lint => ("lint", done(lint::run(&root))),
         Verb::Tidy => ("tidy", done(tidy::run(&root))),
         Verb::Abi { bless } => ("abi", done(abi::run(&root, bless))),
-        Verb::Bench(arguments) => ("bench", Ok(bench::run(&arguments))),
+        Verb::Bench(arguments) => ("bench", done(bench::run(&root, &arguments))),
     }
 }
 

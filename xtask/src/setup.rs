@@ -1,8 +1,9 @@
 //! `cargo xtask setup`: what building, the demo and the tests need; what of it is there; and
 //! installing the rest.
 //!
-//! It starts and enables no service: no package on the list brings one (httpd is `apache2-bin`, the
-//! program without its unit), and while apt runs, a policy forbids what dependencies might start.
+//! It starts and enables no service: no package that the tests need brings one (httpd is
+//! `apache2-bin`, the program without its unit), and while apt runs, a policy forbids what
+//! dependencies might start. The benchmark's peers do bring units; those are disabled at once.
 
 mod apt;
 mod items;
@@ -27,12 +28,18 @@ pub(crate) struct Arguments {
     /// Install without asking, and fail if something cannot be had (also when CI is set)
     #[arg(long, short)]
     yes: bool,
+    /// Also what `cargo xtask bench l7` needs: nginx, HAProxy, wrk, strace
+    #[arg(long)]
+    bench: bool,
 }
 
 /// Prints the table, installs what is missing if that is wanted, and looks again.
 pub(crate) fn run(_root: &Path, arguments: &Arguments) -> Result<()> {
     let strict = arguments.yes || lab::is_ci();
-    let items = items::all();
+    let mut items = items::all();
+    if arguments.bench {
+        items.extend(items::bench());
+    }
     let missing = table(&items);
     if missing.is_empty() {
         eprintln!("Everything is there.");

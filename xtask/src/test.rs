@@ -16,7 +16,7 @@ use crate::exec::{self, Root, step};
 /// How much to run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Also what takes long: ignored tests, and five minutes of fuzzing for each target
+    /// Also what takes long: ignored tests, every fuzz target, and five minutes for each of them
     #[arg(long)]
     all: bool,
     /// Only tests whose name contains this; leaves out Miri and fuzzing
@@ -26,6 +26,8 @@ pub(crate) struct Arguments {
 /// Seconds of fuzzing for each target: a smoke test, and with `--all`.
 const FUZZ_SMOKE: u32 = 10;
 const FUZZ_LONG: u32 = 300;
+/// Targets that need the whole of sluice, which takes minutes to build with the sanitizer: `--all`.
+const FUZZ_SLOW: [&str; 2] = ["config", "http_head"];
 /// Labs at once. They mostly wait, but each has a sluice and its peers.
 const LABS_AT_ONCE: &str = "4";
 /// Cases of each property under Miri, which is some hundred times slower than the machine.
@@ -145,7 +147,7 @@ fn miri(tally: &mut Tally) -> Result<()> {
     tally.stage("Miri on lb-common", &mut command)
 }
 
-/// Every fuzz target for a short while.
+/// The fuzz targets for a short while; with `long` all of them, for longer.
 fn fuzz(tally: &mut Tally, root: &Path, long: bool) -> Result<()> {
     step("fuzz targets");
     if !root.join("fuzz/Cargo.toml").is_file() {
@@ -164,12 +166,20 @@ fn fuzz(tally: &mut Tally, root: &Path, long: bool) -> Result<()> {
         .lines()
         .map(str::trim)
         .filter(|target| !target.is_empty())
+        .filter(|target| long || !FUZZ_SLOW.contains(target))
     {
         let name = format!("fuzz target {target}");
+        let features: &[&str] = if FUZZ_SLOW.contains(&target) {
+            &["--features", "sluice"]
+        } else {
+            &[]
+        };
         tally.stage(
             &name,
             Command::new("cargo")
-                .args(["+nightly", "fuzz", "run", target, "--"])
+                .args(["+nightly", "fuzz", "run"])
+                .args(features)
+                .args([target, "--"])
                 .arg(format!("-max_total_time={seconds}"))
                 .arg("-print_final_stats=1"),
         )?;

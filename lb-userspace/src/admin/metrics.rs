@@ -403,8 +403,10 @@ mod tests {
 
     #[test]
     fn a_label_cannot_break_its_line() {
-        let mut shown = Snapshot::default();
-        shown.version = "a\"b\\c\nd".to_owned();
+        let shown = Snapshot {
+            version: "a\"b\\c\nd".to_owned(),
+            ..Snapshot::default()
+        };
         let page = render(&shown, None);
         let line = "sluice_build_info{version=\"a\\\"b\\\\c\\nd\"} 1\n";
         assert!(page.contains(line), "{page}");

@@ -13,7 +13,9 @@ use crate::dataplane::Place;
     version,
     max_term_width = 100,
     after_help = "Exit codes: 0 done, 1 configuration error or run-time failure, 2 usage, \
-                  3 no usable dataplane, 4 not reachable (no daemon, no pins)."
+                  3 no usable dataplane, 4 not reachable (no daemon, no pins).\n\n\
+                  `sluice COMMAND --help` tells more. First steps: `sluice configtest -f FILE`, \
+                  `sluice doctor -f FILE`, `sluice run -f FILE`."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -178,6 +180,18 @@ pub(crate) enum Command {
     },
     /// Print versions.
     Version,
+    /// Print a manual page, for man(1): sluice(1), or that of a command.
+    #[command(hide = true)]
+    Man {
+        /// Command, for example `member drain`.
+        command: Vec<String>,
+    },
+    /// Print completions for a shell.
+    #[command(hide = true)]
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -291,11 +305,12 @@ pub(crate) enum SettingsCommand {
 
 /// A file name without surprises.
 fn instance(text: &str) -> Result<String, String> {
-    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if (1..=64).contains(&text.len()) && !text.starts_with('.') && text.chars().all(good) {
+    // As SluiceInstance; a bpf file system refuses dots.
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if (1..=64).contains(&text.len()) && text.chars().all(good) {
         Ok(text.to_owned())
     } else {
-        Err("1 to 64 letters, digits, - _ and ., not beginning with a dot".to_owned())
+        Err("1 to 64 ASCII letters, digits, - and _".to_owned())
     }
 }
 
@@ -365,7 +380,7 @@ mod tests {
             "\n```\n",
         ]);
         for inner in command.get_subcommands_mut() {
-            if inner.get_name() != "help" {
+            if inner.get_name() != "help" && !inner.is_hide_set() {
                 document(inner, &format!("{name} "), page);
             }
         }
@@ -413,6 +428,8 @@ mod tests {
             "sluice stop --graceful",
             "sluice detach --yes",
             "sluice doctor --json",
+            "sluice man member drain",
+            "sluice completions bash",
         ] {
             let parsed = Cli::try_parse_from(line.split(' '));
             assert!(parsed.is_ok(), "{line}: {}", parsed.expect_err("failed"));
@@ -422,6 +439,7 @@ mod tests {
             "sluice member drain app",
             "sluice deny add 10.0.0.0/8 --for soon",
             "sluice --instance ../x status",
+            "sluice --instance a.b status",
             "sluice frobnicate",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

@@ -85,9 +85,7 @@ pub(crate) fn deny_add(
     time: Option<Duration>,
     force: bool,
 ) -> Outcome {
-    let caller = std::env::var("SSH_CONNECTION")
-        .ok()
-        .and_then(|value| value.split(' ').next().map(str::to_owned));
+    let caller = ssh_client();
     client::change(
         global,
         &Request::DenyAdd {
@@ -97,6 +95,41 @@ pub(crate) fn deny_add(
             caller,
         },
     )
+}
+
+/// Address of the SSH client that this command serves, from its own environment or, since sudo(8)
+/// takes the variable away, from that of a process above it.
+fn ssh_client() -> Option<String> {
+    /// Deeper than that nobody's shells are nested.
+    const GENERATIONS: usize = 32;
+    if let Ok(value) = std::env::var("SSH_CONNECTION") {
+        return client_address(value.as_bytes());
+    }
+    let mut pid = rustix::process::getppid()?.as_raw_nonzero().get();
+    for _ in 0..GENERATIONS {
+        // Another user's is not readable: then it is not known.
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let value = environment
+            .split(|byte| *byte == 0)
+            .find_map(|entry| entry.strip_prefix(b"SSH_CONNECTION="));
+        if let Some(value) = value {
+            return client_address(value);
+        }
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name, field 2, may hold anything; after its parenthesis come state and parent.
+        let (_, fields) = stat.rsplit_once(") ")?;
+        pid = fields.split(' ').nth(1)?.parse().ok()?;
+        if pid <= 1 {
+            return None;
+        }
+    }
+    None
+}
+
+/// The first word of `SSH_CONNECTION`: address and port of the client, then of the server.
+fn client_address(value: &[u8]) -> Option<String> {
+    let first = value.split(|byte| *byte == b' ').next()?;
+    String::from_utf8(first.to_vec()).ok()
 }
 
 pub(crate) fn deny_del(global: &Global, prefix: String) -> Outcome {

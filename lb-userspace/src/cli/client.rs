@@ -46,17 +46,30 @@ pub(crate) fn ask(global: &Global, request: &Request) -> Result<Response, NoAnsw
             return Err(NoAnswer::Dead);
         }
         Err(error) => {
+            let hint = if error.kind() == io::ErrorKind::PermissionDenied {
+                "; run it as root, or as a member of the group that SluiceControl names"
+            } else {
+                ""
+            };
             return Err(NoAnswer::Failed(Failure::text(
                 UNREACHABLE,
-                format_args!("control socket {}: {error}", path.display()),
+                format_args!("control socket {}: {error}{hint}", path.display()),
             )));
         }
     };
     converse(&stream, request).map_err(|error| {
-        NoAnswer::Failed(Failure::text(
-            FAILED,
-            format_args!("control socket {}: {error}", path.display()),
-        ))
+        let path = path.display();
+        NoAnswer::Failed(match error.kind() {
+            // What a read that runs out of time is called.
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Failure::text(
+                FAILED,
+                format_args!(
+                    "control socket {path}: no answer within {} s; what was asked may still be done",
+                    PATIENCE.as_secs()
+                ),
+            ),
+            _ => Failure::text(FAILED, format_args!("control socket {path}: {error}")),
+        })
     })
 }
 

@@ -85,20 +85,20 @@ fn head(out: &mut String, shown: &Snapshot, colour: bool) {
         line(
             out,
             format_args!(
-                "processes   control {}, proxy {} ({} shards, restarted {} times after a crash), up {}",
+                "processes   control {}, proxy {} ({}, restarted {} after a crash), up {}",
                 shown.control_pid,
                 shown.proxy_pid,
-                shown.shards,
-                shown.proxy_restarts,
+                count(u64::from(shown.shards), "shard"),
+                count(u64::from(shown.proxy_restarts), "time"),
                 span(shown.uptime_seconds)
             ),
         );
         line(
             out,
             format_args!(
-                "listening   {} ({} connections)",
+                "listening   {} ({})",
                 shown.listeners.join(" "),
-                shown.connections
+                count(shown.connections, "connection")
             ),
         );
     }
@@ -476,6 +476,11 @@ pub(crate) fn settings(global: &Global, json: Json) -> Outcome {
         table.row(vec![Cell::from(name), Cell::from(value)]);
     }
     output::text(&table.render(0, output::is_coloured()))
+}
+
+/// `1 shard`, `2 shards`.
+fn count(n: u64, thing: &str) -> String {
+    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
 }
 
 /// `12 s`, `3 min`, `2 h 5 min`, `4 d 1 h`.

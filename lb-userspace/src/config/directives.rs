@@ -527,6 +527,7 @@ fn not_yet(what: &str) -> Fault {
     Fault::new(format!(
         "{what}{close} is not supported by this version of sluice"
     ))
+    .help(foreign::instead(what))
 }
 
 #[cfg(test)]

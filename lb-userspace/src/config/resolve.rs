@@ -239,7 +239,11 @@ fn access_logs(reports: &mut Reports, main: &HostDraft, own: &HostDraft) -> Vec<
                 let message = format!(
                     "'{format}' is no nickname of a LogFormat: every line will be that text"
                 );
-                reports.push(Severity::Warning, log.mark.at(), message, "");
+                let help = format!(
+                    r#"define it: LogFormat "%h %l %u %t \"%r\" %>s %O \"%{{Referer}}i\" \"%{{User-Agent}}i\"" {format}"#
+                );
+                let help = if format.contains(char::is_whitespace) { "" } else { &help };
+                reports.push(Severity::Warning, log.mark.at(), message, help);
             } else if let Err(error) = log_format::check(&format)
                 && says
             {

@@ -340,7 +340,12 @@ fn queues(link: &Link) -> Check {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let queues = sys::channels(&link.name).unwrap_or(link.rx_queues);
     let name = format!("{}: queues", link.name);
-    let found = format!("{queues} receive queues, {cpus} CPUs");
+    let plural = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let found = format!(
+        "{}, {}",
+        plural(queues as usize, "receive queue"),
+        plural(cpus, "CPU")
+    );
     let verdict = if queues > 1 || cpus == 1 {
         Verdict::Ok
     } else {

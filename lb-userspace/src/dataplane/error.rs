@@ -7,12 +7,12 @@ use std::{io, path::PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum DataplaneError {
     /// The kernel has no bpf, or refuses it to this process.
-    #[error("no usable bpf: {what}: {source}; {advice}")]
+    #[error("no usable bpf: {what}: {cause}; {advice}")]
     NoBpf {
         /// What was tried.
         what: String,
-        /// What the kernel said.
-        source: io::Error,
+        /// What the kernel said. Not the `source`: it is in the message already.
+        cause: io::Error,
         /// What to do.
         advice: &'static str,
     },
@@ -77,7 +77,8 @@ pub enum DataplaneError {
     /// Another program is on the interface.
     #[error(
         "interface {interface} already runs XDP program {id} \"{name}\" (tag {tag}); take it off \
-         (`ip link set dev {interface} xdp off`, or `bpftool net detach`) or leave this interface out"
+         ({by}) or leave this interface out",
+        by = take_off(interface, name)
     )]
     HookTaken {
         /// Interface.
@@ -162,8 +163,8 @@ pub enum DataplaneError {
     Refused(String),
     /// There is nothing to read.
     #[error(
-        "no pins of instance {instance} at {path}: it never ran with a dataplane, or they were \
-         removed; `sluice status` works without the daemon only where pins are left"
+        "instance {instance} has no pins at {path}: it never ran with kernel maps, or they were \
+         removed (--instance, --run-dir and --bpffs say where to look)"
     )]
     NoPins {
         /// Instance's name.
@@ -182,6 +183,16 @@ pub enum DataplaneError {
         /// Its path.
         path: PathBuf,
     },
+}
+
+/// How a program comes off an interface: one of ours by its own command, which knows the link.
+fn take_off(interface: &str, program: &str) -> String {
+    if program == super::kernel::PROGRAM {
+        "it is sluice's: `sluice detach --instance NAME` of the instance that attached it"
+            .to_owned()
+    } else {
+        format!("`ip link set dev {interface} xdp off`, or `bpftool link detach id LINK`")
+    }
 }
 
 impl DataplaneError {

@@ -48,6 +48,15 @@ enum Takeover {
     Done,
     /// There is none, or its interface is gone.
     Absent,
+    /// It ran in this mode, which is not the one asked for, and is off.
+    OtherMode(XdpMode),
+}
+
+/// An interface that the program was attached to, for undoing it.
+pub(super) struct Change {
+    interface: Interface,
+    /// The mode it ran in before, if it did.
+    before: Option<XdpMode>,
 }
 
 impl Hooks {
@@ -65,42 +74,59 @@ impl Hooks {
         program: &mut Xdp,
         wanted: &[Interface],
         notices: &mut Vec<String>,
-    ) -> Result<Vec<String>, DataplaneError> {
-        let mut added = Vec::new();
+    ) -> Result<Vec<Change>, DataplaneError> {
+        let mut changes = Vec::new();
         for interface in wanted {
             match self.attach(program, interface, notices) {
-                Ok(true) => added.push(interface.name.clone()),
-                Ok(false) => {}
+                Ok(change) => changes.extend(change),
                 Err(error) => {
-                    self.detach_these(&added);
+                    self.take_back(program, changes);
                     return Err(error);
                 }
             }
         }
-        Ok(added)
+        Ok(changes)
     }
 
-    /// Whether the program runs there now and did not before.
+    /// What had to be changed for the program to run there in a mode that was asked for.
     fn attach(
         &mut self,
         program: &mut Xdp,
         interface: &Interface,
         notices: &mut Vec<String>,
-    ) -> Result<bool, DataplaneError> {
+    ) -> Result<Option<Change>, DataplaneError> {
         let name = &interface.name;
         let link = find(interface)?;
         let there = self.attached.iter().any(|a| a.index == link.index);
         let path = self.pins.link(self.netns, link.index);
         if there && fits(&link, interface.mode) && pin::is_pinned(&path)? {
-            return Ok(false);
+            return Ok(None);
         }
         self.attached
             .retain(|a| a.index != link.index && a.name != *name);
-        let taken = take_over(program, &path, &link, interface, notices)?;
-        let new = matches!(taken, Takeover::Absent);
-        if new {
-            attach_fresh(program, &path, &link, interface, notices)?;
+        let before = match take_over(program, &path, &link, interface, notices)? {
+            Takeover::Done => {
+                self.note(interface, &link, false, notices);
+                return Ok(None);
+            }
+            Takeover::Absent => None,
+            Takeover::OtherMode(mode) => Some(mode),
+        };
+        if let Err(error) = attach_fresh(program, &path, &link, interface, notices) {
+            if let Some(mode) = before {
+                self.attach_back(program, interface, mode);
+            }
+            return Err(error);
         }
+        self.note(interface, &link, before.is_none(), notices);
+        Ok(Some(Change {
+            interface: interface.clone(),
+            before,
+        }))
+    }
+
+    fn note(&mut self, interface: &Interface, link: &Link, new: bool, notices: &mut Vec<String>) {
+        let name = &interface.name;
         self.attached.push(Attached {
             name: name.clone(),
             index: link.index,
@@ -111,7 +137,37 @@ impl Hooks {
                 "interface {name} is down: `ip link set {name} up` to see packets"
             ));
         }
-        Ok(new)
+    }
+
+    /// Undoes what [`Hooks::attach_missing`] did.
+    pub(super) fn take_back(&mut self, program: &mut Xdp, changes: Vec<Change>) {
+        for Change { interface, before } in changes.into_iter().rev() {
+            self.detach_these(std::slice::from_ref(&interface.name));
+            if let Some(mode) = before {
+                self.attach_back(program, &interface, mode);
+            }
+        }
+    }
+
+    /// Attaches in the mode of before: a change that fails must not leave an interface unguarded.
+    fn attach_back(&mut self, program: &mut Xdp, interface: &Interface, mode: XdpMode) {
+        let as_before = Interface {
+            mode,
+            ..interface.clone()
+        };
+        let mut notices = Vec::new();
+        let done = find(&as_before).and_then(|link| {
+            let path = self.pins.link(self.netns, link.index);
+            attach_fresh(program, &path, &link, &as_before, &mut notices)?;
+            self.note(&as_before, &link, false, &mut notices);
+            Ok(())
+        });
+        if let Err(error) = done {
+            tracing::error!(
+                "interface {} is not guarded any more: {error}",
+                interface.name
+            );
+        }
     }
 
     /// Takes the program off interfaces by name.
@@ -249,7 +305,11 @@ fn take_over(
             interface.name
         ));
         unpin(path)?;
-        return Ok(Takeover::Absent);
+        return Ok(Takeover::OtherMode(match link.xdp.map(|xdp| xdp.mode) {
+            Some("native") => XdpMode::Native,
+            Some("generic") => XdpMode::Generic,
+            _ => XdpMode::Auto,
+        }));
     }
     let pinned =
         PinnedLink::from_pin(path).and_then(|pinned| XdpLink::try_from(FdLink::from(pinned)));
@@ -295,8 +355,11 @@ fn on_interface(path: &Path) -> Result<Option<u32>, DataplaneError> {
     }
     let info = sys::link_info(fd.as_fd()).map_err(failed("look at"))?;
     let info = info.ok_or_else(|| foreign("it is not a link of an XDP program".to_owned()))?;
-    let (name, _) = describe(info.program);
-    if name != PROGRAM {
+    // Without CAP_SYS_ADMIN, as under systemd, nothing is told about programs. The link lies in a
+    // directory that only this user can have filled, which must do.
+    if let Some((name, _)) = told_of(info.program)
+        && name != PROGRAM
+    {
         return Err(foreign(format!(
             "it is a link of program {} \"{name}\"",
             info.program
@@ -403,19 +466,19 @@ fn refused(interface: &str, mode: &'static str, source: io::Error) -> DataplaneE
 
 /// Name and tag of a program, as bpftool prints them.
 pub(super) fn describe(id: u32) -> (String, String) {
+    told_of(id).unwrap_or_else(|| ("unknown".to_owned(), "unknown".to_owned()))
+}
+
+/// As [`describe`]; `None` where the kernel does not tell this process.
+fn told_of(id: u32) -> Option<(String, String)> {
     let info = loaded_programs()
         .filter_map(Result::ok)
-        .find(|info| info.id() == id);
-    info.map_or_else(
-        || ("unknown".to_owned(), "unknown".to_owned()),
-        |info| {
-            (
-                String::from_utf8_lossy(info.name()).into_owned(),
-                (info.tag().to_be_bytes().iter())
-                    .fold(String::new(), |text, byte| format!("{text}{byte:02x}")),
-            )
-        },
-    )
+        .find(|info| info.id() == id)?;
+    Some((
+        String::from_utf8_lossy(info.name()).into_owned(),
+        (info.tag().to_be_bytes().iter())
+            .fold(String::new(), |text, byte| format!("{text}{byte:02x}")),
+    ))
 }
 
 fn program_error(error: &ProgramError) -> io::Error {

@@ -24,7 +24,7 @@ use lb_common::{
 
 use super::{
     DataplaneError, Place,
-    hook::Hooks,
+    hook::{Change, Hooks},
     maps::{self, map_error},
     pin::{self, Layout, Object, PinDir},
     store::Store,
@@ -82,12 +82,7 @@ impl Kernel {
             loader.map_pin_path(name, pins.map(name));
         }
         let mut ebpf = loader.load(OBJECT).map_err(not_parsed)?;
-        let program: &mut Xdp = (ebpf.program_mut(PROGRAM))
-            .and_then(|program| program.try_into().ok())
-            .ok_or_else(|| DataplaneError::Program {
-                reason: format!("the object has no XDP program {PROGRAM}"),
-            })?;
-        program.load().map_err(not_loaded)?;
+        program(&mut ebpf)?.load().map_err(not_loaded)?;
 
         if !adopt.contains(&map::META) {
             maps::write_meta(&mut ebpf, &first_meta())?;
@@ -134,24 +129,22 @@ impl Kernel {
         self.pins.remove_if_empty();
     }
 
-    /// Attaches to those of `wanted` that it is not attached to; returns their names. On error none
-    /// of them stays attached.
+    /// Attaches to those of `wanted` that it is not attached to, or not in their mode; returns what
+    /// it did. On error all is as before.
     pub(super) fn attach_missing(
         &mut self,
         wanted: &[Interface],
         notices: &mut Vec<String>,
-    ) -> Result<Vec<String>, DataplaneError> {
-        let program: &mut Xdp = (self.ebpf.program_mut(PROGRAM))
-            .and_then(|program| program.try_into().ok())
-            .ok_or_else(|| DataplaneError::Program {
-                reason: format!("the object has no XDP program {PROGRAM}"),
-            })?;
+    ) -> Result<Vec<Change>, DataplaneError> {
+        let program = program(&mut self.ebpf)?;
         self.hooks.attach_missing(program, wanted, notices)
     }
 
-    /// Takes the program off the named interfaces.
-    pub(super) fn detach_these(&mut self, names: &[String]) {
-        self.hooks.detach_these(names);
+    /// Undoes what [`Kernel::attach_missing`] did.
+    pub(super) fn take_back(&mut self, changes: Vec<Change>) -> Result<(), DataplaneError> {
+        let program = program(&mut self.ebpf)?;
+        self.hooks.take_back(program, changes);
+        Ok(())
     }
 
     /// Takes the program off every interface of this network namespace that is not wanted.
@@ -173,6 +166,15 @@ impl Kernel {
     pub(super) const fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
+}
+
+/// The program that guards.
+fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, DataplaneError> {
+    (ebpf.program_mut(PROGRAM))
+        .and_then(|program| program.try_into().ok())
+        .ok_or_else(|| DataplaneError::Program {
+            reason: format!("the object has no XDP program {PROGRAM}"),
+        })
 }
 
 /// Pins what is not there yet, `META` first: pins without it belong to nobody.
@@ -441,7 +443,7 @@ pub(super) fn no_bpf(what: &str, source: io::Error) -> DataplaneError {
     };
     DataplaneError::NoBpf {
         what: what.to_owned(),
-        source,
+        cause: source,
         advice,
     }
 }

@@ -60,14 +60,27 @@ impl Lock {
         let mut before = String::new();
         // Unreadable is as good as empty: nobody is taken over from.
         let _ = file.read_to_string(&mut before);
+        let before = Holder::parse(&before);
         let lock = Self {
             file,
             path: path.clone(),
-            earlier_proxy: Holder::parse(&before).proxy,
+            earlier_proxy: before.proxy.or(before.orphan),
         };
-        lock.write(&format!("{}\n", std::process::id()))
+        // A start that fails must not forget the proxy that serves meanwhile: the next would find
+        // its addresses taken.
+        let orphan = lock
+            .earlier_proxy
+            .map(|pid| format!("orphan {pid}\n"))
+            .unwrap_or_default();
+        lock.write(&format!("{}\n{orphan}", std::process::id()))
             .map_err(failed("write", &path))?;
         Ok(lock)
+    }
+
+    /// Empties the file after a clean stop: there is no proxy left to be taken over from, and its
+    /// process id will be another's.
+    pub(super) fn clear(&self) -> io::Result<()> {
+        self.file.set_len(0)
     }
 
     fn write(&self, text: &str) -> io::Result<()> {
@@ -86,19 +99,27 @@ impl Lock {
         File::open(&self.path)
     }
 
+    /// Where the file is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The proxy that an earlier control announced.
     pub(super) const fn earlier_proxy(&self) -> Option<u32> {
         self.earlier_proxy
     }
 }
 
-/// What a lock file says: the process id of control and, once it serves, that of its proxy.
+/// What a lock file says: the process id of control and, once it serves, that of its proxy; before
+/// that, the one of the proxy that an earlier control may have left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Holder {
     /// Control; 0: unreadable.
     pub(crate) control: u32,
     /// Its proxy, once it serves.
     pub(crate) proxy: Option<u32>,
+    /// A proxy of an earlier control, not taken over from yet.
+    pub(crate) orphan: Option<u32>,
 }
 
 impl Holder {
@@ -106,13 +127,15 @@ impl Holder {
     pub(crate) fn parse(text: &str) -> Self {
         let mut lines = text.lines();
         let control = lines.next().and_then(|line| line.trim().parse().ok());
-        let proxy = lines
-            .next()
-            .and_then(|line| line.strip_prefix("serving "))
-            .and_then(|pid| pid.trim().parse().ok());
+        let second = lines.next().unwrap_or_default();
+        let pid = |word| {
+            let pid = second.strip_prefix(word)?;
+            pid.trim().parse().ok()
+        };
         Self {
             control: control.unwrap_or(0),
-            proxy,
+            proxy: pid("serving "),
+            orphan: pid("orphan "),
         }
     }
 }

@@ -19,7 +19,8 @@ mod calls;
 mod cells;
 
 pub(super) use calls::{
-    bpf_probe, channels, driver, ethtool_flags, link_detach, link_info, open_pin,
+    bpf_probe, channels, driver, ethtool_flags, keep_descriptors_to_ourselves, link_detach,
+    link_info, open_pin,
 };
 pub use cells::MemberCell;
 pub(super) use cells::{MetaCell, ServiceCell, WayCell};

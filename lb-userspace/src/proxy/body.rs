@@ -4,7 +4,6 @@
 
 use std::{
     cell::Cell,
-    collections::VecDeque,
     pin::Pin,
     rc::Rc,
     sync::{
@@ -51,7 +50,7 @@ pub(crate) enum RequestBody {
 
 /// A body of which a part may be here already.
 pub(crate) struct Upload {
-    here: VecDeque<Bytes>,
+    here: Bytes,
     rest: Incoming,
     progress: Rc<Progress>,
     expectation: Option<Expectation>,
@@ -141,35 +140,33 @@ impl RequestBody {
             progress.done.set(true);
             return Ok((Self::Empty, progress));
         }
-        let mut here = VecDeque::new();
-        let mut count = 0;
+        let mut here = Gathered::default();
         let mut body = body;
-        while count < PREFETCH {
+        while here.len() < PREFETCH {
             let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
             if let Some(frame) = frame {
                 if let Ok(data) = frame?.into_data() {
-                    count += data.len();
-                    here.push_back(data);
+                    here.push(data);
                 }
                 if !body.is_end_stream() {
                     continue;
                 }
             }
             progress.done.set(true);
-            return Ok((Self::Whole(join(here)), progress));
+            return Ok((Self::Whole(here.into()), progress));
         }
-        Ok((Self::streamed(here, body, None, &progress), progress))
+        Ok((Self::streamed(here.into(), body, None, &progress), progress))
     }
 
     /// A body that is not asked for before the member gave its go-ahead.
     pub(crate) fn expected(body: Incoming, expectation: Expectation) -> (Self, Rc<Progress>) {
         let progress = Rc::new(Progress::default());
-        let body = Self::streamed(VecDeque::new(), body, Some(expectation), &progress);
+        let body = Self::streamed(Bytes::new(), body, Some(expectation), &progress);
         (body, progress)
     }
 
     fn streamed(
-        here: VecDeque<Bytes>,
+        here: Bytes,
         rest: Incoming,
         expectation: Option<Expectation>,
         progress: &Rc<Progress>,
@@ -192,15 +189,50 @@ impl RequestBody {
     }
 }
 
-fn join(mut parts: VecDeque<Bytes>) -> Bytes {
-    if parts.len() < 2 {
-        return parts.pop_front().unwrap_or_default();
+/// Parts of a body in one piece. A part keeps the whole buffer alive that it was read into, and
+/// each read makes a new one: a body that comes byte by byte must not hold 8 KiB for every byte.
+#[derive(Default)]
+enum Gathered {
+    /// Nothing yet.
+    #[default]
+    Nothing,
+    /// One part, as it came: nothing is copied for a body that came at once.
+    One(Bytes),
+    /// More than one.
+    Copied(Vec<u8>),
+}
+
+impl Gathered {
+    fn len(&self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::One(part) => part.len(),
+            Self::Copied(bytes) => bytes.len(),
+        }
     }
-    let mut whole = Vec::with_capacity(parts.iter().map(Bytes::len).sum());
-    for part in parts {
-        whole.extend_from_slice(&part);
+
+    fn push(&mut self, part: Bytes) {
+        match self {
+            Self::Nothing => *self = Self::One(part),
+            Self::One(first) => {
+                let mut bytes = Vec::with_capacity(PREFETCH.max(first.len() + part.len()));
+                bytes.extend_from_slice(first);
+                bytes.extend_from_slice(&part);
+                *self = Self::Copied(bytes);
+            }
+            Self::Copied(bytes) => bytes.extend_from_slice(&part),
+        }
     }
-    Bytes::from(whole)
+}
+
+impl From<Gathered> for Bytes {
+    fn from(gathered: Gathered) -> Self {
+        match gathered {
+            Gathered::Nothing => Self::new(),
+            Gathered::One(part) => part,
+            Gathered::Copied(bytes) => Self::from(bytes),
+        }
+    }
 }
 
 impl Body for RequestBody {
@@ -232,7 +264,7 @@ impl Body for RequestBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Streamed(upload) => {
-                let here: usize = upload.here.iter().map(Bytes::len).sum();
+                let here = upload.here.len();
                 upload
                     .rest
                     .size_hint()
@@ -257,7 +289,8 @@ impl Upload {
             ready!(expectation.poll(cx));
             self.expectation = None;
         }
-        if let Some(data) = self.here.pop_front() {
+        if !self.here.is_empty() {
+            let data = std::mem::take(&mut self.here);
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         loop {
@@ -461,5 +494,23 @@ impl Download {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn body_that_comes_in_parts_holds_none_of_their_buffers() {
+        let buffer = Bytes::from(vec![b'x'; 8192]);
+        let mut here = Gathered::default();
+        here.push(buffer.slice(..1));
+        assert!(!buffer.is_unique(), "one part is not copied");
+        here.push(buffer.slice(1..3));
+        here.push(buffer.slice(3..4));
+        assert!(buffer.is_unique());
+        assert_eq!(here.len(), 4);
+        assert_eq!(Bytes::from(here), b"xxxx".as_slice());
     }
 }

@@ -389,7 +389,7 @@ impl Exchange {
 
     /// Takes the connection back, if it may carry another request.
     pub(crate) fn give_back(&self, upstream: Upstream) {
-        let Some((balancing, engaged)) = self.engagement() else {
+        let Some((_, engaged)) = self.engagement() else {
             return;
         };
         // A response that came before the upload's end leaves the connection inside a request.
@@ -397,7 +397,7 @@ impl Exchange {
             .progress
             .as_ref()
             .is_none_or(|progress| progress.done.get());
-        if uploaded && !balancing.members[engaged.member].spec.disablereuse {
+        if uploaded {
             self.shard.pools.put(upstream, self.shard.wheel.now());
         }
     }

@@ -86,6 +86,35 @@ fn is_protected(name: &HeaderName) -> bool {
         || name.as_str().starts_with("x-forwarded-")
 }
 
+/// A response's framing fields are no message that HTTP/1.1 knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadFraming(&'static str);
+
+/// Looks at the framing fields of a response that hyper has accepted, because what it lets pass is
+/// sent on: a Content-Length beside chunks would be the client's framing of another body, a coding
+/// besides `chunked` would be lost with the Transfer-Encoding field.
+///
+/// Both fields: Content-Length is taken out (RFC 9112 section 6.3, as httpd) and `false` says that
+/// the connection must not carry another request.
+pub fn check_framing(fields: &mut HeaderMap) -> Result<bool, BadFraming> {
+    let mut codings = fields.get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return Err(BadFraming("Transfer-Encoding other than chunked"));
+        }
+        return Ok(fields.remove(header::CONTENT_LENGTH).is_none());
+    }
+    let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next() {
+        let digits = length.as_bytes();
+        if lengths.next().is_some() || digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+            return Err(BadFraming("Content-Length is not one number"));
+        }
+    }
+    Ok(true)
+}
+
 /// Appends a value to a field with `, `; several fields of the name become one.
 pub fn append(fields: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
     match fields.entry(name) {
@@ -219,6 +248,38 @@ mod tests {
         let mut map = fields(&[("proxy-authenticate", "z"), ("server", "s"), ("date", "d")]);
         strip(&mut map, Direction::Response);
         assert_eq!(names(&map), ["date", "server"]);
+    }
+
+    #[test]
+    fn ambiguous_framing_of_a_response_is_refused_or_resolved() {
+        let both = &[("content-length", "2"), ("transfer-encoding", "Chunked")];
+        let mut map = fields(both);
+        assert_eq!(check_framing(&mut map), Ok(false), "never pooled");
+        assert_eq!(names(&map), ["transfer-encoding"]);
+        for good in [
+            &[][..],
+            &[("content-length", "2")],
+            &[("transfer-encoding", "chunked")],
+        ] {
+            let mut map = fields(good);
+            assert_eq!(check_framing(&mut map), Ok(true), "{good:?}");
+            assert_eq!(map, fields(good));
+        }
+        for bad in [
+            &[("content-length", "2, 2")][..],
+            &[("content-length", "2"), ("content-length", "2")],
+            &[("content-length", "+2")],
+            &[("content-length", "")],
+            &[("transfer-encoding", "gzip, chunked")],
+            &[("transfer-encoding", "gzip")],
+            &[("transfer-encoding", "identity"), ("content-length", "2")],
+            &[
+                ("transfer-encoding", "chunked"),
+                ("transfer-encoding", "chunked"),
+            ],
+        ] {
+            assert!(check_framing(&mut fields(bad)).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -7,6 +7,10 @@
 
 use std::ops::Range;
 
+mod chunks;
+
+pub use chunks::Chunks;
+
 /// Limits on a request head, from the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -114,8 +118,12 @@ impl Scanner {
             let at = self.seen;
             self.seen += 1;
             let Some(start) = self.start else {
+                let after_return = at > 0 && bytes[at - 1] == b'\r';
                 match bytes[at] {
-                    b'\r' => {}
+                    b'\r' if !after_return => {}
+                    byte if after_return && byte != b'\n' => {
+                        return refuse("carriage return before the request");
+                    }
                     b'\n' => {
                         self.blank += 1;
                         self.line = at + 1;
@@ -200,7 +208,7 @@ fn check(head: &[u8], limits: &Limits) -> Result<Framing, Refusal> {
             .position(|&byte| !is_token(byte))
             .filter(|&at| at > 0 && field[at] == b':')
             .ok_or(bad("field name is no token followed by a colon"))?;
-        let value = field[colon + 1..].trim_ascii();
+        let value = trim_blanks(&field[colon + 1..]);
         if !value.iter().copied().all(is_value) {
             return Err(bad("control character in a field value"));
         }
@@ -251,7 +259,7 @@ fn check(head: &[u8], limits: &Limits) -> Result<Framing, Refusal> {
             let last = coding.rsplit(|&byte| byte == b',').next().unwrap_or(b"");
             if coding.eq_ignore_ascii_case(b"chunked") {
                 Framing::Chunked
-            } else if last.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+            } else if trim_blanks(last).eq_ignore_ascii_case(b"chunked") {
                 return Err(Refusal::Coding);
             } else {
                 return Err(bad("Transfer-Encoding does not end in chunked"));
@@ -332,6 +340,21 @@ pub fn escape_target(head: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// Whether hyper's URI type takes the target of this head, which [`check`] has passed. A target in
+/// origin form that needed no escaping always is one; what is looked at here is authorities.
+pub fn is_uri(head: &[u8]) -> bool {
+    let target = head.split(|&byte| byte == b' ').nth(1).unwrap_or_default();
+    http::Uri::try_from(target).is_ok()
+}
+
+/// Without the blanks that may surround a value (RFC 9110 section 5.5): space and tab, nothing else.
+const fn trim_blanks(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
 /// Digits only: no sign, no list, no blanks, no overflow.
 fn parse_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
@@ -359,67 +382,6 @@ const fn is_token(byte: u8) -> bool {
 /// RFC 9110 section 5.5: visible, obs-text, blank, tab.
 const fn is_value(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
-}
-
-/// Follows a chunked body to find where it ends. It does not judge: hyper decodes the same bytes
-/// and refuses what is wrong, so where they might differ this side only stops following.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Chunks {
-    /// In a chunk's size; the value so far.
-    Size(u64),
-    /// Behind the size, up to the line feed.
-    Extension(u64),
-    /// In a chunk's data: bytes left, its CR LF included.
-    Data(u64),
-    /// In the trailer section: whether the current line has bytes.
-    Trailer(bool),
-    /// The body is complete.
-    End,
-    /// Not understood: whatever follows is no next request.
-    Lost,
-}
-
-impl Chunks {
-    /// Takes the body's bytes from `bytes`; returns how many belong to it.
-    pub fn follow(&mut self, bytes: &[u8]) -> usize {
-        let mut at = 0;
-        while at < bytes.len() && *self != Self::End {
-            if let Self::Data(left) = *self {
-                let take = left.min((bytes.len() - at) as u64);
-                at += take as usize;
-                *self = if take == left {
-                    Self::Size(0)
-                } else {
-                    Self::Data(left - take)
-                };
-                continue;
-            }
-            let byte = bytes[at];
-            at += 1;
-            *self = match *self {
-                Self::Size(size) => match char::from(byte).to_digit(16) {
-                    Some(digit) if size < 1 << 58 => Self::Size(size << 4 | u64::from(digit)),
-                    Some(_) => Self::Lost,
-                    None if byte == b'\n' => Self::after_size(size),
-                    None => Self::Extension(size),
-                },
-                Self::Extension(size) if byte == b'\n' => Self::after_size(size),
-                Self::Trailer(false) if byte == b'\n' => Self::End,
-                Self::Trailer(true) if byte == b'\n' => Self::Trailer(false),
-                Self::Trailer(begun) => Self::Trailer(begun || byte != b'\r'),
-                other => other,
-            };
-        }
-        at
-    }
-
-    const fn after_size(size: u64) -> Self {
-        if size == 0 {
-            Self::Trailer(false)
-        } else {
-            Self::Data(size + 2)
-        }
-    }
 }
 
 #[cfg(test)]

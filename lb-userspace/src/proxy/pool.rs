@@ -17,7 +17,7 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
     rt::{Read, ReadBufCursor, Write},
 };
-use rustix::net::RecvFlags;
+use rustix::{io::Errno, net::RecvFlags};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -40,6 +40,8 @@ pub(crate) struct Link {
     pub(crate) received: Cell<u64>,
     /// Bytes sent.
     pub(crate) sent: Cell<u64>,
+    /// With so many bytes received the head of the response must have come.
+    head_bound: Cell<u64>,
     /// Tick of the last byte either way.
     pub(crate) moved: Cell<u64>,
     /// Deadline of whoever uses the connection.
@@ -64,6 +66,8 @@ pub(crate) struct Upstream {
     pub(crate) link: Rc<Link>,
     /// It carried a request before.
     pub(crate) reused: bool,
+    /// It may carry another request.
+    pub(crate) reusable: bool,
     key: Key,
     /// Tick since when it is idle.
     idle_since: u64,
@@ -75,6 +79,9 @@ pub(crate) enum ConnectError {
     /// The kernel says no.
     #[error("{0}")]
     Refused(#[source] io::Error),
+    /// This process or this machine is out of descriptors or memory: not the member's fault.
+    #[error("{0}")]
+    Local(#[source] io::Error),
     /// `connectiontimeout`.
     #[error("connection timed out")]
     TimedOut,
@@ -97,6 +104,10 @@ pub(crate) struct Pools {
 /// Largest head of a response, bytes.
 const MAX_RESPONSE_HEAD: usize = 64 << 10;
 
+/// Bytes of interim responses and the head after which a member's answer is none; hyper may read
+/// [`MAX_RESPONSE_HEAD`] of a body together with the head.
+const HEAD_BOUND: u64 = 2 * MAX_RESPONSE_HEAD as u64;
+
 impl Pools {
     fn pop(&self, key: Key) -> Option<Upstream> {
         let mut pools = self.idle.borrow_mut();
@@ -108,7 +119,7 @@ impl Pools {
     pub(crate) fn put(&self, mut upstream: Upstream, now: u64) {
         // Somebody of another shard waits for a place and could not use this connection.
         let wanted_elsewhere = self.waiting.get() == 0 && upstream.link.is_wanted();
-        if upstream.sender.is_closed() || wanted_elsewhere {
+        if !upstream.reusable || upstream.sender.is_closed() || wanted_elsewhere {
             return;
         }
         upstream.reused = true;
@@ -167,6 +178,17 @@ fn is_older(now: u64, since: u64, ttl: Option<Duration>) -> bool {
 }
 
 impl Link {
+    /// The next bytes are a response's head: interim responses may not go on for ever.
+    pub(crate) fn expect_head(&self) {
+        let bound = self.received.get() + HEAD_BOUND;
+        self.head_bound.set(bound);
+    }
+
+    /// The head is there, what follows is bounded by whoever reads it.
+    pub(crate) fn head_came(&self) {
+        self.head_bound.set(u64::MAX);
+    }
+
     /// Whether somebody waits for a place with this member.
     fn is_wanted(&self) -> bool {
         self.place
@@ -182,7 +204,7 @@ impl Upstream {
         let mut byte = [0];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         let peeked = rustix::net::recv(&*self.link.stream.borrow(), &mut byte, flags);
-        matches!(peeked, Err(rustix::io::Errno::AGAIN))
+        matches!(peeked, Err(Errno::AGAIN))
     }
 }
 
@@ -197,6 +219,7 @@ pub(crate) async fn acquire(
 ) -> Result<Upstream, ConnectError> {
     let mut waiting = None;
     let mut deadline = None;
+    let mut cleared = false;
     loop {
         while let Some(mut upstream) = shard.pools.pop(member.key) {
             if is_older(shard.wheel.now(), upstream.idle_since, member.spec.ttl) {
@@ -209,7 +232,15 @@ pub(crate) async fn acquire(
             }
         }
         if let Some(place) = member.places.take(member.spec.max) {
-            return connect(shard, member, address, place, connect_timeout).await;
+            let connected = connect(shard, member, address, place, connect_timeout).await;
+            if matches!(connected, Err(ConnectError::Local(_))) && !cleared {
+                // Idle connections to other members can do without their descriptors.
+                cleared = true;
+                shard.pools.clear();
+                tokio::task::yield_now().await;
+                continue;
+            }
+            return connected;
         }
         waiting.get_or_insert_with(|| (member.places.wait(), LocalWait::new(&shard.pools)));
         let deadline = deadline.get_or_insert_with(|| {
@@ -259,7 +290,13 @@ async fn connect(
         .limit(timeout, TcpStream::connect(address))
         .await
         .ok_or(ConnectError::TimedOut)?
-        .map_err(ConnectError::Refused)?;
+        .map_err(|error| {
+            if is_local(&error) {
+                ConnectError::Local(error)
+            } else {
+                ConnectError::Refused(error)
+            }
+        })?;
     stream.set_nodelay(true).map_err(ConnectError::Refused)?;
     if member.spec.keepalive {
         socket2::SockRef::from(&stream)
@@ -271,6 +308,7 @@ async fn connect(
         stream: RefCell::new(stream),
         received: Cell::new(0),
         sent: Cell::new(0),
+        head_bound: Cell::new(u64::MAX),
         moved: Cell::new(shard.wheel.now()),
         alarm,
         shard: Rc::clone(shard),
@@ -294,9 +332,16 @@ async fn connect(
         sender,
         link,
         reused: false,
+        reusable: !member.spec.disablereuse,
         key: member.key,
         idle_since: 0,
     })
+}
+
+/// Whether a failed connect says nothing about the member.
+fn is_local(error: &io::Error) -> bool {
+    let own = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| own.contains(&errno))
 }
 
 /// The transport of a connection to a member.
@@ -320,6 +365,10 @@ impl Read for LinkIo {
         cx: &mut Context<'_>,
         mut out: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.link.received.get() >= self.link.head_bound.get() {
+            let error = "no final response within 128 KiB";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+        }
         let mut scratch = self.link.shard.scratch.borrow_mut();
         let limit = out.remaining().min(scratch.len());
         let mut buffer = ReadBuf::new(&mut scratch[..limit]);
@@ -366,5 +415,18 @@ impl Write for LinkIo {
     /// Nothing: the socket is closed when the connection's task ends.
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn want_of_descriptors_is_not_the_members_fault() {
+        let error = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        assert!(is_local(&error(Errno::MFILE)) && is_local(&error(Errno::NOBUFS)));
+        assert!(!is_local(&error(Errno::CONNREFUSED)) && !is_local(&error(Errno::HOSTUNREACH)));
+        assert!(!is_local(&io::ErrorKind::TimedOut.into()));
     }
 }

@@ -58,6 +58,8 @@ reasons! {
     ConnectTimeout = "connect_timeout";
     /// `max` connections are open and `acquire` passed.
     PoolExhausted = "pool_exhausted";
+    /// This host had no descriptor, port or memory for a connection to a member.
+    NoResources = "no_resources";
     /// The member did not take the request in time.
     SendTimeout = "send_timeout";
     /// No response head in time.

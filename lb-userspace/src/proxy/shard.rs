@@ -46,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) table: Arc<MemberTable>,
     pub(crate) column: u32,
     pub(crate) counters: Arc<Counters>,
+    /// As many connections as there may be.
+    pub(crate) clients: usize,
     pub(crate) connections: AtomicUsize,
 }
 
@@ -107,8 +109,12 @@ const SCRATCH: usize = 64 << 10;
 /// How long an accepted connection that was silent so far is waited for in a drain.
 const FRESH_GRACE: Duration = Duration::from_secs(1);
 
-/// Pause after an accept that failed for want of descriptors or memory.
+/// Pause after an accept that failed for want of descriptors or memory, or while there are as many
+/// connections as may be.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Ticks between two messages about that.
+const TROUBLE_TICKS: u64 = 600;
 
 /// Ticks between sweeps of pools and flushes of logs.
 const SWEEP_TICKS: u64 = 10;
@@ -137,6 +143,7 @@ pub(crate) fn run(
         draining: Cell::new(false),
         drain: watch::Sender::new(()),
     });
+    let _vital = Vital;
     runtime.block_on(async {
         tokio::task::spawn_local(tick(Rc::clone(&shard)));
         Rc::clone(&shard).obey(commands).await;
@@ -145,8 +152,22 @@ pub(crate) fn run(
     shard.flush_logs();
 }
 
+/// Held by what a shard cannot do without. A panic in a request's task ends that connection alone;
+/// one in here would leave a shard that looks alive without deadlines or without listeners, so it
+/// ends the process, which control restarts with the same listeners.
+struct Vital;
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 /// Turns the wheel; once a second sweeps and flushes.
 async fn tick(shard: Rc<Shard>) {
+    let _vital = Vital;
     let start = Instant::now();
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -276,10 +297,16 @@ impl Shard {
     }
 
     async fn accept(self: Rc<Self>, listener: TcpListener, mut stop: watch::Receiver<()>) {
+        let _vital = Vital;
+        let mut quiet_until = 0;
         loop {
+            let full = self.shared.connections.load(Relaxed) >= self.shared.clients;
             let accepted = tokio::select! {
                 biased;
-                accepted = listener.accept() => accepted,
+                accepted = listener.accept(), if !full => accepted,
+                () = tokio::time::sleep(ACCEPT_PAUSE), if full => {
+                    Err(io::Error::other(format!("{} connections, the limit", self.shared.clients)))
+                }
                 // Never sent to: an error says that the generation's sender is gone.
                 _ = stop.changed() => break,
             };
@@ -287,8 +314,14 @@ impl Shard {
                 Ok((stream, peer)) => self.serve(stream, peer),
                 Err(error) if is_transient(&error) => {}
                 Err(error) => {
-                    error!(target: "sluice::proxy", "accept: {error}");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    let now = self.wheel.now();
+                    if now >= quiet_until {
+                        quiet_until = now + TROUBLE_TICKS;
+                        error!(target: "sluice::proxy", "no connection accepted: {error}");
+                    }
+                    if !full {
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
                 }
             }
         }
@@ -321,13 +354,15 @@ impl Shard {
         };
         let fields = plan.limits.fields;
         let client = Client::new(self, stream, peer, local, plan.limits, timeouts);
-        tokio::task::spawn_local(connection(Rc::clone(self), client, fields));
+        // Counted here: the task's first turn comes after further accepts.
+        let registered = Registered::new(self, &client);
+        tokio::task::spawn_local(connection(registered, client, fields));
     }
 }
 
 /// A client's connection, from accept to close.
-async fn connection(shard: Rc<Shard>, client: Rc<Client>, fields: usize) {
-    let registered = Registered::new(&shard, &client);
+async fn connection(registered: Registered, client: Rc<Client>, fields: usize) {
+    let shard = Rc::clone(&registered.shard);
     let mut drain = shard.drain.subscribe();
     let service = service_fn(|request| {
         let (shard, client) = (Rc::clone(&shard), Rc::clone(&client));
@@ -431,4 +466,51 @@ fn is_transient(error: &io::Error) -> bool {
             | io::ErrorKind::Interrupted
             | io::ErrorKind::WouldBlock
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    /// Panics in a task of a shard's runtime, in a process of its own.
+    fn status_after_panic_in_task(test: &str, vital: bool) -> Option<std::process::ExitStatus> {
+        const ALONE: &str = "SLUICE_TEST_ALONE";
+        if std::env::var_os(ALONE).is_none() {
+            let output = std::process::Command::new(std::env::current_exe().expect("own path"))
+                .args(["--exact", test])
+                .env(ALONE, "1")
+                .output()
+                .expect("test program runs");
+            return Some(output.status);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build_local(tokio::runtime::LocalOptions::default())
+            .expect("runtime");
+        let ended = runtime.block_on(async {
+            tokio::task::spawn_local(async move {
+                let _vital = vital.then_some(Vital);
+                panic!("for the test");
+            })
+            .await
+        });
+        assert!(ended.is_err_and(|error| error.is_panic()));
+        None
+    }
+
+    #[test]
+    fn panic_in_a_request_ends_neither_shard_nor_process() {
+        let name = "proxy::shard::tests::panic_in_a_request_ends_neither_shard_nor_process";
+        let status = status_after_panic_in_task(name, false);
+        assert!(status.is_none_or(|status| status.success()), "{status:?}");
+    }
+
+    #[test]
+    fn panic_in_what_a_shard_lives_on_ends_the_process() {
+        let name = "proxy::shard::tests::panic_in_what_a_shard_lives_on_ends_the_process";
+        let status = status_after_panic_in_task(name, true);
+        let aborted = status.expect("the other process ended").signal();
+        assert_eq!(aborted, Some(rustix::process::Signal::ABORT.as_raw()));
+    }
 }

@@ -79,6 +79,15 @@ impl ProxyChild {
         let child = Command::new("/proc/self/exe")
             .arg0("sluice")
             .arg(SUBCOMMAND)
+            // Of control's environment nothing but the time zone of log lines and what a crash
+            // prints; of its file system no directory that is to be unmounted some day.
+            .env_clear()
+            .envs(
+                ["TZ", "TZDIR", "RUST_BACKTRACE"]
+                    .iter()
+                    .filter_map(|name| Some((name, std::env::var_os(name)?))),
+            )
+            .current_dir("/")
             // The link is its standard input: the one descriptor besides output that it inherits.
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())

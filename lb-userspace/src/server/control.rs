@@ -95,15 +95,19 @@ impl Control {
         if !options.instance_given {
             options.place.instance.clone_from(&spec.sluice.instance);
         }
+        // First of all: until then USR1 is the end of a process.
+        let mut signals = Signals::new()?;
         make_run_dir(&options.place.run_dir)?;
         let spec = without_dataplane(spec, options.no_xdp);
         let host = |error: preflight::PreflightError| StartError::Host(error.to_string());
         let identity = preflight::identity(&spec).map_err(host)?;
         preflight::interfaces(&spec).map_err(host)?;
         let logs = Logs::open(&spec).map_err(host)?;
-        let addresses = preflight::resolve(&spec).await.map_err(host)?;
+        let addresses = tokio::select! {
+            resolved = preflight::resolve(&spec) => resolved.map_err(host)?,
+            () = signals.stop() => return Err(StartError::Stopped),
+        };
         let shards = shards(&spec);
-        let signals = Signals::new()?;
 
         let mut notices = Vec::new();
         let dataplane = open_dataplane(&options, &spec, &mut notices)?;
@@ -196,11 +200,11 @@ impl Control {
         }
         tracing::info!(
             notice = true,
-            "sluice/{} instance {} (generation {}, {} shards, {}) configured -- resuming normal operations",
+            "sluice/{} instance {} (generation {}, {}, {}) configured -- resuming normal operations",
             env!("CARGO_PKG_VERSION"),
             self.options.place.instance,
             self.published.generation,
-            self.shards,
+            count(self.shards, "shard"),
             self.dataplane_kind(),
         );
         notify(Notice::Ready);
@@ -524,6 +528,12 @@ async fn at(when: Option<Instant>) {
         Some(when) => tokio::time::sleep_until(when.into()).await,
         None => std::future::pending().await,
     }
+}
+
+/// A number of things, in words.
+pub(crate) fn count(n: usize, thing: &str) -> String {
+    let s = if n == 1 { "" } else { "s" };
+    format!("{n} {thing}{s}")
 }
 
 /// The path of the control socket, wherever `SluiceControl` puts it: clients look here.

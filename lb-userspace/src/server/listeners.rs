@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     io,
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -116,7 +116,18 @@ impl Listeners {
 }
 
 fn socket(listener: &Listener, share: bool) -> io::Result<Socket> {
-    let address = listener.address;
+    let made = bind_to(listener.address, listener.dual, share);
+    match made {
+        // A kernel without IPv6: `Listen 80` means IPv4 there, as in httpd.
+        Err(error) if listener.dual && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            let port = listener.address.port();
+            bind_to((Ipv4Addr::UNSPECIFIED, port).into(), false, share)
+        }
+        made => made,
+    }
+}
+
+fn bind_to(address: SocketAddr, dual: bool, share: bool) -> io::Result<Socket> {
     // socket2 sets close-on-exec.
     let socket = Socket::new(
         Domain::for_address(address),
@@ -124,7 +135,7 @@ fn socket(listener: &Listener, share: bool) -> io::Result<Socket> {
         Some(Protocol::TCP),
     )?;
     if address.is_ipv6() {
-        socket.set_only_v6(!listener.dual)?;
+        socket.set_only_v6(!dual)?;
     }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(share)?;
@@ -143,7 +154,7 @@ fn describe(error: &io::Error, address: SocketAddr) -> String {
         io::ErrorKind::PermissionDenied => {
             "not permitted; ports below 1024 need root or CAP_NET_BIND_SERVICE".to_owned()
         }
-        _ => "cannot be bound".to_owned(),
+        _ => format!("cannot be bound: {error}"),
     }
 }
 

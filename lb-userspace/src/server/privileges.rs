@@ -203,6 +203,18 @@ pub(crate) fn raise_file_limit() {
     }
 }
 
+/// Client connections that the limit on open files allows: each may need another to a member, and
+/// some descriptors are listeners and logs.
+pub(crate) fn client_limit() -> usize {
+    const OWN: u64 = 64;
+    rustix::process::getrlimit(Resource::Nofile)
+        .current
+        .map_or(usize::MAX, |files| {
+            let clients = files.saturating_sub(OWN) / 2;
+            usize::try_from(clients).unwrap_or(usize::MAX).max(1)
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -55,6 +55,8 @@ const DRAIN_LOOK: Duration = Duration::from_millis(20);
 /// Runs the process; returns when it has drained or control said so.
 pub fn main() -> Result<(), ProxyProcessError> {
     error_log::start();
+    // Started by way of /proc/self/exe, it would be called `exe`. Only ps(1) and top(1) care.
+    let _ = rustix::thread::set_name(c"sluice-proxy");
     let stdin = io::stdin().as_fd().try_clone_to_owned()?;
     if rustix::net::sockopt::socket_type(&stdin) != Ok(rustix::net::SocketType::SEQPACKET) {
         return Err(ProxyProcessError::NotAChild);
@@ -92,6 +94,7 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
         column,
         shards,
         counters,
+        clients: privileges::client_limit(),
     })
     .map_err(ProxyProcessError::Start)?;
     link.send(&FromProxy::Ready, &[]).await?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     child::{ChildError, Delivery},
-    control::{Control, shards, without_dataplane},
+    control::{Control, count, shards, without_dataplane},
     notify::{Notice, notify},
     preflight::{self, Logs},
     scrape::Scrape,
@@ -175,8 +175,8 @@ impl Control {
         }
         if shards(new) != self.shards {
             notices.push(format!(
-                "SluiceShards takes effect at the next start; {} shards run",
-                self.shards
+                "SluiceShards takes effect at the next start; now there are {}",
+                count(self.shards, "shard")
             ));
         }
         Ok(notices)
@@ -199,9 +199,9 @@ fn summary(old: &Spec, new: &Spec, generation: u64, notices: &[String]) -> Strin
     let added = after.iter().filter(|name| !before.contains(name)).count();
     let removed = before.iter().filter(|name| !after.contains(name)).count();
     let mut text = format!(
-        "generation {generation}: {} members ({added} added, {removed} removed), {} listeners",
-        after.len(),
-        new.listeners.len()
+        "generation {generation}: {} ({added} added, {removed} removed), {}",
+        count(after.len(), "member"),
+        count(new.listeners.len(), "listener")
     );
     for notice in notices {
         text.push_str("\nnotice: ");

@@ -41,10 +41,12 @@ impl Control {
             } => self.deny(prefix, *seconds, *force, caller.as_deref()),
             Request::DenyDelete { prefix } => self.undeny(prefix),
             Request::Set { name, value } => self
-                .dataplane
-                .set(name, value)
-                .map(|()| format!("{name} {value}"))
-                .map_err(|error| error.to_string()),
+                .needs_kernel("there is nothing to set")
+                .and_then(|()| {
+                    let done = self.dataplane.set(name, value);
+                    done.map_err(|error| error.to_string())
+                })
+                .map(|()| format!("{name} {value}")),
             Request::Reload => self.reload().await,
             Request::Stop { graceful } => {
                 self.begin_stop(*graceful).await;
@@ -136,6 +138,7 @@ impl Control {
 
     fn change_limit(&mut self, service: u16, text: &str) -> Result<String, String> {
         let change = LimitChange::parse(text)?;
+        self.needs_kernel("nothing is limited")?;
         for per_service in change.rows() {
             self.dataplane
                 .set_limit(service, change.kind, *per_service, change.limit)
@@ -155,6 +158,7 @@ impl Control {
         if !force && let Some(why) = self.protected(caller).refusal(prefix) {
             return Err(why);
         }
+        self.needs_kernel("nothing can be denied")?;
         self.dataplane
             .deny(prefix, seconds)
             .map_err(|error| error.to_string())?;
@@ -163,6 +167,16 @@ impl Control {
             None => "until it is deleted".to_owned(),
         };
         Ok(format!("{prefix} is denied {how_long}"))
+    }
+
+    /// Without kernel maps the lists are kept by nobody who drops packets: to say "done" would lie.
+    fn needs_kernel(&self, so: &str) -> Result<(), String> {
+        if self.dataplane.is_kernel() {
+            return Ok(());
+        }
+        Err(format!(
+            "{so}: this instance runs without XDP; `sluice status` and `sluice doctor` tell why"
+        ))
     }
 
     fn undeny(&mut self, text: &str) -> Result<String, String> {

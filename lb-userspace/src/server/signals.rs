@@ -37,6 +37,12 @@ impl Signals {
         })
     }
 
+    /// Returns when a stop is asked for. A reload is no business of a start: it reads the file
+    /// anyway.
+    pub(super) async fn stop(&mut self) {
+        while self.next().await == Asked::Reload {}
+    }
+
     /// The next one that asks for something.
     pub(super) async fn next(&mut self) -> Asked {
         loop {

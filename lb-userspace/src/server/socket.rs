@@ -35,9 +35,10 @@ pub(crate) struct Ask {
 /// Longest request line, bytes.
 const MAX_LINE: u64 = 64 * 1024;
 /// Connections at a time; more wait to be accepted.
-const MAX_CLIENTS: usize = 32;
-/// How long a client may be silent, or slow to take its answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const MAX_CLIENTS: usize = 128;
+/// How long a client may be slow to ask, or to take its answer. Programs ask at once; a crowd that
+/// does not soon makes room.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The bound socket; its files go when it is dropped, after a crash with the next start.
 pub(crate) struct ControlSocket {

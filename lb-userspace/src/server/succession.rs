@@ -69,6 +69,8 @@ mod tests {
         assert!(!succession.has_happened(), "its own control");
         std::fs::write(file.path(), "51\n").expect("write");
         assert!(!succession.has_happened(), "the next does not serve yet");
+        std::fs::write(file.path(), "51\norphan 42\n").expect("write");
+        assert!(!succession.has_happened(), "nor does it when it names us");
         std::fs::write(file.path(), "").expect("write");
         assert!(!succession.has_happened(), "half written");
         std::fs::write(file.path(), "51\nserving 52\n").expect("write");

@@ -15,6 +15,25 @@ use sluice::{
 
 use crate::lab::{Ended, INSIDE, Lab, app, auto, meta, on, prefix, program_on, run, until};
 
+isolated! { fn the_capabilities_of_the_unit_are_enough_to_adopt(lab) {
+    let unit = include_str!("../../../packaging/sluice.service");
+    let granted = unit.lines().find_map(|l| l.strip_prefix("CapabilityBoundingSet=")).expect("set");
+    let granted: Vec<&str> = granted.split_whitespace().collect();
+    drop(lab.open(&[auto("v0")]));
+    let before = program_on("v0");
+    for cap in caps::all() {
+        if !granted.contains(&cap.to_string().as_str()) {
+            caps::drop(None, caps::CapSet::Effective, cap).expect("dropped");
+        }
+    }
+    let mut plane = lab.open(&[auto("v0")]);
+    plane.publish(&app(&["http://a"], &[auto("v0")])).expect("publish");
+    assert_eq!(plane.snapshot().expect("snapshot").members[0].url, "http://a");
+    let after = plane.snapshot().expect("snapshot").interfaces[0].program;
+    assert!(before != 0 && u64::from(after) != before, "replaced in place");
+    assert_eq!(plane.detach().expect("detach").len(), 1);
+} }
+
 isolated! { fn state_and_guard_outlive_the_process_and_are_adopted(lab) {
     let v0 = [on("v0", XdpMode::Native)];
     let mut first = lab.open(&v0);

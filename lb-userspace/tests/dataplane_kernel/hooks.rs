@@ -44,6 +44,20 @@ isolated! { fn another_mode_is_attached_anew(lab) {
     assert_eq!(plane.snapshot().expect("snapshot").interfaces[0].mode, "generic");
 } }
 
+isolated! { fn a_change_of_mode_that_fails_leaves_the_program_on(lab) {
+    let (lo, v0) = (on("lo", XdpMode::Generic), on("v0", XdpMode::Generic));
+    let mut plane = lab.open(&[lo.clone(), v0.clone()]);
+    plane.publish(&app(&[], &[lo, v0])).expect("publish");
+    // v0 changes its mode before lo turns out to have no native one.
+    let native = [on("v0", XdpMode::Native), on("lo", XdpMode::Native)];
+    plane.publish(&app(&[], &native)).expect_err("lo has no native mode");
+    let modes: Vec<(String, String)> = (plane.snapshot().expect("snapshot").interfaces.into_iter())
+        .map(|view| (view.name, view.mode))
+        .collect();
+    let generic = |name: &str| (name.to_owned(), "generic".to_owned());
+    assert_eq!(modes, [generic("lo"), generic("v0")]);
+} }
+
 isolated! { fn an_interface_that_is_not_there_is_named_with_its_line(lab) {
     let mut missing = auto("nope0");
     missing.at = At { file: "site.conf".into(), line: 7 };

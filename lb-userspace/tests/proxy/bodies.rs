@@ -308,6 +308,35 @@ fn upload_that_breaks_off_is_not_completed_towards_the_member() {
 }
 
 #[test]
+fn malformed_chunked_body_is_refused_at_once_and_what_follows_is_not_served() {
+    let a = echo();
+    let lab = Lab::balancing(&[a.address]);
+    for body in [
+        // Where the body ends depends on whom one asks: a bare line feed is a line's end or not.
+        "3\r\nabc\r\n0\r\nT: v\n\r\n",
+        "3\r\nabc\r\n0\r\n\n",
+        "3\nabc\r\n0\r\n\r\n",
+        "3\r\nabcXX0\r\n\r\n",
+        "1000000000000000\r\nabc",
+    ] {
+        let answer = lab.raw(format!(
+            "POST /p HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{body}\
+             GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n"
+        ));
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{body:?}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
+    }
+    assert!(a.seen().is_empty());
+    // Streamed already: the member's request breaks off, and it is not busy any more.
+    let mut client = lab.client();
+    client.send("POST /p HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n8000\r\n");
+    client.send(vec![b'x'; 0x8000]);
+    client.send("\r\n0\r\nT: v\n\r\n");
+    assert_eq!(client.receive().status, 400);
+    eventually("not busy", || lab.busy(0, 0) == 0);
+}
+
+#[test]
 fn answer_before_the_end_of_an_upload_reaches_the_client_and_ends_the_connection() {
     let a = Member::with_open_body(|_, stream| {
         respond(stream, "413 Too Large", "", b"no")?;

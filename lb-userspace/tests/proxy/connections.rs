@@ -408,3 +408,65 @@ fn connect_timeout_fails_over() {
     assert_eq!(lab.sequence(1), "b");
     assert!(lab.cell(0, 0).state().has(MemberState::ERROR));
 }
+
+#[test]
+fn connections_beyond_the_limit_wait_for_a_place() {
+    let a = Member::named("a");
+    let mut lab = Lab::limited(1, 2);
+    lab.add_balancer("x", &[a.address]);
+    lab.route("/", 0, "/");
+    lab.apply();
+    let mut first = lab.client();
+    let mut second = lab.client();
+    assert_eq!(first.get("/", "").text(), "a");
+    assert_eq!(second.get("/", "").text(), "a");
+    let mut third = lab.client();
+    third.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(first.get("/", "").text(), "a");
+    assert_eq!(lab.proxy.connections(), 2);
+    assert!(!third.proxy_has_answered());
+    drop(second);
+    assert_eq!(third.receive().text(), "a");
+    // A drain ends an accept loop that waits, too.
+    let mut fourth = lab.client();
+    fourth.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    lab.proxy.drain();
+    assert_eq!(
+        fourth.receive().text(),
+        "a",
+        "it was accepted by the kernel"
+    );
+}
+
+/// A flood of clients that eats the descriptors must not be able to switch the members off.
+#[test]
+fn proxy_without_descriptors_answers_503_and_blames_no_member() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+
+    const ALONE: &str = "SLUICE_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        // The limit is the process's: a process of its own, not to starve the tests beside it.
+        let name = "connections::proxy_without_descriptors_answers_503_and_blames_no_member";
+        let output = std::process::Command::new(std::env::current_exe().expect("own path"))
+            .args(["--exact", name])
+            .env(ALONE, "1")
+            .output()
+            .expect("test program runs");
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    let a = Member::named("a");
+    let lab = Lab::balancing(&[a.address]);
+    let mut client = lab.client();
+    eventually("accepted", || lab.proxy.connections() == 1);
+    let limit = getrlimit(Resource::Nofile);
+    let mut none = limit;
+    none.current = Some(1);
+    setrlimit(Resource::Nofile, none).expect("limit lowered");
+    let reply = client.get("/", "");
+    setrlimit(Resource::Nofile, limit).expect("limit raised");
+    assert_eq!(reply.status, 503);
+    assert!(lab.cell(0, 0).state().is_usable());
+    assert_eq!(lab.cell(0, 0).failed.load(Relaxed), 0);
+    assert_eq!(lab.get("/", "").text(), "a");
+}

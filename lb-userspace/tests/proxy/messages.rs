@@ -19,6 +19,12 @@ fn malformed_requests_are_refused_with_a_page_and_closed() {
         ("GET / HTTP/1.1\r\nHost: h\r\nA: b\0\r\n\r\n".to_owned(), 400),
         ("GET foo HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), 400),
         ("GET * HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), 400),
+        ("GET http:///x HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), 400),
+        ("GET http://a^b/ HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), 400),
+        ("GET http://\u{e9}/ HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), 400),
+        ("GET / HTTP/1.1\r\nHost: h\r\r\n\r\n".to_owned(), 400),
+        ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: \x0c3\r\n\r\nabc".to_owned(), 400),
+        ("\r".repeat(200_000), 400),
         ("GET  / HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), 400),
         ("\u{16}\u{3}\u{1}\r\n\r\n".to_owned(), 400),
         ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(), 400),
@@ -296,6 +302,10 @@ fn ambiguous_responses_are_not_passed_on() {
         "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
         "HTTP/2.0 200 OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nok",
+        "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     ] {
         let a = Member::with(move |_, stream| {
             use std::io::Write as _;
@@ -304,6 +314,70 @@ fn ambiguous_responses_are_not_passed_on() {
         });
         let reply = Lab::balancing(&[a.address]).get("/", "");
         assert_eq!(reply.status, 502, "{head}");
+    }
+}
+
+/// Sent on as it came, the Content-Length would cut the client's copy of the body in two.
+#[test]
+fn length_beside_chunks_in_a_response_is_dropped_and_the_connection_not_reused() {
+    let a = Member::with(|_, stream| {
+        use std::io::Write as _;
+        stream.write_all(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n\
+              5\r\nhello\r\n0\r\n\r\n",
+        )?;
+        Ok(true)
+    });
+    let lab = Lab::balancing(&[a.address]);
+    let mut client = lab.client();
+    for connections in 1..3 {
+        let reply = client.get("/", "");
+        assert_eq!(reply.text(), "hello");
+        assert_eq!(reply.field("content-length"), None);
+        assert_eq!(a.connections(), connections);
+    }
+}
+
+#[test]
+fn interim_responses_do_not_go_on_for_ever() {
+    let a = Member::with(|seen, stream| {
+        use std::io::Write as _;
+        let early = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n";
+        if seen.path() == "/some" {
+            stream.write_all(early.repeat(100).as_bytes())?;
+            return respond(stream, "200 OK", "", b"a");
+        }
+        loop {
+            stream.write_all(early.repeat(100).as_bytes())?;
+        }
+    });
+    let lab = Lab::balancing(&[a.address]);
+    assert_eq!(lab.get("/some", "").text(), "a");
+    assert_eq!(lab.get("/", "").status, 502);
+    assert_eq!(lab.busy(0, 0), 0);
+}
+
+/// What a member sends beyond its response is nobody's answer.
+#[test]
+fn surplus_bytes_of_a_response_reach_no_client() {
+    for surplus in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\n",
+        "HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n",
+    ] {
+        let a = Member::with(move |_, stream| {
+            use std::io::Write as _;
+            let evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL";
+            stream.write_all(format!("{surplus}{evil}").as_bytes())?;
+            Ok(true)
+        });
+        let lab = Lab::balancing(&[a.address]);
+        let mut client = lab.client();
+        for connections in 1..4 {
+            let reply = client.get("/", "");
+            assert!(!reply.text().contains("EVIL"), "{surplus:?}");
+            assert_eq!(a.connections(), connections);
+        }
     }
 }
 

@@ -67,6 +67,19 @@ fn silent_clients_do_not_hold_up_others() {
 }
 
 #[test]
+fn a_crowd_of_silent_clients_passes() {
+    let a = Member::start("a");
+    let sluice = Sluice::start(&[&a]);
+    let crowd: Vec<UnixStream> = (0..300)
+        .map(|_| UnixStream::connect(sluice.socket()).expect("connect"))
+        .collect();
+    let before = std::time::Instant::now();
+    sluice.ok(&["status"]);
+    assert!(before.elapsed() < super::harness::PATIENCE);
+    drop(crowd);
+}
+
+#[test]
 fn a_person_may_not_connect_unless_told_so() {
     let a = Member::start("a");
     let sluice = Sluice::start(&[&a]);
@@ -89,6 +102,38 @@ fn a_deny_that_cuts_the_operator_off_is_refused() {
     assert_eq!(output.status.code(), Some(1));
     let said = super::harness::text(&output.stderr);
     assert!(said.contains("your SSH session"), "{said}");
+    // sudo takes the variable away; a process above still has it.
+    let mut below = std::process::Command::new("sh");
+    below
+        .args(["-c", "env -u SSH_CONNECTION \"$@\"; exit $?", "sh"])
+        .arg(env!("CARGO_BIN_EXE_sluice"))
+        .args(["deny", "add", "198.51.100.0/24", "--run-dir"])
+        .arg(sluice.run_dir())
+        .env_remove("SLUICE_INSTANCE")
+        .env("SSH_CONNECTION", "198.51.100.7 4000 192.0.2.1 22");
+    let output = below.output().expect("run");
+    let said = super::harness::text(&output.stderr);
+    assert!(said.contains("your SSH session"), "{said}");
     let output = sluice.cli(&["deny", "add", "127.0.0.0/8"]);
     assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn what_no_packet_will_meet_is_not_said_to_be_done() {
+    let a = Member::start("a");
+    let sluice = Sluice::start(&[&a]);
+    for words in [
+        &["deny", "add", "198.51.100.7"][..],
+        &["limit", "set", "1", "syn", "5/s"],
+        &["settings", "set", "guard", "off"],
+    ] {
+        let output = sluice.cli(words);
+        assert_eq!(output.status.code(), Some(1), "{words:?}");
+        let said = super::harness::text(&output.stderr);
+        assert!(said.contains("runs without XDP"), "{said}");
+    }
+    assert_eq!(
+        sluice.json(&["deny", "list", "--json"])["prefixes"],
+        serde_json::json!([])
+    );
 }

@@ -56,6 +56,26 @@ fn a_proxy_left_alone_serves_until_the_next_control_does() {
 }
 
 #[test]
+fn a_start_that_fails_leaves_the_orphan_to_the_next() {
+    let a = Member::start("a");
+    let mut sluice = Sluice::start(&[&a]);
+    let proxy = sluice.proxy_pid();
+    let good = sluice.config(&[&a]);
+    sluice.kill_control();
+    let taken = format!("{good}Listen 127.0.0.1:{}\n", a.address.port());
+    sluice.write(&taken);
+    let file = sluice.file();
+    let mut refused = sluice.command(&["run", "--no-xdp", "-f"]);
+    let refused = refused.arg(&file).output().expect("command runs");
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(fetch(sluice.port, "/").expect("an answer").body, "a");
+    sluice.write(&good);
+    sluice.run();
+    assert_eq!(fetch(sluice.port, "/").expect("an answer").body, "a");
+    wait_until("the old proxy left", || !is_alive(proxy));
+}
+
+#[test]
 fn after_a_kill_of_both_a_start_finds_its_way() {
     let a = Member::start("a");
     let mut sluice = Sluice::start(&[&a]);

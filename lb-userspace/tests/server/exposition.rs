@@ -1,5 +1,10 @@
 //! A strict reader of Prometheus's text exposition format 0.0.4: what it does not know is a failure.
 
+#![expect(
+    clippy::float_cmp,
+    reason = "counts are whole numbers, which a float holds exactly"
+)]
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// A page that was read.

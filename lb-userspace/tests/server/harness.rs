@@ -254,8 +254,13 @@ impl Sluice {
             .expect("log");
         let file = self.file();
         let mut command = self.command(&["run", "--no-xdp", "-f"]);
+        command.arg(&file);
+        self.run_as(command, log);
+    }
+
+    /// As [`Sluice::run`], by a command of the test's own.
+    pub(crate) fn run_as(&mut self, mut command: Command, log: fs::File) {
         let child = command
-            .arg(&file)
             .stderr(Stdio::from(log))
             // Not in a terminal's foreground, where WINCH means a resize.
             .process_group(0)

@@ -1,10 +1,54 @@
 //! Start, what is shown of it, and the ways to stop.
 
-use std::{fs, io::Read as _, os::unix::net::UnixDatagram, process::Stdio};
+use std::{
+    fs,
+    io::Read as _,
+    os::unix::net::UnixDatagram,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use rustix::process::Signal;
 
 use super::harness::{Client, Member, Sluice, exists, fetch, is_alive, wait_until};
+
+#[test]
+fn the_proxy_inherits_nothing_of_controls_surroundings() {
+    let a = Member::start("a");
+    let mut sluice = Sluice::prepare(&[&a]);
+    let run = sluice.command(&["run", "--no-xdp", "-f"]);
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "exec 9</etc/passwd; exec \"$0\" \"$@\""])
+        .arg(run.get_program())
+        .args(run.get_args())
+        .arg(sluice.file())
+        .current_dir(sluice.dir.path())
+        .envs(run.get_envs().filter_map(|(k, v)| Some((k, v?))))
+        .env_remove("SLUICE_INSTANCE")
+        .env_remove("NOTIFY_SOCKET")
+        .env("SOME_SECRET", "x");
+    let log = fs::File::create(sluice.dir.path().join("stderr")).expect("log");
+    sluice.run_as(shell, log);
+    let of = |pid: u32, what: &str| format!("/proc/{pid}/{what}");
+    let (control, proxy) = (sluice.control_pid(), sluice.proxy_pid());
+    let files = |pid| -> Vec<_> {
+        fs::read_dir(of(pid, "fd"))
+            .expect("descriptors")
+            .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+            .collect()
+    };
+    assert!(files(control).contains(&"/etc/passwd".into()), "inherited");
+    assert!(!files(proxy).contains(&"/etc/passwd".into()));
+    let environment = fs::read(of(proxy, "environ")).expect("environment");
+    assert!(!String::from_utf8_lossy(&environment).contains("SECRET"));
+    assert_eq!(
+        fs::read_link(of(proxy, "cwd")).expect("cwd"),
+        Path::new("/")
+    );
+    let name = fs::read_to_string(of(proxy, "comm")).expect("name");
+    assert_eq!(name, "sluice-proxy\n");
+}
 
 #[test]
 fn a_running_service_shows_itself() {

@@ -1,5 +1,10 @@
 //! What an operator sees of requests: metrics, reasons in the logs, a virtual host's error log.
 
+#![expect(
+    clippy::float_cmp,
+    reason = "counts are whole numbers, which a float holds exactly"
+)]
+
 use std::{
     fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},

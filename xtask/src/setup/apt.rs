@@ -11,7 +11,11 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 /// Exit code 101: action forbidden by policy.
 const FORBID: &str = "#!/bin/sh\n# Placed by cargo xtask setup, which removes it.\nexit 101\n";
 
-/// Installs packages without what they merely recommend.
+/// Packages whose units Debian enables when it installs them.
+const SERVICES: [&str; 2] = ["nginx", "haproxy"];
+
+/// Installs packages, none of which was there, without what they merely recommend. What they would
+/// have started at the next boot is disabled.
 pub(super) fn install(packages: &[&str]) -> Result<()> {
     if !lab::has_tool("apt-get") {
         bail!(
@@ -34,12 +38,22 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
                 "--no-upgrade",
             ])
             .args(packages),
-    )
+    )?;
+    for service in SERVICES.iter().filter(|name| packages.contains(name)) {
+        let unit = format!("{service}.service");
+        exec::run(root("deb-systemd-helper")?.args(["disable", &unit]))?;
+        exec::run(root("update-rc.d")?.args([service, "disable"]))?;
+    }
+    Ok(())
+}
+
+fn root(program: &str) -> Result<Command> {
+    exec::as_root(program).context("installing packages needs root or sudo")
 }
 
 fn apt() -> Result<Command> {
     // Through env, because sudo passes no variables on.
-    let mut command = exec::as_root("env").context("installing packages needs root or sudo")?;
+    let mut command = root("env")?;
     command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
     Ok(command)
 }

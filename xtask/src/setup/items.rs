@@ -189,6 +189,26 @@ pub(super) fn all() -> Vec<Item> {
     ]
 }
 
+/// What `cargo xtask bench l7` needs beyond that: the peers, and what drives and counts them.
+pub(super) fn bench() -> Vec<Item> {
+    let tool = |name, purpose, present| Item {
+        name,
+        purpose,
+        source: Source::Apt(name),
+        present,
+    };
+    vec![
+        tool("nginx", "bench l7: peer and members", || {
+            lab::has_tool("nginx")
+        }),
+        tool("haproxy", "bench l7: peer", || lab::has_tool("haproxy")),
+        tool("wrk", "bench l7: the client", || lab::has_tool("wrk")),
+        tool("strace", "bench l7: counts system calls", || {
+            lab::has_tool("strace")
+        }),
+    ]
+}
+
 fn has_rust_src(toolchain: &str) -> bool {
     sysroot(toolchain).is_some_and(|sysroot| {
         Path::new(sysroot.trim())

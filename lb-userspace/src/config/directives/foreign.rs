@@ -11,6 +11,27 @@ pub(super) fn is_foreign(name: &str) -> bool {
         })
 }
 
+/// What to do about one of them.
+pub(super) fn instead(name: &str) -> &'static str {
+    let name = name.trim_start_matches('<').to_ascii_lowercase();
+    let of = |families: &[&str]| families.iter().any(|family| name.starts_with(family));
+    if of(&["steer", "guard"]) {
+        "until a version has it: remove the line"
+    } else if of(&["ssl", "protocols", "h2", "md"]) {
+        "this version serves HTTP/1.1 in clear text: leave TLS to what stands in front"
+    } else if of(&[
+        "redirect",
+        "rewrite",
+        "header",
+        "requestheader",
+        "proxypassmatch",
+    ]) {
+        "let the members do it, or keep it for httpd alone in <IfModule !sluice_module>"
+    } else {
+        "to keep it for httpd alone, put it into <IfModule !sluice_module>"
+    }
+}
+
 /// All of them, for suggestions and documentation.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     NAMES.iter().copied()

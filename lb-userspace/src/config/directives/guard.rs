@@ -89,10 +89,21 @@ fn xdp_interface(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     Ok(())
 }
 
+fn guard_limit_fault(error: limit::LimitError) -> Fault {
+    let message = error.message;
+    // `limit set` shares the words, without a directive to name.
+    let message = if message.starts_with("GuardLimit") {
+        message
+    } else {
+        format!("GuardLimit: {message}")
+    };
+    Fault::new(message).at(error.word)
+}
+
 fn guard_limit(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let words: Vec<&str> = call.node.args.iter().map(|w| w.text.as_str()).collect();
     let parsed = limit::parse_words(&words);
-    let mut limit = parsed.map_err(|error| Fault::new(error.message).at(error.word))?;
+    let mut limit = parsed.map_err(guard_limit_fault)?;
     limit.at = call.place();
     if call.scope.host > 0 {
         limit.addresses = Some(call.host().addresses.clone());
@@ -224,7 +235,7 @@ fn sluice_shards(call: &mut Call<'_, '_>) -> Result<(), Fault> {
 fn sluice_instance(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let name = call.arg(0);
     // It becomes the name of a directory.
-    let valid = (1..=32).contains(&name.len())
+    let valid = (1..=64).contains(&name.len())
         && name
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
@@ -232,7 +243,7 @@ fn sluice_instance(call: &mut Call<'_, '_>) -> Result<(), Fault> {
         let message = format!("SluiceInstance: '{name}' is not a name");
         return Err(Fault::new(message)
             .at(0)
-            .help("expected 1 to 32 letters, digits, - or _"));
+            .help("expected 1 to 64 letters, digits, - or _"));
     }
     let name = name.to_owned();
     call.draft.spec.sluice.instance = name;

@@ -385,7 +385,7 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
             ),
             (
                 3,
-                "action=cookie is not supported by this version of sluice",
+                "GuardLimit: action=cookie is not supported by this version of sluice",
             ),
             (
                 4,

@@ -139,6 +139,27 @@ pub(in crate::dataplane) fn bpf_probe() -> io::Result<()> {
     owned(bpf(BPF_MAP_CREATE, &mut arguments)?).map(drop)
 }
 
+/// Marks every descriptor above standard error close-on-exec: what this process was started with is
+/// no business of the processes it starts. For the beginning of a process; std marks its own.
+pub(in crate::dataplane) fn keep_descriptors_to_ourselves() -> io::Result<()> {
+    const FIRST: libc::c_uint = 3;
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
+    // SAFETY: no pointers; nothing is closed, and no descriptor changes its meaning here.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            FIRST,
+            libc::c_uint::MAX,
+            CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
 /// Features that the old `ETHTOOL_GFLAGS` tells about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::dataplane) struct EthtoolFlags {

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    ops::Range,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -12,7 +13,7 @@ use tokio::{io::AsyncWrite, net::TcpStream};
 
 use super::Client;
 use crate::proxy::{
-    gate::{Chunks, Framing, Refusal, Scanner, Verdict, escape_target},
+    gate::{Chunks, Framing, MAX_HEAD, Refusal, Scanner, Verdict, escape_target, is_uri},
     shard::Shard,
 };
 
@@ -84,9 +85,9 @@ impl ClientIo {
                         self.start += head.start;
                         self.passed = head.len();
                         let head = self.start..self.start + self.passed;
-                        if let Some(escaped) = escape_target(&self.buffer[head.clone()]) {
-                            self.passed = escaped.len();
-                            self.buffer.splice(head, escaped);
+                        if let Err(refusal) = self.fit(head) {
+                            self.refuse(refusal);
+                            return Poll::Ready(Ok(()));
                         }
                         self.begin(framing);
                         return Poll::Ready(Ok(()));
@@ -156,6 +157,26 @@ impl ClientIo {
         }
     }
 
+    /// Makes the target of a head that passed the gate one that hyper takes, so that hyper refuses
+    /// nothing by itself, without a page and a log line.
+    fn fit(&mut self, head: Range<usize>) -> Result<(), Refusal> {
+        let bytes = &self.buffer[head.clone()];
+        let escaped = escape_target(bytes);
+        let fitting = escaped.as_deref().unwrap_or(bytes);
+        if fitting.len() > MAX_HEAD {
+            return Err(Refusal::LineTooLong);
+        }
+        let origin_form = bytes.windows(2).find(|pair| pair[0] == b' ') == Some(b" /");
+        if !origin_form && !is_uri(fitting) {
+            return Err(Refusal::Malformed("target is no URI"));
+        }
+        if let Some(escaped) = escaped {
+            self.passed = escaped.len();
+            self.buffer.splice(head, escaped);
+        }
+        Ok(())
+    }
+
     /// While a response is being made: later requests wait in the buffer, the client's end is kept
     /// for later (it may have closed its half only), a reset ends everything.
     fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -191,7 +212,7 @@ impl ClientIo {
         self.phase = match framing {
             Framing::Length(0) => Phase::Head,
             Framing::Length(length) => Phase::Length(length),
-            Framing::Chunked => Phase::Chunked(Chunks::Size(0)),
+            Framing::Chunked => Phase::Chunked(Chunks::default()),
         };
         let client = &self.client;
         client.body_open.set(framing != Framing::Length(0));
@@ -234,7 +255,9 @@ impl ClientIo {
     ) -> Poll<io::Result<()>> {
         if self.start < self.buffer.len() {
             let held = &self.buffer[self.start..];
-            let (count, over) = follow(&mut self.phase, held);
+            // No more than is given now: what breaks the body behind it breaks it in its turn.
+            let held = &held[..held.len().min(out.remaining())];
+            let (count, over) = follow(&mut self.phase, held)?;
             self.passed = count;
             if over {
                 self.body_over();
@@ -252,11 +275,13 @@ impl ClientIo {
             _ => out.remaining(),
         };
         let (phase, buffer) = (&mut self.phase, &mut self.buffer);
-        let (mut count, mut over) = (0, false);
+        let mut followed = Ok((0, false));
         let read = self.client.poll_socket(&self.shard, limit, cx, |bytes| {
-            (count, over) = follow(phase, bytes);
-            out.put_slice(&bytes[..count]);
-            buffer.extend_from_slice(&bytes[count..]);
+            followed = follow(phase, bytes);
+            if let Ok((count, _)) = followed {
+                out.put_slice(&bytes[..count]);
+                buffer.extend_from_slice(&bytes[count..]);
+            }
         });
         let alarm = &self.client.read_alarm;
         let Poll::Ready(read) = read else {
@@ -268,6 +293,7 @@ impl ClientIo {
         };
         alarm.clear();
         self.client.ended.set(read? == 0);
+        let (count, over) = followed?;
         self.client
             .taken
             .set(self.client.taken.get() + count as u64);
@@ -279,8 +305,8 @@ impl ClientIo {
 }
 
 /// Moves the phase on over body bytes; how many belong to the body, and whether it is complete.
-fn follow(phase: &mut Phase, bytes: &[u8]) -> (usize, bool) {
-    match phase {
+fn follow(phase: &mut Phase, bytes: &[u8]) -> io::Result<(usize, bool)> {
+    Ok(match phase {
         Phase::Length(left) => {
             let count = (*left).min(bytes.len() as u64);
             *left -= count;
@@ -288,10 +314,16 @@ fn follow(phase: &mut Phase, bytes: &[u8]) -> (usize, bool) {
         }
         Phase::Chunked(chunks) => {
             let count = chunks.follow(bytes);
+            if *chunks == Chunks::Broken {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "malformed chunked body",
+                ));
+            }
             (count, *chunks == Chunks::End)
         }
         Phase::Head | Phase::Over => (0, false),
-    }
+    })
 }
 
 impl Read for ClientIo {

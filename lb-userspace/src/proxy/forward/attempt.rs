@@ -16,6 +16,7 @@ use crate::{
     proxy::{
         body::{BodyError, Progress, RequestBody},
         exchange::Exchange,
+        fields,
         pool::{self, ConnectError, Upstream},
         reason::Reason,
         wheel::TICK,
@@ -152,18 +153,29 @@ pub(super) async fn attempt(
     }
 }
 
-/// No connection: the member goes into error, another may be tried.
+/// No connection: the member goes into error, another may be tried; unless the want is our own.
 fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &ConnectError) -> Attempt {
     let balancing = &exchange.current.plan.balancers[balancer];
     let elector = &balancing.balancer;
     let spec = &balancing.members[index].spec;
     let peer = exchange.client.peer;
-    elector.cell(index).failed.fetch_add(1, Relaxed);
     let reason = match error {
         ConnectError::Exhausted => Reason::PoolExhausted,
         ConnectError::TimedOut => Reason::ConnectTimeout,
+        ConnectError::Local(_) => Reason::NoResources,
         ConnectError::Refused(_) => Reason::ConnectFailed,
     };
+    if matches!(error, ConnectError::Local(_)) {
+        // A flood of clients must not be able to put every member into error, for packets too.
+        error!(
+            target: LOG,
+            reason = reason.name(),
+            "[client {peer}] no connection to {} made: {error}", spec.url
+        );
+        let failure = Failure::plain(StatusCode::SERVICE_UNAVAILABLE);
+        return Attempt::Failed(failure.because(reason));
+    }
+    elector.cell(index).failed.fetch_add(1, Relaxed);
     if matches!(error, ConnectError::Exhausted) {
         error!(
             target: LOG,
@@ -212,6 +224,7 @@ async fn send(
     let ticks = u64::try_from(timeout.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX);
     link.moved.set(wheel.now());
     link.alarm.set(timeout);
+    link.expect_head();
     let mut sending = std::pin::pin!(upstream.sender.try_send_request(request));
     let sent = std::future::poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
@@ -236,6 +249,7 @@ async fn send(
     })
     .await;
     link.alarm.clear();
+    link.head_came();
     let mut failed = Unanswered {
         unsent: None,
         link: Rc::clone(&link),
@@ -281,8 +295,8 @@ fn accept_response(
     exchange: &mut Exchange,
     balancer: usize,
     index: usize,
-    response: Response<Incoming>,
-    upstream: Upstream,
+    mut response: Response<Incoming>,
+    mut upstream: Upstream,
 ) -> Result<(Response<Incoming>, Upstream), Attempt> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let member = &exchange.current.plan.balancers[balancer].members[index];
@@ -296,6 +310,22 @@ fn accept_response(
             StatusCode::BAD_GATEWAY,
             "Unexpected Upgrade",
         )));
+    }
+    match fields::check_framing(response.headers_mut()) {
+        Ok(clean) => upstream.reusable &= clean,
+        Err(bad) => {
+            let member = &exchange.current.plan.balancers[balancer].members[index];
+            error!(
+                target: LOG,
+                reason = Reason::BadResponse.name(),
+                "[client {}] AH01106: bad response framing from {}: {bad}",
+                exchange.client.peer, member.spec.url
+            );
+            return Err(Attempt::Failed(Failure::proxy(
+                StatusCode::BAD_GATEWAY,
+                "Error reading from remote server",
+            )));
+        }
     }
     let reason = response
         .extensions()

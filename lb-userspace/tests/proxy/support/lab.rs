@@ -36,6 +36,11 @@ pub(crate) struct Lab {
 impl Lab {
     /// A proxy of `shards` shards with nothing configured.
     pub(crate) fn new(shards: usize) -> Self {
+        Self::limited(shards, usize::MAX)
+    }
+
+    /// As [`Lab::new`], for so many client connections at most.
+    pub(crate) fn limited(shards: usize, clients: usize) -> Self {
         let (table, _members, _busy) = MemberTable::anonymous().expect("memory file");
         let table = Arc::new(table);
         let (counters, _file) = Counters::anonymous(shards).expect("memory file");
@@ -44,6 +49,7 @@ impl Lab {
             column: 1,
             shards,
             counters: Arc::new(counters),
+            clients,
         })
         .expect("proxy");
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");

@@ -1,0 +1,257 @@
+//! `cargo xtask bench xdp`: the program by `BPF_PROG_TEST_RUN`, beside floors, row by row in each
+//! round. Nothing is attached and no packet is sent.
+//!
+//! What it does not show: the driver, DMA, the NIC's caches, and what a busy host's other work
+//! pushes out of the CPU's. The same few bytes of packet are in the nearest cache all the time.
+
+mod rows;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use lab::kernel::Kernel;
+use lb_common::verdict::{Action, Verdict};
+use serde_json::{Value, json};
+
+use self::rows::{Row, Sources};
+use super::{
+    figures::Spread,
+    floors::{self, Floors},
+    machine::Machine,
+    table::Table,
+    write_json,
+};
+use crate::exec::{self, Root, step};
+
+/// How much to measure.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Rounds; each measures every row once
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Packets of each row and round
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..))]
+    packets: u32,
+    /// Also write everything measured to this file
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// Packets before the timed ones: caches, branch predictors and, for rows that enter sources, the
+/// table of sources (more than it has room for, so that the timed ones find it full).
+const WARM: u32 = 20_000;
+const WARM_SOURCES: u32 = 200_000;
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+
+/// What a run of packets took.
+struct Timed {
+    nanos: f64,
+    answer: u32,
+}
+
+/// ns per packet of each round.
+#[derive(Default)]
+struct Rounds {
+    /// Harness and program.
+    total: Vec<f64>,
+    /// The harness alone, in the same round.
+    floor: Vec<f64>,
+}
+
+impl Rounds {
+    /// What the program adds to the harness.
+    fn net(&self) -> Option<Spread> {
+        Spread::new(self.pairs().map(|(total, floor)| total - floor).collect())
+    }
+
+    fn ratio(&self) -> Option<Spread> {
+        Spread::new(self.pairs().map(|(total, floor)| total / floor).collect())
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (f64, f64)> {
+        self.total.iter().copied().zip(self.floor.iter().copied())
+    }
+}
+
+/// Measures and prints.
+pub(super) fn run(_root: &Path, arguments: &Arguments) -> Result<()> {
+    match exec::root() {
+        Root::Already => {}
+        Root::Sudo => return again_as_root(),
+        Root::No => bail!("loading an XDP program needs root"),
+    }
+    let machine = Machine::look();
+    let mut kernel = Kernel::load()?;
+    let mut floors = Floors::load()?;
+    let rows = rows::all();
+    let mut measured: Vec<Rounds> = rows.iter().map(|_| Rounds::default()).collect();
+    // The floors as rows of their own, against the first.
+    let plain = [floors::PASS, floors::DROP, floors::PARSE];
+    let mut bare: Vec<Rounds> = plain.iter().map(|_| Rounds::default()).collect();
+    let frame = rows::frame_of_floors();
+
+    for round in 1..=arguments.rounds {
+        step(&format!("round {round} of {}", arguments.rounds));
+        let pass = time(floors.program(floors::PASS)?, &frame, arguments.packets)?.nanos;
+        for (name, rounds) in plain.iter().zip(&mut bare) {
+            let timed = time(floors.program(name)?, &frame, arguments.packets)?;
+            rounds.total.push(timed.nanos);
+            rounds.floor.push(pass);
+        }
+        for (row, rounds) in rows.iter().zip(&mut measured) {
+            let (total, floor) = measure(&mut kernel, &mut floors, row, arguments.packets)
+                .with_context(|| format!("row {}", row.name))?;
+            rounds.total.push(total);
+            rounds.floor.push(floor);
+        }
+    }
+
+    let mut table = Table::new(&["packet", "verdict", "net ns/packet", "x harness"]);
+    let mut figures = Vec::new();
+    let floor_names = ["floor: pass", "floor: drop", "floor: parse only"];
+    let all = floor_names
+        .iter()
+        .map(|name| (*name, "-"))
+        .zip(&bare)
+        .chain(
+            rows.iter()
+                .map(|row| (row.name, row.reason.name()))
+                .zip(&measured),
+        );
+    for ((name, verdict), rounds) in all {
+        let (Some(net), Some(ratio)) = (rounds.net(), rounds.ratio()) else {
+            continue;
+        };
+        table.row(vec![
+            name.to_owned(),
+            verdict.to_owned(),
+            net.range(0),
+            format!("{:.2}", ratio.median()),
+        ]);
+        figures.push(json!({
+            "row": name, "verdict": verdict, "net_ns": net.json(), "times_harness": ratio.json(),
+            "total_ns_rounds": rounds.total, "harness_ns_rounds": rounds.floor,
+        }));
+    }
+    let size = size(&kernel)?;
+    println!("{}\n", machine.line());
+    print!("{}", table.text());
+    println!(
+        "\nHarness: the kernel's test loop around a program that only passes, {} ns a packet; \
+         net is what is above it in the same round, as median (least..most) of {} rounds of {} \
+         packets. Rows with changing sources have a harness of their own, which changes the packet \
+         and tail-calls.",
+        bare[0]
+            .net()
+            .and_then(|_| Spread::new(bare[0].floor.clone()))
+            .map_or_else(|| "-".to_owned(), |spread| spread.range(0)),
+        arguments.rounds,
+        arguments.packets,
+    );
+    println!(
+        "Program: {} instructions verified, {} bytes translated, {} bytes of machine code.",
+        size["verified_instructions"], size["translated_bytes"], size["machine_code_bytes"],
+    );
+    println!("Not built: a minimal guard written by hand as a floor; nothing steers yet.");
+    if let Some(path) = &arguments.json {
+        write_json(
+            path,
+            &json!({
+                "bench": "xdp", "machine": machine.json(), "rounds": arguments.rounds,
+                "packets": arguments.packets, "program": size, "rows": figures,
+            }),
+        )?;
+    }
+    Ok(())
+}
+
+/// One row in one round: ns of harness and program, and of the harness alone.
+fn measure(
+    kernel: &mut Kernel,
+    floors: &mut Floors,
+    row: &Row,
+    packets: u32,
+) -> Result<(f64, f64)> {
+    kernel.apply(&row.setup)?;
+    let verdict = Verdict {
+        service: row.service,
+        reason: row.reason,
+        bytes: row.frame.len() as u64,
+    };
+    let warm = match row.sources {
+        Sources::One => WARM,
+        Sources::Known | Sources::New => WARM_SOURCES,
+    };
+    let (harness, floor) = match row.sources {
+        Sources::One => (
+            None,
+            time(floors.program(floors::PASS)?, &row.frame, packets)?,
+        ),
+        Sources::Known | Sources::New => {
+            let name = if matches!(row.sources, Sources::Known) {
+                floors::SOURCES_64K
+            } else {
+                floors::SOURCES_16M
+            };
+            floors.go_on_with(None)?;
+            let floor = time(floors.program(name)?, &row.frame, packets)?;
+            floors.go_on_with(Some(kernel.program()?))?;
+            (Some(name), floor)
+        }
+    };
+    let program = match harness {
+        Some(name) => floors.program(name)?,
+        None => kernel.program()?,
+    };
+    let before = kernel.counter(verdict.cell())?.packets;
+    time(program, &row.frame, warm)?;
+    let timed = time(program, &row.frame, packets)?;
+    // Every packet ended as the row says, or the row's name is a lie.
+    let counted = kernel.counter(verdict.cell())?.packets - before;
+    // A limit's row begins with the packets that its window lets through.
+    let sent = u64::from(warm) + u64::from(packets) - row.first_others;
+    ensure!(
+        counted == sent,
+        "{counted} of {sent} packets ended as {}",
+        row.reason.name()
+    );
+    let wanted = match row.reason.action() {
+        Action::Pass => XDP_PASS,
+        Action::Drop => XDP_DROP,
+    };
+    ensure!(timed.answer == wanted, "the program said {}", timed.answer);
+    Ok((timed.nanos, floor.nanos))
+}
+
+fn time(program: &Xdp, frame: &[u8], packets: u32) -> Result<Timed> {
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        repeat: packets,
+        ..TestRunOptions::default()
+    };
+    let result = program.test_run(options)?;
+    Ok(Timed {
+        // The kernel gives the mean of all repeats, in whole ns.
+        nanos: result.duration.as_nanos() as f64,
+        answer: result.return_value,
+    })
+}
+
+fn size(kernel: &Kernel) -> Result<Value> {
+    let info = kernel.program()?.info()?;
+    Ok(json!({
+        "verified_instructions": info.verified_instruction_count(),
+        "translated_bytes": info.size_translated(),
+        "machine_code_bytes": info.size_jitted(),
+    }))
+}
+
+/// Runs this very command again as root.
+fn again_as_root() -> Result<()> {
+    step("loading an XDP program needs root: running this with sudo");
+    let here = std::env::current_exe().context("finding this program")?;
+    let mut command = exec::as_root(here).context("root is needed")?;
+    exec::run(command.args(std::env::args_os().skip(1)))
+}

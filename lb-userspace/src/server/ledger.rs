@@ -166,3 +166,33 @@ impl Ledger {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::counters::{Histogram, Tally};
+    use std::{sync::Arc, time::Duration};
+
+    #[test]
+    fn a_balancers_row_is_given_away_when_it_is_gone_and_no_other_is_left() {
+        let mut ledger = Ledger::new(1).expect("memory");
+        ledger.proxy_started(3);
+        for index in 0..MAX_BALANCERS {
+            assert!(ledger.give_row(&format!("b{index}")));
+        }
+        assert!(ledger.give_row("b7"), "it has one");
+        assert!(!ledger.give_row("late"));
+        let same = Counters::map(ledger.file(), 1).expect("second mapping");
+        let tally = Tally::new(Arc::new(same), 3, 0);
+        for row in [7, 8] {
+            tally.took(row, Latency::Total, Duration::from_millis(1));
+        }
+        ledger.rows[7].1 = false;
+        assert!(ledger.give_row("late"));
+        assert_eq!(ledger.counters.row("late"), Some(7));
+        assert_eq!(ledger.counters.row("b7"), None);
+        let total = |row| ledger.counters.histogram(&[3], row, Latency::Total);
+        assert_eq!(total(7), Histogram::default(), "not the predecessor's");
+        assert_eq!(total(8).sum_us, 1000);
+    }
+}

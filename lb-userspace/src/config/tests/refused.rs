@@ -404,6 +404,32 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
         ],
     ),
     (
+        "Listen 80\nSluiceMetrics 10.0.0.1:9330\nSluiceMetrics localhost:1\n\
+         SluiceMetrics 127.0.0.1:0\nSluiceMetrics 10.0.0.1:9330 everywhere\n\
+         SluiceMetrics 10.0.0.1:9330 public\nSluiceMetrics [::1]:9330",
+        &[
+            (2, "SluiceMetrics: 10.0.0.1 is not a loopback address"),
+            (3, "SluiceMetrics: 'localhost:1' is not ADDRESS:PORT"),
+            (4, "SluiceMetrics: the port must be 1 to 65535"),
+            (5, "SluiceMetrics: 'everywhere' is not public"),
+            (7, "SluiceMetrics: there is one already, in line 6"),
+        ],
+    ),
+    (
+        "Listen 80\nErrorLogFormat \"%t %M\"\nErrorLogFormat JSON\n\
+         <VirtualHost *:80>\nErrorLogFormat json\n</VirtualHost>",
+        &[
+            (
+                2,
+                "ErrorLogFormat with a format string is not supported by this version of sluice",
+            ),
+            (
+                5,
+                "ErrorLogFormat in a virtual host is not supported by this version of sluice",
+            ),
+        ],
+    ),
+    (
         "Listen 80\nXDPInterface a/b\nXDPInterface eth0 mode=fast",
         &[
             (2, "'a/b' is not an interface name"),

@@ -33,6 +33,7 @@ mod plan;
 mod pool;
 pub mod reverse;
 mod shard;
+pub mod tls;
 pub mod vhost;
 pub mod wheel;
 
@@ -48,6 +49,8 @@ pub struct Generation {
     pub spec: Arc<Spec>,
     /// `ids[b][m]` is the slot of `spec.balancers[b].members[m]`.
     pub ids: Vec<Vec<MemberId>>,
+    /// Certificates of hosts with TLS.
+    pub certificates: tls::Certificates,
 }
 
 /// What a proxy process is given once.
@@ -78,6 +81,8 @@ pub struct Proxy {
     shared: Arc<Shared>,
     shards: Vec<Handle>,
     plan: Mutex<Option<Arc<Plan>>>,
+    /// For the life of the process: a reload ends no session.
+    resumption: tls::Resumption,
 }
 
 /// One shard's thread.
@@ -110,6 +115,7 @@ impl Proxy {
             shared,
             shards,
             plan: Mutex::new(None),
+            resumption: tls::Resumption::new().map_err(io::Error::other)?,
         })
     }
 
@@ -126,8 +132,14 @@ impl Proxy {
         logs: LogFiles,
     ) -> io::Result<()> {
         let mut current = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
-        let plan = Plan::new(generation, logs, &self.shared.table, current.as_deref())
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let plan = Plan::new(
+            generation,
+            logs,
+            &self.shared.table,
+            &self.resumption,
+            current.as_deref(),
+        )
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let plan = Arc::new(plan);
         let mut sockets: Vec<Vec<TcpListener>> = self.shards.iter().map(|_| Vec::new()).collect();
         for listener in listeners {

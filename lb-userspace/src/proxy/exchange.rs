@@ -325,21 +325,32 @@ impl Exchange {
         }
     }
 
-    /// mod_proxy_balancer's variables, for logs.
+    /// mod_ssl's and mod_proxy_balancer's variables, for logs.
     fn environment(&self) -> Vec<(&'static str, String)> {
+        let mut list = Vec::new();
+        if let Some(session) = &self.client.tls {
+            list.extend([
+                ("HTTPS", "on".to_owned()),
+                ("SSL_PROTOCOL", session.protocol.to_owned()),
+                ("SSL_CIPHER", session.cipher.to_owned()),
+            ]);
+            if let Some(name) = &session.name {
+                list.push(("SSL_TLS_SNI", name.to_string()));
+            }
+        }
         let Some((balancing, engaged)) = self.engagement() else {
-            return Vec::new();
+            return list;
         };
         let balancer = &balancing.balancer;
         if balancer.direct {
-            return Vec::new();
+            return list;
         }
         let member = &balancer.members()[engaged.member];
-        let mut list = vec![
+        list.extend([
             ("BALANCER_NAME", format!("balancer://{}", balancer.name)),
             ("BALANCER_WORKER_NAME", member.url.clone()),
             ("BALANCER_WORKER_ROUTE", member.route.clone()),
-        ];
+        ]);
         if let (Some(session), Some(sticky)) = (&engaged.session, &balancer.sticky) {
             let name = if session.in_url {
                 &sticky.path
@@ -436,7 +447,10 @@ impl Finished {
                 } else {
                     &facts.host_name
                 },
-                port: facts.port.or(spec_port).unwrap_or(80),
+                port: facts.port.or(spec_port).unwrap_or(match client.tls {
+                    Some(_) => 443,
+                    None => 80,
+                }),
                 keepalives: self.keepalives,
                 connection: self.connection,
                 request_fields: &facts.request[at],

@@ -15,12 +15,13 @@ use super::{
     client::Client,
     exchange::{Exchange, Head},
     fields::{self, Direction, MaxForwards},
+    gate::Refusal,
     page::{self, Detail},
     path::{self, Routed},
     pool::Upstream,
     reverse,
     shard::Shard,
-    vhost,
+    tls, vhost,
     wheel::TICK,
 };
 use crate::{
@@ -40,6 +41,9 @@ use outgoing::{Outgoing, add_fields, target};
 
 const LOG: &str = "sluice::proxy";
 
+/// httpd's words to who forgot the s of https.
+const PLAIN_HTTP: &str = "You're speaking plain HTTP to an SSL-enabled server port. Instead use the HTTPS scheme to access this URL, please.";
+
 /// The client's connection is to be closed without an answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Abort {
@@ -54,22 +58,22 @@ pub(crate) enum Abort {
 /// An error page in the making.
 struct Failure {
     status: StatusCode,
-    /// For the page of a "Proxy Error"; `None`: a plain page.
-    cause: Option<&'static str>,
+    /// For the page.
+    detail: Detail<'static>,
 }
 
 impl Failure {
     const fn plain(status: StatusCode) -> Self {
         Self {
             status,
-            cause: None,
+            detail: Detail::Plain,
         }
     }
 
     const fn proxy(status: StatusCode, cause: &'static str) -> Self {
         Self {
             status,
-            cause: Some(cause),
+            detail: Detail::Proxy(cause),
         }
     }
 }
@@ -131,10 +135,25 @@ pub(crate) async fn answer(
     let early = if let Some(refusal) = refusal {
         warn!(target: LOG, "[client {}] request refused: {refusal}", client.peer);
         let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
-        Some(Failure::plain(status))
+        Some(Failure {
+            status,
+            detail: match refusal {
+                Refusal::PlainHttp => Detail::Reason(PLAIN_HTTP),
+                _ => Detail::Plain,
+            },
+        })
     } else if let Err(bad) = &asked {
         warn!(target: LOG, "[client {}] {bad}", client.peer);
         Some(Failure::plain(StatusCode::BAD_REQUEST))
+    } else if !tls::may_carry(&current.plan, &client, &candidates, exchange.host) {
+        warn!(
+            target: LOG,
+            "[client {}] AH02032: hostname {} provided via SNI and hostname {} provided via HTTP have no compatible TLS setup",
+            client.peer,
+            client.sni().unwrap_or("(none)"),
+            name.unwrap_or("(none)"),
+        );
+        Some(Failure::plain(StatusCode::MISDIRECTED_REQUEST))
     } else {
         None
     };
@@ -349,7 +368,12 @@ fn relay(
             .unwrap_or(&host.name);
         // It was decoded before it was routed.
         let path = path::decode(target.path().as_bytes()).unwrap_or_default();
-        reverse::rewrite_fields(&host.reverses, &path, &mut parts.headers, asked);
+        let scheme = match exchange.client.tls {
+            Some(_) => "https",
+            None => "http",
+        };
+        let origin = format!("{scheme}://{asked}");
+        reverse::rewrite_fields(&host.reverses, &path, &mut parts.headers, &origin);
     }
     keep_or_close(&mut exchange, &mut parts.headers, wishes);
     exchange.answer(parts.status, &parts.headers);
@@ -366,8 +390,7 @@ fn relay(
 }
 
 fn error_page(exchange: Exchange, failure: &Failure, wishes: Wishes) -> Response<ReplyBody> {
-    let detail = failure.cause.map_or(Detail::Plain, Detail::Proxy);
-    let page = page::error(failure.status, detail);
+    let page = page::error(failure.status, failure.detail);
     let wishes = Wishes {
         close: wishes.close || page::closes(failure.status),
         ..wishes

@@ -30,6 +30,7 @@ use super::{
     gate::MAX_HEAD,
     plan::Plan,
     pool::Pools,
+    tls::accept::{self, Opening},
     vhost,
     wheel::{TICK, Wheel},
 };
@@ -158,6 +159,11 @@ impl Shard {
     /// Whether connections are to be closed after their request.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// Changes when connections are to be closed after their request.
+    pub(crate) fn drained(&self) -> watch::Receiver<()> {
+        self.drain.subscribe()
     }
 
     async fn obey(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
@@ -297,13 +303,30 @@ impl Shard {
             io: host.timeout,
         };
         let fields = plan.limits.fields;
-        let client = Client::new(self, stream, peer, local, plan.limits, timeouts);
-        tokio::task::spawn_local(connection(Rc::clone(self), client, fields));
+        let limits = plan.limits;
+        let counted = Counted::new(self);
+        let shard = Rc::clone(self);
+        if plan.hosts[candidates[0]].tls.is_none() {
+            let opening = Opening::Cleartext(stream);
+            let client = Client::new(self, opening, peer, local, limits, timeouts);
+            tokio::task::spawn_local(connection(shard, client, fields, counted));
+            return;
+        }
+        tokio::task::spawn_local(async move {
+            // Each state boxed for itself: a handshake's size must not stay with the connection.
+            let opening = accept::open(&shard, &current, &candidates, stream, peer);
+            let Some(opening) = Box::pin(opening).await else {
+                return;
+            };
+            drop((current, candidates));
+            let client = Client::new(&shard, opening, peer, local, limits, timeouts);
+            Box::pin(connection(shard, client, fields, counted)).await;
+        });
     }
 }
 
 /// A client's connection, from accept to close.
-async fn connection(shard: Rc<Shard>, client: Rc<Client>, fields: usize) {
+async fn connection(shard: Rc<Shard>, client: Rc<Client>, fields: usize, _counted: Counted) {
     let registered = Registered::new(&shard, &client);
     let mut drain = shard.drain.subscribe();
     let service = service_fn(|request| {
@@ -367,7 +390,23 @@ async fn connection(shard: Rc<Shard>, client: Rc<Client>, fields: usize) {
 /// hyper's default, for which it needs no heap.
 const FIELDS_ON_STACK: usize = 100;
 
-/// A connection in the shard's list and the process's count.
+/// A connection in the process's count, from accept to close.
+struct Counted(Rc<Shard>);
+
+impl Counted {
+    fn new(shard: &Rc<Shard>) -> Self {
+        shard.shared.connections.fetch_add(1, Relaxed);
+        Self(Rc::clone(shard))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.shared.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A connection in the shard's list.
 struct Registered {
     shard: Rc<Shard>,
     number: u64,
@@ -381,7 +420,6 @@ impl Registered {
             .clients
             .borrow_mut()
             .insert(number, Rc::downgrade(client));
-        shard.shared.connections.fetch_add(1, Relaxed);
         Self {
             shard: Rc::clone(shard),
             number,
@@ -392,7 +430,6 @@ impl Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         self.shard.clients.borrow_mut().remove(&self.number);
-        self.shard.shared.connections.fetch_sub(1, Relaxed);
     }
 }
 

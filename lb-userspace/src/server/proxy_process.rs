@@ -205,6 +205,7 @@ impl Process {
             Generation {
                 number: parcel.number,
                 spec: Arc::clone(&spec),
+                certificates: parcel.certificates,
                 ids: parcel
                     .ids
                     .into_iter()

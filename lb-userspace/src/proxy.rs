@@ -34,6 +34,7 @@ mod pool;
 pub mod reason;
 pub mod reverse;
 mod shard;
+pub mod tls;
 pub mod vhost;
 pub mod wheel;
 
@@ -49,6 +50,8 @@ pub struct Generation {
     pub spec: Arc<Spec>,
     /// `ids[b][m]` is the slot of `spec.balancers[b].members[m]`.
     pub ids: Vec<Vec<MemberId>>,
+    /// Certificates of hosts with TLS.
+    pub certificates: tls::Certificates,
 }
 
 /// What a proxy process is given once.
@@ -83,6 +86,8 @@ pub struct Proxy {
     shared: Arc<Shared>,
     shards: Vec<Handle>,
     plan: Mutex<Option<Arc<Plan>>>,
+    /// For the life of the process: a reload ends no session.
+    resumption: tls::Resumption,
 }
 
 /// One shard's thread.
@@ -117,6 +122,7 @@ impl Proxy {
             shared,
             shards,
             plan: Mutex::new(None),
+            resumption: tls::Resumption::new().map_err(io::Error::other)?,
         })
     }
 
@@ -133,8 +139,14 @@ impl Proxy {
         logs: LogFiles,
     ) -> io::Result<()> {
         let mut current = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
-        let plan = Plan::new(generation, logs, &self.shared, current.as_deref())
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let plan = Plan::new(
+            generation,
+            logs,
+            &self.shared,
+            &self.resumption,
+            current.as_deref(),
+        )
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let plan = Arc::new(plan);
         let mut sockets: Vec<Vec<TcpListener>> = self.shards.iter().map(|_| Vec::new()).collect();
         for listener in listeners {

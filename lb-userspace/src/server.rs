@@ -11,6 +11,7 @@ use crate::{
 };
 
 mod backoff;
+mod certificates;
 mod child;
 mod control;
 mod ledger;
@@ -97,6 +98,14 @@ impl StartError {
             _ => 1,
         }
     }
+}
+
+/// What `configtest` looks at beside the text: certificate and key files. Warnings, or every error,
+/// a line each.
+pub fn check_certificates(spec: &Spec) -> Result<Vec<String>, String> {
+    certificates::load(spec)
+        .map(|loaded| loaded.warnings)
+        .map_err(|errors| certificates::lines(&errors))
 }
 
 /// Runs control in the foreground until it is told to stop.

@@ -38,7 +38,20 @@ fn refused(args: &ConfigArgs) -> Failure {
 
 pub(crate) fn configtest(args: &ConfigArgs) -> Outcome {
     match load(args, Severity::Notice) {
-        (Some(_), _) => {
+        (Some(spec), _) => {
+            let mut errors = std::io::stderr().lock();
+            match server::check_certificates(&spec) {
+                Ok(warnings) => {
+                    for warning in warnings {
+                        drop(writeln!(errors, "warning: {warning}"));
+                    }
+                }
+                Err(lines) => {
+                    drop(writeln!(errors, "{lines}"));
+                    return Err(refused(args));
+                }
+            }
+            drop(errors);
             // Where httpd prints it.
             drop(writeln!(std::io::stderr(), "Syntax OK"));
             Ok(())

@@ -20,6 +20,7 @@ mod log;
 mod process;
 mod proxy;
 mod server;
+pub(crate) mod tls;
 
 pub(crate) use proxy::balancer_name;
 
@@ -320,10 +321,11 @@ impl Directive {
 }
 
 /// The parts of the table, with titles, in the order of the documentation.
-pub(crate) const PARTS: [(&str, &[Directive]); 8] = [
+pub(crate) const PARTS: [(&str, &[Directive]); 9] = [
     ("Files and conditions", server::READING),
     ("Servers and virtual hosts", server::TABLE),
     ("Connections and limits", connection::TABLE),
+    ("TLS", tls::TABLE),
     ("Proxy", proxy::TABLE),
     ("Balancers", balancer::TABLE),
     ("Logs", log::TABLE),

@@ -65,6 +65,8 @@ pub(crate) struct Draft<'a> {
 pub(crate) struct Listen {
     /// IPv6 unspecified where no address was given.
     pub address: SocketAddr,
+    /// `https` was said, or nothing and the port is 443.
+    pub https: bool,
     /// Its address.
     pub mark: Mark,
 }
@@ -108,6 +110,8 @@ pub(crate) struct HostDraft {
     pub max_keep_alive_requests: Option<u32>,
     /// `RequestReadTimeout header=`
     pub header_timeout: Option<Duration>,
+    /// What SSL directives said.
+    pub tls: super::directives::tls::TlsDraft,
     /// `LogFormat` with a nickname.
     pub formats: Vec<(String, String)>,
     /// `LogFormat` without one, for `TransferLog`.

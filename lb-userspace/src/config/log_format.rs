@@ -70,8 +70,8 @@ fn check_tag(tag: char, argument: Option<&str>) -> Result<(), FormatError> {
 
 /// Tags that may have an argument.
 const PLAIN: &str = "%haAlutrmUqHsbBDTfvVpPXkLRIOS";
-/// Tags that must have one: header fields, environment, cookies.
-const WITH_ARGUMENT: &str = "ioeC";
+/// Tags that must have one: header fields, environment, cookies, mod_ssl's variables.
+const WITH_ARGUMENT: &str = "ioeCx";
 /// Notes of modules.
 const NOT_YET: &str = "n";
 

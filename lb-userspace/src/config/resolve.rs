@@ -13,6 +13,7 @@ use super::{
 
 mod listeners;
 mod routes;
+mod tls;
 mod workers;
 
 /// Makes the Spec, when there is no error.
@@ -25,6 +26,7 @@ pub(super) fn resolve(mut draft: Draft<'_>, file: &Path) -> Loaded {
     }
     routes::warn_unreachable(&mut draft);
     let listeners = listeners::collect(&mut draft, file);
+    tls::resolve(&mut draft, &listeners, &mut hosts);
     warn_idle_guard(&mut draft);
     let Draft {
         mut spec,
@@ -120,6 +122,7 @@ fn host(draft: &mut Draft<'_>, index: usize, names: &Names, file: &Path) -> Host
             .header_timeout
             .or(main.header_timeout)
             .unwrap_or(Duration::from_secs(20)),
+        tls: None,
         access_logs: access_logs(reports, main, own),
         error_log: own.error_log.clone(),
         at,

@@ -105,12 +105,78 @@ pub struct Host {
     pub max_keep_alive_requests: u32,
     /// `RequestReadTimeout header=`: the whole head must be there after this long. Default 20 s.
     pub header_timeout: Duration,
+    /// `SSLEngine on`; `None`: cleartext.
+    pub tls: Option<Tls>,
     /// `CustomLog`, in order.
     pub access_logs: Vec<AccessLog>,
     /// `ErrorLog`; `None`: the main server's.
     pub error_log: Option<LogTarget>,
     /// Where it begins.
     pub at: Place,
+}
+
+/// TLS to the clients of a host. Paths only: what is in the files is never part of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tls {
+    /// `SSLCertificateFile` with its key, in order; at least one.
+    pub certificates: Vec<CertificateFiles>,
+    /// `SSLCertificateChainFile`: sent after what each certificate file holds.
+    pub chain: Option<NamedFile>,
+    /// `SSLProtocol` has TLSv1.2.
+    pub v12: bool,
+    /// `SSLProtocol` has TLSv1.3; one of the two is set.
+    pub v13: bool,
+    /// `SSLCipherSuite`, in order of preference, for TLS 1.2 and 1.3.
+    pub suites: Vec<CipherSuite>,
+    /// `SSLHonorCipherOrder`: the order of `suites` beats the client's. Default off.
+    pub honor_cipher_order: bool,
+    /// `SSLSessionTickets`. Default on.
+    pub session_tickets: bool,
+    /// `SSLSessionCache` is not `none`: sessions of clients without tickets are kept.
+    pub session_cache: bool,
+    /// `RequestReadTimeout handshake=`, else as `header=`; zero: no limit.
+    pub handshake_timeout: Duration,
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateFiles {
+    /// `SSLCertificateFile`.
+    pub certificate: NamedFile,
+    /// `SSLCertificateKeyFile`; `None`: the key is in the certificate's file.
+    pub key: Option<NamedFile>,
+}
+
+/// A file and the directive that names it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct NamedFile {
+    /// Made absolute.
+    pub path: PathBuf,
+    /// Where it is named.
+    pub at: Place,
+}
+
+/// A cipher suite that sluice has, TLS 1.3's first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum CipherSuite {
+    /// `TLS_AES_256_GCM_SHA384`
+    Tls13Aes256,
+    /// `TLS_AES_128_GCM_SHA256`
+    Tls13Aes128,
+    /// `TLS_CHACHA20_POLY1305_SHA256`
+    Tls13Chacha20,
+    /// `ECDHE-ECDSA-AES256-GCM-SHA384`
+    EcdsaAes256,
+    /// `ECDHE-ECDSA-AES128-GCM-SHA256`
+    EcdsaAes128,
+    /// `ECDHE-ECDSA-CHACHA20-POLY1305`
+    EcdsaChacha20,
+    /// `ECDHE-RSA-AES256-GCM-SHA384`
+    RsaAes256,
+    /// `ECDHE-RSA-AES128-GCM-SHA256`
+    RsaAes128,
+    /// `ECDHE-RSA-CHACHA20-POLY1305`
+    RsaChacha20,
 }
 
 /// One `ProxyPass`.

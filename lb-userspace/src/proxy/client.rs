@@ -8,28 +8,27 @@ use std::{
     cell::{Cell, RefCell},
     io,
     net::SocketAddr,
-    pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use rustix::net::RecvFlags;
-use tokio::{
-    io::{AsyncRead, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::ReadBuf;
 
 use super::{
     exchange::Finished,
     gate::{Limits, Refusal},
     shard::Shard,
+    tls::accept::{Opening, Session},
     wheel::Alarm,
 };
 
 mod transport;
+mod wire;
 
 pub(super) use transport::{ClientIo, write_slices};
+pub(super) use wire::Wire;
 
 /// What the requests of one connection, its transport and its task share.
 pub(crate) struct Client {
@@ -39,7 +38,11 @@ pub(crate) struct Client {
     pub(crate) local: SocketAddr,
     /// Limits on heads: those of the generation that accepted the connection.
     limits: Limits,
-    stream: RefCell<TcpStream>,
+    stream: RefCell<Wire>,
+    /// `None`: cleartext.
+    pub(crate) tls: Option<Box<Session>>,
+    /// The connection began with something that is no request.
+    misspoken: Cell<Option<Refusal>>,
     read_alarm: Alarm,
     write_alarm: Alarm,
     /// From accept, or from the first byte of a later head, to its end.
@@ -102,17 +105,24 @@ pub(crate) enum Activity {
 impl Client {
     pub(crate) fn new(
         shard: &Shard,
-        stream: TcpStream,
+        opening: Opening,
         peer: SocketAddr,
         local: SocketAddr,
         limits: Limits,
         timeouts: Timeouts,
     ) -> Rc<Self> {
+        let (wire, tls, misspoken) = match opening {
+            Opening::Cleartext(stream) => (Wire::Plain(stream), None, None),
+            Opening::Secure(stream, session) => (Wire::Tls(stream), Some(session), None),
+            Opening::Misspoken(stream) => (Wire::Plain(stream), None, Some(Refusal::PlainHttp)),
+        };
         Rc::new(Self {
             peer,
             local,
             limits,
-            stream: RefCell::new(stream),
+            stream: RefCell::new(wire),
+            tls,
+            misspoken: Cell::new(misspoken),
             read_alarm: shard.wheel.alarm(),
             write_alarm: shard.wheel.alarm(),
             head_timeout: Cell::new(timeouts.head),
@@ -138,6 +148,11 @@ impl Client {
     /// Requests on this connection before the current one.
     pub(crate) fn keepalives(&self) -> u32 {
         self.requests.get().saturating_sub(1)
+    }
+
+    /// The name that the client gave in its TLS handshake.
+    pub(crate) fn sni(&self) -> Option<&str> {
+        self.tls.as_ref()?.name.as_deref()
     }
 
     /// Why the current head is refused, if it is.
@@ -203,7 +218,7 @@ impl Client {
         let waiting = || {
             let mut byte = [0];
             let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-            rustix::net::recv(&*self.stream.borrow(), &mut byte, flags)
+            rustix::net::recv(self.stream.borrow().socket(), &mut byte, flags)
                 .is_ok_and(|(read, _)| read > 0)
         };
         if self.in_flight.get() {
@@ -230,8 +245,14 @@ impl Client {
         if self.reset.get() {
             let stream = self.stream.borrow();
             // Best effort: without it the cut is merely harder to see.
-            let _ = socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
+            let _ = socket2::SockRef::from(stream.socket()).set_linger(Some(Duration::ZERO));
             return;
+        }
+        if self.tls.is_some() {
+            let alarm = shard.wheel.alarm();
+            let goodbye = std::future::poll_fn(|cx| self.stream.borrow_mut().poll_goodbye(cx));
+            // Who does not take it is left without.
+            let _ = alarm.limit(LINGER, goodbye).await;
         }
         if self.ended.get() {
             return;
@@ -239,13 +260,16 @@ impl Client {
         let unread = {
             let mut byte = [0];
             let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-            let peeked = rustix::net::recv(&*self.stream.borrow(), &mut byte, flags);
+            let peeked = rustix::net::recv(self.stream.borrow().socket(), &mut byte, flags);
             peeked.is_ok_and(|(read, _)| read > 0)
         };
         if !unread && !self.body_open.get() {
             return;
         }
-        let shut = rustix::net::shutdown(&*self.stream.borrow(), rustix::net::Shutdown::Write);
+        let shut = {
+            let stream = self.stream.borrow();
+            rustix::net::shutdown(stream.socket(), rustix::net::Shutdown::Write)
+        };
         if shut.is_err() {
             return;
         }
@@ -273,8 +297,7 @@ impl Client {
         let mut scratch = shard.scratch.borrow_mut();
         let limit = limit.min(scratch.len());
         let mut buffer = ReadBuf::new(&mut scratch[..limit]);
-        let mut stream = self.stream.borrow_mut();
-        ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
+        ready!(self.stream.borrow_mut().poll_read(cx, &mut buffer))?;
         take(buffer.filled());
         Poll::Ready(Ok(buffer.filled().len()))
     }

@@ -402,13 +402,23 @@ impl Exchange {
         }
     }
 
-    /// mod_proxy_balancer's variables and the reason, for logs.
+    /// mod_ssl's and mod_proxy_balancer's variables and the reason, for logs.
     fn environment(&self) -> Vec<(&'static str, String)> {
         let mut list: Vec<_> = self
             .reason
             .map(|reason| ("SLUICE_REASON", reason.name().to_owned()))
             .into_iter()
             .collect();
+        if let Some(session) = &self.client.tls {
+            list.extend([
+                ("HTTPS", "on".to_owned()),
+                ("SSL_PROTOCOL", session.protocol.to_owned()),
+                ("SSL_CIPHER", session.cipher.to_owned()),
+            ]);
+            if let Some(name) = &session.name {
+                list.push(("SSL_TLS_SNI", name.to_string()));
+            }
+        }
         let Some((balancing, engaged)) = self.engagement() else {
             return list;
         };
@@ -519,7 +529,10 @@ impl Finished {
                 } else {
                     &facts.host_name
                 },
-                port: facts.port.or(spec_port).unwrap_or(80),
+                port: facts.port.or(spec_port).unwrap_or(match client.tls {
+                    Some(_) => 443,
+                    None => 80,
+                }),
                 keepalives: self.keepalives,
                 connection: self.connection,
                 request_fields: &facts.request[at],

@@ -22,7 +22,7 @@ use super::{
     reason::Reason,
     reverse,
     shard::Shard,
-    vhost,
+    tls, vhost,
     wheel::TICK,
 };
 use crate::{
@@ -43,6 +43,9 @@ use outgoing::{Outgoing, add_fields, target};
 
 const LOG: &str = "sluice::proxy";
 
+/// httpd's words to who forgot the s of https.
+const PLAIN_HTTP: &str = "You're speaking plain HTTP to an SSL-enabled server port. Instead use the HTTPS scheme to access this URL, please.";
+
 /// The client's connection is to be closed without an answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Abort {
@@ -57,8 +60,8 @@ pub(crate) enum Abort {
 /// An error page in the making.
 struct Failure {
     status: StatusCode,
-    /// For the page of a "Proxy Error"; `None`: a plain page.
-    cause: Option<&'static str>,
+    /// For the page.
+    detail: Detail<'static>,
     /// For logs and metrics; `None`: what the status says.
     reason: Option<Reason>,
 }
@@ -67,7 +70,7 @@ impl Failure {
     const fn plain(status: StatusCode) -> Self {
         Self {
             status,
-            cause: None,
+            detail: Detail::Plain,
             reason: None,
         }
     }
@@ -75,7 +78,7 @@ impl Failure {
     const fn proxy(status: StatusCode, cause: &'static str) -> Self {
         Self {
             status,
-            cause: Some(cause),
+            detail: Detail::Proxy(cause),
             reason: None,
         }
     }
@@ -172,7 +175,14 @@ async fn respond(
             reason = reason.name(),
             "[client {}] request refused: {refusal}", client.peer
         );
-        Some(Failure::plain(status).because(reason))
+        Some(Failure {
+            status,
+            detail: match refusal {
+                Refusal::PlainHttp => Detail::Reason(PLAIN_HTTP),
+                _ => Detail::Plain,
+            },
+            reason: Some(reason),
+        })
     } else if let Err(bad) = &asked {
         warn!(
             target: LOG,
@@ -180,6 +190,15 @@ async fn respond(
             "[client {}] {bad}", client.peer
         );
         Some(Failure::plain(StatusCode::BAD_REQUEST))
+    } else if !tls::may_carry(&current.plan, &client, &candidates, exchange.host) {
+        warn!(
+            target: LOG,
+            "[client {}] AH02032: hostname {} provided via SNI and hostname {} provided via HTTP have no compatible TLS setup",
+            client.peer,
+            client.sni().unwrap_or("(none)"),
+            name.unwrap_or("(none)"),
+        );
+        Some(Failure::plain(StatusCode::MISDIRECTED_REQUEST))
     } else {
         None
     };
@@ -412,7 +431,12 @@ fn relay(
             .unwrap_or(&host.name);
         // It was decoded before it was routed.
         let path = path::decode(target.path().as_bytes()).unwrap_or_default();
-        reverse::rewrite_fields(&host.reverses, &path, &mut parts.headers, asked);
+        let scheme = match exchange.client.tls {
+            Some(_) => "https",
+            None => "http",
+        };
+        let origin = format!("{scheme}://{asked}");
+        reverse::rewrite_fields(&host.reverses, &path, &mut parts.headers, &origin);
     }
     keep_or_close(&mut exchange, &mut parts.headers, wishes);
     exchange.answer(parts.status, &parts.headers);
@@ -431,8 +455,7 @@ fn relay(
 fn error_page(mut exchange: Exchange, failure: &Failure, wishes: Wishes) -> Response<ReplyBody> {
     let by_status = Reason::of_status(failure.status.as_u16());
     exchange.fail(failure.reason.unwrap_or(by_status));
-    let detail = failure.cause.map_or(Detail::Plain, Detail::Proxy);
-    let page = page::error(failure.status, detail);
+    let page = page::error(failure.status, failure.detail);
     let wishes = Wishes {
         close: wishes.close || page::closes(failure.status),
         ..wishes

@@ -55,6 +55,9 @@ pub enum Refusal {
     /// 417.
     #[error("unknown expectation")]
     Expectation,
+    /// 400, with a page of its own: no TLS where there should be.
+    #[error("plain HTTP on a TLS port")]
+    PlainHttp,
     /// 501: a transfer coding besides chunked.
     #[error("AH01093: Transfer-Encoding is not supported")]
     Coding,
@@ -67,7 +70,7 @@ impl Refusal {
     /// Status that answers it.
     pub const fn status(self) -> u16 {
         match self {
-            Self::Malformed(_) => 400,
+            Self::Malformed(_) | Self::PlainHttp => 400,
             Self::Method => 405,
             Self::Timeout => 408,
             Self::LineTooLong => 414,

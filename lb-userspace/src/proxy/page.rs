@@ -12,6 +12,8 @@ pub const SERVER: HeaderValue = HeaderValue::from_static("sluice");
 pub enum Detail<'a> {
     /// Nothing but what the status means.
     Plain,
+    /// What is wrong with the request.
+    Reason(&'a str),
     /// A "Proxy Error": the status line says so and the page gives the reason.
     Proxy(&'a str),
 }
@@ -20,6 +22,7 @@ pub enum Detail<'a> {
 pub fn error(status: StatusCode, detail: Detail<'_>) -> Response<Bytes> {
     let (reason, cause) = match detail {
         Detail::Plain => (status.canonical_reason().unwrap_or("Error"), None),
+        Detail::Reason(cause) => (status.canonical_reason().unwrap_or("Error"), Some(cause)),
         Detail::Proxy(cause) => ("Proxy Error", Some(cause)),
     };
     let code = status.as_u16();
@@ -69,6 +72,9 @@ const fn meaning(status: StatusCode) -> &'static str {
         405 => "This method is not allowed here.",
         408 => "The request did not arrive in time.",
         414 => "The request line is longer than this server allows.",
+        421 => {
+            "This connection was made for another name, whose TLS is not that of the one asked for."
+        }
         417 => "The Expect field asks for something this server cannot do.",
         501 => "The request uses something this server does not implement.",
         502 => "The server behind this proxy gave no valid answer.",

@@ -13,7 +13,11 @@ use std::{
 use http::HeaderValue;
 use lb_common::member::MemberId;
 
-use super::{Generation, LogFiles, gate, reverse, shard::Shared};
+use super::{
+    Generation, LogFiles, gate, reverse,
+    shard::Shared,
+    tls::{self, HostTls, Resumption, TlsError},
+};
 use crate::{
     balancer::{Balancer, BuildError},
     config::spec::{self, LogTarget, Spec},
@@ -48,6 +52,8 @@ pub(crate) struct Host {
     pub(crate) logs: Vec<(usize, Format)>,
     /// For members without a timeout of their own.
     pub(crate) member_timeout: Duration,
+    /// TLS to its clients.
+    pub(crate) tls: Option<HostTls>,
 }
 
 /// A balancer with what the proxy needs of its members.
@@ -156,6 +162,9 @@ pub(crate) enum PlanError {
     /// A name that cannot stand in a header field.
     #[error("{0:?} cannot be sent in a header field")]
     Value(String),
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A log that control did not open.
     #[error("access log {0} was not opened")]
     Log(String),
@@ -167,6 +176,7 @@ impl Plan {
         generation: Generation,
         files: LogFiles,
         shared: &Shared,
+        resumption: &Resumption,
         previous: Option<&Self>,
     ) -> Result<Self, PlanError> {
         let spec = generation.spec;
@@ -217,10 +227,12 @@ impl Plan {
         let mut sinks = Vec::new();
         let machine = rustix::system::uname();
         let machine = machine.nodename().to_string_lossy().into_owned();
+        let tls = tls::configure(&spec, &generation.certificates, resumption)?;
         let hosts = spec
             .hosts
             .iter()
-            .map(|host| {
+            .zip(tls)
+            .map(|(host, tls)| {
                 let name = host.server_name.as_ref().unwrap_or(&machine).clone();
                 let logs = host
                     .access_logs
@@ -241,6 +253,7 @@ impl Plan {
                     name,
                     logs,
                     member_timeout: host.proxy_timeout.unwrap_or(host.timeout),
+                    tls,
                 })
             })
             .collect::<Result<_, PlanError>>()?;

@@ -108,9 +108,9 @@ pub fn rewrite(rules: &[Rule], asked: &[u8], value: &str, origin: &str) -> Optio
         })
 }
 
-/// Rewrites the places in a response's fields. `asked` is the request's decoded path, `host` the
-/// client's Host value.
-pub fn rewrite_fields(rules: &[Rule], asked: &[u8], fields: &mut HeaderMap, host: &str) {
+/// Rewrites the places in a response's fields. `asked` is the request's decoded path, `origin` the
+/// client's `scheme://host[:port]`.
+pub fn rewrite_fields(rules: &[Rule], asked: &[u8], fields: &mut HeaderMap, origin: &str) {
     if rules.is_empty() {
         return;
     }
@@ -120,7 +120,7 @@ pub fn rewrite_fields(rules: &[Rule], asked: &[u8], fields: &mut HeaderMap, host
             continue;
         };
         let Ok(text) = value.to_str() else { continue };
-        if let Some(new) = rewrite(rules, asked, text, &format!("http://{host}"))
+        if let Some(new) = rewrite(rules, asked, text, origin)
             && let Ok(new) = HeaderValue::try_from(new)
         {
             *value = new;

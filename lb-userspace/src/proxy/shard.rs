@@ -30,6 +30,7 @@ use super::{
     gate::MAX_HEAD,
     plan::Plan,
     pool::Pools,
+    tls::accept::{self, Opening},
     vhost,
     wheel::{TICK, Wheel},
 };
@@ -202,6 +203,11 @@ impl Shard {
         self.draining.get()
     }
 
+    /// Changes when connections are to be closed after their request.
+    pub(crate) fn drained(&self) -> watch::Receiver<()> {
+        self.drain.subscribe()
+    }
+
     async fn obey(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
         // The accept loops of one generation end when their sender does.
         let mut accepting: Option<watch::Sender<()>> = None;
@@ -353,16 +359,32 @@ impl Shard {
             io: host.timeout,
         };
         let fields = plan.limits.fields;
-        let client = Client::new(self, stream, peer, local, plan.limits, timeouts);
+        let limits = plan.limits;
         // Counted here: the task's first turn comes after further accepts.
-        let registered = Registered::new(self, &client);
-        tokio::task::spawn_local(connection(registered, client, fields));
+        let counted = Counted::new(self);
+        let shard = Rc::clone(self);
+        if plan.hosts[candidates[0]].tls.is_none() {
+            let opening = Opening::Cleartext(stream);
+            let client = Client::new(self, opening, peer, local, limits, timeouts);
+            tokio::task::spawn_local(connection(shard, client, fields, counted));
+            return;
+        }
+        tokio::task::spawn_local(async move {
+            // Each state boxed for itself: a handshake's size must not stay with the connection.
+            let opening = accept::open(&shard, &current, &candidates, stream, peer);
+            let Some(opening) = Box::pin(opening).await else {
+                return;
+            };
+            drop((current, candidates));
+            let client = Client::new(&shard, opening, peer, local, limits, timeouts);
+            Box::pin(connection(shard, client, fields, counted)).await;
+        });
     }
 }
 
 /// A client's connection, from accept to close.
-async fn connection(registered: Registered, client: Rc<Client>, fields: usize) {
-    let shard = Rc::clone(&registered.shard);
+async fn connection(shard: Rc<Shard>, client: Rc<Client>, fields: usize, _counted: Counted) {
+    let registered = Registered::new(&shard, &client);
     let mut drain = shard.drain.subscribe();
     let service = service_fn(|request| {
         let (shard, client) = (Rc::clone(&shard), Rc::clone(&client));
@@ -425,7 +447,26 @@ async fn connection(registered: Registered, client: Rc<Client>, fields: usize) {
 /// hyper's default, for which it needs no heap.
 const FIELDS_ON_STACK: usize = 100;
 
-/// A connection in the shard's list and the process's count.
+/// A connection in the process's count, from accept to close.
+struct Counted(Rc<Shard>);
+
+impl Counted {
+    fn new(shard: &Rc<Shard>) -> Self {
+        shard.shared.connections.fetch_add(1, Relaxed);
+        shard.tally.up(Number::Accepted);
+        shard.tally.up(Number::Clients);
+        Self(Rc::clone(shard))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.shared.connections.fetch_sub(1, Relaxed);
+        self.0.tally.down(Number::Clients);
+    }
+}
+
+/// A connection in the shard's list.
 struct Registered {
     shard: Rc<Shard>,
     number: u64,
@@ -439,9 +480,6 @@ impl Registered {
             .clients
             .borrow_mut()
             .insert(number, Rc::downgrade(client));
-        shard.shared.connections.fetch_add(1, Relaxed);
-        shard.tally.up(Number::Accepted);
-        shard.tally.up(Number::Clients);
         Self {
             shard: Rc::clone(shard),
             number,
@@ -452,8 +490,6 @@ impl Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         self.shard.clients.borrow_mut().remove(&self.number);
-        self.shard.shared.connections.fetch_sub(1, Relaxed);
-        self.shard.tally.down(Number::Clients);
     }
 }
 

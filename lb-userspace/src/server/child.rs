@@ -16,7 +16,7 @@ use super::{
     preflight::Logs,
     privileges::Identity,
 };
-use crate::config::spec::Spec;
+use crate::{config::spec::Spec, proxy::tls::Certificates};
 
 /// Hidden subcommand that makes this binary the proxy.
 pub const SUBCOMMAND: &str = "proxy-process";
@@ -70,6 +70,8 @@ pub(crate) struct Delivery<'a> {
     pub(crate) listeners: &'a Listeners,
     /// Its logs.
     pub(crate) logs: &'a Logs,
+    /// Its certificates.
+    pub(crate) certificates: &'a Certificates,
 }
 
 impl ProxyChild {
@@ -143,6 +145,7 @@ impl ProxyChild {
                 .iter()
                 .map(|ids| ids.iter().map(|id| id.0).collect())
                 .collect(),
+            certificates: delivery.certificates.clone(),
         }
         .seal()?;
         let apply = ToProxy::Apply { listeners, logs };

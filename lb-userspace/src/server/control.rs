@@ -17,6 +17,7 @@ use tokio::{
 use super::{
     RunOptions, StartError,
     backoff::Backoff,
+    certificates::{self, Watch},
     child::{ChildError, Delivery, ProxyChild},
     ledger::Ledger,
     link::FromProxy,
@@ -32,6 +33,7 @@ use crate::{
     admin::protocol::Response,
     config::spec::Spec,
     dataplane::{Dataplane, Desired, KernelLog, Published},
+    proxy::tls::Certificates,
     telemetry::error_log,
 };
 
@@ -39,6 +41,8 @@ use crate::{
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Heartbeat of the maps and of expired denies.
 const TICK: Duration = Duration::from_secs(1);
+/// Ticks between looks at certificate files.
+const WATCH_TICKS: u32 = 2;
 
 /// The control process.
 pub(crate) struct Control {
@@ -49,6 +53,12 @@ pub(crate) struct Control {
     pub(super) published: Published,
     pub(super) listeners: Listeners,
     pub(super) logs: Logs,
+    /// For a proxy process that has to be started again.
+    pub(super) certificates: Certificates,
+    /// Of certificate and key files.
+    pub(super) watch: Watch,
+    /// Ticks since the last look at them.
+    watched: u32,
     pub(super) identity: Option<Identity>,
     pub(super) shards: usize,
     pub(super) proxy: Option<ProxyChild>,
@@ -103,13 +113,16 @@ impl Control {
         let identity = preflight::identity(&spec).map_err(host)?;
         preflight::interfaces(&spec).map_err(host)?;
         let logs = Logs::open(&spec).map_err(host)?;
+        let tls = certificates::load(&spec)
+            .map_err(|errors| StartError::Host(certificates::lines(&errors)))?;
+        let watch = Watch::new(&tls);
         let addresses = tokio::select! {
             resolved = preflight::resolve(&spec) => resolved.map_err(host)?,
             () = signals.stop() => return Err(StartError::Stopped),
         };
         let shards = shards(&spec);
 
-        let mut notices = Vec::new();
+        let mut notices = tls.warnings.clone();
         let dataplane = open_dataplane(&options, &spec, &mut notices)?;
         // From here on there may be pins that were not there before.
         let mut undo = Undo(Some(dataplane));
@@ -153,6 +166,7 @@ impl Control {
                 ids: &published.ids,
                 listeners: &listeners,
                 logs: &logs,
+                certificates: &tls.certificates,
             },
         )
         .await;
@@ -172,6 +186,9 @@ impl Control {
             published,
             listeners,
             logs,
+            certificates: tls.certificates,
+            watch,
+            watched: 0,
             identity,
             shards,
             proxy: Some(proxy),
@@ -230,7 +247,10 @@ impl Control {
                     }
                     self.proxy = None;
                 }
-                Event::Tick => self.dataplane.tick(),
+                Event::Tick => {
+                    self.dataplane.tick();
+                    self.look_at_certificates().await;
+                }
             }
             if self.stop.is_some() && self.proxy.is_none() {
                 return;
@@ -263,6 +283,21 @@ impl Control {
             () = at(restart_at) => Event::RestartProxy,
             () = at(deadline) => Event::StopDeadline,
             _ = self.tick.tick() => Event::Tick,
+        }
+    }
+
+    /// Reloads when certificate or key files were replaced. What cannot be used is logged, and looked
+    /// at again when it changes again.
+    async fn look_at_certificates(&mut self) {
+        self.watched += 1;
+        if self.watched < WATCH_TICKS || self.is_stopping() {
+            return;
+        }
+        self.watched = 0;
+        if self.watch.has_changed() {
+            tracing::info!(notice = true, "certificate files have changed: reloading");
+            // The answer is in the log.
+            drop(self.reload().await);
         }
     }
 
@@ -359,6 +394,7 @@ impl Control {
             ids: &self.published.ids,
             listeners: &self.listeners,
             logs: &self.logs,
+            certificates: &self.certificates,
         };
         let begun = begin(
             &mut proxy,

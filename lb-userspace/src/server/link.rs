@@ -20,9 +20,10 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{io::Interest, net::UnixDatagram};
+use zeroize::Zeroizing;
 
 use super::privileges::Identity;
-use crate::config::spec::Spec;
+use crate::{config::spec::Spec, proxy::tls::Certificates};
 
 /// Longest message, bytes.
 const MAX_MESSAGE: usize = 64 * 1024;
@@ -84,6 +85,8 @@ pub(crate) struct Parcel {
     pub(crate) spec: Spec,
     /// `ids[b][m]`: slot of `spec.balancers[b].members[m]`.
     pub(crate) ids: Vec<Vec<u32>>,
+    /// Certificates and keys: they travel in memory alone.
+    pub(crate) certificates: Certificates,
 }
 
 impl Parcel {
@@ -94,7 +97,9 @@ impl Parcel {
             MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
         )?;
         let mut file = File::from(fd);
-        file.write_all(&serde_json::to_vec(self)?)?;
+        // It may hold keys.
+        let text = Zeroizing::new(serde_json::to_vec(self)?);
+        file.write_all(&text)?;
         rustix::fs::fcntl_add_seals(
             &file,
             SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL,
@@ -106,7 +111,9 @@ impl Parcel {
     pub(crate) fn open(fd: OwnedFd) -> io::Result<Self> {
         let mut file = File::from(fd);
         file.rewind()?;
-        let mut text = Vec::new();
+        let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+        // Whole from the start: what a growing buffer leaves behind would not be wiped.
+        let mut text = Zeroizing::new(Vec::with_capacity(length + 1));
         file.read_to_end(&mut text)?;
         Ok(serde_json::from_slice(&text)?)
     }
@@ -212,6 +219,7 @@ fn receive_once(socket: BorrowedFd<'_>, text: &mut [u8]) -> io::Result<(usize, V
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::tls::{Der, Pair};
 
     #[tokio::test]
     async fn a_message_arrives_with_its_descriptors() {
@@ -221,6 +229,13 @@ mod tests {
             number: 7,
             spec: Spec::default(),
             ids: vec![vec![1, 2], vec![]],
+            certificates: Certificates {
+                pairs: vec![Pair {
+                    chain: vec![Der(vec![0, 1, 0xfe, 0xff].into())],
+                    key: Der(b"secret".to_vec().into()),
+                }],
+                hosts: vec![vec![0]],
+            },
         };
         let fd = parcel.seal().expect("memory file");
         let message = ToProxy::Apply {
@@ -237,6 +252,11 @@ mod tests {
         let back = Parcel::open(fds.pop().expect("one descriptor")).expect("parcel");
         assert_eq!(back.number, 7);
         assert_eq!(back.ids, parcel.ids);
+        assert_eq!(back.certificates, parcel.certificates);
+        assert!(
+            !format!("{back:?}").contains("115, 101"),
+            "keys are not shown"
+        );
         assert_eq!(back.spec, parcel.spec);
         drop(a);
         assert!(b.receive::<ToProxy>().await.expect("end").is_none());

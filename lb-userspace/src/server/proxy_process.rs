@@ -211,6 +211,7 @@ impl Process {
             Generation {
                 number: parcel.number,
                 spec: Arc::clone(&spec),
+                certificates: parcel.certificates,
                 ids: parcel
                     .ids
                     .into_iter()

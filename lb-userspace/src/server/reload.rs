@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    certificates::{self, Watch},
     child::{ChildError, Delivery},
     control::{Control, count, shards, without_dataplane},
     notify::{Notice, notify},
@@ -66,6 +67,11 @@ impl Control {
         preflight::identity(&spec).map_err(text)?;
         preflight::interfaces(&spec).map_err(text)?;
         let logs = Logs::open(&spec).map_err(text)?;
+        let tls = certificates::load(&spec).map_err(|errors| certificates::lines(&errors))?;
+        let watch = Watch::new(&tls);
+        for line in &tls.warnings {
+            tracing::warn!("{line}");
+        }
         let addresses = preflight::resolve(&spec).await.map_err(text)?;
         let listeners = self
             .listeners
@@ -93,6 +99,7 @@ impl Control {
             ids: &published.ids,
             listeners: &listeners,
             logs: &logs,
+            certificates: &tls.certificates,
         };
         let delivered = match &mut self.proxy {
             Some(proxy) => proxy.deliver(delivery).await,
@@ -109,6 +116,8 @@ impl Control {
         self.listeners = listeners;
         self.logs = logs;
         self.scrape = scrape;
+        self.certificates = tls.certificates;
+        self.watch = watch;
         self.notices = notices;
         error_log::configure(self.logs.error_targets(&spec), spec.log_level);
         Ok(message)
@@ -129,6 +138,7 @@ impl Control {
                         ids: &self.published.ids,
                         listeners: &self.listeners,
                         logs: &self.logs,
+                        certificates: &self.certificates,
                     };
                     if let Some(proxy) = &mut self.proxy
                         && let Err(error) = proxy.deliver(delivery).await

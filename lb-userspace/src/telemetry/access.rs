@@ -267,7 +267,8 @@ impl Format {
             }
             ('C', Some(name)) => field(&mut self.request_fields, header::COOKIE.as_str())
                 .map_or(Tag::Unknown, |index| Tag::Cookie(index, name.to_owned())),
-            ('e', Some(name)) => Tag::Environment(name.to_owned()),
+            // mod_ssl's variables are in one list with the environment.
+            ('e' | 'x', Some(name)) => Tag::Environment(name.to_owned()),
             _ => Tag::Unknown,
         }
     }

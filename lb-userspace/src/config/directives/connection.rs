@@ -14,8 +14,8 @@ pub(super) const TABLE: &[Directive] = &[
         "longest wait for the next request; seconds, or with unit ms, s, min or h", Effect::Apply(keep_alive_timeout)).or("5"),
     row("MaxKeepAliveRequests", Contexts::SERVER, Arity::One, "N",
         "requests on one connection after the first; 0 is no limit", Effect::Apply(max_keep_alive_requests)).or("100"),
-    row("RequestReadTimeout", Contexts::SERVER, Arity::Some, "header=SECONDS[-SECONDS,MinRate=N]",
-        "longest time for a request's head; of a range the upper end, 0 is no limit. body= and handshake= are accepted with a notice: Timeout bounds each read of a body",
+    row("RequestReadTimeout", Contexts::SERVER, Arity::Some, "header=SECONDS[-SECONDS,MinRate=N] [handshake=...]",
+        "longest time for a request's head and for a TLS handshake; of a range the upper end, 0 is no limit. Without handshake= a handshake may take as long as a head. body= is accepted with a notice: Timeout bounds each read of a body",
         Effect::Apply(request_read_timeout)).or("header=20"),
     row("LimitRequestLine", Contexts::SERVER, Arity::One, "BYTES",
         "longest request line", Effect::Apply(limit_request_line)).or("8190"),
@@ -87,7 +87,8 @@ fn request_read_timeout(call: &mut Call<'_, '_>) -> Result<(), Fault> {
         let Some((key, value)) = text.split_once('=') else {
             return fail("Invalid RequestReadTimeout parameter");
         };
-        let is_header = match key.to_ascii_lowercase().as_str() {
+        let key = key.to_ascii_lowercase();
+        let is_header = match key.as_str() {
             "header" => true,
             "body" | "handshake" => false,
             _ => return fail("Unknown RequestReadTimeout parameter"),
@@ -140,6 +141,9 @@ fn request_read_timeout(call: &mut Call<'_, '_>) -> Result<(), Fault> {
             }
             let bound = Duration::from_secs(u64::from(high.unwrap_or(low)));
             call.host().header_timeout = Some(bound);
+        } else if key == "handshake" {
+            let bound = Duration::from_secs(u64::from(high.unwrap_or(low)));
+            call.host().tls.handshake_timeout = Some(bound);
         } else if low > 0 {
             let at = call.node.at(Some(index));
             call.draft
@@ -218,4 +222,4 @@ fn graceful_shutdown_timeout(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     Ok(())
 }
 
-const BODY_NOTICE: &str = "RequestReadTimeout: body= and handshake= are not enforced by this version of sluice; Timeout bounds each read of a body";
+const BODY_NOTICE: &str = "RequestReadTimeout: body= is not enforced by this version of sluice; Timeout bounds each read of a body";

@@ -99,8 +99,8 @@ pub(super) const TABLE: &[Directive] = &[
     row("ServerRoot", Contexts::MAIN, Arity::One, "DIRECTORY",
         "directory that relative paths begin at", Effect::Apply(server_root))
         .or("the configuration file's directory"),
-    row("Listen", Contexts::MAIN, Arity::Any, "[ADDRESS:]PORT [http]",
-        "address and port to accept connections on; without an address all of IPv6 and IPv4", Effect::Apply(listen))
+    row("Listen", Contexts::MAIN, Arity::Any, "[ADDRESS:]PORT [http|https]",
+        "address and port to accept connections on; without an address all of IPv6 and IPv4. https (what port 443 is without it) turns TLS on in virtual hosts for it that have no SSLEngine", Effect::Apply(listen))
         .or("the ports of the virtual hosts, with a notice"),
     row("<VirtualHost", Contexts::MAIN, Arity::Any, "ADDRESS[:PORT] ...",
         "a server of its own for these local addresses: IP addresses, * or _default_; port * or none is any port",
@@ -136,7 +136,6 @@ pub(super) const TABLE: &[Directive] = &[
         "who may make requests", Effect::Only(&["from all"])),
     row("SetHandler", Contexts::LOCATION, Arity::One, "server-status|server-info|balancer-manager",
         "a page that the server makes itself: this version has none and answers 404, with a warning", Effect::Apply(set_handler)),
-    row("SSLEngine", Contexts::SERVER, Arity::One, "off", "TLS", Effect::Only(&["off"])).or("off"),
     row("SSLProxyEngine", Contexts::SERVER.and(Contexts::PROXY), Arity::One, "off",
         "TLS to members", Effect::Only(&["off"])).or("off"),
     row("RewriteEngine", Contexts::SERVER.and(Contexts::LOCATION), Arity::Flag, "Off",
@@ -155,7 +154,7 @@ fn server_root(call: &mut Call<'_, '_>) -> Result<(), Fault> {
 fn listen(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     if !(1..=2).contains(&call.count()) {
         return Err(Fault::new("Listen requires 1 or 2 arguments.")
-            .help("usage: Listen [ADDRESS:]PORT [http]"));
+            .help("usage: Listen [ADDRESS:]PORT [http|https]"));
     }
     let text = call.arg(0);
     let invalid = || {
@@ -183,10 +182,15 @@ fn listen(call: &mut Call<'_, '_>) -> Result<(), Fault> {
                 .help("sluice looks up no names here: give an IP address, an IPv6 one in brackets")
         })?,
     };
-    if call.count() == 2 && !call.arg(1).eq_ignore_ascii_case("http") {
-        let what = format!("Listen with protocol '{}'", call.arg(1));
-        return Err(super::not_yet(&what).at(1));
-    }
+    let https = match (call.count(), call.arg(1).to_ascii_lowercase().as_str()) {
+        (1, _) => port == 443,
+        (_, "http") => false,
+        (_, "https") => true,
+        (_, other) => {
+            let what = format!("Listen with protocol '{other}'");
+            return Err(super::not_yet(&what).at(1));
+        }
+    };
     let address = SocketAddr::new(ip, port);
     if let Some(first) = call.draft.listens.iter().find(|l| l.address == address) {
         let help = format!(
@@ -201,7 +205,11 @@ fn listen(call: &mut Call<'_, '_>) -> Result<(), Fault> {
         );
     }
     let mark = call.mark(0);
-    call.draft.listens.push(Listen { address, mark });
+    call.draft.listens.push(Listen {
+        address,
+        https,
+        mark,
+    });
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use hyper::rt::{Read, ReadBufCursor, Write};
-use tokio::{io::AsyncWrite, net::TcpStream};
+use tokio::{io::AsyncWrite as _, net::TcpStream};
 
 use super::Client;
 use crate::proxy::{
@@ -44,7 +44,7 @@ pub(crate) struct ClientIo {
 
 impl ClientIo {
     pub(crate) fn new(client: Rc<Client>, shard: Rc<Shard>) -> Self {
-        Self {
+        let mut this = Self {
             client,
             shard,
             phase: Phase::Head,
@@ -52,7 +52,11 @@ impl ClientIo {
             buffer: Vec::new(),
             start: 0,
             passed: 0,
+        };
+        if let Some(refusal) = this.client.misspoken.take() {
+            this.refuse(refusal);
         }
+        this
     }
 
     /// Gives hyper what passed the gate.
@@ -384,7 +388,7 @@ impl Write for ClientIo {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut *self.client.stream.borrow_mut()).poll_write(cx, bytes);
+        let written = self.client.stream.borrow_mut().poll_write(cx, bytes);
         self.wrote(cx, written)
     }
 
@@ -395,8 +399,7 @@ impl Write for ClientIo {
     ) -> Poll<io::Result<usize>> {
         let written = {
             let mut stream = self.client.stream.borrow_mut();
-            let stream = Pin::new(&mut *stream);
-            write_slices(&self.shard, stream, cx, slices)
+            stream.poll_write_vectored(&self.shard, cx, slices)
         };
         self.wrote(cx, written)
     }
@@ -405,8 +408,12 @@ impl Write for ClientIo {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.client.tls.is_none() {
+            return Poll::Ready(Ok(()));
+        }
+        let flushed = self.client.stream.borrow_mut().poll_flush(cx);
+        self.wrote(cx, flushed.map_ok(|()| 0)).map_ok(|_| ())
     }
 
     /// Nothing: [`Client::linger`] ends the connection, with a system call only where it matters.

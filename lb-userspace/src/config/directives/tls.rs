@@ -1,0 +1,326 @@
+//! mod_ssl's directives for clients (apache.md 3.21), and Protocols. Files are only named here:
+//! control reads them.
+
+use super::{Arity, Call, Contexts, Directive, Effect, Fault, row};
+use crate::config::{Severity, draft::Mark, spec, value};
+
+pub(crate) mod ciphers;
+
+use std::time::Duration;
+
+#[rustfmt::skip] // One row a line: it is read as a table.
+pub(super) const TABLE: &[Directive] = &[
+    row("SSLEngine", Contexts::SERVER, Arity::One, "on|off", "TLS to clients; the first virtual host of an address decides for all of them", Effect::Apply(engine)).or("off; on where Listen says https"),
+    row("SSLCertificateFile", Contexts::SERVER, Arity::One, "FILE", "PEM file with the certificate, those that lead from it to a known authority, and the key unless SSLCertificateKeyFile names its file; one for each kind of key (RSA, ECDSA).", Effect::Apply(certificate)),
+    row("SSLCertificateKeyFile", Contexts::SERVER, Arity::One, "FILE", "PEM file with the key of the certificate of the same rank, without passphrase; read by control, so root alone need be able to", Effect::Apply(key)),
+    row("SSLCertificateChainFile", Contexts::SERVER, Arity::One, "FILE", "PEM file with certificates that are sent after the host's own", Effect::Apply(chain)),
+    row("SSLProtocol", Contexts::SERVER, Arity::Any, "[+|-]all|TLSv1.2|TLSv1.3 ...", "versions of TLS; -SSLv3, -TLSv1 and -TLSv1.1 are taken, for these are never offered", Effect::Apply(protocol)).or("all"),
+    row("SSLCipherSuite", Contexts::SERVER, Arity::OneOrTwo, "[SSL|TLSv1.3] LIST", "cipher suites by OpenSSL's names and rules; of those for TLS 1.2 sluice has the ones with ECDHE and AES-GCM or CHACHA20-POLY1305, and a list that leaves none of its own is refused", Effect::Apply(cipher_suite)).or("all that sluice has"),
+    row("SSLHonorCipherOrder", Contexts::SERVER, Arity::Flag, "On|Off", "whether the order of SSLCipherSuite beats the client's", Effect::Apply(honor_order)).or("Off"),
+    row("SSLSessionTickets", Contexts::SERVER, Arity::Flag, "On|Off", "whether sessions are resumed by tickets; their keys change every 6 hours and are kept over a reload", Effect::Apply(tickets)).or("On"),
+    row("SSLSessionCache", Contexts::MAIN, Arity::One, "none|TYPE[:FILE]", "whether sessions are kept for clients without tickets: any type is a cache of 10000 sessions in the proxy's memory", Effect::Apply(session_cache)).or("none"),
+    row("SSLSessionCacheTimeout", Contexts::SERVER, Arity::One, "SECONDS", "accepted with a notice: a session can be resumed until its ticket's key or its place in the cache is gone, 12 hours at most by ticket", Effect::Apply(session_timeout)),
+    row("SSLCompression", Contexts::SERVER, Arity::Flag, "Off", "compression by TLS, which no version of it offers any more", Effect::Only(&["off"])).or("Off"),
+    row("SSLUseStapling", Contexts::SERVER, Arity::Flag, "Off", "whether the authority's word on the certificate is sent along", Effect::Only(&["off"])).or("Off"),
+    row("SSLStaplingCache", Contexts::MAIN, Arity::One, "TYPE[:FILE]", "memory for SSLUseStapling On", STAPLING),
+    row("SSLVerifyClient", Contexts::SERVER, Arity::One, "none", "whether clients are asked for a certificate", Effect::Only(&["none"])).or("none"),
+    row("SSLInsecureRenegotiation", Contexts::SERVER, Arity::Flag, "Off", "renegotiation: there is none at all", Effect::Only(&["off"])).or("Off"),
+    row("SSLStrictSNIVHostCheck", Contexts::SERVER, Arity::Flag, "Off", "whether clients that name no host are refused", Effect::Only(&["off"])).or("Off"),
+    row("SSLVHostSNIPolicy", Contexts::MAIN, Arity::One, "secure", "which requests are taken on a connection that was made for another name: those for hosts with the same certificates, protocols and cipher suites, others are answered with 421", Effect::Only(&["secure"])).or("secure"),
+    row("SSLFIPS", Contexts::MAIN, Arity::Flag, "Off", "FIPS mode of the library", Effect::Only(&["off"])).or("Off"),
+    row("SSLCryptoDevice", Contexts::MAIN, Arity::One, "builtin", "hardware for OpenSSL", Effect::Only(&["builtin"])).or("builtin"),
+    row("SSLRandomSeed", Contexts::MAIN, Arity::TwoOrThree, "startup|connect SOURCE [BYTES]", "where OpenSSL takes randomness from", RANDOM),
+    row("SSLPassPhraseDialog", Contexts::MAIN, Arity::One, "builtin|exec:PROGRAM||PROGRAM", "who is asked for passphrases", Effect::Apply(passphrase)),
+    row("Protocols", Contexts::SERVER, Arity::Some, "http/1.1 ...", "protocols for clients to choose from (ALPN); h2 and h2c are accepted with a notice", Effect::Apply(protocols)).or("http/1.1"),
+    row("ProtocolsHonorOrder", Contexts::SERVER, Arity::Flag, "On|Off", "whose order decides among Protocols: with one protocol nobody's", ORDER).or("On"),
+];
+
+const STAPLING: Effect =
+    Effect::Notice("OCSP stapling is not done by this version of sluice: its cache is not needed");
+const RANDOM: Effect =
+    Effect::Notice("randomness comes from the kernel: nothing needs to be seeded");
+const ORDER: Effect = Effect::Notice("this version of sluice offers http/1.1 alone");
+const SESSION_TIMEOUT: &str = "SSLSessionCacheTimeout is not applied: sessions are resumed while the key of their ticket is kept, 12 hours at most";
+const PASSPHRASE: &str =
+    "passphrases are never asked for: keys that need one are refused when they are read";
+const NO_H2: &str = "h2 is not offered by this version of sluice: clients get http/1.1";
+
+/// What a host's directives said, before inheritance.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TlsDraft {
+    /// `SSLEngine`, and where.
+    pub(crate) engine: Option<(bool, Mark)>,
+    /// `SSLCertificateFile`
+    pub(crate) certificates: Vec<spec::NamedFile>,
+    /// `SSLCertificateKeyFile`
+    pub(crate) keys: Vec<spec::NamedFile>,
+    /// `SSLCertificateChainFile`
+    pub(crate) chain: Option<spec::NamedFile>,
+    /// `SSLProtocol`, and where.
+    pub(crate) protocols: Option<(Versions, Mark)>,
+    /// `SSLCipherSuite` for TLS 1.2.
+    pub(crate) suites: Option<Vec<spec::CipherSuite>>,
+    /// `SSLCipherSuite TLSv1.3`
+    pub(crate) suites13: Option<Vec<spec::CipherSuite>>,
+    /// `SSLHonorCipherOrder`
+    pub(crate) honor_order: Option<bool>,
+    /// `SSLSessionTickets`
+    pub(crate) tickets: Option<bool>,
+    /// `SSLSessionCache` of the main server.
+    pub(crate) session_cache: bool,
+    /// `RequestReadTimeout handshake=`
+    pub(crate) handshake_timeout: Option<Duration>,
+}
+
+/// Versions of TLS that sluice has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Versions {
+    pub(crate) v12: bool,
+    pub(crate) v13: bool,
+}
+
+fn engine(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let given = call.arg(0).to_owned();
+    let on = match value::flag(&given) {
+        Some(on) => on,
+        None if given.eq_ignore_ascii_case("optional") => {
+            // httpd 2.4.71 says so, and turns it off.
+            call.warn(Fault::new("'SSLEngine optional' is no longer supported").at(0));
+            false
+        }
+        None => return Err(Fault::new("Argument must be On or Off").at(0)),
+    };
+    let mark = call.mark(0);
+    call.host().tls.engine = Some((on, mark));
+    Ok(())
+}
+
+fn named(call: &Call<'_, '_>) -> Result<spec::NamedFile, Fault> {
+    let text = call.arg(0);
+    if text.is_empty() {
+        return Err(Fault::new(format!("{}: no file is named", call.row.name)).at(0));
+    }
+    if text.starts_with("pkcs11:") {
+        return Err(super::not_yet(&format!("{} pkcs11:", call.row.name)).at(0));
+    }
+    Ok(spec::NamedFile {
+        path: call.draft.server_root.join(text),
+        at: call.place(),
+    })
+}
+
+fn certificate(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let file = named(call)?;
+    call.host().tls.certificates.push(file);
+    Ok(())
+}
+
+fn key(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let file = named(call)?;
+    call.host().tls.keys.push(file);
+    Ok(())
+}
+
+fn chain(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let file = named(call)?;
+    call.host().tls.chain = Some(file);
+    Ok(())
+}
+
+/// Protocols as bits, oldest first.
+const NAMES: [(&str, u8); 5] = [
+    ("SSLv3", 1),
+    ("TLSv1", 2),
+    ("TLSv1.1", 4),
+    ("TLSv1.2", 8),
+    ("TLSv1.3", 16),
+];
+
+fn protocol(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let (mut set, mut begun) = (0_u8, false);
+    // Named by themselves, not by `all`.
+    let mut wanted = 0_u8;
+    let mut last = [0; 8];
+    for index in 0..call.count() {
+        let word = call.arg(index).to_owned();
+        let (sign, name) = match word.as_bytes().first() {
+            Some(sign @ (b'+' | b'-')) => (*sign, &word[1..]),
+            _ => (b'=', word.as_str()),
+        };
+        let bits = if name.eq_ignore_ascii_case("all") {
+            30
+        } else if name.eq_ignore_ascii_case("SSLv2") {
+            if sign == b'-' {
+                continue;
+            }
+            return Err(Fault::new("SSLProtocol: SSLv2 is no longer supported").at(index));
+        } else {
+            let known = NAMES
+                .iter()
+                .position(|(known, _)| known.eq_ignore_ascii_case(name));
+            let known = known.ok_or_else(|| {
+                Fault::new(format!("SSLProtocol: Illegal protocol '{name}'"))
+                    .at(index)
+                    .help("sluice has TLSv1.2 and TLSv1.3")
+            })?;
+            last[known] = index;
+            NAMES[known].1
+        };
+        let named = if bits == 30 { 0 } else { bits };
+        match sign {
+            b'-' => {
+                set &= !bits;
+                wanted &= !bits;
+            }
+            b'+' => {
+                set |= bits;
+                wanted |= named;
+            }
+            _ => {
+                if begun {
+                    let message = format!(
+                        "SSLProtocol: Protocol '{name}' overrides already set parameter(s). Check if a +/- prefix is missing."
+                    );
+                    call.warn(Fault::new(message).at(index));
+                }
+                set = bits;
+                wanted = named;
+            }
+        }
+        begun = true;
+    }
+    if let Some(old) = (0..3).find(|&at| wanted & NAMES[at].1 != 0) {
+        let message = format!(
+            "SSLProtocol {} is not supported by sluice, nor is any version before TLSv1.2",
+            NAMES[old].0
+        );
+        return Err(Fault::new(message)
+            .at(last[old])
+            .help("TLS 1.0 and 1.1 are withdrawn (RFC 8996): write TLSv1.2 or +TLSv1.2"));
+    }
+    let versions = Versions {
+        v12: set & 8 != 0,
+        v13: set & 16 != 0,
+    };
+    let mark = call.mark(0);
+    call.host().tls.protocols = Some((versions, mark));
+    Ok(())
+}
+
+fn cipher_suite(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let (modern, at) = match (call.count(), call.arg(0)) {
+        (1, _) => (false, 0),
+        (_, word) if word.eq_ignore_ascii_case("SSL") => (false, 1),
+        (_, word) if word.eq_ignore_ascii_case("TLSv1.3") => (true, 1),
+        (_, word) => {
+            return Err(Fault::new(format!("protocol '{word}' not supported")).at(0));
+        }
+    };
+    let list = call.arg(at).to_owned();
+    let chosen = if modern {
+        ciphers::modern(&list)
+    } else {
+        ciphers::classic(&list)
+    };
+    if chosen.suites.is_empty() {
+        let message = format!("SSLCipherSuite: sluice has none of these: {list}");
+        let have = if modern {
+            "it has for TLS 1.3: TLS_AES_256_GCM_SHA384, TLS_AES_128_GCM_SHA256, TLS_CHACHA20_POLY1305_SHA256"
+        } else {
+            "it has for TLS 1.2: ECDHE-ECDSA- or ECDHE-RSA- with AES256-GCM-SHA384, AES128-GCM-SHA256 or CHACHA20-POLY1305"
+        };
+        return Err(Fault::new(message).at(at).help(have));
+    }
+    if !chosen.absent.is_empty() {
+        let message = format!(
+            "SSLCipherSuite: left out, for sluice has no such suites: {}",
+            chosen.absent.join(", ")
+        );
+        call.notice(Fault::new(message).at(at));
+    }
+    let tls = &mut call.host().tls;
+    if modern {
+        tls.suites13 = Some(chosen.suites);
+    } else {
+        tls.suites = Some(chosen.suites);
+    }
+    Ok(())
+}
+
+fn honor_order(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    call.host().tls.honor_order = Some(call.flag()?);
+    Ok(())
+}
+
+fn tickets(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    call.host().tls.tickets = Some(call.flag()?);
+    Ok(())
+}
+
+fn session_cache(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let text = call.arg(0).to_owned();
+    let kind = text
+        .split(':')
+        .next()
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    let kept = match kind.as_str() {
+        "none" | "nonenotnull" => false,
+        "shmcb" | "dbm" | "memcache" | "redis" | "dc" | "default" => true,
+        _ => {
+            let message = format!("SSLSessionCache: '{text}' session cache not supported");
+            return Err(Fault::new(message)
+                .at(0)
+                .help("expected none, or shmcb:FILE(BYTES)"));
+        }
+    };
+    call.host().tls.session_cache = kept;
+    Ok(())
+}
+
+fn session_timeout(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    if value::atoi(call.arg(0)) < 0 {
+        return Err(Fault::new("SSLSessionCacheTimeout: Invalid argument").at(0));
+    }
+    let at = call.node.at(None);
+    call.draft
+        .notice_once(Severity::Notice, at, SESSION_TIMEOUT);
+    Ok(())
+}
+
+fn passphrase(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let text = call.arg(0);
+    let known = text.eq_ignore_ascii_case("builtin")
+        || text.starts_with('|')
+        || text
+            .get(..5)
+            .is_some_and(|start| start.eq_ignore_ascii_case("exec:"));
+    if !known {
+        return Err(Fault::new("SSLPassPhraseDialog: Invalid argument").at(0));
+    }
+    let at = call.node.at(None);
+    call.draft.notice_once(Severity::Notice, at, PASSPHRASE);
+    Ok(())
+}
+
+fn protocols(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let mut http1 = false;
+    for index in 0..call.count() {
+        match call.arg(index).to_ascii_lowercase().as_str() {
+            "http/1.1" => http1 = true,
+            "h2" | "h2c" => {
+                let at = call.node.at(Some(index));
+                call.draft.notice_once(Severity::Notice, at, NO_H2);
+            }
+            other => {
+                // httpd takes any word.
+                let message = format!("Protocols: '{other}' is no protocol that sluice knows");
+                call.warn(Fault::new(message).at(index));
+            }
+        }
+    }
+    if http1 {
+        return Ok(());
+    }
+    Err(super::not_yet("Protocols without http/1.1").at(0))
+}

@@ -1,0 +1,312 @@
+//! TLS to clients: what certificates a generation has, and the rustls configurations made of them.
+//!
+//! Handshakes are made in [`accept`]. Files are read by control, which is allowed to; what comes
+//! here is their contents. Decides nothing about requests but which hosts are so alike that a
+//! connection made for one may carry requests for the other.
+
+use std::{fmt, sync::Arc};
+
+use rustls::{
+    CipherSuite as Code, ServerConfig,
+    crypto::{CryptoProvider, aws_lc_rs},
+    server::{
+        ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert,
+        ServerSessionMemoryCache, StoresServerSessions,
+    },
+    sign::CertifiedKey,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zeroize::Zeroizing;
+
+use super::{client::Client, plan::Plan, vhost};
+use crate::config::spec::{CertificateFiles, CipherSuite, Spec, Tls};
+
+pub(crate) mod accept;
+
+/// Sessions that are kept for clients without tickets, in all shards together.
+const CACHED_SESSIONS: usize = 10_000;
+
+/// Certificates and keys of a generation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificates {
+    /// Every pair once.
+    pub pairs: Vec<Pair>,
+    /// For each of `spec.hosts`, indexes into `pairs` in the order of its directives.
+    pub hosts: Vec<Vec<usize>>,
+}
+
+/// A certificate with those that lead from it to an authority, and its key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pair {
+    /// DER, the host's own first; at least one.
+    pub chain: Vec<Der>,
+    /// DER: PKCS #8, PKCS #1 or SEC 1.
+    pub key: Der,
+}
+
+/// Bytes that no log shows and that are wiped when they are let go.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Der(pub Zeroizing<Vec<u8>>);
+
+impl fmt::Debug for Der {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "({} bytes)", self.0.len())
+    }
+}
+
+impl Serialize for Der {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let mut text = Zeroizing::new(String::with_capacity(self.0.len() * 2));
+        for &byte in self.0.iter() {
+            text.push(char::from(HEX[usize::from(byte >> 4)]));
+            text.push(char::from(HEX[usize::from(byte & 15)]));
+        }
+        serializer.serialize_str(&text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Der {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Zeroizing::new(String::deserialize(deserializer)?);
+        let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+        let bytes = text
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| match pair {
+                [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+                _ => None,
+            })
+            .collect::<Option<Vec<u8>>>()
+            .ok_or_else(|| serde::de::Error::custom("not hexadecimal"))?;
+        Ok(Self(Zeroizing::new(bytes)))
+    }
+}
+
+impl Pair {
+    /// Checks that key and certificate belong together and makes them ready to sign.
+    pub fn certify(&self) -> Result<CertifiedKey, rustls::Error> {
+        let chain = self
+            .chain
+            .iter()
+            .map(|der| CertificateDer::from(der.0.to_vec()))
+            .collect();
+        let key = PrivateKeyDer::try_from(self.key.0.to_vec())
+            .map_err(|why| rustls::Error::General(why.to_owned()))?;
+        CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
+    }
+}
+
+/// What lets a client resume its session with any shard, and after a reload.
+#[derive(Debug)]
+pub(crate) struct Resumption {
+    tickets: Arc<dyn ProducesTickets>,
+    cache: Arc<ServerSessionMemoryCache>,
+}
+
+impl Resumption {
+    pub(crate) fn new() -> Result<Self, rustls::Error> {
+        Ok(Self {
+            tickets: aws_lc_rs::Ticketer::new()?,
+            cache: ServerSessionMemoryCache::new(CACHED_SESSIONS),
+        })
+    }
+}
+
+/// TLS of one host.
+#[derive(Clone, Debug)]
+pub(crate) struct HostTls {
+    /// For handshakes.
+    pub(crate) config: Arc<ServerConfig>,
+    /// Equal in hosts between which a connection may be shared.
+    pub(crate) class: usize,
+}
+
+/// TLS that cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TlsError {
+    /// Certificates and hosts do not fit.
+    #[error("virtual host {0} has no certificate")]
+    Missing(usize),
+    /// What rustls does not take.
+    #[error("TLS of virtual host {0}: {1}")]
+    Rustls(usize, #[source] rustls::Error),
+}
+
+/// Makes the configurations of a generation, parallel to `spec.hosts`.
+pub(crate) fn configure(
+    spec: &Spec,
+    certificates: &Certificates,
+    resumption: &Resumption,
+) -> Result<Vec<Option<HostTls>>, TlsError> {
+    // Each configuration once, however many hosts share it.
+    let mut made: Vec<(&Tls, HostTls)> = Vec::new();
+    let mut classes: Vec<&Tls> = Vec::new();
+    spec.hosts
+        .iter()
+        .enumerate()
+        .map(|(index, host)| {
+            let Some(tls) = &host.tls else {
+                return Ok(None);
+            };
+            let same = |known: &&(&Tls, HostTls)| is_same(known.0, tls);
+            if let Some((_, known)) = made.iter().find(same) {
+                return Ok(Some(known.clone()));
+            }
+            let class = classes.iter().position(|known| is_compatible(known, tls));
+            let class = class.unwrap_or_else(|| {
+                classes.push(tls);
+                classes.len() - 1
+            });
+            let pairs = certificates
+                .hosts
+                .get(index)
+                .filter(|pairs| !pairs.is_empty())
+                .ok_or(TlsError::Missing(index))?;
+            let keys = pairs
+                .iter()
+                .map(|pair| {
+                    let pair = certificates.pairs.get(*pair);
+                    let pair = pair.ok_or(TlsError::Missing(index))?;
+                    let key = pair.certify().map_err(|e| TlsError::Rustls(index, e))?;
+                    Ok(Arc::new(key))
+                })
+                .collect::<Result<Vec<_>, TlsError>>()?;
+            let config = server_config(tls, keys, resumption);
+            let config = config.map_err(|error| TlsError::Rustls(index, error))?;
+            let host = HostTls {
+                config: Arc::new(config),
+                class,
+            };
+            made.push((tls, host.clone()));
+            Ok(Some(host))
+        })
+        .collect()
+}
+
+/// Whether a request for `host` may come over this connection: the handshake was made for a host
+/// with the same TLS (apache.md 1.5), and a reload has not changed that.
+pub(crate) fn may_carry(plan: &Plan, client: &Client, candidates: &[usize], host: usize) -> bool {
+    let hosts = &plan.hosts;
+    let default = hosts[candidates[0]].tls.is_some();
+    if client.tls.is_none() {
+        return !default;
+    }
+    let made_for = vhost::select(&plan.spec.hosts, candidates, client.sni());
+    let class = |host: usize| hosts[host].tls.as_ref().map(|tls| tls.class);
+    default && (made_for == host || class(made_for) == class(host))
+}
+
+fn files(tls: &Tls) -> impl Iterator<Item = (&std::path::Path, Option<&std::path::Path>)> {
+    tls.certificates
+        .iter()
+        .map(|CertificateFiles { certificate, key }| {
+            (
+                certificate.path.as_path(),
+                key.as_ref().map(|key| key.path.as_path()),
+            )
+        })
+}
+
+/// httpd's `SSLVHostSNIPolicy secure`, as measured with 2.4.71: the same certificates and keys,
+/// protocols and cipher suites.
+fn is_compatible(a: &Tls, b: &Tls) -> bool {
+    files(a).eq(files(b)) && (a.v12, a.v13, &a.suites) == (b.v12, b.v13, &b.suites)
+}
+
+/// Whether one configuration serves both.
+fn is_same(a: &Tls, b: &Tls) -> bool {
+    is_compatible(a, b)
+        && a.chain.as_ref().map(|chain| &chain.path) == b.chain.as_ref().map(|chain| &chain.path)
+        && a.honor_cipher_order == b.honor_cipher_order
+        && a.session_tickets == b.session_tickets
+        && a.session_cache == b.session_cache
+}
+
+fn server_config(
+    tls: &Tls,
+    keys: Vec<Arc<CertifiedKey>>,
+    resumption: &Resumption,
+) -> Result<ServerConfig, rustls::Error> {
+    let provider = CryptoProvider {
+        cipher_suites: tls
+            .suites
+            .iter()
+            .filter_map(|suite| {
+                let code = code(*suite);
+                let mut all = aws_lc_rs::ALL_CIPHER_SUITES.iter();
+                all.find(|own| own.suite() == code).copied()
+            })
+            .collect(),
+        ..aws_lc_rs::default_provider()
+    };
+    let versions: Vec<_> = [
+        (tls.v13, &rustls::version::TLS13),
+        (tls.v12, &rustls::version::TLS12),
+    ]
+    .into_iter()
+    .filter_map(|(on, version)| on.then_some(version))
+    .collect();
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&versions)?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Keys(keys)));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.ignore_client_order = tls.honor_cipher_order;
+    if tls.session_tickets {
+        config.ticketer = Arc::clone(&resumption.tickets);
+    }
+    config.session_storage = if tls.session_cache {
+        Arc::<ServerSessionMemoryCache>::clone(&resumption.cache) as Arc<dyn StoresServerSessions>
+    } else {
+        Arc::new(NoServerSessionStorage {})
+    };
+    Ok(config)
+}
+
+const fn code(suite: CipherSuite) -> Code {
+    match suite {
+        CipherSuite::Tls13Aes256 => Code::TLS13_AES_256_GCM_SHA384,
+        CipherSuite::Tls13Aes128 => Code::TLS13_AES_128_GCM_SHA256,
+        CipherSuite::Tls13Chacha20 => Code::TLS13_CHACHA20_POLY1305_SHA256,
+        CipherSuite::EcdsaAes256 => Code::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        CipherSuite::EcdsaAes128 => Code::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        CipherSuite::EcdsaChacha20 => Code::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        CipherSuite::RsaAes256 => Code::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+        CipherSuite::RsaAes128 => Code::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        CipherSuite::RsaChacha20 => Code::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    }
+}
+
+/// OpenSSL's name of a suite that was agreed on, for logs.
+pub(crate) const fn suite_name(suite: Code) -> &'static str {
+    match suite {
+        Code::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
+        Code::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
+        Code::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
+        Code::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 => "ECDHE-ECDSA-AES256-GCM-SHA384",
+        Code::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 => "ECDHE-ECDSA-AES128-GCM-SHA256",
+        Code::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-ECDSA-CHACHA20-POLY1305",
+        Code::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => "ECDHE-RSA-AES256-GCM-SHA384",
+        Code::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => "ECDHE-RSA-AES128-GCM-SHA256",
+        Code::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-RSA-CHACHA20-POLY1305",
+        _ => "-",
+    }
+}
+
+/// A host's certificates: the first whose kind of key the client can check.
+#[derive(Debug)]
+struct Keys(Vec<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Keys {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let offered = hello.signature_schemes();
+        self.0
+            .iter()
+            .find(|key| key.key.choose_scheme(offered).is_some())
+            // rustls words the refusal.
+            .or(self.0.first())
+            .cloned()
+    }
+}

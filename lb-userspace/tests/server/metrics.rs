@@ -8,7 +8,7 @@
 use std::{
     fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     thread,
     time::Duration,
 };
@@ -392,4 +392,46 @@ fn error_logs_can_be_json() {
             .as_str()
             .is_some_and(|c| c.starts_with("127.0.0.1:"))
     );
+}
+
+#[test]
+fn each_side_that_stops_is_told_apart() {
+    let a = Member::start("a");
+    let scene = Scene::start(&a, "RequestReadTimeout header=1\nTimeout 1\nProxyTimeout 1");
+    let exchange = |sent: &str, end: bool| {
+        let mut stream = TcpStream::connect(("127.0.0.1", scene.sluice.port)).expect("connect");
+        stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+        stream.write_all(sent.as_bytes()).expect("send");
+        if end {
+            stream.shutdown(Shutdown::Write).expect("half close");
+        }
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer.split(' ').nth(1).unwrap_or_default().to_owned()
+    };
+    let upload = "POST /app/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc";
+    let hang = "GET /bad/hang HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    for (sent, end, status, name) in [
+        ("GET / HTTP/1.1\r\nHo", false, "408", "header_timeout"),
+        (upload, false, "408", "body_timeout"),
+        (upload, true, "400", "bad_body"),
+        (hang, false, "502", "response_timeout"),
+        (
+            "TRACE / HTTP/1.1\r\nHost: x\r\n\r\n",
+            false,
+            "405",
+            "method_refused",
+        ),
+    ] {
+        assert_eq!(exchange(sent, end), status, "{name}");
+        scene.wait_for(&reason(name), 1.0);
+        let tied = format!("reason={name} request=");
+        assert!(scene.file("host.log").contains(&tied), "{name}");
+    }
+    let page = scene.page();
+    let all: f64 = ["4xx", "5xx"]
+        .map(|code| page.value(&format!("sluice_requests_total{{code=\"{code}\"}}")))
+        .iter()
+        .sum();
+    assert_eq!(all, 5.0);
 }

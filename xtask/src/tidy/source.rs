@@ -74,10 +74,19 @@ pub(super) fn check(file: &File) -> Vec<Complaint> {
             file.path
         )));
     }
+    // The crate whose `use` list a line stands in: `server::` there is a module of that crate.
+    let mut list: Option<&str> = None;
     for (number, line) in file.text.lines().enumerate() {
         let code = line.split("//").next().unwrap_or_default();
+        let foreign = list.or_else(|| foreign_use(code));
+        list = foreign.filter(|_| !code.contains(';'));
         let place = || format!("{}:{}", file.path, number + 1);
         complaints.extend(names(code).map(|what| Complaint::error(format!("{}: {what}", place()))));
+        let code = match foreign {
+            Some(_) if foreign_use(code).is_some() => head(code),
+            Some(_) => "",
+            None => code,
+        };
         complaints.extend(layers(&file.path, code).map(|(word, why)| {
             Complaint::error(format!("{}: {word} has no place here: {why}", place()))
         }));
@@ -115,6 +124,21 @@ fn names(code: &str) -> impl Iterator<Item = String> {
         }
     }
     found.into_iter()
+}
+
+/// The crate that a line begins to use, if it is not ours.
+fn foreign_use(code: &str) -> Option<&str> {
+    let code = code.trim_start();
+    let path = code
+        .strip_prefix("pub use ")
+        .or_else(|| code.strip_prefix("use "))?;
+    let root = path.split("::").next()?;
+    (!["crate", "super", "self"].contains(&root)).then_some(root)
+}
+
+/// The part of a `use` line before its list.
+fn head(code: &str) -> &str {
+    code.split('{').next().unwrap_or(code)
 }
 
 /// Modules that a line uses though its layer may not.

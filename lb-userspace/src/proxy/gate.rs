@@ -110,28 +110,29 @@ impl Scanner {
 
     /// Looks at `bytes`, which begin as they did in the calls before and may be longer now.
     pub fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Verdict {
-        while self.seen < bytes.len() {
+        while self.start.is_none() && self.seen < bytes.len() {
             let at = self.seen;
             self.seen += 1;
-            let Some(start) = self.start else {
-                match bytes[at] {
-                    b'\r' => {}
-                    b'\n' => {
-                        self.blank += 1;
-                        self.line = at + 1;
-                        if self.blank > MAX_BLANK_LINES {
-                            return refuse("blank lines before the request");
-                        }
+            match bytes[at] {
+                b'\r' => {}
+                b'\n' => {
+                    self.blank += 1;
+                    self.line = at + 1;
+                    if self.blank > MAX_BLANK_LINES {
+                        return refuse("blank lines before the request");
                     }
-                    // A TLS handshake or other noise is told so at once.
-                    byte if !is_token(byte) => return refuse("request line is no request line"),
-                    _ => self.start = Some(at),
                 }
-                continue;
-            };
-            if bytes[at] != b'\n' {
-                continue;
+                // A TLS handshake or other noise is told so at once.
+                byte if !is_token(byte) => return refuse("request line is no request line"),
+                _ => self.start = Some(at),
             }
+        }
+        let Some(start) = self.start else {
+            return Verdict::Partial;
+        };
+        while let Some(ahead) = memchr::memchr(b'\n', &bytes[self.seen..]) {
+            let at = self.seen + ahead;
+            self.seen = at + 1;
             let empty = matches!(&bytes[self.line..at], b"" | b"\r") && self.line > start;
             self.line = at + 1;
             if empty {
@@ -144,9 +145,7 @@ impl Scanner {
                 };
             }
         }
-        let Some(start) = self.start else {
-            return Verdict::Partial;
-        };
+        self.seen = bytes.len();
         // The line that is still coming in, and a carriage return that may end it.
         let unfinished = bytes.len() - self.line.max(start);
         if !self.has_line() {
@@ -201,7 +200,7 @@ fn check(head: &[u8], limits: &Limits) -> Result<Framing, Refusal> {
             .filter(|&at| at > 0 && field[at] == b':')
             .ok_or(bad("field name is no token followed by a colon"))?;
         let value = field[colon + 1..].trim_ascii();
-        if !value.iter().copied().all(is_value) {
+        if !are_values(value) {
             return Err(bad("control character in a field value"));
         }
         let name = &field[..colon];
@@ -267,10 +266,7 @@ fn check(head: &[u8], limits: &Limits) -> Result<Framing, Refusal> {
 
 /// Splits off one line that ends in CR LF; a bare line feed is refused.
 fn take_line(bytes: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
-    let end = bytes
-        .iter()
-        .position(|&byte| byte == b'\n')
-        .ok_or(Refusal::Malformed("head without end"))?;
+    let end = memchr::memchr(b'\n', bytes).ok_or(Refusal::Malformed("head without end"))?;
     match bytes[..end].split_last() {
         Some((b'\r', line)) => Ok((line, &bytes[end + 1..])),
         _ => Err(Refusal::Malformed("line does not end in CR LF")),
@@ -346,8 +342,22 @@ fn parse_length(value: &[u8]) -> Option<u64> {
     })
 }
 
-/// RFC 9110 section 5.6.2.
+/// RFC 9110 section 5.6.2. A table: this looks at every byte of every name.
 const fn is_token(byte: u8) -> bool {
+    TOKEN[byte as usize]
+}
+
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        table[byte] = is_tchar(byte as u8);
+        byte += 1;
+    }
+    table
+};
+
+const fn is_tchar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,
@@ -356,9 +366,11 @@ const fn is_token(byte: u8) -> bool {
         || matches!(byte, b'`' | b'|' | b'~')
 }
 
-/// RFC 9110 section 5.5: visible, obs-text, blank, tab.
-const fn is_value(byte: u8) -> bool {
-    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+/// RFC 9110 section 5.5: visible, obs-text, blank, tab. Without an early end, so that the compiler
+/// looks at many bytes at once.
+fn are_values(bytes: &[u8]) -> bool {
+    let is_value = |byte: u8| (byte == b'\t') | ((byte >= b' ') & (byte != 0x7f));
+    bytes.iter().fold(true, |all, &byte| all & is_value(byte))
 }
 
 /// Follows a chunked body to find where it ends. It does not judge: hyper decodes the same bytes

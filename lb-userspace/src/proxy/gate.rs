@@ -369,8 +369,11 @@ const fn is_tchar(byte: u8) -> bool {
 /// RFC 9110 section 5.5: visible, obs-text, blank, tab. Without an early end, so that the compiler
 /// looks at many bytes at once.
 fn are_values(bytes: &[u8]) -> bool {
-    let is_value = |byte: u8| (byte == b'\t') | ((byte >= b' ') & (byte != 0x7f));
-    bytes.iter().fold(true, |all, &byte| all & is_value(byte))
+    let is_control = |byte: u8| (byte < b' ' && byte != b'\t') || byte == 0x7f;
+    let controls = bytes
+        .iter()
+        .fold(false, |any, &byte| any | is_control(byte));
+    !controls
 }
 
 /// Follows a chunked body to find where it ends. It does not judge: hyper decodes the same bytes

@@ -5,7 +5,7 @@
 //! answers with the error, which keeps answers in order, logged and formatted like any other.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     io,
     net::SocketAddr,
     rc::Rc,
@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderValue;
 use rustix::net::RecvFlags;
 use tokio::io::ReadBuf;
 
@@ -21,6 +22,7 @@ use super::{
     gate::{Limits, Refusal},
     shard::Shard,
     tls::accept::{Opening, Session},
+    vhost::{self, BadHost},
     wheel::Alarm,
 };
 
@@ -76,6 +78,21 @@ pub(crate) struct Client {
     finished: RefCell<Vec<Finished>>,
     /// Virtual hosts for the local address, of the generation with this number.
     candidates: RefCell<(u64, Rc<[usize]>)>,
+    /// The peer's address as X-Forwarded-For has it, once it was asked for.
+    forwarded_for: OnceCell<HeaderValue>,
+    /// The last host that was asked for: mostly the next one too.
+    asked: RefCell<Option<Rc<Asked>>>,
+}
+
+/// The host a request is for.
+pub(crate) struct Asked {
+    /// Lower case, without port.
+    pub(crate) name: String,
+    /// Port, if one was named.
+    pub(crate) port: Option<u16>,
+    /// As it stands in the Host field, or in an absolute target. A copy: the field itself would
+    /// keep hyper's read buffer.
+    pub(crate) value: HeaderValue,
 }
 
 /// Timeouts that hold before a virtual host is known.
@@ -142,6 +159,8 @@ impl Client {
             reset: Cell::new(false),
             finished: RefCell::new(Vec::new()),
             candidates: RefCell::new((u64::MAX, Rc::from([]))),
+            forwarded_for: OnceCell::new(),
+            asked: RefCell::new(None),
         })
     }
 
@@ -198,6 +217,40 @@ impl Client {
             finished.log(self, bytes);
             bytes = 0;
         }
+    }
+
+    /// The peer's address for X-Forwarded-For: made once, for it costs more than all else in that
+    /// field.
+    pub(crate) fn forwarded_for(&self) -> &HeaderValue {
+        self.forwarded_for.get_or_init(|| {
+            let ip = self.peer.ip().to_canonical().to_string();
+            HeaderValue::try_from(ip).unwrap_or(HeaderValue::from_static("unknown"))
+        })
+    }
+
+    /// What `value` asks for, read anew only if the request before asked for another. `None`: it
+    /// is empty.
+    pub(crate) fn asked(&self, value: &[u8]) -> Result<Option<Rc<Asked>>, BadHost> {
+        let mut last = self.asked.borrow_mut();
+        if let Some(asked) = &*last
+            && asked.value.as_bytes() == value
+        {
+            return Ok(Some(Rc::clone(asked)));
+        }
+        let Some(name) = vhost::normalise(value)? else {
+            return Ok(None);
+        };
+        let port = std::str::from_utf8(value)
+            .ok()
+            .and_then(|text| text.rsplit_once(':'))
+            .and_then(|(_, port)| port.parse().ok());
+        let asked = Rc::new(Asked {
+            name,
+            port,
+            value: HeaderValue::from_bytes(value).map_err(|_| BadHost)?,
+        });
+        *last = Some(Rc::clone(&asked));
+        Ok(Some(asked))
     }
 
     /// Virtual hosts for this connection in generation `number`.

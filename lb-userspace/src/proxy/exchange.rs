@@ -330,7 +330,9 @@ impl Exchange {
         } else {
             Connection::Kept
         };
-        let finished = self.facts.take().map(|facts| Finished {
+        let facts = self.facts.take();
+        let formats = || self.host().logs.iter().map(|(_, format)| format.wants());
+        let finished = facts.map(|facts| Finished {
             facts,
             current: Rc::clone(&self.current),
             host: self.host,
@@ -341,8 +343,16 @@ impl Exchange {
             keepalives: self.client.keepalives(),
             connection,
             log_id: if self.log.logged { self.log.id } else { 0 },
-            environment: self.environment(),
-            filename: self.filename(),
+            environment: if formats().any(|wants| wants.environment) {
+                self.environment()
+            } else {
+                Vec::new()
+            },
+            filename: if formats().any(|wants| wants.filename) {
+                self.filename()
+            } else {
+                String::new()
+            },
         });
         self.client.response_done(finished);
     }
@@ -490,12 +500,23 @@ impl Finished {
     pub(crate) fn log(&self, client: &Client, sent: u64) {
         let facts = &self.facts;
         let host = &self.current.plan.hosts[self.host];
+        let protocol = match facts.version {
+            Version::HTTP_09 => "HTTP/0.9",
+            Version::HTTP_10 => "HTTP/1.0",
+            Version::HTTP_2 => "HTTP/2.0",
+            Version::HTTP_3 => "HTTP/3.0",
+            _ => "HTTP/1.1",
+        };
         let line = if facts.refused {
             String::new()
+        } else if facts.target.authority().is_some() {
+            format!("{} {} {protocol}", facts.method, facts.target)
         } else {
-            format!("{} {} {:?}", facts.method, facts.target, facts.version)
+            // Joined by hand: the formatting machinery costs more than the rest of the line.
+            let target = facts.target.path_and_query();
+            let target = target.map_or("", |target| target.as_str());
+            [facts.method.as_str(), " ", target, " ", protocol].concat()
         };
-        let protocol = format!("{:?}", facts.version);
         let decoded = path::decode(facts.target.path().as_bytes());
         let spec_port = self.current.plan.spec.hosts[self.host].server_port;
         for (at, (buffer, format)) in host.logs.iter().enumerate() {
@@ -516,7 +537,7 @@ impl Finished {
                     Err(_) => facts.target.path().as_bytes(),
                 },
                 query: facts.target.query(),
-                protocol: &protocol,
+                protocol,
                 // 499: the client went away before there was an answer.
                 status: if self.status == 0 { 499 } else { self.status },
                 body_bytes: self.body_bytes,

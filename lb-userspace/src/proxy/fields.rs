@@ -13,6 +13,20 @@ pub const FORWARDED_SERVER: HeaderName = HeaderName::from_static("x-forwarded-se
 pub const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// The fields that [`strip`] takes out, by their places in it.
+static HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    header::TE,
+    header::TRAILER,
+    header::UPGRADE,
+    header::TRANSFER_ENCODING,
+    header::PROXY_AUTHENTICATE,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+];
+/// Place of the Connection field.
+const CONNECTION: usize = 0;
+
 /// What the Connection field said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Connection {
@@ -37,25 +51,23 @@ pub enum Direction {
 /// The Connection field cannot be abused to take out what the proxy or the member relies on: Host,
 /// the forwarding fields and the framing stay whatever it names (CVE-2022-31813).
 pub fn strip(fields: &mut HeaderMap, direction: Direction) -> Connection {
-    let (mut connection, mut doomed) = (false, [const { None }; 9]);
-    let mut count = 0;
+    let mut found = [false; HOP_BY_HOP.len()];
     for name in fields.keys() {
-        let hop = match *name {
-            header::CONNECTION => {
-                connection = true;
-                true
-            }
-            header::TE | header::TRAILER | header::UPGRADE | header::TRANSFER_ENCODING => true,
-            header::PROXY_AUTHENTICATE => direction == Direction::Response,
-            _ => *name == KEEP_ALIVE || *name == PROXY_CONNECTION,
+        let place = match *name {
+            header::CONNECTION => CONNECTION,
+            header::TE => 1,
+            header::TRAILER => 2,
+            header::UPGRADE => 3,
+            header::TRANSFER_ENCODING => 4,
+            header::PROXY_AUTHENTICATE if direction == Direction::Response => 5,
+            _ if *name == KEEP_ALIVE => 6,
+            _ if *name == PROXY_CONNECTION => 7,
+            _ => continue,
         };
-        if hop && count < doomed.len() {
-            doomed[count] = Some(name.clone());
-            count += 1;
-        }
+        found[place] = true;
     }
     let mut said = Connection::default();
-    if connection {
+    if found[CONNECTION] {
         let mut named = Vec::new();
         for value in fields.get_all(header::CONNECTION) {
             for token in value.as_bytes().split(|&byte| byte == b',') {
@@ -75,8 +87,10 @@ pub fn strip(fields: &mut HeaderMap, direction: Direction) -> Connection {
             fields.remove(name);
         }
     }
-    for name in doomed.into_iter().flatten() {
-        fields.remove(name);
+    for (name, found) in HOP_BY_HOP.iter().zip(found) {
+        if found {
+            fields.remove(name);
+        }
     }
     said
 }

@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use super::{
     body::ReplyBody,
-    client::Client,
+    client::{Asked, Client},
     exchange::{Exchange, Head},
     fields::{self, Direction, MaxForwards},
     gate::Refusal,
@@ -133,7 +133,7 @@ async fn respond(
     let spec = &current.plan.spec;
 
     let asked = match &refusal {
-        None => asked_host(&parts),
+        None => asked_host(&client, &parts),
         Some(_) => Ok(None),
     };
     let candidates = client.candidates(current.plan.number, || {
@@ -221,12 +221,12 @@ async fn respond(
     let asked = asked.ok().flatten();
     // Redirect rules are the exception; a clone of the target is all they cost.
     let target = (!exchange.host().reverses.is_empty()).then(|| parts.uri.clone());
-    match forward(&mut exchange, parts, body, asked.as_ref()).await {
+    match forward(&mut exchange, parts, body, asked.as_deref()).await {
         Ok((response, upstream)) => Ok(relay(
             exchange,
             response,
             upstream,
-            asked.as_ref(),
+            asked.as_deref(),
             target.as_ref(),
             wishes,
         )),
@@ -248,35 +248,19 @@ struct Wishes {
     close: bool,
 }
 
-/// The host a request is for.
-struct Asked {
-    /// Lower case, without port.
-    name: String,
-    port: Option<u16>,
-    /// As it stands in the Host field, or in an absolute target.
-    value: HeaderValue,
-}
-
-/// Reads it: an absolute target wins over the Host field (RFC 9112 section 3.2.2).
-fn asked_host(parts: &Parts) -> Result<Option<Asked>, vhost::BadHost> {
-    let value = match parts.uri.authority() {
+/// Reads the host asked for: an absolute target wins over the Host field (RFC 9112 section 3.2.2).
+fn asked_host(client: &Client, parts: &Parts) -> Result<Option<Rc<Asked>>, vhost::BadHost> {
+    match parts.uri.authority() {
         Some(authority) => {
             // A target may name a user, a Host field may not.
             let host = authority.as_str().rsplit('@').next().unwrap_or_default();
-            Some(HeaderValue::try_from(host).map_err(|_| vhost::BadHost)?)
+            client.asked(host.as_bytes())
         }
-        None => parts.headers.get(header::HOST).cloned(),
-    };
-    let Some(value) = value else { return Ok(None) };
-    let Some(name) = vhost::normalise(value.as_bytes())? else {
-        return Ok(None);
-    };
-    let port = value
-        .to_str()
-        .ok()
-        .and_then(|text| text.rsplit_once(':'))
-        .and_then(|(_, port)| port.parse().ok());
-    Ok(Some(Asked { name, port, value }))
+        None => match parts.headers.get(header::HOST) {
+            Some(value) => client.asked(value.as_bytes()),
+            None => Ok(None),
+        },
+    }
 }
 
 /// Routes the request and tries members until one answers or no other may be tried.
@@ -339,7 +323,7 @@ async fn forward(
         let cookies = parts.headers.get_all(header::COOKIE);
         sticky::session(sticky, &url, cookies.iter().map(HeaderValue::as_bytes))
     });
-    add_fields(exchange, &mut parts.headers, asked);
+    add_fields(exchange, &mut parts, asked);
     let mut outgoing = Outgoing::new(exchange, parts, body).await?;
 
     let mut attempts = Attempts::default();

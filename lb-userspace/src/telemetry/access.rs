@@ -19,6 +19,16 @@ pub struct Format {
     parts: Vec<Part>,
     request_fields: Vec<HeaderName>,
     response_fields: Vec<HeaderName>,
+    wants: Wants,
+}
+
+/// What an [`Entry`] has to bring that costs something to make.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wants {
+    /// [`Entry::environment`].
+    pub environment: bool,
+    /// [`Entry::filename`].
+    pub filename: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -137,6 +147,7 @@ impl Format {
             parts: Vec::new(),
             request_fields: Vec::new(),
             response_fields: Vec::new(),
+            wants: Wants::default(),
         };
         let mut plain = Vec::new();
         let mut chars = text.chars().peekable();
@@ -168,6 +179,11 @@ impl Format {
             format.parts.push(Part::Text(plain));
         }
         format
+    }
+
+    /// What an [`Entry`] may leave empty.
+    pub fn wants(&self) -> Wants {
+        self.wants
     }
 
     /// Request fields whose values an [`Entry`] must bring.
@@ -248,7 +264,10 @@ impl Format {
             ('D', _) | ('T', Some("us")) => Tag::Micros,
             ('T', Some("ms")) => Tag::Millis,
             ('T', None | Some("s")) => Tag::Seconds,
-            ('f', _) => Tag::Filename,
+            ('f', _) => {
+                self.wants.filename = true;
+                Tag::Filename
+            }
             ('v', _) => Tag::ServerName,
             ('V', _) => Tag::HostName,
             ('p', None | Some("canonical")) => Tag::CanonicalPort,
@@ -268,7 +287,10 @@ impl Format {
             ('C', Some(name)) => field(&mut self.request_fields, header::COOKIE.as_str())
                 .map_or(Tag::Unknown, |index| Tag::Cookie(index, name.to_owned())),
             // mod_ssl's variables are in one list with the environment.
-            ('e' | 'x', Some(name)) => Tag::Environment(name.to_owned()),
+            ('e' | 'x', Some(name)) => {
+                self.wants.environment = true;
+                Tag::Environment(name.to_owned())
+            }
             _ => Tag::Unknown,
         }
     }
@@ -434,8 +456,18 @@ fn escape(out: &mut Vec<u8>, text: &[u8]) {
 }
 
 fn address(out: &mut Vec<u8>, ip: IpAddr) {
-    // Writing to a Vec does not fail.
-    let _ = write!(out, "{}", ip.to_canonical());
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            for (place, octet) in ip.octets().into_iter().enumerate() {
+                if place > 0 {
+                    out.push(b'.');
+                }
+                number(out, u64::from(octet));
+            }
+        }
+        // Writing to a Vec does not fail.
+        IpAddr::V6(ip) => drop(write!(out, "{ip}")),
+    }
 }
 
 fn number(out: &mut Vec<u8>, mut value: u64) {

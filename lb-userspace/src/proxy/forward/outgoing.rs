@@ -3,13 +3,14 @@
 use std::{rc::Rc, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, Version, header, request::Parts};
+use http::{HeaderValue, Request, StatusCode, Uri, Version, header, request::Parts};
 use hyper::body::Incoming;
 use tracing::error;
 
-use super::{Asked, Attempt, Failure, LOG};
+use super::{Attempt, Failure, LOG};
 use crate::proxy::{
     body::{BodyError, Expectation, Go, Progress, RequestBody, is_timeout},
+    client::Asked,
     exchange::Exchange,
     fields,
     plan::Destination,
@@ -145,18 +146,18 @@ pub(super) fn upload_failed(exchange: &Exchange, error: &BodyError) -> Attempt {
 }
 
 /// X-Forwarded-*, and the client's Host value where an absolute target gave another.
-pub(super) fn add_fields(exchange: &Exchange, headers: &mut HeaderMap, asked: Option<&Asked>) {
-    if let Some(asked) = asked {
+pub(super) fn add_fields(exchange: &Exchange, parts: &mut Parts, asked: Option<&Asked>) {
+    let headers = &mut parts.headers;
+    if let Some(asked) = asked
+        && parts.uri.authority().is_some()
+    {
         headers.insert(header::HOST, asked.value.clone());
     }
     if !exchange.host_spec().add_headers {
         return;
     }
-    let ip = exchange.client.peer.ip().to_canonical();
-    // An address is always a value.
-    if let Ok(ip) = HeaderValue::try_from(ip.to_string()) {
-        fields::append(headers, fields::FORWARDED_FOR, &ip);
-    }
+    let address = exchange.client.forwarded_for();
+    fields::append(headers, fields::FORWARDED_FOR, address);
     if let Some(asked) = asked {
         fields::append(headers, fields::FORWARDED_HOST, &asked.value);
     }

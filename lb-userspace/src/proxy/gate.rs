@@ -141,6 +141,9 @@ impl Scanner {
                 continue;
             };
             if bytes[at] != b'\n' {
+                // On to the next line feed, many bytes at a time.
+                let ahead = memchr::memchr(b'\n', &bytes[self.seen..]);
+                self.seen = ahead.map_or(bytes.len(), |ahead| self.seen + ahead);
                 continue;
             }
             let empty = matches!(&bytes[self.line..at], b"" | b"\r") && self.line > start;
@@ -212,7 +215,7 @@ fn check(head: &[u8], limits: &Limits) -> Result<Framing, Refusal> {
             .filter(|&at| at > 0 && field[at] == b':')
             .ok_or(bad("field name is no token followed by a colon"))?;
         let value = trim_blanks(&field[colon + 1..]);
-        if !value.iter().copied().all(is_value) {
+        if !are_values(value) {
             return Err(bad("control character in a field value"));
         }
         let name = &field[..colon];
@@ -374,6 +377,20 @@ fn parse_length(value: &[u8]) -> Option<u64> {
 
 /// RFC 9110 section 5.6.2.
 const fn is_token(byte: u8) -> bool {
+    TOKEN[byte as usize]
+}
+
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        table[byte] = is_tchar(byte as u8);
+        byte += 1;
+    }
+    table
+};
+
+const fn is_tchar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,
@@ -383,8 +400,13 @@ const fn is_token(byte: u8) -> bool {
 }
 
 /// RFC 9110 section 5.5: visible, obs-text, blank, tab.
-const fn is_value(byte: u8) -> bool {
-    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+fn are_values(bytes: &[u8]) -> bool {
+    // Without an early end, so that the compiler looks at many bytes at once.
+    let is_control = |byte: u8| (byte < b' ' && byte != b'\t') || byte == 0x7f;
+    let controls = bytes
+        .iter()
+        .fold(false, |any, &byte| any | is_control(byte));
+    !controls
 }
 
 #[cfg(test)]

@@ -15,3 +15,5 @@ mod lifecycle;
 mod members;
 #[path = "server/reload.rs"]
 mod reload;
+#[path = "server/tls.rs"]
+mod tls;

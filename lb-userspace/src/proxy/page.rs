@@ -72,7 +72,9 @@ const fn meaning(status: StatusCode) -> &'static str {
         405 => "This method is not allowed here.",
         408 => "The request did not arrive in time.",
         414 => "The request line is longer than this server allows.",
-        421 => "This connection was made for another name, whose TLS is not that of the one asked for.",
+        421 => {
+            "This connection was made for another name, whose TLS is not that of the one asked for."
+        }
         417 => "The Expect field asks for something this server cannot do.",
         501 => "The request uses something this server does not implement.",
         502 => "The server behind this proxy gave no valid answer.",

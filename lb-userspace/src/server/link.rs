@@ -252,7 +252,10 @@ mod tests {
         assert_eq!(back.number, 7);
         assert_eq!(back.ids, parcel.ids);
         assert_eq!(back.certificates, parcel.certificates);
-        assert!(!format!("{back:?}").contains("115, 101"), "keys are not shown");
+        assert!(
+            !format!("{back:?}").contains("115, 101"),
+            "keys are not shown"
+        );
         assert_eq!(back.spec, parcel.spec);
         drop(a);
         assert!(b.receive::<ToProxy>().await.expect("end").is_none());

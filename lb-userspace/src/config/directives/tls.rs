@@ -35,9 +35,8 @@ pub(super) const TABLE: &[Directive] = &[
     row("ProtocolsHonorOrder", Contexts::SERVER, Arity::Flag, "On|Off", "whose order decides among Protocols: with one protocol nobody's", ORDER).or("On"),
 ];
 
-const STAPLING: Effect = Effect::Notice(
-    "OCSP stapling is not done by this version of sluice: its cache is not needed",
-);
+const STAPLING: Effect =
+    Effect::Notice("OCSP stapling is not done by this version of sluice: its cache is not needed");
 const RANDOM: Effect =
     Effect::Notice("randomness comes from the kernel: nothing needs to be seeded");
 const ORDER: Effect = Effect::Notice("this version of sluice offers http/1.1 alone");

@@ -99,13 +99,24 @@ fn settings(draft: &mut Draft<'_>, index: usize, head: Duration) -> Option<Tls> 
             .unwrap_or(head),
     };
     let host = &draft.hosts[index];
-    let name = host.server_name.as_ref().or(draft.hosts[0].server_name.as_ref());
+    let name = host
+        .server_name
+        .as_ref()
+        .or(draft.hosts[0].server_name.as_ref());
     let shown = name.map_or("this server", String::as_str);
     if tls.certificates.is_empty() {
-        let message = format!("AH02572: Failed to configure at least one certificate and key for {shown}");
+        let message =
+            format!("AH02572: Failed to configure at least one certificate and key for {shown}");
         let help = "name them: SSLCertificateFile and SSLCertificateKeyFile; or SSLEngine off";
-        match own.engine.as_ref().map(|(_, mark)| mark).or(host.mark.as_ref()) {
-            Some(mark) => draft.reports.push(Severity::Error, mark.at(), message, help),
+        match own
+            .engine
+            .as_ref()
+            .map(|(_, mark)| mark)
+            .or(host.mark.as_ref())
+        {
+            Some(mark) => draft
+                .reports
+                .push(Severity::Error, mark.at(), message, help),
             None => {}
         }
         return None;
@@ -114,7 +125,9 @@ fn settings(draft: &mut Draft<'_>, index: usize, head: Duration) -> Option<Tls> 
         let message = format!("AH02231: No SSL protocols available for {shown}");
         if let Some((_, mark)) = versions {
             let help = "sluice has TLSv1.2 and TLSv1.3";
-            draft.reports.push(Severity::Error, mark.at(), message, help);
+            draft
+                .reports
+                .push(Severity::Error, mark.at(), message, help);
         }
         return None;
     }
@@ -165,7 +178,9 @@ fn warn_idle(draft: &mut Draft<'_>, hosts: &[Host]) {
             && !draft.reports.has_errors()
         {
             let message = "SSLCertificateFile without SSLEngine on: this virtual host is cleartext";
-            draft.reports.push(Severity::Warning, mark.at(), message, "");
+            draft
+                .reports
+                .push(Severity::Warning, mark.at(), message, "");
         }
     }
 }

@@ -114,7 +114,13 @@ mod tests {
         assert_eq!(time(0x17, b"240229120000Z"), Some(1_709_208_000));
         assert_eq!(time(0x18, b"21000301000001Z"), Some(4_107_542_401));
         assert_eq!(time(0x17, b"500101000000Z"), Some(-631_152_000));
-        for bad in ["", "Z", "7001010000Z", "701301000000Z", "70010100000\u{e9}Z"] {
+        for bad in [
+            "",
+            "Z",
+            "7001010000Z",
+            "701301000000Z",
+            "70010100000\u{e9}Z",
+        ] {
             assert_eq!(time(0x17, bad.as_bytes()), None, "{bad}");
         }
     }
@@ -122,17 +128,31 @@ mod tests {
     #[test]
     fn cut_short_anywhere_it_is_none() {
         let whole = [
-            0x30, 0x82, 0x00, 0x2f, 0x30, 0x2d, 0xa0, 0x03, 0x02, 0x01, 0x02, 0x02, 0x01, 0x05, 0x30,
-            0x00, 0x30, 0x00, 0x30, 0x1e, 0x17, 0x0d, b'2', b'4', b'0', b'1', b'0', b'1', b'0', b'0',
-            b'0', b'0', b'0', b'0', b'Z', 0x17, 0x0d, b'2', b'5', b'0', b'1', b'0', b'1', b'0', b'0',
-            b'0', b'0', b'0', b'0', b'Z', 0x30,
+            0x30, 0x82, 0x00, 0x2f, 0x30, 0x2d, 0xa0, 0x03, 0x02, 0x01, 0x02, 0x02, 0x01, 0x05,
+            0x30, 0x00, 0x30, 0x00, 0x30, 0x1e, 0x17, 0x0d, b'2', b'4', b'0', b'1', b'0', b'1',
+            b'0', b'0', b'0', b'0', b'0', b'0', b'Z', 0x17, 0x0d, b'2', b'5', b'0', b'1', b'0',
+            b'1', b'0', b'0', b'0', b'0', b'0', b'0', b'Z', 0x30,
         ];
         let valid = of(&whole).expect("complete");
-        assert_eq!(valid, Validity { from: 1_704_067_200, to: 1_735_689_600 });
+        assert_eq!(
+            valid,
+            Validity {
+                from: 1_704_067_200,
+                to: 1_735_689_600
+            }
+        );
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         assert_eq!(valid.complaint(at(1_710_000_000)), None);
-        assert!(valid.complaint(at(1_735_689_600 + 3 * 86_400)).is_some_and(|c| c.contains("3 days ago")));
-        assert!(valid.complaint(at(1_700_000_000)).is_some_and(|c| c.contains("not valid yet")));
+        assert!(
+            valid
+                .complaint(at(1_735_689_600 + 3 * 86_400))
+                .is_some_and(|c| c.contains("3 days ago"))
+        );
+        assert!(
+            valid
+                .complaint(at(1_700_000_000))
+                .is_some_and(|c| c.contains("not valid yet"))
+        );
         for length in 0..whole.len() - 1 {
             let _ = of(&whole[..length]);
         }

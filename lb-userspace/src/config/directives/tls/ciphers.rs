@@ -137,11 +137,25 @@ mod tests {
     fn lists_are_carried_out_by_openssl_rules() {
         for (list, suites) in [
             ("HIGH:!aNULL", &CLASSIC[..]),
-            ("HIGH:!aNULL:!MD5:!3DES:@STRENGTH", &[
-                EcdsaAes256, RsaAes256, EcdsaChacha20, RsaChacha20, EcdsaAes128, RsaAes128,
-            ]),
-            ("ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES256-GCM-SHA384", &[RsaAes128, RsaAes256]),
-            ("EECDH+AESGCM:EDH+AESGCM", &[EcdsaAes256, RsaAes256, EcdsaAes128, RsaAes128]),
+            (
+                "HIGH:!aNULL:!MD5:!3DES:@STRENGTH",
+                &[
+                    EcdsaAes256,
+                    RsaAes256,
+                    EcdsaChacha20,
+                    RsaChacha20,
+                    EcdsaAes128,
+                    RsaAes128,
+                ],
+            ),
+            (
+                "ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES256-GCM-SHA384",
+                &[RsaAes128, RsaAes256],
+            ),
+            (
+                "EECDH+AESGCM:EDH+AESGCM",
+                &[EcdsaAes256, RsaAes256, EcdsaAes128, RsaAes128],
+            ),
             ("ALL:!aECDSA:+CHACHA20:-AES128", &[RsaAes256, RsaChacha20]),
             ("!aRSA:ALL:aRSA", &[EcdsaAes256, EcdsaAes128, EcdsaChacha20]),
             ("AES128-SHA:RC4", &[]),

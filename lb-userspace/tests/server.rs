@@ -19,3 +19,5 @@ mod members;
 mod metrics;
 #[path = "server/reload.rs"]
 mod reload;
+#[path = "server/tls.rs"]
+mod tls;

@@ -43,8 +43,8 @@ pub(crate) struct Client {
     stream: RefCell<Wire>,
     /// `None`: cleartext.
     pub(crate) tls: Option<Box<Session>>,
-    /// The connection began with something that is no request.
-    misspoken: Cell<Option<Refusal>>,
+    /// It began in clear on a TLS port: with these bytes.
+    misspoken: Cell<Option<[u8; 5]>>,
     read_alarm: Alarm,
     write_alarm: Alarm,
     /// From accept, or from the first byte of a later head, to its end.
@@ -131,7 +131,7 @@ impl Client {
         let (wire, tls, misspoken) = match opening {
             Opening::Cleartext(stream) => (Wire::Plain(stream), None, None),
             Opening::Secure(stream, session) => (Wire::Tls(stream), Some(session), None),
-            Opening::Misspoken(stream) => (Wire::Plain(stream), None, Some(Refusal::PlainHttp)),
+            Opening::Misspoken(stream, first) => (Wire::Plain(stream), None, Some(first)),
         };
         Rc::new(Self {
             peer,

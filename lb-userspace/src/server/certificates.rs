@@ -73,7 +73,7 @@ pub(crate) struct Loaded {
     /// Certificates that are out of date, in words.
     pub(crate) warnings: Vec<String>,
     /// For [`Watch::new`].
-    files: Vec<PathBuf>,
+    files: Vec<(PathBuf, Option<Stamp>)>,
 }
 
 /// Reads every file of a configuration once; all that is wrong, each with its directive.
@@ -145,8 +145,9 @@ fn pair(
         }
     };
     let mut seen = |file: &NamedFile| {
-        if !loaded.files.contains(&file.path) {
-            loaded.files.push(file.path.clone());
+        if loaded.files.iter().all(|(path, _)| *path != file.path) {
+            // Before it is read: what is written in between is noticed later.
+            loaded.files.push((file.path.clone(), stamp(&file.path)));
         }
     };
     let certificate = &files.certificate;
@@ -284,11 +285,7 @@ impl Watch {
     /// Of the files that were just read.
     pub(crate) fn new(loaded: &Loaded) -> Self {
         Self {
-            files: loaded
-                .files
-                .iter()
-                .map(|path| (path.clone(), stamp(path)))
-                .collect(),
+            files: loaded.files.clone(),
             changing: None,
         }
     }

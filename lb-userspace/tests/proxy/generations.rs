@@ -166,6 +166,7 @@ fn slots_that_do_not_fit_are_refused_and_change_nothing() {
     let generation = sluice::proxy::Generation {
         number: 9,
         spec: Arc::new(lab.spec.clone()),
+        certificates: sluice::proxy::tls::Certificates::default(),
         ids: Vec::new(),
     };
     assert!(lab.proxy.apply(generation, Vec::new(), Vec::new()).is_err());

@@ -53,8 +53,9 @@ impl ClientIo {
             start: 0,
             passed: 0,
         };
-        if let Some(refusal) = this.client.misspoken.take() {
-            this.refuse(refusal);
+        if let Some(first) = this.client.misspoken.take() {
+            this.buffer.extend_from_slice(&first);
+            this.refuse(Refusal::PlainHttp);
         }
         this
     }

@@ -43,8 +43,8 @@ pub(crate) enum Opening {
     Cleartext(TcpStream),
     /// With TLS.
     Secure(Box<TlsStream<TcpStream>>, Box<Session>),
-    /// On a TLS port with an HTTP request in clear, of which bytes were read.
-    Misspoken(TcpStream),
+    /// On a TLS port with an HTTP request in clear, of which these bytes and others were read.
+    Misspoken(TcpStream, [u8; 5]),
 }
 
 /// Makes the handshake. `None`: there is nothing to talk to any more; it was logged.
@@ -102,7 +102,7 @@ async fn shake(current: &Current, candidates: &[usize], stream: TcpStream) -> io
         Ok(start) => start,
         Err(error) => {
             return match acceptor.take_io() {
-                Some(io) if io.is_http() => Ok(Opening::Misspoken(io.stream)),
+                Some(io) if io.is_http() => Ok(Opening::Misspoken(io.stream, io.first)),
                 _ => Err(error),
             };
         }

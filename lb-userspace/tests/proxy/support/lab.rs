@@ -175,6 +175,7 @@ impl Lab {
         let generation = Generation {
             number: self.generation,
             spec: Arc::new(self.spec.clone()),
+            certificates: sluice::proxy::tls::Certificates::default(),
             ids: self.ids.clone(),
         };
         self.proxy

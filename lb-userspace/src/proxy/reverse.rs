@@ -223,7 +223,7 @@ mod tests {
                 HeaderValue::from_static("http://h/x"),
             );
         }
-        rewrite_fields(&[url("/", "http://h/")], b"/", &mut fields, "c");
+        rewrite_fields(&[url("/", "http://h/")], b"/", &mut fields, "http://c");
         for name in ["location", "content-location", "uri", "destination"] {
             assert_eq!(fields[name], "http://c/x");
         }

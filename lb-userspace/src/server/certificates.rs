@@ -129,6 +129,10 @@ pub(crate) fn lines(errors: &[CertificateError]) -> String {
     lines.join("\n")
 }
 
+#[expect(
+    clippy::result_large_err,
+    reason = "made once for each file of a start or a reload"
+)]
 fn pair(
     files: &CertificateFiles,
     tls: &Tls,

@@ -108,16 +108,11 @@ fn settings(draft: &mut Draft<'_>, index: usize, head: Duration) -> Option<Tls> 
         let message =
             format!("AH02572: Failed to configure at least one certificate and key for {shown}");
         let help = "name them: SSLCertificateFile and SSLCertificateKeyFile; or SSLEngine off";
-        match own
-            .engine
-            .as_ref()
-            .map(|(_, mark)| mark)
-            .or(host.mark.as_ref())
-        {
-            Some(mark) => draft
+        let engine = own.engine.as_ref().map(|(_, mark)| mark);
+        if let Some(mark) = engine.or(host.mark.as_ref()) {
+            draft
                 .reports
-                .push(Severity::Error, mark.at(), message, help),
-            None => {}
+                .push(Severity::Error, mark.at(), message, help);
         }
         return None;
     }

@@ -12,13 +12,6 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
     ("Listen [::1]", &[(1, "Port must be specified")]),
     ("Listen name:80", &[(1, "Invalid address or port")]),
     (
-        "Listen 443 https",
-        &[(
-            1,
-            "Listen with protocol 'https' is not supported by this version of sluice",
-        )],
-    ),
-    (
         "Listen 80\nListen 80",
         &[(2, "Cannot define multiple Listeners on the same IP:port")],
     ),
@@ -332,7 +325,10 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
     (
         "Listen 80\nSSLEngine on\nHeader set A b\nSteerPass tcp://10.0.0.1:80 balancer://b",
         &[
-            (2, "SSLEngine on is not supported by this version of sluice"),
+            (
+                2,
+                "AH02572: Failed to configure at least one certificate and key for this server",
+            ),
             (3, "Header is not supported by this version of sluice"),
             (4, "SteerPass is not supported by this version of sluice"),
         ],

@@ -24,6 +24,7 @@ fn host(addresses: &[&str], name: Option<&str>, aliases: &[&str]) -> Host {
         reverses: Vec::new(),
         preserve_host: false,
         add_headers: true,
+        tls: None,
         timeout: Duration::from_mins(1),
         proxy_timeout: None,
         keep_alive: true,

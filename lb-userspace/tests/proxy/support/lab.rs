@@ -230,6 +230,7 @@ pub(crate) fn host() -> Host {
         reverses: Vec::new(),
         preserve_host: false,
         add_headers: true,
+        tls: None,
         timeout: Duration::from_mins(1),
         proxy_timeout: None,
         keep_alive: true,

@@ -110,6 +110,9 @@ fn what_is_wrong_with_a_file_is_said_with_its_directive() {
 fn an_expired_certificate_is_served_with_a_warning() {
     let mut tls = Tls::prepare();
     let (key, request, old) = (tls.path("a.key"), tls.path("a.csr"), tls.path("a.pem"));
+    // With an extension it is of version 3; rustls knows no other.
+    let extensions = tls.path("a.ext");
+    fs::write(&extensions, "subjectAltName=DNS:a.test\n").expect("written");
     for args in [
         vec![
             "req",
@@ -126,6 +129,8 @@ fn an_expired_certificate_is_served_with_a_warning() {
             "-req",
             "-days",
             "-1",
+            "-extfile",
+            extensions.to_str().expect("UTF-8"),
             "-in",
             request.to_str().expect("UTF-8"),
             "-signkey",
@@ -146,7 +151,12 @@ fn an_expired_certificate_is_served_with_a_warning() {
         "-f",
         tls.sluice.file().to_str().expect("UTF-8"),
     ]);
-    assert!(output.status.success());
+    assert!(
+        output.status.success(),
+        "{}{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
     assert!(
         text(&output.stderr).contains("a.pem: the certificate has expired"),
         "{}",
@@ -167,10 +177,9 @@ fn the_key_may_stand_in_the_certificate_s_file_and_a_chain_is_sent() {
     tls.write(&[host.replace("SSLCertificateKeyFile both.key\n", "")]);
     tls.sluice.run();
     let said = tls.s_client(&["-servername", "a.test", "-showcerts"]);
-    assert_eq!(
-        said.matches("-----BEGIN CERTIFICATE-----").count(),
-        3,
-        "two, and the first again: {said}"
+    assert!(
+        said.contains(" 0 s:CN = a") && said.contains(" 1 s:CN = b"),
+        "{said}"
     );
     assert_eq!(shown(&tls), "subject=CN = a");
 }

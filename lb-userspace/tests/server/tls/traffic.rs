@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn ten_megabytes_go_up_and_down_whole() {
     let mut tls = Tls::prepare();
-    let member = super::echo::start();
+    let member = echo::start();
     let port = tls.port;
     tls.sluice.write(&format!(
         "Listen 127.0.0.1:{port}\n{}",

@@ -120,6 +120,9 @@ pub(super) fn all() -> Vec<Item> {
             lab::has_tool("ip")
         }),
         tool("curl", "the lab's client", "curl", || lab::has_tool("curl")),
+        tool("openssl", "certificates and TLS clients", "openssl", || {
+            lab::has_tool("openssl")
+        }),
         tool("ethtool", "checksums in the lab", "ethtool", || {
             lab::has_tool("ethtool")
         }),

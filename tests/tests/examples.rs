@@ -12,19 +12,25 @@ use lab::{
 #[test]
 fn every_example_passes_configtest() -> Result<()> {
     let program = lab::sluice::program()?;
+    let place = tempfile::tempdir()?;
+    certificate(place.path())?;
     let mut count = 0;
     for entry in std::fs::read_dir(lab::workspace_root().join("examples"))? {
         let path = entry?.path();
         if path.extension().is_none_or(|extension| extension != "conf") {
             continue;
         }
+        let copy = place
+            .path()
+            .join(path.file_name().context("a file has a name")?);
+        std::fs::copy(&path, &copy)?;
         let said = ask(std::process::Command::new(&program)
             .args(["configtest", "-f"])
-            .arg(&path))?;
+            .arg(&copy))?;
         ensure!(said.code == 0, "{}: {said:?}", path.display());
         count += 1;
     }
-    ensure!(count >= 4, "{count} examples");
+    ensure!(count >= 5, "{count} examples");
     Ok(())
 }
 
@@ -46,6 +52,58 @@ fn first_light_runs_as_it_is() -> Result<()> {
     let url = format!("http://{}/name", topology::address(topology::BALANCER));
     let answers = Curl::inside(&lab.client).series(&url, 6)?;
     ensure!(lab::curl::letters(&answers) == "a a a b a a");
+    Ok(())
+}
+
+#[test]
+fn tls_answers_over_tls() -> Result<()> {
+    let lab = Lab::new()?;
+    let _members = (0..2_u8)
+        .zip(&lab.members)
+        .map(|(index, home)| {
+            Member::start(
+                home,
+                scene::NAMES[usize::from(index)],
+                scene::member_address(index),
+            )
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let text = std::fs::read_to_string(lab::workspace_root().join("examples/tls.conf"))?;
+    let mut place = Place::in_lab(&lab, "tls")?;
+    place.listen.set_port(443);
+    let home = place.file.parent().context("a file has a folder")?;
+    certificate(home)?;
+    let root = home.join("tls/www.example.com.pem");
+    let _sluice = Sluice::start_in(place, &text, &[])?;
+    let address = topology::address(topology::BALANCER);
+    let answer = lab::netns::run(
+        lab.client
+            .command("curl")
+            .args(["-q", "-sS", "--max-time", "5", "--cacert"])
+            .arg(&root)
+            .args(["--resolve", &format!("www.example.com:443:{address}")])
+            .arg("https://www.example.com/name"),
+    )?;
+    ensure!(answer.trim() == "a", "{answer}");
+    Ok(())
+}
+
+/// What examples/tls.conf names, below `home`.
+fn certificate(home: &std::path::Path) -> Result<()> {
+    let folder = home.join("tls");
+    std::fs::create_dir_all(&folder)?;
+    let output = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "30"])
+        .args(["-pkeyopt", "ec_paramgen_curve:P-256"])
+        .args(["-subj", "/CN=www.example.com"])
+        .args(["-addext", "subjectAltName=DNS:www.example.com"])
+        .arg("-keyout")
+        .arg(folder.join("www.example.com.key"))
+        .arg("-out")
+        .arg(folder.join("www.example.com.pem"))
+        .output()
+        .context("openssl")?;
+    ensure!(output.status.success(), "{output:?}");
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use crate::{
     fragment::{FragmentKey, FragmentValue, LIFETIME},
     frame::{Edit, Frame},
     journey::{Decision, Found, Then},
+    nat,
     parse::{Headers, Reach, next},
     send::{self, SendTables},
     service::{flag, kind, proto},
@@ -148,6 +149,10 @@ where
     };
     if decision.flags & flag::QUOTED != 0 {
         steered.reason = Reason::STEERED_ICMP;
+        if forward.mode == mode::NAT {
+            // What it quotes are the ends before they were rewritten.
+            return Detoured::end(steered.member, Reason::ICMP_TO_VIP);
+        }
     } else if headers.is_fragment || forward.mode == mode::NAT {
         return tables.rest(frame, headers, service, &steered);
     }
@@ -225,6 +230,21 @@ where
         head,
         reason,
     };
+    if forward.mode == mode::NAT {
+        let bytes = crate::journey::bytes(frame, headers);
+        return match nat::translate(frame, headers, forward, service, member, head, tables) {
+            Ok(ifindex) => {
+                tables.count_member(member, bytes, reason);
+                Detoured {
+                    service,
+                    member,
+                    reason,
+                    ifindex,
+                }
+            }
+            Err(reason) => Detoured::end(member, reason),
+        };
+    }
     deliver(frame, headers, forward, service, &steered, reason, tables)
 }
 
@@ -459,4 +479,22 @@ fn quoted<F: Frame + ?Sized>(frame: &F, headers: &Headers, about: &mut Headers) 
     about.l4 = headers.l4;
     about.end = headers.end;
     true
+}
+
+/// A member's answer under `nat`: back to its client.
+#[inline(always)]
+pub fn give_back<F, T>(frame: &mut F, headers: &Headers, tables: &T) -> Detoured
+where
+    F: Edit + ?Sized,
+    T: SendTables,
+{
+    match nat::give_back(frame, headers, tables) {
+        Ok((service, member, ifindex)) => Detoured {
+            service,
+            member,
+            reason: Reason::RETURNED,
+            ifindex,
+        },
+        Err(reason) => Detoured::end(0, reason),
+    }
 }

@@ -31,6 +31,8 @@ pub trait SendTables: SteerTables {
     /// member's hop, `beat` included. Where they know nothing, what was learned before stays, if
     /// there is a route.
     fn ask_route(&self, member: u16, to: &Address, beat: u32);
+    /// Interface that the packet came in by.
+    fn ingress(&self) -> u32;
     /// Entries of `NAT` less one.
     fn nat_mask(&self) -> u32;
     /// An entry of `NAT`, copied.

@@ -219,3 +219,8 @@ step! {
         frame, &scratch.headers, &decision(scratch, Then::Icmp), maps,
     )
 }
+
+step! {
+    /// [`Then::Return`].
+    sluice_return, |frame, scratch, maps| detour::give_back(frame, &scratch.headers, maps)
+}

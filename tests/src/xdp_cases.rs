@@ -4,6 +4,7 @@
 pub mod answers;
 mod limits;
 mod malformed;
+pub mod nat;
 pub mod steering;
 
 use lb_common::verdict::Reason;
@@ -68,6 +69,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(limits::limits());
     cases.extend(steering::cases());
     cases.extend(answers::cases());
+    cases.extend(nat::cases());
     cases
 }
 

@@ -412,6 +412,10 @@ impl SendTables for Model {
         self.tracked.setup.nat - 1
     }
 
+    fn ingress(&self) -> u32 {
+        0
+    }
+
     fn nat(&self, index: u32) -> Option<NatEntry> {
         Some(
             self.tracked

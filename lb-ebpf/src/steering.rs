@@ -27,7 +27,7 @@ use crate::{
         SERVER_IDS,
     },
     outline,
-    tables::Maps,
+    tables::{Maps, lists},
 };
 
 /// Set by the loader.
@@ -291,6 +291,16 @@ impl SendTables for Maps {
     #[inline(always)]
     fn nat_mask(&self) -> u32 {
         SIZES.load().nat_mask
+    }
+
+    #[inline(always)]
+    fn may_encapsulate(&self, version: u8, source: &Address) -> bool {
+        lists::may_encapsulate(version, source)
+    }
+
+    #[inline(always)]
+    fn is_local(&self, address: &Address) -> bool {
+        outline::sluice_is_local(self.ctx, address) != 0
     }
 
     #[inline(always)]

@@ -5,6 +5,7 @@ pub mod answers;
 mod limits;
 mod malformed;
 pub mod nat;
+pub mod rest;
 pub mod steering;
 
 use lb_common::verdict::Reason;
@@ -70,6 +71,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(steering::cases());
     cases.extend(answers::cases());
     cases.extend(nat::cases());
+    cases.extend(rest::cases());
     cases
 }
 

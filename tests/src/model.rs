@@ -26,7 +26,7 @@ use lb_common::{
 #[path = "model/steering.rs"]
 mod steering;
 
-pub use steering::{Buffer, Steering, forwarded, member, vip};
+pub use steering::{Buffer, Steering, forwarded, loopback_forwards, member, vip};
 
 /// What the maps hold: the same for a [`Model`] and for a loaded program.
 #[derive(Clone, Debug, Default)]

@@ -24,6 +24,8 @@ pub struct Spec {
     pub hosts: Vec<Host>,
     /// Balancers and, as balancers of one member, the direct workers of `ProxyPass`.
     pub balancers: Vec<Balancer>,
+    /// TLS to members, each setting once: [`Member::tls`] is an index.
+    pub member_tls: Vec<MemberTls>,
     /// Everything of our own: interfaces, guard, shards, instance.
     pub sluice: Sluice,
     /// `ErrorLog` of the main server.
@@ -136,6 +138,74 @@ pub struct Tls {
     pub session_cache: bool,
     /// `RequestReadTimeout handshake=`, else as `header=`; zero: no limit.
     pub handshake_timeout: Duration,
+}
+
+/// TLS to members: `SSLProxyEngine on` and what goes with it. Paths only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberTls {
+    /// `SSLProxyProtocol` has TLSv1.2.
+    pub v12: bool,
+    /// `SSLProxyProtocol` has TLSv1.3; one of the two is set.
+    pub v13: bool,
+    /// `SSLProxyCipherSuite`, in order of preference.
+    pub suites: Vec<CipherSuite>,
+    /// `SSLProxyVerify`. Default require, unlike httpd.
+    pub verify: PeerVerify,
+    /// `SSLProxyVerifyDepth`: certificates above the member's own, the authority's included.
+    /// `None`: not given.
+    pub depth: Option<u32>,
+    /// `SSLProxyCACertificateFile`. Without this and `ca_path`: the system's authorities.
+    pub ca_file: Option<NamedFile>,
+    /// `SSLProxyCACertificatePath`.
+    pub ca_path: Option<NamedFile>,
+    /// `SSLProxyCARevocationCheck`.
+    pub revocation: Revocation,
+    /// `SSLProxyCARevocationFile`.
+    pub crl_file: Option<NamedFile>,
+    /// `SSLProxyCARevocationPath`.
+    pub crl_path: Option<NamedFile>,
+    /// `SSLProxyCheckPeerName` (or `SSLProxyCheckPeerCN`). Default on.
+    pub check_name: bool,
+    /// `SSLProxyCheckPeerExpire`. Default on.
+    pub check_expiry: bool,
+    /// `SSLProxyMachineCertificateFile`.
+    pub machine_file: Option<NamedFile>,
+    /// `SSLProxyMachineCertificatePath`.
+    pub machine_path: Option<NamedFile>,
+    /// `SSLProxyMachineCertificateChainFile`.
+    pub machine_chain: Option<NamedFile>,
+}
+
+/// How a peer's certificate is looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PeerVerify {
+    /// Its issuer does not matter.
+    None,
+    /// As `Require`, but of a client that shows none, nothing is wanted.
+    Optional,
+    /// As `Optional`, but its issuer need not be known.
+    OptionalNoCa,
+    /// There must be one, issued by a known authority.
+    #[default]
+    Require,
+}
+
+/// Which certificates are looked up in revocation lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Revocation {
+    /// None.
+    #[default]
+    None,
+    /// The peer's own.
+    Leaf {
+        /// One whose issuer has no list is not refused.
+        lenient: bool,
+    },
+    /// The peer's and all between it and the authority.
+    Chain {
+        /// As above.
+        lenient: bool,
+    },
 }
 
 /// A certificate and its key.
@@ -291,6 +361,8 @@ pub struct Member {
     pub url: String,
     /// Scheme.
     pub scheme: Scheme,
+    /// How TLS is spoken with it, index into [`Spec::member_tls`]; `None`: cleartext.
+    pub tls: Option<usize>,
     /// Host, without brackets.
     pub host: String,
     /// Port, the scheme's default filled in.
@@ -335,6 +407,18 @@ pub struct Member {
 pub enum Scheme {
     /// Cleartext HTTP/1.1.
     Http,
+    /// HTTP/1.1 over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// The port where a URL names none.
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
 }
 
 /// `ErrorLog` or the file of a `CustomLog`.

@@ -1,13 +1,13 @@
-//! TLS to clients: what certificates a generation has, and the rustls configurations made of them.
+//! TLS: what certificates a generation has, and the rustls configurations for clients made of them.
 //!
-//! Handshakes are made in [`accept`]. Files are read by control, which is allowed to; what comes
+//! Handshakes with clients are made in [`accept`], everything about members is in [`member`]. Files are read by control, which is allowed to; what comes
 //! here is their contents. Decides nothing about requests but which hosts are so alike that a
 //! connection made for one may carry requests for the other.
 
 use std::{fmt, sync::Arc};
 
 use rustls::{
-    CipherSuite as Code, ServerConfig,
+    CipherSuite as Code, ServerConfig, SupportedProtocolVersion,
     crypto::{CryptoProvider, aws_lc_rs},
     server::{
         ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert,
@@ -23,6 +23,9 @@ use super::{client::Client, plan::Plan, vhost};
 use crate::config::spec::{CertificateFiles, CipherSuite, Spec, Tls};
 
 pub(crate) mod accept;
+pub(crate) mod member;
+pub(crate) mod validity;
+mod verify;
 
 /// Sessions that are kept for clients without tickets, in all shards together.
 const CACHED_SESSIONS: usize = 10_000;
@@ -34,6 +37,21 @@ pub struct Certificates {
     pub pairs: Vec<Pair>,
     /// For each of `spec.hosts`, indexes into `pairs` in the order of its directives.
     pub hosts: Vec<Vec<usize>>,
+    /// Parallel to `spec.member_tls`.
+    pub members: Vec<MemberFiles>,
+    /// Certificates of authorities, each set once.
+    pub authorities: Vec<Vec<Der>>,
+}
+
+/// What the files of one TLS setting for members hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberFiles {
+    /// Index into [`Certificates::authorities`]; `None`: nobody's word is asked for.
+    pub authorities: Option<usize>,
+    /// Revocation lists, DER.
+    pub crls: Vec<Der>,
+    /// Certificates to show to the member, in order.
+    pub machine: Vec<Pair>,
 }
 
 /// A certificate with those that lead from it to an authority, and its key.
@@ -132,6 +150,9 @@ pub(crate) enum TlsError {
     /// What rustls does not take.
     #[error("TLS of virtual host {0}: {1}")]
     Rustls(usize, #[source] rustls::Error),
+    /// As above, for members.
+    #[error("TLS to members: {0}")]
+    Member(String),
 }
 
 /// Makes the configurations of a generation, parallel to `spec.hosts`.
@@ -229,27 +250,8 @@ fn server_config(
     keys: Vec<Arc<CertifiedKey>>,
     resumption: &Resumption,
 ) -> Result<ServerConfig, rustls::Error> {
-    let provider = CryptoProvider {
-        cipher_suites: tls
-            .suites
-            .iter()
-            .filter_map(|suite| {
-                let code = code(*suite);
-                let mut all = aws_lc_rs::ALL_CIPHER_SUITES.iter();
-                all.find(|own| own.suite() == code).copied()
-            })
-            .collect(),
-        ..aws_lc_rs::default_provider()
-    };
-    let versions: Vec<_> = [
-        (tls.v13, &rustls::version::TLS13),
-        (tls.v12, &rustls::version::TLS12),
-    ]
-    .into_iter()
-    .filter_map(|(on, version)| on.then_some(version))
-    .collect();
-    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(&versions)?
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider(&tls.suites)))
+        .with_protocol_versions(&versions(tls.v12, tls.v13))?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(Keys(keys)));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -263,6 +265,30 @@ fn server_config(
         Arc::new(NoServerSessionStorage {})
     };
     Ok(config)
+}
+
+fn provider(suites: &[CipherSuite]) -> CryptoProvider {
+    CryptoProvider {
+        cipher_suites: suites
+            .iter()
+            .filter_map(|suite| {
+                let code = code(*suite);
+                let mut all = aws_lc_rs::ALL_CIPHER_SUITES.iter();
+                all.find(|own| own.suite() == code).copied()
+            })
+            .collect(),
+        ..aws_lc_rs::default_provider()
+    }
+}
+
+fn versions(v12: bool, v13: bool) -> Vec<&'static SupportedProtocolVersion> {
+    let both = [
+        (v13, &rustls::version::TLS13),
+        (v12, &rustls::version::TLS12),
+    ];
+    let on = both.into_iter();
+    on.filter_map(|(on, version)| on.then_some(version))
+        .collect()
 }
 
 const fn code(suite: CipherSuite) -> Code {

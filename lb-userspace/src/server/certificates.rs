@@ -22,8 +22,6 @@ use crate::{
     proxy::tls::{Certificates, Der, Pair},
 };
 
-mod validity;
-
 /// Largest file that is read, bytes.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -191,7 +189,7 @@ fn pair(
         };
         fail(CERTIFICATE, certificate)(why)
     })?;
-    if let Some(valid) = validity::of(&pair.chain[0].0)
+    if let Some(valid) = crate::proxy::tls::validity::of(&pair.chain[0].0)
         && let Some(complaint) = valid.complaint(SystemTime::now())
     {
         loaded.warnings.push(format!(

@@ -41,6 +41,7 @@ pub(super) fn member(url: &WorkerUrl, at: Place) -> Member {
     Member {
         url: format!("{}{}", url.authority(80), url.path),
         scheme: Scheme::Http,
+        tls: None,
         host: url.host.clone(),
         port: url.port.unwrap_or(80),
         path: url.path.clone(),

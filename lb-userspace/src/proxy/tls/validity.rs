@@ -5,14 +5,15 @@ use std::time::{Duration, SystemTime};
 
 /// Seconds since 1970, UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Validity {
+pub(crate) struct Validity {
     from: i64,
-    to: i64,
+    /// Last second.
+    pub(crate) to: i64,
 }
 
 impl Validity {
     /// What is wrong with it at `now`.
-    pub(super) fn complaint(self, now: SystemTime) -> Option<String> {
+    pub(crate) fn complaint(self, now: SystemTime) -> Option<String> {
         let now = now
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or(Duration::ZERO)
@@ -32,7 +33,7 @@ impl Validity {
 }
 
 /// Reads it from a certificate; `None` where it is not as expected.
-pub(super) fn of(certificate: &[u8]) -> Option<Validity> {
+pub(crate) fn of(certificate: &[u8]) -> Option<Validity> {
     let (_, certificate, _) = element(certificate)?;
     let (_, mut rest, _) = element(certificate)?;
     // [0] version is optional; then serial number, algorithm, issuer.
@@ -49,6 +50,20 @@ pub(super) fn of(certificate: &[u8]) -> Option<Validity> {
         from: time(from_tag, from)?,
         to: time(to_tag, to)?,
     })
+}
+
+/// The issuer's name, DER as it stands in the certificate; `None` where it is not as expected.
+pub(crate) fn issuer(certificate: &[u8]) -> Option<&[u8]> {
+    let (_, certificate, _) = element(certificate)?;
+    let (_, mut rest, _) = element(certificate)?;
+    if *rest.first()? == 0xa0 {
+        rest = element(rest)?.2;
+    }
+    for _ in 0..2 {
+        rest = element(rest)?.2;
+    }
+    let after = element(rest)?.2;
+    rest.get(..rest.len() - after.len())
 }
 
 /// Tag, contents, what follows.

@@ -138,6 +138,31 @@ pub struct Tls {
     pub session_cache: bool,
     /// `RequestReadTimeout handshake=`, else as `header=`; zero: no limit.
     pub handshake_timeout: Duration,
+    /// `SSLVerifyClient`; `None`: clients are not asked for a certificate.
+    pub clients: Option<ClientVerify>,
+}
+
+/// Certificates of clients.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientVerify {
+    /// `SSLVerifyClient`, not none.
+    pub verify: PeerVerify,
+    /// `SSLVerifyDepth`: certificates above the client's own, the authority's included. Default 1.
+    pub depth: u32,
+    /// `SSLCACertificateFile`
+    pub ca_file: Option<NamedFile>,
+    /// `SSLCACertificatePath`; one of the two is there.
+    pub ca_path: Option<NamedFile>,
+    /// `SSLCADNRequestFile`: authorities that clients are told of, instead of all of those.
+    pub request_file: Option<NamedFile>,
+    /// `SSLCADNRequestPath`
+    pub request_path: Option<NamedFile>,
+    /// `SSLCARevocationCheck`
+    pub revocation: Revocation,
+    /// `SSLCARevocationFile`
+    pub crl_file: Option<NamedFile>,
+    /// `SSLCARevocationPath`
+    pub crl_path: Option<NamedFile>,
 }
 
 /// TLS to members: `SSLProxyEngine on` and what goes with it. Paths only.
@@ -174,6 +199,32 @@ pub struct MemberTls {
     pub machine_path: Option<NamedFile>,
     /// `SSLProxyMachineCertificateChainFile`.
     pub machine_chain: Option<NamedFile>,
+    /// Where `SSLProxyEngine on` stands.
+    pub at: Place,
+}
+
+impl MemberTls {
+    /// Whether two come to the same, wherever they stand.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let unplaced = |one: &Self| {
+            let mut one = one.clone();
+            one.at = Place::default();
+            let files = [
+                &mut one.ca_file,
+                &mut one.ca_path,
+                &mut one.crl_file,
+                &mut one.crl_path,
+                &mut one.machine_file,
+                &mut one.machine_path,
+                &mut one.machine_chain,
+            ];
+            for file in files.into_iter().flatten() {
+                file.at = Place::default();
+            }
+            one
+        };
+        unplaced(self) == unplaced(other)
+    }
 }
 
 /// How a peer's certificate is looked at.

@@ -25,7 +25,7 @@ use crate::config::spec::{CertificateFiles, CipherSuite, Spec, Tls};
 pub(crate) mod accept;
 pub(crate) mod member;
 pub(crate) mod validity;
-mod verify;
+pub(crate) mod verify;
 
 /// Sessions that are kept for clients without tickets, in all shards together.
 const CACHED_SESSIONS: usize = 10_000;
@@ -37,10 +37,23 @@ pub struct Certificates {
     pub pairs: Vec<Pair>,
     /// For each of `spec.hosts`, indexes into `pairs` in the order of its directives.
     pub hosts: Vec<Vec<usize>>,
+    /// Parallel to `spec.hosts`; `None`: its clients are not asked.
+    pub clients: Vec<Option<ClientFiles>>,
     /// Parallel to `spec.member_tls`.
     pub members: Vec<MemberFiles>,
     /// Certificates of authorities, each set once.
     pub authorities: Vec<Vec<Der>>,
+}
+
+/// What the files about a host's clients hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientFiles {
+    /// Index into [`Certificates::authorities`].
+    pub authorities: usize,
+    /// Names of authorities that clients are told of, DER; empty: those above.
+    pub hints: Vec<Der>,
+    /// Revocation lists, DER.
+    pub crls: Vec<Der>,
 }
 
 /// What the files of one TLS setting for members hold.

@@ -1,6 +1,8 @@
 //! Certificate and key files: read by control, which may, and checked before anything depends on
 //! them. What is read goes to the proxy in memory; here nothing of it is shown or written.
 
+mod trust;
+
 use std::{
     collections::HashMap,
     fs::{self, File, OpenOptions},
@@ -61,6 +63,18 @@ enum Why {
     Mismatch(String),
     #[error("not usable: {0}")]
     Rustls(Error),
+    #[error("no revocation list in it (-----BEGIN X509 CRL-----)")]
+    NoList,
+    #[error("not usable: {0}")]
+    Unusable(String),
+    #[error("no links by hash in it: `openssl rehash DIRECTORY` makes them")]
+    NoLinks,
+    #[error("no file in it can be used")]
+    NoFiles,
+    #[error(
+        "no certificate of an authority is to be found on this system: install ca-certificates, or name SSLProxyCACertificateFile"
+    )]
+    NoSystem,
 }
 
 /// What the files of a configuration hold.
@@ -72,6 +86,16 @@ pub(crate) struct Loaded {
     pub(crate) warnings: Vec<String>,
     /// For [`Watch::new`].
     files: Vec<(PathBuf, Option<Stamp>)>,
+}
+
+impl Loaded {
+    /// Remembers a file, or a directory. Before it is read: what is written in between is noticed
+    /// later.
+    fn see(&mut self, path: &Path) {
+        if self.files.iter().all(|(known, _)| known != path) {
+            self.files.push((path.to_owned(), stamp(path)));
+        }
+    }
 }
 
 /// Reads every file of a configuration once; all that is wrong, each with its directive.
@@ -114,6 +138,7 @@ pub(crate) fn load(spec: &Spec) -> Result<Loaded, Vec<CertificateError>> {
         }
         loaded.certificates.hosts.push(own);
     }
+    trust::load(spec, &mut loaded, &mut errors);
     if errors.is_empty() {
         Ok(loaded)
     } else {
@@ -146,12 +171,7 @@ fn pair(
             why,
         }
     };
-    let mut seen = |file: &NamedFile| {
-        if loaded.files.iter().all(|(path, _)| *path != file.path) {
-            // Before it is read: what is written in between is noticed later.
-            loaded.files.push((file.path.clone(), stamp(&file.path)));
-        }
-    };
+    let mut seen = |file: &NamedFile| loaded.see(&file.path);
     let certificate = &files.certificate;
     seen(certificate);
     let text = read(&certificate.path).map_err(fail(CERTIFICATE, certificate))?;

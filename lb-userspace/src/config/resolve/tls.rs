@@ -9,6 +9,8 @@ use crate::config::{
     spec::{CertificateFiles, Host, Listener, NamedFile, Tls},
 };
 
+pub(super) mod members;
+
 /// Gives every host with TLS its settings.
 pub(super) fn resolve(draft: &mut Draft<'_>, listeners: &[Listener], hosts: &mut [Host]) {
     for (index, host) in hosts.iter_mut().enumerate() {
@@ -97,6 +99,7 @@ fn settings(draft: &mut Draft<'_>, index: usize, head: Duration) -> Option<Tls> 
             .handshake_timeout
             .or(main.handshake_timeout)
             .unwrap_or(head),
+        clients: None,
     };
     let host = &draft.hosts[index];
     let name = host

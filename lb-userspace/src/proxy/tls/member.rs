@@ -120,7 +120,7 @@ pub(crate) fn configure(
                 None => &[][..],
             };
             let same = |known: &&Arc<Trust>| {
-                known.settings == *settings
+                known.settings.is_same(settings)
                     && known.authorities == authorities
                     && (&known.files.crls, &known.files.machine) == (&files.crls, &files.machine)
             };

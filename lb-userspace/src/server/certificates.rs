@@ -264,11 +264,17 @@ fn chain(text: &[u8]) -> Result<Vec<Der>, Why> {
     Ok(chain)
 }
 
-fn key(text: &[u8], hint: &'static str) -> Result<Der, Why> {
+/// Refuses a file with a key that needs a passphrase.
+fn check_clear(text: &[u8]) -> Result<(), Why> {
     let has = |part: &[u8]| text.windows(part.len()).any(|bytes| bytes == part);
     if has(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || has(b"Proc-Type: 4,ENCRYPTED") {
         return Err(Why::Encrypted);
     }
+    Ok(())
+}
+
+fn key(text: &[u8], hint: &'static str) -> Result<Der, Why> {
+    check_clear(text)?;
     match PrivateKeyDer::from_pem_slice(text) {
         Ok(key) => Ok(Der(Zeroizing::new(key.secret_der().to_vec()))),
         Err(pem::Error::NoItemsFound) => Err(Why::NoKey(hint)),

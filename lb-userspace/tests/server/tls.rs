@@ -17,6 +17,8 @@ mod certificates;
 mod echo;
 #[path = "tls/handshakes.rs"]
 mod handshakes;
+#[path = "tls/members.rs"]
+mod members;
 #[path = "tls/resumption.rs"]
 mod resumption;
 #[path = "tls/traffic.rs"]
@@ -36,6 +38,62 @@ fn make(dir: &Path, name: &str, names: &str, kind: &[&str]) {
         .output()
         .expect("openssl is installed");
     assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+/// openssl in `dir`.
+fn openssl(dir: &Path, args: &[&str]) {
+    let output = Command::new("openssl")
+        .args(args)
+        .current_dir(dir)
+        .output()
+        .expect("openssl is installed");
+    assert!(
+        output.status.success(),
+        "{args:?}: {}",
+        text(&output.stderr)
+    );
+}
+
+/// `NAME.pem` and `NAME.key` in `dir`, signed by `issuer`.
+fn issue(dir: &Path, name: &str, issuer: &str, names: &str, days: i32, extension: &str) {
+    let file = |kind: &str| format!("{name}.{kind}");
+    fs::write(
+        dir.join(file("ext")),
+        format!("subjectAltName={names}\n{extension}"),
+    )
+    .expect("written");
+    let subject = format!("/CN={name}");
+    let mut args = vec!["req", "-new", "-nodes", "-subj", &subject];
+    args.extend(EC);
+    let (key, request, extensions, certificate) =
+        (file("key"), file("csr"), file("ext"), file("pem"));
+    args.extend(["-keyout", &key, "-out", &request]);
+    openssl(dir, &args);
+    let (days, own, own_key) = (
+        days.to_string(),
+        format!("{issuer}.pem"),
+        format!("{issuer}.key"),
+    );
+    openssl(
+        dir,
+        &[
+            "x509",
+            "-req",
+            "-in",
+            &request,
+            "-CA",
+            &own,
+            "-CAkey",
+            &own_key,
+            "-CAcreateserial",
+            "-days",
+            &days,
+            "-extfile",
+            &extensions,
+            "-out",
+            &certificate,
+        ],
+    );
 }
 
 /// Small keys are made and used quickly.

@@ -22,7 +22,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     Certificates, Der, MemberFiles, Pair, TlsError, provider, validity,
-    verify::{Chains, MemberVerifier},
+    verify::{Chains, MemberVerifier, words},
     versions,
 };
 use crate::{
@@ -204,7 +204,7 @@ impl ResolvesClientCert for MachineKeys {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
     /// The member's certificate is not wanted.
-    #[error("certificate not accepted: {0}")]
+    #[error("certificate not accepted: {}", words(.0))]
     Certificate(rustls::CertificateError),
     /// No TLS, none in common, or the member refused.
     #[error("{0}")]

@@ -158,6 +158,7 @@ fn refusal(error: &webpki::Error) -> Error {
             time: *time,
             not_after: *not_after,
         },
+        Why::InvalidCertValidity => CertificateError::Expired,
         Why::UnknownIssuer => CertificateError::UnknownIssuer,
         Why::CertRevoked => CertificateError::Revoked,
         Why::UnknownRevocationStatus => CertificateError::UnknownRevocationStatus,
@@ -169,6 +170,34 @@ fn refusal(error: &webpki::Error) -> Error {
         other => CertificateError::Other(OtherError(Arc::new(other.clone()))),
     }
     .into()
+}
+
+/// A refusal in words, for logs.
+pub(crate) fn words(why: &CertificateError) -> String {
+    let words = match why {
+        CertificateError::UnknownIssuer => "its issuer is no known authority",
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired",
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "it is not valid yet"
+        }
+        CertificateError::Revoked => "it is revoked",
+        CertificateError::UnknownRevocationStatus => "no revocation list covers it",
+        CertificateError::ExpiredRevocationList
+        | CertificateError::ExpiredRevocationListContext { .. } => {
+            "the revocation list that covers it is out of date"
+        }
+        CertificateError::BadEncoding => "it cannot be read",
+        CertificateError::Other(other) => match other.0.downcast_ref() {
+            Some(webpki::Error::MaximumPathDepthExceeded) => {
+                "its chain is longer than the depth allows"
+            }
+            Some(webpki::Error::CaUsedAsEndEntity) => "it is an authority's (CA:TRUE)",
+            Some(webpki::Error::UnsupportedCertVersion) => "it is not X.509 version 3",
+            _ => return other.0.to_string(),
+        },
+        other => return other.to_string(),
+    };
+    words.to_owned()
 }
 
 fn check_validity(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {

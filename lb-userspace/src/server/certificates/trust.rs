@@ -361,6 +361,7 @@ fn lists_of(path: &Path) -> Result<Vec<Der>, Why> {
 /// Pairs in a file, and its certificates without a key.
 fn machine_of(path: &Path) -> Result<(Vec<Pair>, Vec<Der>), Why> {
     let text = read(path)?;
+    super::check_clear(&text)?;
     let mut certificates = chain(&text)?;
     let mut keys = Vec::new();
     for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(&text) {
@@ -375,8 +376,7 @@ fn machine_of(path: &Path) -> Result<(Vec<Pair>, Vec<Der>), Why> {
         keys.push(Der(Zeroizing::new(key.secret_der().to_vec())));
     }
     if keys.is_empty() {
-        // Words what is missing, or that it is encrypted.
-        super::key(&text, "")?;
+        return Err(Why::NoKey(""));
     }
     let mut pairs = Vec::new();
     for key in keys {

@@ -165,6 +165,28 @@ pub struct ClientVerify {
     pub crl_path: Option<NamedFile>,
 }
 
+impl ClientVerify {
+    /// Whether two come to the same, wherever they stand.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let unplaced = |one: &Self| {
+            let mut one = one.clone();
+            let files = [
+                &mut one.ca_file,
+                &mut one.ca_path,
+                &mut one.request_file,
+                &mut one.request_path,
+                &mut one.crl_file,
+                &mut one.crl_path,
+            ];
+            for file in files.into_iter().flatten() {
+                file.at = Place::default();
+            }
+            one
+        };
+        unplaced(self) == unplaced(other)
+    }
+}
+
 /// TLS to members: `SSLProxyEngine on` and what goes with it. Paths only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberTls {

@@ -13,6 +13,8 @@ use super::harness::{Member, PATIENCE, Sluice, free_port, text, wait_until};
 
 #[path = "tls/certificates.rs"]
 mod certificates;
+#[path = "tls/clients.rs"]
+mod clients;
 #[path = "tls/echo.rs"]
 mod echo;
 #[path = "tls/handshakes.rs"]
@@ -183,12 +185,17 @@ impl Tls {
 
     /// s_client that asks for `/` and reads to the end; all it says.
     fn s_client(&self, args: &[&str]) -> String {
+        self.s_client_to(self.port, args)
+    }
+
+    /// The same on another port.
+    fn s_client_to(&self, port: u16, args: &[&str]) -> String {
         let mut child = Command::new("openssl")
             .args([
                 "s_client",
                 "-ign_eof",
                 "-connect",
-                &format!("127.0.0.1:{}", self.port),
+                &format!("127.0.0.1:{port}"),
             ])
             .args(args)
             .stdin(Stdio::piped())

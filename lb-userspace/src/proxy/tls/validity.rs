@@ -73,8 +73,18 @@ fn first(bytes: &[u8]) -> Option<&[u8]> {
     bytes.get(..bytes.len() - after.len())
 }
 
+/// The serial number, bytes.
+pub(crate) fn serial(certificate: &[u8]) -> Option<&[u8]> {
+    let (_, certificate, _) = element(certificate)?;
+    let (_, mut rest, _) = element(certificate)?;
+    if *rest.first()? == 0xa0 {
+        rest = element(rest)?.2;
+    }
+    Some(element(rest)?.1)
+}
+
 /// Tag, contents, what follows.
-fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+pub(super) fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = bytes.split_first()?;
     let (&first, mut rest) = rest.split_first()?;
     let mut length = usize::from(first);

@@ -5,13 +5,14 @@
 use std::{collections::HashSet, fmt, sync::Arc, time::SystemTime};
 
 use rustls::{
-    CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     client::verify_server_name,
     crypto::{
         WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
     },
     server::ParsedCertificate,
+    server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use webpki::{
@@ -19,8 +20,8 @@ use webpki::{
     RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy,
 };
 
-use super::{Der, validity};
-use crate::config::spec::{PeerVerify, Revocation};
+use super::{ClientFiles, Der, validity};
+use crate::config::spec::{ClientVerify, PeerVerify, Revocation};
 
 /// Whose word is taken, and how far.
 pub(super) struct Chains {
@@ -207,6 +208,107 @@ fn check_validity(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(),
         Some(complaint) if complaint.contains("expired") => Err(CertificateError::Expired.into()),
         Some(_) => Err(CertificateError::NotValidYet.into()),
         None => Ok(()),
+    }
+}
+
+/// What clients have to show.
+#[derive(Debug)]
+pub(crate) struct ClientVerifier {
+    chains: Chains,
+    verify: PeerVerify,
+    hints: Vec<DistinguishedName>,
+}
+
+impl ClientVerifier {
+    pub(super) fn new(settings: &ClientVerify, authorities: &[Der], files: &ClientFiles) -> Self {
+        let chains = Chains::new(
+            authorities,
+            &files.crls,
+            settings.revocation,
+            Some(settings.depth),
+        );
+        let hints = if files.hints.is_empty() {
+            let subjects = chains.anchors.iter();
+            subjects
+                .map(|anchor| DistinguishedName::in_sequence(&anchor.subject))
+                .collect()
+        } else {
+            files
+                .hints
+                .iter()
+                .filter_map(|name| Some(validity::element(&name.0)?.1))
+                .map(DistinguishedName::in_sequence)
+                .collect()
+        };
+        Self {
+            chains,
+            verify: settings.verify,
+            hints,
+        }
+    }
+
+    /// Whether there is nobody without a certificate.
+    pub(crate) fn is_mandatory(&self) -> bool {
+        self.verify == PeerVerify::Require
+    }
+
+    /// Whether an authority vouches for one that was let in.
+    pub(super) fn vouches(&self, chain: &[CertificateDer<'_>]) -> bool {
+        // Only here is anybody let in without.
+        self.verify != PeerVerify::OptionalNoCa
+            || chain.split_first().is_some_and(|(own, others)| {
+                let usage = KeyUsage::client_auth();
+                self.chains
+                    .check(own, others, UnixTime::now(), usage)
+                    .is_ok()
+            })
+    }
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.is_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let usage = KeyUsage::client_auth();
+        match self.chains.check(certificate, others, now, usage) {
+            Err(Error::InvalidCertificate(CertificateError::UnknownIssuer))
+                if self.verify == PeerVerify::OptionalNoCa => {}
+            checked => checked?,
+        }
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &self.chains.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.chains.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chains.algorithms.supported_schemes()
     }
 }
 

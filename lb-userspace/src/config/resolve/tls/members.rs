@@ -9,7 +9,7 @@ use rustls_pki_types::ServerName;
 use super::super::Names;
 use crate::config::{
     directives::tls::{MemberTlsDraft, Versions, ciphers},
-    draft::{Draft, Mark},
+    draft::{Draft, Mark, RouteDraft, TargetDraft},
     report::{Reports, Severity},
     spec::{Balancer, Host, MemberTls, PeerVerify, Place, Revocation, Scheme, Target},
 };
@@ -28,7 +28,6 @@ pub(in super::super) fn resolve(
         let Some(first) = members.first() else {
             continue;
         };
-        let (file, line) = (first.at.file.clone(), first.at.line);
         let owned = names.about(index);
         let mut users: Vec<usize> = (0..hosts.len())
             .filter(|host| uses(&hosts[*host], index))
@@ -42,13 +41,11 @@ pub(in super::super) fn resolve(
         let views: Vec<_> = views.filter(MemberTlsDraft::is_on).collect();
         let Some(wanted) = views.first() else {
             let message = format!(
-                "line {line}: {} needs SSLProxyEngine on (AH00961: failed to enable ssl support)",
+                "{} needs SSLProxyEngine on (AH00961: failed to enable ssl support)",
                 first.url
             );
-            let help = "write SSLProxyEngine on beside the ProxyPass that uses it; members' certificates are verified then, unless SSLProxyVerify none is there too";
-            draft
-                .reports
-                .push_file(Severity::Error, &file, u32::MAX, message, help);
+            let help = "write SSLProxyEngine on in the same server; members' certificates are verified then, unless SSLProxyVerify none is there too";
+            fail(draft, &owned, &first.at, message, help);
             continue;
         };
         let Some(settings) = settings(&mut draft.reports, wanted) else {
@@ -73,12 +70,10 @@ pub(in super::super) fn resolve(
         for member in &members {
             if ServerName::try_from(member.host.as_str()).is_err() {
                 let message = format!(
-                    "line {}: '{}' is no name that a certificate can be for",
-                    member.at.line, member.host
+                    "{}: '{}' is no name that a certificate can be for",
+                    member.url, member.host
                 );
-                let file = member.at.file.clone();
-                let reports = &mut draft.reports;
-                reports.push_file(Severity::Error, &file, u32::MAX, message, "");
+                fail(draft, &owned, &member.at, message, "");
             }
         }
         let known = all.iter().position(|known| known.is_same(&settings));
@@ -91,6 +86,29 @@ pub(in super::super) fn resolve(
         }
     }
     all
+}
+
+/// An error about a balancer or worker, where it was first named.
+fn fail(draft: &mut Draft<'_>, owned: &[(usize, String)], at: &Place, message: String, help: &str) {
+    let mark = owned.iter().find_map(|(host, about)| {
+        let host = &draft.hosts[*host];
+        let is = |route: &&RouteDraft| matches!(&route.target, TargetDraft::Worker { url, .. } if url == about);
+        let mut routes = host.routes.iter().chain(&host.location_routes);
+        let balancer = host
+            .balancers
+            .iter()
+            .find(|own| about.strip_prefix("balancer://") == Some(&own.balancer.name));
+        let mark = balancer.map(|own| &own.mark);
+        mark.or_else(|| routes.find(is).map(|route| &route.mark)).cloned()
+    });
+    match mark {
+        Some(mark) => draft
+            .reports
+            .push(Severity::Error, mark.at(), message, help),
+        None => draft
+            .reports
+            .push_file(Severity::Error, &at.file, u32::MAX, message, help),
+    }
 }
 
 fn uses(host: &Host, index: usize) -> bool {

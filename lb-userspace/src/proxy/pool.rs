@@ -317,7 +317,7 @@ async fn connect(
         };
         connected.set(true);
         // Boxed: a handshake is large, and rare.
-        Box::pin(member::open(peer, stream))
+        Box::pin(member::open(shard, peer, stream))
             .await
             .map_err(ConnectError::Tls)
     };
@@ -325,7 +325,7 @@ async fn connect(
     let stream = match opened {
         Some(opened) => opened?,
         None if connected.get() => {
-            return Err(ConnectError::Tls(member::HandshakeError::TimedOut));
+            return Err(ConnectError::Tls(member::late(shard)));
         }
         None => return Err(ConnectError::TimedOut),
     };

@@ -29,6 +29,7 @@ use crate::config::spec::{CertificateFiles, CipherSuite, ClientVerify, Spec, Tls
 pub(crate) mod accept;
 pub(crate) mod member;
 mod name;
+pub(crate) mod outcome;
 pub(crate) mod validity;
 pub(crate) mod verify;
 

@@ -4,12 +4,12 @@
 mod trust;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::{self, File, OpenOptions},
     io::{self, Read as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use rustls::{Error, InconsistentKeys};
@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     config::spec::{CertificateFiles, NamedFile, Spec, Tls},
-    proxy::tls::{Certificates, Der, Pair},
+    proxy::tls::{Certificates, Der, Pair, outcome},
 };
 
 /// Largest file that is read, bytes.
@@ -144,6 +144,34 @@ pub(crate) fn load(spec: &Spec) -> Result<Loaded, Vec<CertificateError>> {
     } else {
         Err(errors)
     }
+}
+
+/// Files with certificates that are shown to somebody, and until when these are valid. Of several in
+/// one file: the first that ends.
+pub(crate) fn expiries(spec: &Spec, certificates: &Certificates) -> Vec<(String, Duration)> {
+    let hosts = spec.hosts.iter().zip(&certificates.hosts);
+    let hosts = hosts.flat_map(|(host, pairs)| {
+        let files = host.tls.iter().flat_map(|tls| &tls.certificates);
+        files.zip(pairs).filter_map(|(files, pair)| {
+            let pair = certificates.pairs.get(*pair)?;
+            Some((&files.certificate, pair))
+        })
+    });
+    let members = spec.member_tls.iter().zip(&certificates.members);
+    let members = members.flat_map(|(settings, files)| {
+        let file = settings.machine_file.iter().chain(&settings.machine_path);
+        file.flat_map(|file| files.machine.iter().map(move |pair| (file, pair)))
+    });
+    let mut found: BTreeMap<String, Duration> = BTreeMap::new();
+    for (file, pair) in hosts.chain(members) {
+        let Some(until) = pair.chain.first().and_then(|own| outcome::expiry(&own.0)) else {
+            continue;
+        };
+        let name = file.path.display().to_string();
+        let known = found.entry(name).or_insert(until);
+        *known = until.min(*known);
+    }
+    found.into_iter().collect()
 }
 
 /// All of them, a line each.

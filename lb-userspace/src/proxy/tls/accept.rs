@@ -18,7 +18,13 @@ use tokio::{
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server::TlsStream};
 use tracing::debug;
 
-use super::{super::vhost, name, suite_name, validity, verify::ClientVerifier};
+use super::{
+    super::vhost,
+    name,
+    outcome::{self, Side, Trouble},
+    suite_name, validity,
+    verify::ClientVerifier,
+};
 use crate::proxy::shard::{Current, Shard};
 
 /// How much rustls may hold for a client that does not read, bytes of plaintext and of records.
@@ -119,14 +125,28 @@ pub(crate) async fn open(
         alarm.poll(cx).map(|()| None)
     })
     .await;
+    let trouble = match &done {
+        Some(Ok(Opening::Secure(stream, _))) => {
+            let made = outcome::made(Side::Client, stream.get_ref().1);
+            shard.tally.handshake(made);
+            return done?.ok();
+        }
+        Some(Ok(_)) => Trouble::PlainHttp,
+        Some(Err(error)) => Trouble::of(error),
+        None => Trouble::Timeout,
+    };
+    shard
+        .tally
+        .handshake(outcome::failed(Side::Client, trouble));
+    let reason = trouble.name();
     match done {
         Some(Ok(opening)) => Some(opening),
         Some(Err(error)) => {
-            debug!(target: "sluice::proxy", "[client {peer}] AH02008: TLS handshake failed: {error}");
+            debug!(target: "sluice::proxy", reason, "[client {peer}] AH02008: TLS handshake failed: {error}");
             None
         }
         None => {
-            debug!(target: "sluice::proxy", "[client {peer}] TLS handshake not done in time");
+            debug!(target: "sluice::proxy", reason, "[client {peer}] TLS handshake not done in time");
             None
         }
     }

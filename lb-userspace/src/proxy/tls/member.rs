@@ -21,7 +21,9 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
-    Certificates, Der, MemberFiles, Pair, TlsError, provider, validity,
+    Certificates, Der, MemberFiles, Pair, TlsError,
+    outcome::{self, Side, Trouble},
+    provider, validity,
     verify::{Chains, MemberVerifier, words},
     versions,
 };
@@ -214,8 +216,19 @@ pub(crate) enum HandshakeError {
     TimedOut,
 }
 
+/// The handshake of [`open`] was given up: its deadline passed.
+pub(crate) fn late(shard: &Shard) -> HandshakeError {
+    let end = outcome::failed(Side::Member, Trouble::Timeout);
+    shard.tally.handshake(end);
+    HandshakeError::TimedOut
+}
+
 /// Makes the handshake on a connected stream. Sets no deadline.
-pub(crate) async fn open(peer: &Peer, stream: TcpStream) -> Result<Line, HandshakeError> {
+pub(crate) async fn open(
+    shard: &Shard,
+    peer: &Peer,
+    stream: TcpStream,
+) -> Result<Line, HandshakeError> {
     let connector = TlsConnector::from(Arc::clone(&peer.config));
     let opened = connector
         .connect_with(peer.name.clone(), stream, |session| {
@@ -223,8 +236,14 @@ pub(crate) async fn open(peer: &Peer, stream: TcpStream) -> Result<Line, Handsha
         })
         .await;
     match opened {
-        Ok(stream) => Ok(Line::Tls(Box::new(stream))),
+        Ok(stream) => {
+            let made = outcome::made(Side::Member, stream.get_ref().1);
+            shard.tally.handshake(made);
+            Ok(Line::Tls(Box::new(stream)))
+        }
         Err(error) => {
+            let end = outcome::failed(Side::Member, Trouble::of(&error));
+            shard.tally.handshake(end);
             let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
             Err(match cause {
                 Some(Error::InvalidCertificate(why)) => HandshakeError::Certificate(why.clone()),

@@ -69,8 +69,8 @@ fn who_is_asked_may_have_none_but_no_bad_one() {
     assert_eq!(
         logged(&tls, 2),
         [
-            "SUCCESS CN=friend CN=ca friend TLSv1.3",
-            "NONE - - - TLSv1.3"
+            "NONE - - - TLSv1.3",
+            "SUCCESS CN=friend CN=ca friend TLSv1.3"
         ]
     );
 }

@@ -362,3 +362,124 @@ fn a_reload_with_other_settings_uses_no_connection_of_before() {
     fs::rename(site.path("other.pem"), site.path("ca.pem")).expect("renamed");
     wait_until("the new authority counts", || site.status("/") == "500");
 }
+
+#[test]
+fn metrics_count_handshakes_of_either_side_by_their_ends() {
+    let mut site = Site::new();
+    let member = Httpd::start(&site, "good", "");
+    let plain = odd(|mut stream| {
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    site.issue("wrong", "ca", "DNS:other.test", 30, "");
+    let wrong = Httpd::start(&site, "wrong", "");
+    let (secure, metrics) = (free_port(), free_port());
+    site.run(&format!(
+        "{TRUST}<IfModule sluice_module>\nSluiceMetrics 127.0.0.1:{metrics}\n</IfModule>\nListen 127.0.0.1:{secure}\n\
+         ProxyPass /plain https://127.0.0.1:{plain}/ connectiontimeout=3\n\
+         ProxyPass /wrong {}/\nProxyPass / {}/ disablereuse=On\n\
+         <VirtualHost *:{secure}>\nServerName localhost\nSSLEngine on\nSSLCertificateFile good.pem\nSSLCertificateKeyFile good.key\n</VirtualHost>\n",
+        wrong.url("127.0.0.1"),
+        member.url("localhost"),
+    ));
+    for (path, status) in [
+        ("/", "200"),
+        ("/", "200"),
+        ("/plain", "500"),
+        ("/wrong", "500"),
+    ] {
+        assert_eq!(site.status(path), status, "{path}");
+    }
+    let curl = |args: &[&str]| {
+        let mut command = Command::new("curl");
+        command.args(["-s", "-o", "/dev/null", "-m", "10", "--cacert"]);
+        command.arg(site.path("ca.pem")).args(args);
+        let url = format!("https://localhost:{secure}/");
+        command
+            .arg(url)
+            .status()
+            .expect("curl is installed")
+            .success()
+    };
+    assert!(curl(&["--tls-max", "1.2"]) && curl(&[]));
+    assert!(!curl(&["--tls-max", "1.2", "--ciphers", "AES128-SHA"]));
+    for bytes in [
+        &b"GET / HTTP/1.0\r\n\r\n"[..],
+        b"\x16\x03\x01\x00\x04noise",
+        b"",
+    ] {
+        let mut stream = TcpStream::connect(("127.0.0.1", secure)).expect("connect");
+        stream.write_all(bytes).expect("written");
+        stream
+            .shutdown(std::net::Shutdown::Write)
+            .expect("shut down");
+        stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    let page = site.sluice.ok(&["metrics"]);
+    let value = |line: &str| {
+        let found = page
+            .lines()
+            .find_map(|own| own.strip_prefix(line)?.strip_prefix(' '));
+        found
+            .unwrap_or_else(|| panic!("{line} in\n{page}"))
+            .to_owned()
+    };
+    for (line, count) in [
+        (
+            "sluice_tls_handshakes_total{peer=\"member\",version=\"TLSv1.3\",kind=\"full\"}",
+            "1",
+        ),
+        (
+            "sluice_tls_handshakes_total{peer=\"member\",version=\"TLSv1.3\",kind=\"resumed\"}",
+            "3",
+        ),
+        (
+            "sluice_tls_handshakes_total{peer=\"client\",version=\"TLSv1.3\",kind=\"full\"}",
+            "1",
+        ),
+        (
+            "sluice_tls_handshakes_total{peer=\"client\",version=\"TLSv1.2\",kind=\"full\"}",
+            "1",
+        ),
+        (
+            "sluice_tls_handshakes_failed_total{peer=\"member\",reason=\"no_tls\"}",
+            "1",
+        ),
+        (
+            "sluice_tls_handshakes_failed_total{peer=\"member\",reason=\"certificate\"}",
+            "1",
+        ),
+        (
+            "sluice_tls_handshakes_failed_total{peer=\"client\",reason=\"incompatible\"}",
+            "1",
+        ),
+        (
+            "sluice_tls_handshakes_failed_total{peer=\"client\",reason=\"plain_http\"}",
+            "1",
+        ),
+        (
+            "sluice_tls_handshakes_failed_total{peer=\"client\",reason=\"no_tls\"}",
+            "1",
+        ),
+        (
+            "sluice_tls_handshakes_failed_total{peer=\"client\",reason=\"closed\"}",
+            "1",
+        ),
+        ("sluice_requests_failed_total{reason=\"member_tls\"}", "1"),
+        (
+            "sluice_requests_failed_total{reason=\"member_certificate\"}",
+            "1",
+        ),
+    ] {
+        assert_eq!(value(line), count, "{line}");
+    }
+    let file = site.path("good.pem").display().to_string();
+    let until = value(&format!(
+        "sluice_tls_certificate_expiry_time_seconds{{file=\"{file}\"}}"
+    ));
+    let until: f64 = until.parse().expect("a number");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let days = (until - now.expect("after 1970").as_secs_f64()) / 86_400.0;
+    assert!((29.0..30.1).contains(&days), "{days} days");
+}

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -19,10 +19,14 @@ mod clients;
 mod echo;
 #[path = "tls/handshakes.rs"]
 mod handshakes;
+#[path = "tls/hostile.rs"]
+mod hostile;
 #[path = "tls/members.rs"]
 mod members;
 #[path = "tls/resumption.rs"]
 mod resumption;
+#[path = "tls/stock.rs"]
+mod stock;
 #[path = "tls/traffic.rs"]
 mod traffic;
 
@@ -189,6 +193,7 @@ impl Tls {
     }
 
     /// The same on another port.
+    #[expect(clippy::unused_self, reason = "of a family")]
     fn s_client_to(&self, port: u16, args: &[&str]) -> String {
         let mut child = Command::new("openssl")
             .args([

@@ -28,8 +28,13 @@ pub(super) const TABLE: &[Directive] = &[
     row("SSLSessionCache", Contexts::MAIN, Arity::One, "none|TYPE[:FILE]", "whether sessions are kept for clients without tickets: any type is a cache of 10000 sessions in the proxy's memory", Effect::Apply(session_cache)).or("none"),
     row("SSLSessionCacheTimeout", Contexts::SERVER, Arity::One, "SECONDS", "accepted with a notice: a session can be resumed until its ticket's key or its place in the cache is gone, 12 hours at most by ticket", Effect::Apply(session_timeout)),
     row("SSLCompression", Contexts::SERVER, Arity::Flag, "Off", "compression by TLS, which no version of it offers any more", Effect::Only(&["off"])).or("Off"),
-    row("SSLUseStapling", Contexts::SERVER, Arity::Flag, "Off", "whether the authority's word on the certificate is sent along", Effect::Only(&["off"])).or("Off"),
+    row("SSLUseStapling", Contexts::SERVER, Arity::Flag, "On|Off", "whether the authority's word on the certificate is sent along (OCSP): On is accepted with a warning and nothing is sent", Effect::Apply(stapling)).or("Off"),
     row("SSLStaplingCache", Contexts::MAIN, Arity::One, "TYPE[:FILE]", "memory for SSLUseStapling On", STAPLING),
+    row("SSLStaplingResponderTimeout", Contexts::SERVER, Arity::One, "SECONDS", "of SSLUseStapling On", STAPLING),
+    row("SSLStaplingStandardCacheTimeout", Contexts::SERVER, Arity::One, "SECONDS", "of SSLUseStapling On", STAPLING),
+    row("SSLStaplingErrorCacheTimeout", Contexts::SERVER, Arity::One, "SECONDS", "of SSLUseStapling On", STAPLING),
+    row("SSLStaplingReturnResponderErrors", Contexts::SERVER, Arity::Flag, "On|Off", "of SSLUseStapling On", STAPLING),
+    row("SSLStaplingFakeTryLater", Contexts::SERVER, Arity::Flag, "On|Off", "of SSLUseStapling On", STAPLING),
     row("SSLInsecureRenegotiation", Contexts::SERVER, Arity::Flag, "Off", "renegotiation: there is none at all", Effect::Only(&["off"])).or("Off"),
     row("SSLStrictSNIVHostCheck", Contexts::SERVER, Arity::Flag, "Off", "whether clients that name no host are refused", Effect::Only(&["off"])).or("Off"),
     row("SSLVHostSNIPolicy", Contexts::MAIN, Arity::One, "secure", "which requests are taken on a connection that was made for another name: those for hosts with the same certificates, protocols and cipher suites, others are answered with 421", Effect::Only(&["secure"])).or("secure"),
@@ -42,7 +47,7 @@ pub(super) const TABLE: &[Directive] = &[
 ];
 
 const STAPLING: Effect =
-    Effect::Notice("OCSP stapling is not done by this version of sluice: its cache is not needed");
+    Effect::Notice("OCSP stapling is not done by this version of sluice: this sets nothing");
 const RANDOM: Effect =
     Effect::Notice("randomness comes from the kernel: nothing needs to be seeded");
 const ORDER: Effect = Effect::Notice("this version of sluice offers http/1.1 alone");
@@ -354,6 +359,15 @@ fn session_timeout(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let at = call.node.at(None);
     call.draft
         .notice_once(Severity::Notice, at, SESSION_TIMEOUT);
+    Ok(())
+}
+
+fn stapling(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    if call.flag()? {
+        let message = "SSLUseStapling On: OCSP stapling is not done by this version of sluice";
+        let help = "clients ask the authority themselves; a certificate that demands stapling (must-staple) is refused by some";
+        call.warn(Fault::new(message).at(0).help(help));
+    }
     Ok(())
 }
 

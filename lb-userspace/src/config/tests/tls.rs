@@ -216,3 +216,16 @@ fn clients_are_asked_as_the_server_or_its_host_says() {
     );
     assert_eq!(clients(3), None);
 }
+
+#[test]
+fn stapling_is_taken_with_a_warning_that_it_is_not_done() {
+    let text = "Listen 443\nSSLStaplingCache shmcb:/x(1)\nSSLUseStapling On\nSSLStaplingResponderTimeout 5\n";
+    let loaded = read(text);
+    assert!(loaded.spec.is_some());
+    let warnings = said(&loaded, Severity::Warning);
+    let found = warnings.iter().find(|(line, _)| *line == 3);
+    assert!(
+        found.is_some_and(|(_, text)| text.contains("is not done")),
+        "{warnings:?}"
+    );
+}

@@ -199,7 +199,8 @@ fn a_client_that_does_not_read_is_let_go_and_holds_little() {
                 let _ = stream.read(&mut [0; 4096]);
                 let head = "HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n";
                 let _ = stream.write_all(head.as_bytes());
-                while let Ok(written) = stream.write(&[b'x'; 64 << 10]) {
+                let body = vec![b'x'; 64 << 10];
+                while let Ok(written) = stream.write(&body) {
                     count.fetch_add(written as u64, Relaxed);
                 }
             });

@@ -88,7 +88,7 @@ impl Httpd {
         let home = site.path(&format!("httpd-{port}"));
         fs::create_dir(&home).expect("made");
         fs::write(home.join("index.html"), "from httpd").expect("written");
-        let modules: String = [
+        let modules: Vec<String> = [
             "mpm_event",
             "authz_core",
             "dir",
@@ -100,6 +100,7 @@ impl Httpd {
         .iter()
         .map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"))
         .collect();
+        let modules = modules.concat();
         let (dir, place) = (site.dir().display(), home.display());
         let conf = format!(
             "ServerRoot {dir}\nServerName member.test\nPidFile {place}/pid\nErrorLog {place}/log\nUser www-data\nGroup www-data\n\
@@ -287,7 +288,7 @@ fn a_handshake_that_fails_is_answered_as_by_httpd() {
         let _ = stream.read_to_end(&mut Vec::new());
     });
     let old = Httpd::start(&site, "good", "SSLProtocol TLSv1.2");
-    let lines: String = [
+    let lines: Vec<String> = [
         ("gone", gone),
         ("plain", plain),
         ("silent", silent),
@@ -298,7 +299,7 @@ fn a_handshake_that_fails_is_answered_as_by_httpd() {
         format!("ProxyPass /{name} https://127.0.0.1:{port}/ connectiontimeout=500ms\n")
     })
     .collect();
-    let url = old.url("localhost");
+    let (url, lines) = (old.url("localhost"), lines.concat());
     site.run(&format!(
         "{TRUST}CustomLog access \"%U %>s %{{SLUICE_REASON}}e\"\n{lines}\
          ProxyPass /old {url}/\n<Proxy {url}>\nSSLProxyProtocol TLSv1.3\n</Proxy>\n\

@@ -2,13 +2,16 @@
 
 use super::*;
 
+const CA: &str = "SSLProxyCACertificateFile ca.pem";
+const NONE: &str = "SSLProxyVerify none";
+
 /// Statuses of `/NAME` for members with these certificates and settings.
 fn check(site: &mut Site, cases: &[(&str, &str, &str, &str)]) {
     let members: Vec<Httpd> = cases
         .iter()
         .map(|(_, certificate, ..)| Httpd::start(site, certificate, ""))
         .collect();
-    let lines: String = cases
+    let lines: Vec<String> = cases
         .iter()
         .zip(&members)
         .map(|((name, _, settings, _), member)| {
@@ -16,7 +19,7 @@ fn check(site: &mut Site, cases: &[(&str, &str, &str, &str)]) {
             format!("<Proxy {url}>\n{settings}\n</Proxy>\nProxyPass /{name}/ {url}/\n")
         })
         .collect();
-    site.run(&format!("SSLProxyEngine on\n{lines}"));
+    site.run(&format!("SSLProxyEngine on\n{}", lines.concat()));
     for (name, _, settings, wanted) in cases {
         let before = site.log().len();
         let status = site.status(&format!("/{name}/"));
@@ -38,8 +41,6 @@ fn a_certificate_has_to_be_from_a_known_authority_for_the_name_and_in_date() {
     site.issue("old", "ca", "IP:127.0.0.1", -1, "");
     // As `openssl req -x509` makes them: its own authority.
     make(site.dir(), "self", "IP:127.0.0.1", EC);
-    const CA: &str = "SSLProxyCACertificateFile ca.pem";
-    const NONE: &str = "SSLProxyVerify none";
     let off = |what: &str| format!("{NONE}\nSSLProxyCheckPeer{what} Off");
     check(
         &mut site,
@@ -95,7 +96,6 @@ fn chains_are_bounded_and_authorities_may_lie_in_a_directory() {
     fs::create_dir(site.path("authorities")).expect("made");
     fs::copy(site.path("ca.pem"), site.path("authorities/ca.pem")).expect("copied");
     site.openssl(&["rehash", "authorities"]);
-    const CA: &str = "SSLProxyCACertificateFile ca.pem";
     check(
         &mut site,
         &[

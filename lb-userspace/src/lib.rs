@@ -10,6 +10,8 @@ pub mod admin;
 pub mod balancer;
 pub mod config;
 pub mod dataplane;
+pub mod expr;
+pub mod pattern;
 pub mod proxy;
 pub mod server;
 pub mod telemetry;

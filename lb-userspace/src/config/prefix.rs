@@ -1,6 +1,10 @@
 //! [`Prefix`] as text: `192.0.2.0/24`, `2001:db8::/32`, or an address alone.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    str::FromStr,
+};
 
 use super::spec::Prefix;
 
@@ -31,6 +35,43 @@ pub enum PrefixError {
 /// Parses a prefix, as [`Prefix::from_str`].
 pub fn parse(text: &str) -> Result<Prefix, PrefixError> {
     text.parse()
+}
+
+/// A network as `Require ip` and `-ipmatch` take it: an address, an address with a length or a
+/// netmask (bits beyond are dropped), or the first bytes of an IPv4 address (`10.1` is
+/// `10.1.0.0/16`). `None`: none of these.
+pub fn subnet(text: &str) -> Option<Prefix> {
+    let (address, mask) = match text.split_once('/') {
+        Some((address, mask)) => (address, Some(mask)),
+        None => (text, None),
+    };
+    let bytes = address.trim_end_matches('.').split('.').count();
+    let parsed = address.parse::<IpAddr>();
+    let Some(mask) = mask else {
+        if let Ok(address) = parsed {
+            return Some(Prefix::new(address, 128));
+        }
+        let digits = address.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        if !digits || bytes > 3 {
+            return None;
+        }
+        let full = address.trim_end_matches('.').to_owned() + &".0".repeat(4 - bytes);
+        let len = u8::try_from(bytes * 8).ok()?;
+        return Some(Prefix::new(full.parse().ok()?, len));
+    };
+    let address = parsed.ok()?;
+    let len = match mask.parse::<Ipv4Addr>() {
+        Ok(mask) if address.is_ipv4() => {
+            let len = mask.to_bits().leading_ones();
+            // A mask with holes is no network.
+            (mask.to_bits().count_ones() == len).then_some(len)?
+        }
+        _ => {
+            let most = if address.is_ipv4() { 32 } else { 128 };
+            mask.parse().ok().filter(|len| *len <= most)?
+        }
+    };
+    Some(Prefix::new(address, u8::try_from(len).ok()?))
 }
 
 impl Prefix {

@@ -81,7 +81,9 @@ pub enum ExprError {
         name: String,
     },
     /// A name that httpd knows and a proxy has no use for.
-    #[error("{0} is not supported by sluice: it asks for files or subrequests, which a proxy has not")]
+    #[error(
+        "{0} is not supported by sluice: it asks for files or subrequests, which a proxy has not"
+    )]
     NotHere(String),
     /// A pattern does not compile.
     #[error("failed to compile regular expression: {0}")]

@@ -3,8 +3,7 @@
 use std::borrow::Cow;
 
 use super::{
-    Facts, Table,
-    fnmatch,
+    Facts, Table, fnmatch,
     functions::{self, Function},
     lexer::Comparison,
     parser::{Condition, Word},
@@ -36,9 +35,7 @@ impl<'f> State<'f> {
                 let (left, right) = (self.word(left), self.word(right));
                 match comparison {
                     Comparison::Text(order) => order.holds(left.cmp(&right)),
-                    Comparison::Number(order) => {
-                        order.holds(number(&left).cmp(&number(&right)))
-                    }
+                    Comparison::Number(order) => order.holds(number(&left).cmp(&number(&right))),
                 }
             }
             Condition::Matches(word, pattern, expected) => {
@@ -95,9 +92,7 @@ impl<'f> State<'f> {
                 .unwrap_or_default(),
             Word::Variable(variable) => self.facts.variable(variable).unwrap_or_default(),
             Word::Group(number) => match &self.matched {
-                Some((subject, captures)) => {
-                    Cow::Owned(captures.group(subject, *number).to_vec())
-                }
+                Some((subject, captures)) => Cow::Owned(captures.group(subject, *number).to_vec()),
                 None => Cow::Borrowed(&[]),
             },
             Word::Join(parts) => {
@@ -136,8 +131,7 @@ fn number(text: &[u8]) -> i64 {
     let text = text.trim_ascii_start();
     let (negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),
-        [b'+', digits @ ..] => (false, digits),
-        digits => (false, digits),
+        [b'+', digits @ ..] | digits => (false, digits),
     };
     let mut number: i64 = 0;
     for digit in digits.iter().take_while(|byte| byte.is_ascii_digit()) {

@@ -91,7 +91,10 @@ fn class(pattern: &[u8], start: usize, byte: u8, options: Options) -> Option<usi
     let first = at;
     let mut hit = false;
     loop {
-        let low = match pattern.get(at)? {
+        let Some(low) = pattern.get(at) else {
+            return (byte == b'[').then_some(start + 1);
+        };
+        let low = match low {
             b']' if at > first => break,
             b'\\' if at + 1 < pattern.len() => {
                 at += 1;

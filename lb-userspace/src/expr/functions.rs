@@ -69,7 +69,9 @@ pub(super) fn pure(function: Function, argument: Cow<'_, [u8]>) -> Vec<u8> {
 
 fn hex(bytes: &[u8]) -> Vec<u8> {
     let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble & 15)];
-    let pairs = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]);
+    let pairs = bytes
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(*byte)]);
     pairs.collect()
 }
 

@@ -345,7 +345,10 @@ const MARKS: &[(&str, Token)] = &[
     ("!", Token::Not),
     ("<=", Token::Compare(Comparison::Text(Order::LessOrEqual))),
     ("<", Token::Compare(Comparison::Text(Order::Less))),
-    (">=", Token::Compare(Comparison::Text(Order::GreaterOrEqual))),
+    (
+        ">=",
+        Token::Compare(Comparison::Text(Order::GreaterOrEqual)),
+    ),
     (">", Token::Compare(Comparison::Text(Order::Greater))),
     ("&&", Token::And),
     ("||", Token::Or),

@@ -156,9 +156,7 @@ impl<'t> Parser<'t> {
                 let negated = self.deeper(Self::not)?;
                 Ok(Condition::Not(Box::new(negated)))
             }
-            Token::True | Token::False => {
-                Ok(Condition::Constant(self.advance()? == Token::True))
-            }
+            Token::True | Token::False => Ok(Condition::Constant(self.advance()? == Token::True)),
             Token::Mark('(') => {
                 self.advance()?;
                 let inner = self.deeper(Self::or)?;
@@ -185,7 +183,10 @@ impl<'t> Parser<'t> {
             kind: "unary operator",
             name: format!("-{letter}"),
         };
-        if matches!(letter, 'd' | 'e' | 'f' | 's' | 'L' | 'h' | 'x' | 'F' | 'U' | 'A') {
+        if matches!(
+            letter,
+            'd' | 'e' | 'f' | 's' | 'L' | 'h' | 'x' | 'F' | 'U' | 'A'
+        ) {
             return Err(ExprError::NotHere(format!("-{letter}")));
         }
         let word = self.word()?;
@@ -212,7 +213,11 @@ impl<'t> Parser<'t> {
                 };
                 let pattern = Pattern::new(text, *ignores_case)?;
                 self.advance()?;
-                Ok(Condition::Matches(left, pattern, operator == Token::Matches))
+                Ok(Condition::Matches(
+                    left,
+                    pattern,
+                    operator == Token::Matches,
+                ))
             }
             Token::In => {
                 self.advance()?;

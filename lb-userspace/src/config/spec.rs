@@ -268,6 +268,10 @@ pub enum LbMethod {
     /// Weighted by requests (apache.md 5.3).
     #[default]
     ByRequests,
+    /// Weighted by bytes both ways.
+    ByTraffic,
+    /// By requests in flight.
+    ByBusyness,
 }
 
 /// `stickysession=` with its separators.

@@ -301,7 +301,9 @@ fn set_balancer_key(
     match key.to_ascii_lowercase().as_str() {
         "lbmethod" => match value.to_ascii_lowercase().as_str() {
             "byrequests" => balancer.lbmethod = LbMethod::ByRequests,
-            "bytraffic" | "bybusyness" | "heartbeat" | "leastlatency" | "hash" => {
+            "bytraffic" => balancer.lbmethod = LbMethod::ByTraffic,
+            "bybusyness" => balancer.lbmethod = LbMethod::ByBusyness,
+            "heartbeat" | "leastlatency" | "hash" => {
                 return Err(Problem::NotYet(format!("lbmethod={value}")));
             }
             _ => return Err(wrong("unknown lbmethod")),
@@ -417,7 +419,7 @@ pub(super) const MEMBER_KEYS_NOT_YET: &[&str] = &[
 /// Keys of a balancer.
 #[rustfmt::skip] // One row a line: it is read as a table.
 pub(super) const BALANCER_KEYS: &[Key] = &[
-    ("lbmethod", "byrequests", "how a member is elected; this version has byrequests"),
+    ("lbmethod", "byrequests", "how a member is elected: byrequests, bytraffic or bybusyness"),
     ("stickysession", "", "NAME of the cookie and path parameter with the session's route, or COOKIE|PARAMETER; under 64 bytes"),
     ("stickysessionsep", ".", "character before the route, or Off: the whole value is the route"),
     ("scolonpathdelim", "Off", "whether ; ends a path parameter too"),

@@ -11,6 +11,7 @@ pub mod balancer;
 pub mod config;
 pub mod dataplane;
 pub mod expr;
+pub mod health;
 pub mod pattern;
 pub mod proxy;
 pub mod server;

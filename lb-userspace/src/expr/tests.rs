@@ -1,3 +1,5 @@
+//! Expressions: what holds, what fills in, what is refused.
+
 use std::collections::BTreeMap;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Patterns: PCRE's meaning of what is written, bounds, bytes.
+
 use super::*;
 
 fn pattern(text: &str) -> Pattern {

@@ -33,6 +33,8 @@ pub(crate) mod outcome;
 pub(crate) mod validity;
 pub(crate) mod verify;
 
+pub use member::Peers;
+
 /// Sessions that are kept for clients without tickets, in all shards together.
 const CACHED_SESSIONS: usize = 10_000;
 

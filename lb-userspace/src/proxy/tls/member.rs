@@ -2,12 +2,14 @@
 //! member's bytes go over, with TLS or without.
 
 use std::{
+    collections::HashMap,
     io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
+use lb_common::member::MemberId;
 use rustls::{
     ClientConfig, Error, SignatureScheme,
     client::{ClientSessionMemoryCache, ResolvesClientCert, Resumption},
@@ -53,6 +55,22 @@ pub(crate) struct Peer {
     trust: Arc<Trust>,
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
+}
+
+/// The peers of a generation, for who makes connections of his own: health checks.
+#[derive(Debug, Default)]
+pub struct Peers(HashMap<MemberId, Arc<Peer>>);
+
+impl Peers {
+    /// Of these members.
+    pub(crate) fn new(peers: impl Iterator<Item = (MemberId, Arc<Peer>)>) -> Self {
+        Self(peers.collect())
+    }
+
+    /// Whom to expect over TLS; `None`: cleartext.
+    pub(crate) fn of(&self, member: MemberId) -> Option<Arc<Peer>> {
+        self.0.get(&member).map(Arc::clone)
+    }
 }
 
 impl PartialEq for Peer {
@@ -229,13 +247,7 @@ pub(crate) async fn open(
     peer: &Peer,
     stream: TcpStream,
 ) -> Result<Line, HandshakeError> {
-    let connector = TlsConnector::from(Arc::clone(&peer.config));
-    let opened = connector
-        .connect_with(peer.name.clone(), stream, |session| {
-            session.set_buffer_limit(Some(BUFFER_LIMIT));
-        })
-        .await;
-    match opened {
+    match shake(peer, stream).await {
         Ok(stream) => {
             let made = outcome::made(Side::Member, stream.get_ref().1);
             shard.tally.handshake(made);
@@ -244,11 +256,27 @@ pub(crate) async fn open(
         Err(error) => {
             let end = outcome::failed(Side::Member, Trouble::of(&error));
             shard.tally.handshake(end);
-            let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
-            Err(match cause {
-                Some(Error::InvalidCertificate(why)) => HandshakeError::Certificate(why.clone()),
-                _ => HandshakeError::Failed(error),
-            })
+            Err(error.into())
+        }
+    }
+}
+
+/// The same without counting it.
+pub(crate) async fn shake(peer: &Peer, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    let connector = TlsConnector::from(Arc::clone(&peer.config));
+    connector
+        .connect_with(peer.name.clone(), stream, |session| {
+            session.set_buffer_limit(Some(BUFFER_LIMIT));
+        })
+        .await
+}
+
+impl From<io::Error> for HandshakeError {
+    fn from(error: io::Error) -> Self {
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+        match cause {
+            Some(Error::InvalidCertificate(why)) => Self::Certificate(why.clone()),
+            _ => Self::Failed(error),
         }
     }
 }

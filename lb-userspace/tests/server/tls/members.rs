@@ -80,6 +80,7 @@ impl Site {
 struct Httpd {
     child: std::process::Child,
     port: u16,
+    home: PathBuf,
 }
 
 impl Httpd {
@@ -108,7 +109,7 @@ impl Httpd {
              DocumentRoot {place}\nDirectoryIndex index.html\nSSLSessionCache shmcb:{place}/cache(64000)\n\
              SSLEngine on\nSSLCertificateFile {certificate}.pem\nSSLCertificateKeyFile {certificate}.key\n\
              Header always set X-Tls \"%{{SSL_PROTOCOL}}s %{{SSL_SESSION_RESUMED}}s %{{SSL_TLS_SNI}}s %{{SSL_CLIENT_S_DN}}s\"\n\
-             Redirect 302 /away https://localhost:{port}/there\n{more}\n"
+             CustomLog {place}/access \"%r\"\nRedirect 302 /away https://localhost:{port}/there\n{more}\n"
         );
         fs::write(home.join("conf"), conf).expect("written");
         let child = Command::new("/usr/sbin/apache2")
@@ -120,7 +121,7 @@ impl Httpd {
         wait_until(&format!("httpd listens: {place}/log"), || {
             TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
-        Self { child, port }
+        Self { child, port, home }
     }
 
     fn url(&self, host: &str) -> String {
@@ -483,4 +484,35 @@ fn metrics_count_handshakes_of_either_side_by_their_ends() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let days = (until - now.expect("after 1970").as_secs_f64()) / 86_400.0;
     assert!((29.0..30.1).contains(&days), "{days} days");
+}
+
+#[test]
+fn health_checks_speak_tls_as_requests_do() {
+    let mut site = Site::new();
+    site.issue("wrong", "ca", "DNS:other.test", 30, "");
+    let member = Httpd::start(&site, "good", "");
+    let wrong = Httpd::start(&site, "wrong", "");
+    site.run(&format!(
+        "{TRUST}<Proxy balancer://app>\nBalancerMember {} hcmethod=GET hcuri=/ hcinterval=1 hcfails=2\n\
+         BalancerMember {} hcmethod=GET hcuri=/ hcinterval=1 hcfails=1\n</Proxy>\nProxyPass / balancer://app/\n",
+        member.url("localhost"),
+        wrong.url("127.0.0.1"),
+    ));
+    let states = || {
+        let status = site.sluice.status();
+        let members = status["members"].as_array().expect("members").clone();
+        let states = members.iter().map(|member| member["state"].to_string());
+        states.collect::<Vec<String>>()
+    };
+    let out = || states().iter().filter(|state| state.contains('C')).count();
+    wait_until("the wrong one is found out", || out() == 1);
+    wait_until("its reason is logged", || {
+        site.log().contains("certificate not accepted")
+    });
+    wait_until("the good one was asked often enough to fail", || {
+        let asked = fs::read_to_string(member.home.join("access")).unwrap_or_default();
+        asked.matches("GET / HTTP/1.0").count() >= 3
+    });
+    assert_eq!(out(), 1);
+    assert_eq!(site.status("/"), "200");
 }

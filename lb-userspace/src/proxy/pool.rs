@@ -400,7 +400,7 @@ impl Read for LinkIo {
         let limit = out.remaining().min(scratch.len());
         let mut buffer = ReadBuf::new(&mut scratch[..limit]);
         let mut stream = self.link.stream.borrow_mut();
-        ready!(stream.poll_read(cx, &mut buffer))?;
+        ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
         out.put_slice(buffer.filled());
         let count = buffer.filled().len() as u64;
         self.link.received.set(self.link.received.get() + count);

@@ -298,19 +298,6 @@ impl Line {
         }
     }
 
-    /// Reads. Over TLS an end that the member did not announce is an error: a body without a length
-    /// may have been cut short by anybody (RFC 9112 section 9.8).
-    pub(crate) fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, buffer),
-        }
-    }
-
     pub(crate) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -348,6 +335,21 @@ impl Line {
         if let Self::Tls(stream) = self {
             stream.get_mut().1.send_close_notify();
             let _ = Pin::new(&mut **stream).poll_flush(cx);
+        }
+    }
+}
+
+impl AsyncRead for Line {
+    /// Over TLS an end that the member did not announce is an error: a body without a length may
+    /// have been cut short by anybody (RFC 9112 section 9.8).
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, buffer),
         }
     }
 }

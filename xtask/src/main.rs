@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod abi;
 mod bench;
 mod demo;
+mod dist;
 mod ebpf;
 mod exec;
 mod lint;

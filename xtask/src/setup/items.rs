@@ -206,6 +206,9 @@ pub(super) fn bench() -> Vec<Item> {
         }),
         tool("haproxy", "bench l7: peer", || lab::has_tool("haproxy")),
         tool("wrk", "bench l7: the client", || lab::has_tool("wrk")),
+        tool("nghttp2-client", "bench l7: h2load", || {
+            lab::has_tool("h2load")
+        }),
         tool("strace", "bench l7: counts system calls", || {
             lab::has_tool("strace")
         }),

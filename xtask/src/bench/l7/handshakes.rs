@@ -80,16 +80,13 @@ impl Handshakes {
     fn repeat(&self, client: &Arc<ClientConfig>, end: Instant) -> (u32, u64) {
         let (mut answers, mut errors, mut failures) = (0, 0, 0);
         while Instant::now() < end && failures < FAILURES {
-            match Client::once(self.address, self.path, client) {
-                Ok(resumed) => {
-                    answers += 1;
-                    errors += u64::from(resumed != self.resumes);
-                    failures = 0;
-                }
-                Err(_) => {
-                    errors += 1;
-                    failures += 1;
-                }
+            if let Ok(resumed) = Client::once(self.address, self.path, client) {
+                answers += 1;
+                errors += u64::from(resumed != self.resumes);
+                failures = 0;
+            } else {
+                errors += 1;
+                failures += 1;
             }
         }
         (answers, errors)

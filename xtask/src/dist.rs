@@ -53,6 +53,8 @@ struct Place {
 const PROGRAM: &str = "sluice-pgo";
 const MANIFEST: &str = "sluice-pgo.json";
 const PROFILE: &str = "sluice.profdata";
+/// Beginning of the names of control's counts; the proxy's are named by the compiler.
+const OF_CONTROL: &str = "control-";
 /// What the program is made of.
 const SOURCES: [&str; 6] = [
     "lb-userspace",
@@ -139,31 +141,24 @@ fn make_profile(place: &Place, seconds: u64) -> Result<PathBuf> {
     let _ = fs::remove_dir_all(&raw);
     fs::create_dir_all(&raw)?;
     step("a build that counts where it goes");
-    let counting = place.dist.join("sluice-counting");
-    fs::copy(
-        cargo_build(
-            place,
-            &[format!("-Cprofile-generate={}", raw.display())],
-            "none",
-        )?,
-        &counting,
-    )?;
+    let counting = counting(place, &raw)?;
     step(&format!("{seconds} s of traffic"));
     // What runs at build time counts as well.
     for file in files(&raw)? {
         fs::remove_file(file)?;
     }
     open_to_proxy(&raw)?;
-    let seen = training::run(&counting, seconds)?;
+    let seen = training::run(&wrapper(place, &counting, &raw)?, seconds)?;
     println!("{seen}");
     let counted = files(&raw)?;
-    let written = counted
-        .iter()
-        .filter(|file| fs::metadata(file).is_ok_and(|meta| meta.len() > 0));
-    // control and the proxy have each written theirs, or the profile is of the wrong one.
+    let is_of_control = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default();
+        name.to_string_lossy().starts_with(OF_CONTROL)
+    };
+    // Without the proxy's counts the profile is of the wrong process.
     ensure!(
-        written.count() >= 2,
-        "the processes wrote no profile to {}: can the proxy's user reach it?",
+        counted.iter().any(is_of_control) && !counted.iter().all(is_of_control),
+        "not both processes wrote their counts to {}: can the proxy's user reach it?",
         raw.display()
     );
     let profile = place.dist.join(PROFILE);
@@ -174,6 +169,36 @@ fn make_profile(place: &Place, seconds: u64) -> Result<PathBuf> {
             .args(&counted),
     )?;
     Ok(profile)
+}
+
+/// The program that counts where it goes, built unless it was built of the same sources before.
+fn counting(place: &Place, raw: &Path) -> Result<PathBuf> {
+    let program = place.dist.join("sluice-counting");
+    let of = place.dist.join("sluice-counting.sources");
+    let rustc = exec::output(Command::new("rustc").arg("-vV")).unwrap_or_default();
+    let wanted = format!("{}\n{rustc}", sources(&place.root)?);
+    if program.is_file() && fs::read_to_string(&of).is_ok_and(|text| text == wanted) {
+        eprintln!("    {} is of these sources", program.display());
+        return Ok(program);
+    }
+    let flag = format!("-Cprofile-generate={}", raw.display());
+    fs::copy(cargo_build(place, &[flag], "none")?, &program)?;
+    fs::write(of, wanted)?;
+    Ok(program)
+}
+
+/// The counting program by another name, under which control writes its counts to a file of its own:
+/// as root it would else own the one that the proxy, which is another user, has to write.
+fn wrapper(place: &Place, counting: &Path, raw: &Path) -> Result<PathBuf> {
+    let path = place.dist.join("sluice-counting.sh");
+    let text = format!(
+        "#!/bin/sh\nexport LLVM_PROFILE_FILE='{}/{OF_CONTROL}%m.profraw'\nexec '{}' \"$@\"\n",
+        raw.display(),
+        counting.display()
+    );
+    fs::write(&path, text)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(path)
 }
 
 /// As root the proxy runs as another user, who has to be able to write its counts.
@@ -224,7 +249,7 @@ fn profdata(triple: &str) -> Result<PathBuf> {
         .join(triple)
         .join("bin/llvm-profdata");
     if !path.is_file() {
-        bail!("llvm-profdata is missing: rustup component add llvm-tools (cargo xtask setup does)");
+        bail!("llvm-profdata is missing: cargo xtask setup --dist installs it");
     }
     Ok(path)
 }

@@ -215,6 +215,32 @@ pub(super) fn bench() -> Vec<Item> {
     ]
 }
 
+/// What `cargo xtask dist` needs beyond [`all`].
+pub(super) fn dist() -> Vec<Item> {
+    vec![Item {
+        name: "llvm-tools",
+        purpose: "dist: merges profiles",
+        source: Source::Component {
+            toolchain: PINNED,
+            component: "llvm-tools",
+        },
+        present: || has_profdata(PINNED),
+    }]
+}
+
+/// Whether llvm-profdata of the toolchain's own LLVM is there: no other reads its profiles.
+fn has_profdata(toolchain: &str) -> bool {
+    let Some(sysroot) = sysroot(toolchain) else {
+        return false;
+    };
+    let hosts = std::fs::read_dir(Path::new(sysroot.trim()).join("lib/rustlib"));
+    hosts
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|host| host.path().join("bin/llvm-profdata").is_file())
+}
+
 fn has_rust_src(toolchain: &str) -> bool {
     sysroot(toolchain).is_some_and(|sysroot| {
         Path::new(sysroot.trim())

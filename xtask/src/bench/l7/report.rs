@@ -6,10 +6,11 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::{
-    Arguments, Driven, Held, Measured, Outcome, STEADY_ROUNDS, STEADY_SECONDS,
+    Arguments, Driven, Held, Measured, Outcome,
     cases::Drive,
     drive::Sample,
     peers::Kind,
+    rounds::{STEADY_ROUNDS, STEADY_SECONDS},
     verdict::{self, IDLE_CLEARTEXT, Verdict, met},
 };
 use crate::bench::{figures::Spread, table::Table};
@@ -75,7 +76,8 @@ fn legend(outcome: &Outcome) -> String {
         "CPU is user and kernel time of a peer's whole process tree, us per request, median \
          [quartiles] of the rounds; the ratio is taken in each round. \"calls\" are system calls, \
          \"switches\" context switches per request. The best peer is the one of the lowest median. \
-         \"unsure\": what is allowed lies between the quartiles. {accepting} TLS rows: {} {}, ECDSA \
+         \"unsure\": what is allowed lies between the quartiles. Who has more than one error in a \
+         hundred answers is compared with nobody. {accepting} TLS rows: {} {}, ECDSA \
          with P-256, asked of every peer before its row.\n\n",
         super::tls::SUITE,
         super::tls::GROUP,

@@ -17,11 +17,14 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    /// `None` where there is nobody to compare with.
+    /// `None` where there is nobody to compare with, or too much of ours failed.
     pub(super) fn of(ours: &[Sample], peers: &[(Kind, &[Sample])], bar: f64) -> Option<Self> {
+        if !is_sound(ours) {
+            return None;
+        }
         let costs: Vec<_> = peers
             .iter()
-            .filter(|(kind, _)| !kind.is_ours())
+            .filter(|(kind, samples)| !kind.is_ours() && is_sound(samples))
             .filter_map(|(kind, samples)| Some((*kind, *samples, cost(samples)?.median())))
             .collect();
         let (best, samples, _) = costs.into_iter().min_by(|a, b| a.2.total_cmp(&b.2))?;
@@ -50,6 +53,15 @@ impl Verdict {
 /// For tables: what was missed stands out.
 pub(super) const fn met(is_met: bool) -> &'static str {
     if is_met { "met" } else { "**MISSED**" }
+}
+
+/// Most errors in a hundred answers: failing is cheap, so who fails more is compared with nobody.
+const ERRORS: f64 = 1.0;
+
+fn is_sound(samples: &[Sample]) -> bool {
+    let answers: f64 = samples.iter().map(|sample| sample.requests).sum();
+    let errors: u64 = samples.iter().map(|sample| sample.errors).sum();
+    errors as f64 * 100.0 <= answers * ERRORS
 }
 
 /// CPU per request of a peer's rounds.
@@ -99,6 +111,21 @@ mod tests {
         assert_eq!(verdict.words(), "**MISSED**");
         let verdict = Verdict::of(&ours, &peers, 1.3).expect("rounds");
         assert_eq!(verdict.words(), "**MISSED**, unsure");
+    }
+
+    #[test]
+    fn who_fails_is_no_best_peer_and_reaches_nothing() {
+        let ours = rounds(&[30]);
+        let (mut nginx, haproxy) = (rounds(&[1]), rounds(&[29]));
+        nginx[0].errors = 11;
+        let peers = [
+            (Kind::Nginx, nginx.as_slice()),
+            (Kind::Haproxy, haproxy.as_slice()),
+        ];
+        let verdict = Verdict::of(&ours, &peers, 1.1).expect("rounds");
+        assert_eq!(verdict.best, Kind::Haproxy);
+        assert!(verdict.is_met());
+        assert!(Verdict::of(&nginx, &peers, 1.1).is_none());
     }
 
     #[test]

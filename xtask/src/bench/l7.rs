@@ -126,7 +126,7 @@ struct Driven {
 /// Measures and prints.
 pub(super) fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     let kinds = wanted(arguments)?;
-    raise_descriptor_limit();
+    let most = raise_descriptor_limit();
     let sluice = match &arguments.binary {
         Some(path) => path.canonicalize().context("--binary")?,
         None => peers::build_release(root)?,
@@ -138,7 +138,7 @@ pub(super) fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     };
     let dir = std::env::temp_dir().join(format!("sluice-bench-{}", std::process::id()));
     peers::make_dir(&dir)?;
-    let outcome = measure(arguments, &kinds, &dir, (sluice, pgo));
+    let outcome = measure(arguments, &kinds, &dir, (sluice, pgo), most);
     let _ = std::fs::remove_dir_all(&dir);
     let mut outcome = outcome?;
     let (text, json) = report::compose(&mut outcome, arguments);
@@ -185,8 +185,9 @@ fn wanted(arguments: &Arguments) -> Result<Vec<Kind>> {
 /// HAProxy sets two aside for each that it would take.
 const DESCRIPTORS: u64 = 65_536;
 
-/// Raises the limit as far as this user may.
-fn raise_descriptor_limit() {
+/// Raises the limit as far as this user may, and gives the most idle connections that it allows: a
+/// proxy may need a descriptor for a member with each, and some for itself.
+fn raise_descriptor_limit() -> u32 {
     let mut limit = getrlimit(Resource::Nofile);
     let enough = limit.maximum.map(|most| most.max(DESCRIPTORS));
     let raised = rustix::process::Rlimit {
@@ -197,6 +198,8 @@ fn raise_descriptor_limit() {
         limit.current = limit.maximum;
         let _ = setrlimit(Resource::Nofile, limit);
     }
+    let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    u32::try_from((most / 2).saturating_sub(500)).unwrap_or(u32::MAX)
 }
 
 fn measure(
@@ -204,6 +207,7 @@ fn measure(
     kinds: &[Kind],
     dir: &Path,
     (sluice, pgo): (PathBuf, Option<PathBuf>),
+    most_idle: u32,
 ) -> Result<Outcome> {
     let machine = Machine::look();
     let members = Members::start(dir)?;
@@ -250,6 +254,13 @@ fn measure(
     };
     // Memory first: a peer that was driven hard holds on to what it then had.
     for (is_tls, connections) in [(false, arguments.idle), (true, arguments.idle_tls)] {
+        if connections > most_idle {
+            eprintln!(
+                "    {most_idle} idle connections instead of {connections}: more than the limit of \
+                 open files allows"
+            );
+        }
+        let connections = connections.min(most_idle);
         if connections > 0 {
             let held = rounds::hold(is_tls, connections, &quiet, &site.tls)?;
             outcome.idle.push(held);

@@ -47,6 +47,8 @@ struct Place {
     /// For cargo.
     build: PathBuf,
     triple: String,
+    /// Seconds since 1970 that everything in the archive is dated.
+    epoch: u64,
 }
 
 /// Where the build with a profile is put for `bench l7 --pgo`, and what it was made of.
@@ -91,7 +93,10 @@ fn build(root: &Path, dist: &Path, arguments: &Arguments) -> Result<PathBuf> {
         dist: dist.to_owned(),
         build: dist.join("build"),
         triple: host()?,
+        epoch: epoch()?,
     };
+    // A build takes minutes, in which people go on working.
+    let (commit, sources_sha256) = (commit(), sources(root)?);
     fs::create_dir_all(dist).with_context(|| format!("making {}", dist.display()))?;
     let profile = match (&arguments.profile, arguments.no_pgo) {
         (_, true) => None,
@@ -105,13 +110,17 @@ fn build(root: &Path, dist: &Path, arguments: &Arguments) -> Result<PathBuf> {
         .collect();
     // Names of functions stay, for whoever has to read where it failed.
     let program = cargo_build(&place, &flags, "debuginfo")?;
+    ensure!(
+        sources(root)? == sources_sha256,
+        "the sources changed while they were built"
+    );
     let manifest = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "target": place.triple,
         "rustc": exec::output(Command::new("rustc").arg("--version")).unwrap_or_default().trim(),
-        "commit": commit(),
-        "source_date_epoch": epoch()?,
-        "sources_sha256": sources(root)?,
+        "commit": commit,
+        "source_date_epoch": place.epoch,
+        "sources_sha256": sources_sha256,
         "profile_sha256": profile.as_deref().map(sha256).transpose()?,
         "program_sha256": sha256(&program)?,
     });
@@ -219,9 +228,11 @@ fn cargo_build(place: &Place, flags: &[String], strip: &str) -> Result<PathBuf> 
         PathBuf::from,
     );
     // Where it was built is nobody's business, and would make two builders' programs differ.
+    let library = sysroot()?.join("lib/rustlib/src/rust");
     let mut all = vec![
         format!("--remap-path-prefix={}=/sluice", place.root.display()),
         format!("--remap-path-prefix={}=/cargo", home.display()),
+        format!("--remap-path-prefix={}=/rust", library.display()),
     ];
     all.extend_from_slice(flags);
     exec::run(
@@ -233,7 +244,7 @@ fn cargo_build(place: &Place, flags: &[String], strip: &str) -> Result<PathBuf> 
             .arg(&place.build)
             .env("CARGO_ENCODED_RUSTFLAGS", all.join("\x1f"))
             .env("CARGO_PROFILE_RELEASE_STRIP", strip)
-            .env("SOURCE_DATE_EPOCH", epoch()?.to_string()),
+            .env("SOURCE_DATE_EPOCH", place.epoch.to_string()),
     )?;
     let program = place.build.join(&place.triple).join("release/sluice");
     ensure!(program.is_file(), "cargo built no {}", program.display());
@@ -242,9 +253,7 @@ fn cargo_build(place: &Place, flags: &[String], strip: &str) -> Result<PathBuf> 
 
 /// llvm-profdata of the compiler's own LLVM: another version does not read its profiles.
 fn profdata(triple: &str) -> Result<PathBuf> {
-    let sysroot = exec::output(Command::new("rustc").args(["--print", "sysroot"]))
-        .context("asking rustc for its folder")?;
-    let path = Path::new(sysroot.trim())
+    let path = sysroot()?
         .join("lib/rustlib")
         .join(triple)
         .join("bin/llvm-profdata");
@@ -254,14 +263,19 @@ fn profdata(triple: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+fn sysroot() -> Result<PathBuf> {
+    let said = exec::output(Command::new("rustc").args(["--print", "sysroot"]))
+        .context("asking rustc for its folder")?;
+    Ok(said.trim().into())
+}
+
 fn host() -> Result<String> {
     let said = exec::output(Command::new("rustc").arg("-vV")).context("asking rustc")?;
     let host = said.lines().find_map(|line| line.strip_prefix("host: "));
     Ok(host.context("rustc names no host")?.to_owned())
 }
 
-/// Seconds since 1970 that everything in the archive is dated: what the environment says, else the
-/// commit's.
+/// What the environment says, else the commit's time.
 fn epoch() -> Result<u64> {
     let text = match env::var("SOURCE_DATE_EPOCH") {
         Ok(text) => text,

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::{Place, epoch, files, licences, sha256, write_json};
+use super::{Place, files, licences, sha256, write_json};
 use crate::exec;
 
 /// Makes it, and a `.sha256` beside it.
@@ -42,7 +42,7 @@ pub(super) fn pack(
             .arg(&place.dist)
             .args(["--format=ustar", "--sort=name", "--numeric-owner"])
             .args(["--owner=0", "--group=0", "--mode=go-w,u+w"])
-            .arg(format!("--mtime=@{}", epoch()?))
+            .arg(format!("--mtime=@{}", place.epoch))
             .arg(&name),
     )?;
     // -n: neither name nor date of the input.

@@ -24,6 +24,7 @@ pub(super) struct Calls {
 
 /// Counts while a drive of one second runs.
 pub(super) fn count(peer: &Peer, case: &Case, dir: &Path, tls: &Tls) -> Result<Calls> {
+    let drive = drive::prepare(peer, case, 1, tls)?;
     let report = dir.join("strace");
     let mut command = Command::new(lab::tool_path("strace").context("strace is not installed")?);
     command.args(["-c", "-f", "-q", "-o"]).arg(&report);
@@ -42,7 +43,7 @@ pub(super) fn count(peer: &Peer, case: &Case, dir: &Path, tls: &Tls) -> Result<C
         cost::is_traced(peer.pid).then_some(true)
     });
     let sample = match attached {
-        Ok(true) => drive::uncounted(peer, case, 1, tls),
+        Ok(true) => drive(),
         _ => Err(anyhow::anyhow!("strace could not attach")),
     };
     let pid = i32::try_from(strace.id())

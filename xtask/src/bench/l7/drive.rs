@@ -101,15 +101,16 @@ pub(super) fn peer(peer: &Peer, case: &Case, seconds: u32, tls: &Tls) -> Result<
     })
 }
 
-/// Drives a peer without looking at what it uses.
-pub(super) fn uncounted(peer: &Peer, case: &Case, seconds: u32, tls: &Tls) -> Result<Count> {
-    prepare(peer, case, seconds, tls)?()
-}
-
-type Prepared<'a> = Box<dyn FnOnce() -> Result<Count> + 'a>;
+/// A drive that has yet to start.
+pub(super) type Prepared<'a> = Box<dyn FnOnce() -> Result<Count> + 'a>;
 
 /// Does what is not to be counted, and gives what is.
-fn prepare<'a>(peer: &'a Peer, case: &'a Case, seconds: u32, tls: &'a Tls) -> Result<Prepared<'a>> {
+pub(super) fn prepare<'a>(
+    peer: &'a Peer,
+    case: &'a Case,
+    seconds: u32,
+    tls: &'a Tls,
+) -> Result<Prepared<'a>> {
     let address = peer.at(case.is_tls);
     let resumes = case.drive == Drive::Resumed;
     Ok(match case.drive {

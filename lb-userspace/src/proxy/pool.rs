@@ -19,7 +19,11 @@ use hyper::{
     rt::{Read, ReadBufCursor, Write},
 };
 use rustix::{io::Errno, net::RecvFlags};
-use tokio::{io::ReadBuf, net::TcpStream, sync::Notify};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    net::TcpStream,
+    sync::Notify,
+};
 
 use super::{
     body::RequestBody,

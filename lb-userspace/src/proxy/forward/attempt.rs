@@ -233,7 +233,8 @@ fn unreached(
     } else {
         error!(
             target: LOG,
-            "AH00957: http: attempt to connect to {}:{} ({}) failed: {error}",
+            "AH00957: {}: attempt to connect to {}:{} ({}) failed: {error}",
+            if spec.tls.is_some() { "https" } else { "http" },
             spec.host, spec.port, elector.cell(index).address()
         );
         elector.put_in_error(index, Cause::Connect, monotonic_ns());

@@ -18,6 +18,7 @@ mod ledger;
 mod link;
 mod listeners;
 mod notify;
+mod pipes;
 mod preflight;
 mod privileges;
 pub mod proxy_process;

@@ -118,8 +118,16 @@ pub(crate) struct HostDraft {
     pub default_format: Option<String>,
     /// `CustomLog` and `TransferLog`.
     pub logs: Vec<LogDraft>,
+    /// `GlobalLog`; of the main server only.
+    pub global_logs: Vec<LogDraft>,
     /// `ErrorLog`
     pub error_log: Option<spec::LogTarget>,
+    /// `ErrorLogFormat`
+    pub error_log_format: Option<spec::ErrorLogFormat>,
+    /// `LogLevel` for every module.
+    pub log_level: Option<spec::LogLevel>,
+    /// `LogLevel` for single modules.
+    pub log_modules: Vec<(String, spec::LogLevel)>,
 }
 
 /// One `ProxyPass`.
@@ -202,6 +210,8 @@ pub(crate) struct LogDraft {
     pub target: spec::LogTarget,
     /// A format or its nickname; `None`: the host's default format.
     pub format: Option<String>,
+    /// `env=`
+    pub condition: Option<spec::LogCondition>,
     /// The format.
     pub mark: Mark,
 }

@@ -8,7 +8,7 @@ use super::{
     draft::{Draft, HostDraft, RouteDraft, TargetDraft},
     log_format,
     report::{Reports, Severity},
-    spec::{self, AccessLog, Host, Reverse, ReverseTarget, Route, Target},
+    spec::{self, AccessLog, Host, LogLevels, Reverse, ReverseTarget, Route, Target},
 };
 
 mod listeners;
@@ -125,6 +125,16 @@ fn host(draft: &mut Draft<'_>, index: usize, names: &Names, file: &Path) -> Host
         tls: None,
         access_logs: access_logs(reports, main, own),
         error_log: own.error_log.clone(),
+        error_log_format: own.error_log_format.clone(),
+        log_levels: LogLevels {
+            level: own.log_level.or(main.log_level).unwrap_or_default(),
+            // As in httpd: a host that names modules has its own list.
+            modules: if own.log_modules.is_empty() {
+                main.log_modules.clone()
+            } else {
+                own.log_modules.clone()
+            },
+        },
         at,
     }
 }
@@ -232,6 +242,7 @@ fn access_logs(reports: &mut Reports, main: &HostDraft, own: &HostDraft) -> Vec<
     };
     let default = own.default_format.as_ref().or(main.default_format.as_ref());
     logs.iter()
+        .chain(&main.global_logs)
         .map(|log| {
             let wanted = log.format.as_ref().or(default);
             let format = match wanted {
@@ -247,13 +258,14 @@ fn access_logs(reports: &mut Reports, main: &HostDraft, own: &HostDraft) -> Vec<
                 );
                 let help = if format.contains(char::is_whitespace) { "" } else { &help };
                 reports.push(Severity::Warning, log.mark.at(), message, help);
-            } else if let Err(error) = log_format::check(&format)
+            } else if let Err(error) = log_format::parse(&format)
                 && says
             {
                 reports.push(Severity::Error, log.mark.at(), error.to_string(), "");
             }
             AccessLog {
                 target: log.target.clone(),
+                condition: log.condition.clone(),
                 format,
             }
         })

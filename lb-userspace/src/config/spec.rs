@@ -28,8 +28,8 @@ pub struct Spec {
     pub sluice: Sluice,
     /// `ErrorLog` of the main server.
     pub error_log: LogTarget,
-    /// `ErrorLogFormat json`: error logs are JSON, an object a line.
-    pub error_log_json: bool,
+    /// `ErrorLogFormat` of the main server.
+    pub error_log_format: ErrorLogFormat,
     /// `LogLevel` of the main server.
     pub log_level: LogLevel,
     /// `LimitRequestFields`, 0: hyper's own bound. Default 100.
@@ -111,6 +111,10 @@ pub struct Host {
     pub access_logs: Vec<AccessLog>,
     /// `ErrorLog`; `None`: the main server's.
     pub error_log: Option<LogTarget>,
+    /// `ErrorLogFormat`; `None`: the main server's.
+    pub error_log_format: Option<ErrorLogFormat>,
+    /// `LogLevel`.
+    pub log_levels: LogLevels,
     /// Where it begins.
     pub at: Place,
 }
@@ -337,7 +341,7 @@ pub enum Scheme {
     Http,
 }
 
-/// `ErrorLog` or the file of a `CustomLog`.
+/// Where an `ErrorLog` or a `CustomLog` goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum LogTarget {
     /// Standard error.
@@ -345,6 +349,36 @@ pub enum LogTarget {
     Stderr,
     /// A file, made absolute.
     File(PathBuf),
+    /// A program that reads lines on its standard input.
+    Program(LogProgram),
+    /// The system log; of error logs alone.
+    Syslog {
+        /// 0 to 23 (syslog(3)). Default 23, `local7`.
+        facility: u8,
+        /// What lines are tagged with.
+        tag: String,
+    },
+}
+
+/// A program that reads a log.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LogProgram {
+    /// Words of the command, at least one; of a shell's command one.
+    pub words: Vec<String>,
+    /// `|$`: the one word is for `/bin/sh -c`.
+    pub shell: bool,
+}
+
+/// `ErrorLogFormat`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ErrorLogFormat {
+    /// httpd's default.
+    #[default]
+    Default,
+    /// `json`: an object a line.
+    Json,
+    /// A format string, checked.
+    Format(String),
 }
 
 /// One `CustomLog`: a `LogFormat` string already looked up by its nickname.
@@ -354,6 +388,26 @@ pub struct AccessLog {
     pub target: LogTarget,
     /// Format string, checked.
     pub format: String,
+    /// `env=`: which requests have a line.
+    pub condition: Option<LogCondition>,
+}
+
+/// `env=` of a `CustomLog`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogCondition {
+    /// The variable.
+    pub variable: String,
+    /// `true`: requests that have it; `false` (`env=!NAME`): those that have not.
+    pub present: bool,
+}
+
+/// `LogLevel` of a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLevels {
+    /// For every module.
+    pub level: LogLevel,
+    /// For modules by name, as in the error log's lines.
+    pub modules: Vec<(String, LogLevel)>,
 }
 
 /// `LogLevel`.

@@ -64,6 +64,10 @@ pub(crate) struct Client {
     /// The client has closed its side.
     ended: Cell<bool>,
     refusal: Cell<Option<Refusal>>,
+    /// Its id in logs, once it had a request; 0: none yet.
+    log_id: Cell<u64>,
+    /// The error log has a line of one of its requests.
+    mentioned: Cell<bool>,
     /// Requests that began.
     requests: Cell<u32>,
     /// Bytes given to hyper, and at the beginning of the request.
@@ -151,6 +155,8 @@ impl Client {
             reader: RefCell::new(None),
             ended: Cell::new(false),
             refusal: Cell::new(None),
+            log_id: Cell::new(0),
+            mentioned: Cell::new(false),
             requests: Cell::new(0),
             taken: Cell::new(0),
             taken_before: Cell::new(0),
@@ -167,6 +173,28 @@ impl Client {
     /// Requests on this connection before the current one.
     pub(crate) fn keepalives(&self) -> u32 {
         self.requests.get().saturating_sub(1)
+    }
+
+    /// The connection's id in logs.
+    pub(crate) fn log_id(&self, shard: &Shard) -> u64 {
+        if self.log_id.get() == 0 {
+            self.log_id.set(shard.request_id());
+        }
+        self.log_id.get()
+    }
+
+    /// The error log has a line of one of its requests.
+    pub(crate) fn log_mentions(&self) {
+        self.mentioned.set(true);
+    }
+
+    /// [`Client::log_id`] where it leads to lines, else 0.
+    pub(crate) fn log_id_if_mentioned(&self) -> u64 {
+        if self.mentioned.get() {
+            self.log_id.get()
+        } else {
+            0
+        }
     }
 
     /// The name that the client gave in its TLS handshake.

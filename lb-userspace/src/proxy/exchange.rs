@@ -17,7 +17,7 @@ use super::{
     body::{BodyError, Progress},
     client::Client,
     path,
-    plan::{Balancing, Host},
+    plan::{Balancing, Host, HostLog},
     pool::{Link, Upstream},
     reason::Reason,
     shard::{Current, Shard},
@@ -150,7 +150,7 @@ impl Exchange {
                 refused: head.refused,
                 request: logs
                     .iter()
-                    .map(|(_, format)| access::take_values(format.request_fields(), head.fields))
+                    .map(|log| access::take_values(log.format.request_fields(), head.fields))
                     .collect(),
                 response: Vec::new(),
             })
@@ -158,6 +158,7 @@ impl Exchange {
         let log = error_log::Request {
             host,
             id: shard.request_id(),
+            connection: client.log_id(&shard),
             logged: false,
         };
         error_log::enter(log);
@@ -264,7 +265,7 @@ impl Exchange {
         if let Some(facts) = &mut self.facts {
             facts.response = logs
                 .iter()
-                .map(|(_, format)| access::take_values(format.response_fields(), fields))
+                .map(|log| access::take_values(log.format.response_fields(), fields))
                 .collect();
         }
     }
@@ -331,7 +332,10 @@ impl Exchange {
             Connection::Kept
         };
         let facts = self.facts.take();
-        let formats = || self.host().logs.iter().map(|(_, format)| format.wants());
+        if self.log.logged {
+            self.client.log_mentions();
+        }
+        let mut logs = self.host().logs.iter();
         let finished = facts.map(|facts| Finished {
             facts,
             current: Rc::clone(&self.current),
@@ -343,12 +347,18 @@ impl Exchange {
             keepalives: self.client.keepalives(),
             connection,
             log_id: if self.log.logged { self.log.id } else { 0 },
-            environment: if formats().any(|wants| wants.environment) {
+            connection_log_id: self.client.log_id_if_mentioned(),
+            environment: if logs.clone().any(HostLog::wants_environment) {
                 self.environment()
             } else {
                 Vec::new()
             },
-            filename: if formats().any(|wants| wants.filename) {
+            handler: if self.engaged.is_some() {
+                "proxy-server"
+            } else {
+                ""
+            },
+            filename: if logs.any(|log| log.format.wants().filename) {
                 self.filename()
             } else {
                 String::new()
@@ -491,6 +501,8 @@ pub(crate) struct Finished {
     keepalives: u32,
     connection: Connection,
     log_id: u64,
+    connection_log_id: u64,
+    handler: &'static str,
     environment: Vec<(&'static str, String)>,
     filename: String,
 }
@@ -519,7 +531,10 @@ impl Finished {
         };
         let decoded = path::decode(facts.target.path().as_bytes());
         let spec_port = self.current.plan.spec.hosts[self.host].server_port;
-        for (at, (buffer, format)) in host.logs.iter().enumerate() {
+        for (at, log) in host.logs.iter().enumerate() {
+            if !log.takes(&self.environment) {
+                continue;
+            }
             let entry = Entry {
                 remote: client.peer,
                 local: client.local,
@@ -559,9 +574,11 @@ impl Finished {
                 request_fields: &facts.request[at],
                 response_fields: facts.response.get(at).map_or(&[], Vec::as_slice),
                 log_id: self.log_id,
+                connection_log_id: self.connection_log_id,
+                handler: self.handler,
                 environment: &self.environment,
             };
-            self.current.log(*buffer, format, &entry);
+            self.current.log(log.sink, &log.format, &entry);
         }
     }
 }

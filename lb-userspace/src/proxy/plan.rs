@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -21,7 +20,7 @@ use super::{
 use crate::{
     balancer::{Balancer, BuildError},
     config::spec::{self, LogTarget, Spec},
-    telemetry::access::{Format, Sink},
+    telemetry::{access::Format, sink::Sink},
 };
 
 /// One generation, shared by the shards.
@@ -48,12 +47,37 @@ pub(crate) struct Host {
     pub(crate) forwarded_server: HeaderValue,
     /// `ServerName`, or this machine's name.
     pub(crate) name: String,
-    /// Index into [`Plan::sinks`], and the format.
-    pub(crate) logs: Vec<(usize, Format)>,
+    /// `CustomLog`.
+    pub(crate) logs: Vec<HostLog>,
     /// For members without a timeout of their own.
     pub(crate) member_timeout: Duration,
     /// TLS to its clients.
     pub(crate) tls: Option<HostTls>,
+}
+
+/// One access log of a virtual host.
+pub(crate) struct HostLog {
+    /// Index into [`Plan::sinks`].
+    pub(crate) sink: usize,
+    /// Its lines.
+    pub(crate) format: Format,
+    /// `env=`.
+    pub(crate) condition: Option<spec::LogCondition>,
+}
+
+impl HostLog {
+    /// Whether its lines, or the choice of them, need the request's variables.
+    pub(crate) fn wants_environment(&self) -> bool {
+        self.condition.is_some() || self.format.wants().environment
+    }
+
+    /// Whether a request with these variables has a line.
+    pub(crate) fn takes(&self, environment: &[(&'static str, String)]) -> bool {
+        self.condition.as_ref().is_none_or(|condition| {
+            let mut names = environment.iter().map(|(name, _)| *name);
+            names.any(|name| name == condition.variable) == condition.present
+        })
+    }
 }
 
 /// A balancer with what the proxy needs of its members.
@@ -219,9 +243,9 @@ impl Plan {
             })
             .collect::<Result<_, PlanError>>()?;
 
-        let files: HashMap<_, _> = files
+        let opened: HashMap<_, _> = files
             .into_iter()
-            .map(|(path, file)| (path, Arc::new(file)))
+            .map(|(target, file)| (target, Sink::of(Arc::new(file))))
             .collect();
         let mut targets = Vec::new();
         let mut sinks = Vec::new();
@@ -242,9 +266,13 @@ impl Plan {
                         let index = known.unwrap_or(targets.len());
                         if known.is_none() {
                             targets.push(&log.target);
-                            sinks.push(sink(&log.target, &files)?);
+                            sinks.push(sink(&log.target, &opened)?);
                         }
-                        Ok((index, Format::compile(&log.format)))
+                        Ok(HostLog {
+                            sink: index,
+                            format: Format::compile(&log.format),
+                            condition: log.condition.clone(),
+                        })
                     })
                     .collect::<Result<_, PlanError>>()?;
                 Ok(Host {
@@ -320,15 +348,12 @@ fn value(text: String) -> Result<HeaderValue, PlanError> {
     HeaderValue::try_from(&text).map_err(|_| PlanError::Value(text))
 }
 
-fn sink(
-    target: &LogTarget,
-    files: &HashMap<std::path::PathBuf, Arc<std::fs::File>>,
-) -> Result<Sink, PlanError> {
+fn sink(target: &LogTarget, opened: &HashMap<LogTarget, Sink>) -> Result<Sink, PlanError> {
     match target {
         LogTarget::Stderr => Ok(Sink::Stderr),
-        LogTarget::File(path) => files
-            .get::<Path>(path)
-            .map(|file| Sink::File(Arc::clone(file)))
-            .ok_or_else(|| PlanError::Log(path.display().to_string())),
+        target => opened
+            .get(target)
+            .cloned()
+            .ok_or_else(|| PlanError::Log(format!("{target:?}"))),
     }
 }

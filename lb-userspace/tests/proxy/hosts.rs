@@ -1,6 +1,6 @@
 //! Virtual hosts, routes, redirects, access logs.
 
-use sluice::config::spec::{HostAddress, ReverseTarget, Route, Target};
+use sluice::config::spec::{HostAddress, LogCondition, LogTarget, ReverseTarget, Route, Target};
 
 use crate::support::{Lab, Member, access_log, eventually, host, named_host, respond, reverse};
 
@@ -164,7 +164,7 @@ fn access_log_tells_requests_refusals_and_members() {
             .open(&path)
             .expect("log")
     };
-    lab.apply_logging(vec![(path.clone(), open())]);
+    lab.apply_logging(vec![(LogTarget::File(path.clone()), open())]);
     let mut client = lab.client();
     let request = "GET /p?q HTTP/1.1\r\nHost: h\r\nX-A: \"v\"\r\n\r\n";
     client.send(request);
@@ -191,4 +191,44 @@ fn access_log_tells_requests_refusals_and_members() {
         "127.0.0.1 \"GET /.. HTTP/1.1\" 400 {body} {body} 1 - "
     )));
     assert!(lines[2].starts_with("127.0.0.1 \"-\" 400 "));
+}
+
+#[test]
+fn access_log_leaves_out_requests_without_the_variable() {
+    let a = Member::named("a");
+    let directory = tempfile::tempdir().expect("directory");
+    let mut lab = Lab::new(1);
+    lab.add_balancer("x", &[a.address]);
+    lab.route("/app", 0, "/");
+    let mut logs = Vec::new();
+    let paths =
+        [("all", None), ("failed", Some(true)), ("fine", Some(false))].map(|(name, present)| {
+            let path = directory.path().join(name);
+            let mut log = access_log(&path, "%s %R %{end:msec_frac}t%{tid}P");
+            log.condition = present.map(|present| LogCondition {
+                variable: "SLUICE_REASON".to_owned(),
+                present,
+            });
+            lab.spec.hosts[0].access_logs.push(log);
+            let file = std::fs::File::create(&path).expect("log");
+            logs.push((LogTarget::File(path.clone()), file));
+            path
+        });
+    lab.apply_logging(logs);
+    assert_eq!(lab.get("/app", "").status, 200);
+    assert_eq!(lab.get("/elsewhere", "").status, 404);
+    let lines = |path: &std::path::Path| -> Vec<String> {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.lines()
+            .map(|line| {
+                let (words, number) = line.rsplit_once(' ').expect("three words");
+                assert!(number.len() > 3 && number.bytes().all(|b| b.is_ascii_digit()));
+                words.to_owned()
+            })
+            .collect()
+    };
+    eventually("two lines", || lines(&paths[0]).len() == 2);
+    assert_eq!(lines(&paths[0]), ["200 proxy-server", "404 -"]);
+    eventually("a line", || lines(&paths[1]) == ["404 -"]);
+    eventually("a line", || lines(&paths[2]) == ["200 proxy-server"]);
 }

@@ -172,7 +172,6 @@ const NAMES: &[&str] = &[
     "RewriteBase",
     "RewriteOptions",
     "ErrorDocument",
-    "GlobalLog",
     "BufferedLogs",
     "CookieLog",
     "SetEnv",

@@ -33,6 +33,8 @@ fn host(addresses: &[&str], name: Option<&str>, aliases: &[&str]) -> Host {
         header_timeout: Duration::from_secs(20),
         access_logs: Vec::new(),
         error_log: None,
+        error_log_format: None,
+        log_levels: Default::default(),
         at: Place::default(),
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use lb_common::member::MemberId;
 use sluice::{
     config::spec::{
-        AccessLog, Balancer, Host, HostAddress, LbMethod, Listener, LogTarget,
+        AccessLog, Balancer, Host, HostAddress, LbMethod, Listener, LogLevels, LogTarget,
         Member as MemberSpec, Place, Reverse, ReverseTarget, Route, Scheme, Spec, Sticky, Target,
     },
     dataplane::table::MemberTable,
@@ -239,6 +239,8 @@ pub(crate) fn host() -> Host {
         header_timeout: Duration::from_secs(20),
         access_logs: Vec::new(),
         error_log: None,
+        error_log_format: None,
+        log_levels: LogLevels::default(),
         at: Place::default(),
     }
 }
@@ -267,6 +269,7 @@ pub(crate) fn access_log(path: &std::path::Path, format: &str) -> AccessLog {
     AccessLog {
         target: LogTarget::File(PathBuf::from(path)),
         format: format.to_owned(),
+        condition: None,
     }
 }
 

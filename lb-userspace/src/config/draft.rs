@@ -109,7 +109,15 @@ pub(crate) struct HostDraft {
     /// `MaxKeepAliveRequests`
     pub max_keep_alive_requests: Option<u32>,
     /// `RequestReadTimeout header=`
-    pub header_timeout: Option<Duration>,
+    pub header_timeout: Option<spec::ReadTimeout>,
+    /// `RequestReadTimeout body=`
+    pub body_timeout: Option<spec::ReadTimeout>,
+    /// `LimitRequestLine`
+    pub limit_request_line: Option<u32>,
+    /// `LimitRequestFields`
+    pub limit_request_fields: Option<u32>,
+    /// `LimitRequestFieldSize`
+    pub limit_request_field_size: Option<u32>,
     /// What SSL directives said.
     pub tls: super::directives::tls::TlsDraft,
     /// `LogFormat` with a nickname.
@@ -223,9 +231,6 @@ impl<'a> Draft<'a> {
             source,
             server_root,
             spec: spec::Spec {
-                limit_request_fields: 100,
-                limit_request_field_size: 8190,
-                limit_request_line: 8190,
                 listen_backlog: 511,
                 ..spec::Spec::default()
             },

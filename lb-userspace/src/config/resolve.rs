@@ -8,7 +8,10 @@ use super::{
     draft::{Draft, HostDraft, RouteDraft, TargetDraft},
     log_format,
     report::{Reports, Severity},
-    spec::{self, AccessLog, Host, LogLevels, Reverse, ReverseTarget, Route, Target},
+    spec::{
+        self, AccessLog, Host, LogLevels, ReadTimeout, RequestLimits, Reverse, ReverseTarget,
+        Route, Target,
+    },
 };
 
 mod listeners;
@@ -121,7 +124,12 @@ fn host(draft: &mut Draft<'_>, index: usize, names: &Names, file: &Path) -> Host
         header_timeout: own
             .header_timeout
             .or(main.header_timeout)
-            .unwrap_or(Duration::from_secs(20)),
+            .unwrap_or(HEADER_TIMEOUT),
+        body_timeout: own
+            .body_timeout
+            .or(main.body_timeout)
+            .unwrap_or(BODY_TIMEOUT),
+        request_limits: request_limits(main, own),
         tls: None,
         access_logs: access_logs(reports, main, own),
         error_log: own.error_log.clone(),
@@ -136,6 +144,28 @@ fn host(draft: &mut Draft<'_>, index: usize, names: &Names, file: &Path) -> Host
             },
         },
         at,
+    }
+}
+
+/// mod_reqtimeout's defaults.
+const HEADER_TIMEOUT: ReadTimeout = ReadTimeout {
+    initial: Duration::from_secs(20),
+    max: Some(Duration::from_secs(40)),
+    min_rate: 500,
+};
+const BODY_TIMEOUT: ReadTimeout = ReadTimeout {
+    initial: Duration::from_secs(20),
+    max: None,
+    min_rate: 500,
+};
+
+fn request_limits(main: &HostDraft, own: &HostDraft) -> RequestLimits {
+    let default = RequestLimits::default();
+    let pick = |of: fn(&HostDraft) -> Option<u32>, default| of(own).or(of(main)).unwrap_or(default);
+    RequestLimits {
+        line: pick(|host| host.limit_request_line, default.line),
+        fields: pick(|host| host.limit_request_fields, default.fields),
+        field_size: pick(|host| host.limit_request_field_size, default.field_size),
     }
 }
 

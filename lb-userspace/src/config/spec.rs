@@ -32,12 +32,6 @@ pub struct Spec {
     pub error_log_format: ErrorLogFormat,
     /// `LogLevel` of the main server.
     pub log_level: LogLevel,
-    /// `LimitRequestFields`, 0: hyper's own bound. Default 100.
-    pub limit_request_fields: u32,
-    /// `LimitRequestFieldSize` bytes, name and value. Default 8190.
-    pub limit_request_field_size: u32,
-    /// `LimitRequestLine` bytes. Default 8190.
-    pub limit_request_line: u32,
     /// `ListenBacklog`. Default 511.
     pub listen_backlog: u32,
     /// `GracefulShutdownTimeout`; zero: wait for ever.
@@ -103,8 +97,12 @@ pub struct Host {
     pub keep_alive_timeout: Duration,
     /// `MaxKeepAliveRequests`; 0: no limit. Default 100.
     pub max_keep_alive_requests: u32,
-    /// `RequestReadTimeout header=`: the whole head must be there after this long. Default 20 s.
-    pub header_timeout: Duration,
+    /// `RequestReadTimeout header=`: for a whole head. Default `20-40,MinRate=500`.
+    pub header_timeout: ReadTimeout,
+    /// `RequestReadTimeout body=`: for a whole body. Default `20,MinRate=500`.
+    pub body_timeout: ReadTimeout,
+    /// `LimitRequestLine`, `-Fields` and `-FieldSize` for connections whose first virtual host this is.
+    pub request_limits: RequestLimits,
     /// `SSLEngine on`; `None`: cleartext.
     pub tls: Option<Tls>,
     /// `CustomLog`, in order.
@@ -117,6 +115,66 @@ pub struct Host {
     pub log_levels: LogLevels,
     /// Where it begins.
     pub at: Place,
+}
+
+/// How long a client may take to send something (mod_reqtimeout).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadTimeout {
+    /// To begin with; zero: no limit but `Timeout`.
+    pub initial: Duration,
+    /// However much comes; `None`: no limit.
+    pub max: Option<Duration>,
+    /// Bytes that are good for one second more; 0: none are.
+    pub min_rate: u32,
+}
+
+impl ReadTimeout {
+    /// So long, whatever comes.
+    pub const fn fixed(time: Duration) -> Self {
+        Self {
+            initial: time,
+            max: None,
+            min_rate: 0,
+        }
+    }
+
+    /// The upper end; zero: no limit.
+    pub fn longest(&self) -> Duration {
+        self.max.unwrap_or(self.initial)
+    }
+
+    /// Time that there is in all once `bytes` came. `None`: no limit.
+    pub fn allowed(&self, bytes: u64) -> Option<Duration> {
+        if self.initial.is_zero() {
+            return None;
+        }
+        let micros = bytes
+            .saturating_mul(1_000_000)
+            .checked_div(u64::from(self.min_rate));
+        let time = (self.initial).saturating_add(Duration::from_micros(micros.unwrap_or(0)));
+        Some(self.max.map_or(time, |max| time.min(max)))
+    }
+}
+
+/// Limits on a request's head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestLimits {
+    /// `LimitRequestLine`, bytes. Default 8190.
+    pub line: u32,
+    /// `LimitRequestFields`; 0: hyper's own bound. Default 100.
+    pub fields: u32,
+    /// `LimitRequestFieldSize`, bytes, name and value. Default 8190.
+    pub field_size: u32,
+}
+
+impl Default for RequestLimits {
+    fn default() -> Self {
+        Self {
+            line: 8190,
+            fields: 100,
+            field_size: 8190,
+        }
+    }
 }
 
 /// TLS to the clients of a host. Paths only: what is in the files is never part of it.

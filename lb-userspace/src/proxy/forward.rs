@@ -161,6 +161,7 @@ async fn respond(
     );
     let host = exchange.host_spec();
     client.head_timeout.set(host.header_timeout);
+    client.body_timeout.set(host.body_timeout);
     client.idle_timeout.set(host.keep_alive_timeout);
     client.io_timeout.set(host.timeout);
 

@@ -33,14 +33,14 @@ pub(crate) struct Plan {
     pub(crate) hosts: Vec<Host>,
     /// Parallel to `spec.balancers`.
     pub(crate) balancers: Vec<Balancing>,
-    /// Limits on request heads.
-    pub(crate) limits: gate::Limits,
     /// Access logs, one for each file.
     pub(crate) sinks: Vec<Sink>,
 }
 
 /// What is worked out for a virtual host.
 pub(crate) struct Host {
+    /// Limits on request heads, for connections whose first virtual host this is.
+    pub(crate) limits: gate::Limits,
     /// `ProxyPassReverse`.
     pub(crate) reverses: Vec<reverse::Rule>,
     /// X-Forwarded-Server.
@@ -275,7 +275,16 @@ impl Plan {
                         })
                     })
                     .collect::<Result<_, PlanError>>()?;
+                let limits = &host.request_limits;
                 Ok(Host {
+                    limits: gate::Limits {
+                        line: limits.line as usize,
+                        fields: match limits.fields {
+                            0 => UNLIMITED_FIELDS,
+                            limit => limit as usize,
+                        },
+                        field: limits.field_size as usize,
+                    },
                     reverses: reverse::Rule::all(&host.reverses, &spec.balancers),
                     forwarded_server: value(name.clone())?,
                     name,
@@ -289,14 +298,6 @@ impl Plan {
             number: generation.number,
             hosts,
             balancers,
-            limits: gate::Limits {
-                line: spec.limit_request_line as usize,
-                fields: match spec.limit_request_fields {
-                    0 => UNLIMITED_FIELDS,
-                    limit => limit as usize,
-                },
-                field: spec.limit_request_field_size as usize,
-            },
             sinks,
             spec,
         })

@@ -355,11 +355,13 @@ impl Shard {
         let host = &plan.spec.hosts[candidates[0]];
         let timeouts = Timeouts {
             head: host.header_timeout,
+            body: host.body_timeout,
             idle: host.keep_alive_timeout,
             io: host.timeout,
         };
-        let fields = plan.limits.fields;
-        let limits = plan.limits;
+        // Before a name is known those of the address's first host count, as in httpd.
+        let limits = plan.hosts[candidates[0]].limits;
+        let fields = limits.fields;
         // Counted here: the task's first turn comes after further accepts.
         let counted = Counted::new(self);
         let shard = Rc::clone(self);

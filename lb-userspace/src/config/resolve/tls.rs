@@ -13,7 +13,7 @@ use crate::config::{
 pub(super) fn resolve(draft: &mut Draft<'_>, listeners: &[Listener], hosts: &mut [Host]) {
     for (index, host) in hosts.iter_mut().enumerate() {
         if is_on(draft, listeners, index) {
-            host.tls = settings(draft, index, host.header_timeout);
+            host.tls = settings(draft, index, host.header_timeout.longest());
         }
     }
     warn_mixed(draft, hosts);

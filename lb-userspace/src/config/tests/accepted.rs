@@ -1,7 +1,9 @@
 //! What is accepted, and the Spec it makes.
 
 use super::*;
-use crate::config::spec::{ErrorLogFormat, HostAddress, LogLevel, LogProgram, LogTarget, Per};
+use crate::config::spec::{
+    ErrorLogFormat, HostAddress, LogLevel, LogProgram, LogTarget, Per, ReadTimeout, RequestLimits,
+};
 
 #[test]
 fn settings_are_inherited_and_overridden() {
@@ -32,8 +34,15 @@ fn settings_are_inherited_and_overridden() {
         (0, 100)
     );
     assert_eq!(
-        (main.header_timeout, two.header_timeout),
-        (Duration::from_secs(20), Duration::from_secs(30))
+        (main.header_timeout.longest(), two.header_timeout),
+        (
+            Duration::from_secs(40),
+            ReadTimeout {
+                initial: Duration::from_secs(10),
+                max: Some(Duration::from_secs(30)),
+                min_rate: 1
+            }
+        )
     );
     assert_eq!(
         (main.server_name.as_deref(), main.server_port),
@@ -60,12 +69,12 @@ fn defaults_are_httpds() {
         (Duration::from_mins(1), true, Duration::from_secs(5))
     );
     assert_eq!(
-        (
-            spec.limit_request_line,
-            spec.limit_request_fields,
-            spec.limit_request_field_size
-        ),
-        (8190, 100, 8190)
+        host.request_limits,
+        RequestLimits {
+            line: 8190,
+            fields: 100,
+            field_size: 8190
+        }
     );
     assert_eq!(
         (spec.listen_backlog, spec.graceful_shutdown_timeout),

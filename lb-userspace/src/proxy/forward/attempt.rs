@@ -55,7 +55,7 @@ pub(super) async fn attempt(
     let mut replayed = false;
     loop {
         let address = elector.cell(index).address();
-        let upstream = pool::acquire(&exchange.shard, member, address, !safe, connect_timeout)
+        let upstream = pool::acquire(&exchange.shard, member, address, connect_timeout)
             .await
             .map_err(|error| unreached(exchange, balancer, index, &error))?;
         elector.connected(index);

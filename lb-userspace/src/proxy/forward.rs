@@ -310,7 +310,9 @@ async fn forward(
                 StatusCode::BAD_REQUEST,
                 "Max-Forwards has reached zero - proxy loop?",
             );
-            return Err(Attempt::Failed(failure.because(Reason::Loop)));
+            let refused = Attempt::Failed(failure.because(Reason::Loop));
+            say_proxy_error(exchange, &refused, parts.uri.path());
+            return Err(refused);
         }
     }
     let balancing = &plan.balancers[balancer];
@@ -327,6 +329,8 @@ async fn forward(
     add_fields(exchange, &mut parts, asked);
     let mut outgoing = Outgoing::new(exchange, parts, body).await?;
 
+    // Members differ in what they put before it.
+    let asked_for = outgoing.parts.uri.clone();
     let mut attempts = Attempts::default();
     loop {
         let elected = elect(exchange, balancer, session.as_ref())
@@ -340,7 +344,7 @@ async fn forward(
                 Attempt::Failed(Failure::plain(StatusCode::SERVICE_UNAVAILABLE).because(reason))
             })?;
         let member = &balancing.members[elected.member];
-        let target = target(member, path.as_deref(), &outgoing.parts.uri)?;
+        let target = target(member, path.as_deref(), &asked_for)?;
         exchange.engage(
             balancer,
             elected.member,
@@ -352,11 +356,28 @@ async fn forward(
         let failure = match attempt(exchange, &mut outgoing, balancer, elected.member).await {
             Ok(answered) => return Ok(answered),
             Err(Attempt::Unreached(failure)) => failure,
-            Err(other) => return Err(other),
+            Err(other) => {
+                say_proxy_error(exchange, &other, asked_for.path());
+                return Err(other);
+            }
         };
         if !elector.try_another(&mut attempts, elected.member, Outcome::Unreached) {
             return Err(Attempt::Unreached(failure));
         }
+    }
+}
+
+/// httpd's line for an answer of the proxy's own that names its cause.
+fn say_proxy_error(exchange: &Exchange, end: &Attempt, path: &str) {
+    if let Attempt::Failed(failure) = end
+        && let Detail::Proxy(cause) = failure.detail
+    {
+        let by_status = Reason::of_status(failure.status.as_u16());
+        error!(
+            target: LOG,
+            reason = failure.reason.unwrap_or(by_status).name(),
+            "[client {}] AH00898: {cause} returned by {path}", exchange.client.peer
+        );
     }
 }
 

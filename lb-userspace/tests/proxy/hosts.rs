@@ -2,7 +2,9 @@
 
 use sluice::config::spec::{HostAddress, LogCondition, LogTarget, ReverseTarget, Route, Target};
 
-use crate::support::{Lab, Member, access_log, eventually, host, named_host, respond, reverse};
+use crate::support::{
+    Lab, Member, access_log, dead_address, eventually, host, named_host, respond, reverse,
+};
 
 #[test]
 fn name_selects_the_virtual_host_and_absolute_targets_win() {
@@ -106,6 +108,19 @@ fn paths_reach_the_member_as_httpd_sends_them() {
     ] {
         assert_eq!(lab.get(path, "").status, status, "{path}");
     }
+}
+
+#[test]
+fn second_member_gets_its_own_path_and_not_the_first_ones() {
+    let b = Member::named("b");
+    let mut lab = Lab::new(1);
+    lab.add_balancer("x", &[dead_address(), b.address]);
+    lab.spec.balancers[0].members[0].path = "/one".to_owned();
+    lab.spec.balancers[0].members[1].path = "/two".to_owned();
+    lab.route("/", 0, "/");
+    lab.apply();
+    assert_eq!(lab.get("/p?q", "").status, 200);
+    assert_eq!(b.last().path(), "/two/p?q");
 }
 
 #[test]

@@ -139,12 +139,6 @@ pub(super) async fn attempt(
                 Attempt::Abort
             }
             NoResponse::Replay | NoResponse::BadGateway => {
-                error!(
-                    target: LOG,
-                    reason = reason.name(),
-                    "[client {}] AH00898: Error reading from remote server returned by {}",
-                    exchange.client.peer, outgoing.parts.uri.path()
-                );
                 let failure =
                     Failure::proxy(StatusCode::BAD_GATEWAY, "Error reading from remote server");
                 Attempt::Failed(failure.because(reason))
@@ -180,7 +174,7 @@ fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &Connect
         error!(
             target: LOG,
             reason = reason.name(),
-            "[client {peer}] AH00941: failed to acquire connection for ({}): {error}", spec.url
+            "[client {peer}] AH00941: http: failed to acquire connection for ({}:{}): {error}", spec.host, spec.port
         );
         elector.put_in_error(index, Cause::Forward, monotonic_ns());
     } else {

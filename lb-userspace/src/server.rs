@@ -28,6 +28,7 @@ mod scrape;
 mod signals;
 mod socket;
 mod succession;
+mod usage;
 
 pub use child::SUBCOMMAND;
 

@@ -240,7 +240,7 @@ pub(crate) async fn acquire(
             }
             return connected;
         }
-        waiting.get_or_insert_with(|| (member.places.wait(), LocalWait::new(&shard.pools)));
+        waiting.get_or_insert_with(|| (member.places.wait(), LocalWait::new(shard)));
         let deadline = deadline.get_or_insert_with(|| {
             let alarm = shard.wheel.alarm();
             if let Some(acquire) = member.spec.acquire {
@@ -261,18 +261,21 @@ pub(crate) async fn acquire(
 }
 
 /// One more request of this shard waits; one less when it is dropped.
-struct LocalWait<'a>(&'a Pools);
+struct LocalWait<'a>(&'a Shard);
 
 impl<'a> LocalWait<'a> {
-    fn new(pools: &'a Pools) -> Self {
-        pools.waiting.set(pools.waiting.get() + 1);
-        Self(pools)
+    fn new(shard: &'a Shard) -> Self {
+        shard.pools.waiting.set(shard.pools.waiting.get() + 1);
+        shard.tally.up(Number::Waiting);
+        Self(shard)
     }
 }
 
 impl Drop for LocalWait<'_> {
     fn drop(&mut self) {
-        self.0.waiting.set(self.0.waiting.get() - 1);
+        self.0.tally.down(Number::Waiting);
+        let pools = &self.0.pools;
+        pools.waiting.set(pools.waiting.get() - 1);
     }
 }
 

@@ -263,6 +263,11 @@ impl Shard {
         self.flush_logs();
         let idle = u64::try_from(self.pools.idle()).unwrap_or(u64::MAX);
         self.tally.set(Number::Idle, idle);
+        // Whoever comes first counts those of the whole process.
+        let lost = crate::telemetry::sink::take_lost();
+        if lost > 0 {
+            self.tally.count(Number::LinesLost, lost);
+        }
         let Some(current) = self.current() else {
             return;
         };

@@ -9,6 +9,7 @@ use std::{
     fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    process::{Command, Stdio},
     thread,
     time::Duration,
 };
@@ -434,4 +435,46 @@ fn each_side_that_stops_is_told_apart() {
         .iter()
         .sum();
     assert_eq!(all, 5.0);
+}
+
+#[test]
+fn promtool_finds_nothing_wrong_with_the_page() {
+    let a = Member::start("a");
+    let scene = Scene::start(&a, "");
+    assert_eq!(scene.get("/app/"), 200);
+    let answer = ask(scene.metrics, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").expect("a page");
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool (Debian: prometheus)");
+    let mut input = promtool.stdin.take().expect("its input");
+    input.write_all(body.as_bytes()).expect("taken");
+    drop(input);
+    let output = promtool.wait_with_output().expect("its end");
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{}{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn processes_show_what_they_take() {
+    let a = Member::start("a");
+    let scene = Scene::start(&a, "");
+    let before = scene.page();
+    for process in ["control", "proxy"] {
+        let value =
+            |name: &str| before.value(&format!("sluice_process_{name}{{process=\"{process}\"}}"));
+        assert!(value("resident_memory_bytes") > 1e6);
+        assert!(value("open_fds") > 3.0);
+        assert!(value("cpu_seconds_total") >= 0.0);
+    }
+    assert_eq!(before.value("sluice_pool_waiting"), 0.0);
+    assert_eq!(before.value("sluice_log_lines_lost_total"), 0.0);
 }

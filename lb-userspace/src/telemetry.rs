@@ -10,4 +10,7 @@ pub mod sink;
 pub mod syslog;
 mod writer;
 
+mod fuzz;
+
+pub use fuzz::fuzz_formats;
 pub(crate) use writer::settle;

@@ -128,6 +128,10 @@ pub(crate) struct HostDraft {
     pub logs: Vec<LogDraft>,
     /// `GlobalLog`; of the main server only.
     pub global_logs: Vec<LogDraft>,
+    /// `ProxyHCExpr`
+    pub health_exprs: Vec<(String, crate::expr::Expr)>,
+    /// `ProxyHCTemplate`
+    pub health_templates: Vec<(String, spec::Health)>,
     /// `ErrorLog`
     pub error_log: Option<spec::LogTarget>,
     /// `ErrorLogFormat`

@@ -73,20 +73,17 @@ impl Sink {
 fn write_pipe(pipe: BorrowedFd<'_>, mut lines: &[u8]) -> io::Result<()> {
     while !lines.is_empty() {
         let ahead = &lines[..lines.len().min(PIPE_BUF)];
-        let written = match memchr::memrchr(b'\n', ahead) {
-            Some(end) => {
-                let (whole, rest) = lines.split_at(end + 1);
-                rustix::io::write(pipe, whole).map(|_| rest)
-            }
+        let written = if let Some(end) = memchr::memrchr(b'\n', ahead) {
+            let (whole, rest) = lines.split_at(end + 1);
+            rustix::io::write(pipe, whole).map(|_| rest)
+        } else {
             // One line, longer than may be written at once.
-            None => {
-                let mut cut = ahead.to_vec();
-                if let Some(last) = cut.last_mut() {
-                    *last = b'\n';
-                }
-                let end = memchr::memchr(b'\n', lines).map_or(lines.len(), |end| end + 1);
-                rustix::io::write(pipe, &cut).map(|_| &lines[end..])
+            let mut cut = ahead.to_vec();
+            if let Some(last) = cut.last_mut() {
+                *last = b'\n';
             }
+            let end = memchr::memchr(b'\n', lines).map_or(lines.len(), |end| end + 1);
+            rustix::io::write(pipe, &cut).map(|_| &lines[end..])
         };
         match written {
             Ok(rest) => lines = rest,

@@ -57,15 +57,11 @@ pub(crate) fn hand_over(sink: &Sink, lines: Vec<u8>) {
         drop(sink.write(&lines));
         return;
     };
-    match writer.try_send(Job::Lines(sink.clone(), lines)) {
-        Ok(()) => {}
-        Err(
-            TrySendError::Full(Job::Lines(_, lines))
-            | TrySendError::Disconnected(Job::Lines(_, lines)),
-        ) => {
-            sink::lose(&lines);
-        }
-        Err(_) => {}
+    let sent = writer.try_send(Job::Lines(sink.clone(), lines));
+    if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = sent
+        && let Job::Lines(_, lines) = job
+    {
+        sink::lose(&lines);
     }
 }
 

@@ -63,11 +63,8 @@ fn program_gets_every_line_across_reload_and_death() {
     // A log that the configuration has no more is let go, and its program ends.
     let second: u32 = lines(&pids)[1].parse().expect("a pid");
     let text = fs::read_to_string(sluice.file()).expect("configuration");
-    let text: String = text
-        .lines()
-        .filter(|line| !line.starts_with("ErrorLog"))
-        .map(|line| format!("{line}\n"))
-        .collect();
+    let kept = text.lines().filter(|line| !line.starts_with("ErrorLog"));
+    let text = kept.collect::<Vec<_>>().join("\n");
     sluice.write(&text);
     sluice.ok(&["reload"]);
     wait_until("it ends", || !is_alive(second));

@@ -193,19 +193,16 @@ fn log_level(call: &mut Call<'_, '_>) -> Result<(), Fault> {
             }
         };
         let host = call.host();
-        match module {
-            Some(module) => {
-                let module = module_name(module);
-                host.log_modules.retain(|(known, _)| *known != module);
-                host.log_modules.push((module, level));
-            }
+        if let Some(module) = module {
+            let module = module_name(module);
+            host.log_modules.retain(|(known, _)| *known != module);
+            host.log_modules.push((module, level));
+        } else {
             // As in httpd: it takes back what was said of single modules.
-            None => {
-                host.log_modules.clear();
-                host.log_level = Some(level);
-                if call.scope.host == 0 {
-                    call.draft.spec.log_level = level;
-                }
+            host.log_modules.clear();
+            host.log_level = Some(level);
+            if call.scope.host == 0 {
+                call.draft.spec.log_level = level;
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, sync::atomic::Ordering::Relaxed, task::Poll, time::Duration};
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, client::conn::TrySendError};
 use tracing::error;
 
@@ -297,12 +297,27 @@ fn accept_response(
         error!(
             target: LOG,
             reason = Reason::BadResponse.name(),
-            "[client {}] AH10124: unexpected upgrade by {}",
+            "[client {}] unexpected upgrade by {}",
             exchange.client.peer, member.spec.url
         );
         return Err(Attempt::Failed(Failure::proxy(
             StatusCode::BAD_GATEWAY,
             "Unexpected Upgrade",
+        )));
+    }
+    let spec = &exchange.current.plan.balancers[balancer].members[index].spec;
+    let limit = spec.response_field_size as usize;
+    let length = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + 2 + value.len();
+    if response.headers().iter().any(|field| length(field) > limit) {
+        error!(
+            target: LOG,
+            reason = Reason::BadResponse.name(),
+            "[client {}] AH10124: header size is over the limit allowed by ResponseFieldSize ({limit} bytes), from {}",
+            exchange.client.peer, spec.url
+        );
+        return Err(Attempt::Failed(Failure::proxy(
+            StatusCode::BAD_GATEWAY,
+            "Error reading from remote server",
         )));
     }
     match fields::check_framing(response.headers_mut()) {

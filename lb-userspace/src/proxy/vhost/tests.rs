@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::spec::{Place, ReadTimeout};
+use crate::config::spec::{LogLevels, Place, ReadTimeout, RequestLimits};
 
 fn host(addresses: &[&str], name: Option<&str>, aliases: &[&str]) -> Host {
     Host {
@@ -32,11 +32,11 @@ fn host(addresses: &[&str], name: Option<&str>, aliases: &[&str]) -> Host {
         max_keep_alive_requests: 100,
         header_timeout: ReadTimeout::fixed(Duration::from_secs(20)),
         body_timeout: ReadTimeout::fixed(Duration::from_secs(20)),
-        request_limits: Default::default(),
+        request_limits: RequestLimits::default(),
         access_logs: Vec::new(),
         error_log: None,
         error_log_format: None,
-        log_levels: Default::default(),
+        log_levels: LogLevels::default(),
         at: Place::default(),
     }
 }

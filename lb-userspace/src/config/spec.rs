@@ -7,6 +7,14 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+mod client;
+mod log;
+
+pub use client::{ReadTimeout, RequestLimits};
+pub use log::{
+    AccessLog, ErrorLogFormat, LogCondition, LogLevel, LogLevels, LogProgram, LogTarget,
+};
+
 use crate::expr::Expr;
 
 /// A whole configuration.
@@ -117,66 +125,6 @@ pub struct Host {
     pub log_levels: LogLevels,
     /// Where it begins.
     pub at: Place,
-}
-
-/// How long a client may take to send something (mod_reqtimeout).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReadTimeout {
-    /// To begin with; zero: no limit but `Timeout`.
-    pub initial: Duration,
-    /// However much comes; `None`: no limit.
-    pub max: Option<Duration>,
-    /// Bytes that are good for one second more; 0: none are.
-    pub min_rate: u32,
-}
-
-impl ReadTimeout {
-    /// So long, whatever comes.
-    pub const fn fixed(time: Duration) -> Self {
-        Self {
-            initial: time,
-            max: None,
-            min_rate: 0,
-        }
-    }
-
-    /// The upper end; zero: no limit.
-    pub fn longest(&self) -> Duration {
-        self.max.unwrap_or(self.initial)
-    }
-
-    /// Time that there is in all once `bytes` came. `None`: no limit.
-    pub fn allowed(&self, bytes: u64) -> Option<Duration> {
-        if self.initial.is_zero() {
-            return None;
-        }
-        let micros = bytes
-            .saturating_mul(1_000_000)
-            .checked_div(u64::from(self.min_rate));
-        let time = (self.initial).saturating_add(Duration::from_micros(micros.unwrap_or(0)));
-        Some(self.max.map_or(time, |max| time.min(max)))
-    }
-}
-
-/// Limits on a request's head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RequestLimits {
-    /// `LimitRequestLine`, bytes. Default 8190.
-    pub line: u32,
-    /// `LimitRequestFields`; 0: hyper's own bound. Default 100.
-    pub fields: u32,
-    /// `LimitRequestFieldSize`, bytes, name and value. Default 8190.
-    pub field_size: u32,
-}
-
-impl Default for RequestLimits {
-    fn default() -> Self {
-        Self {
-            line: 8190,
-            fields: 100,
-            field_size: 8190,
-        }
-    }
 }
 
 /// TLS to the clients of a host. Paths only: what is in the files is never part of it.
@@ -459,93 +407,6 @@ pub enum Check {
 pub enum Scheme {
     /// Cleartext HTTP/1.1.
     Http,
-}
-
-/// Where an `ErrorLog` or a `CustomLog` goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum LogTarget {
-    /// Standard error.
-    #[default]
-    Stderr,
-    /// A file, made absolute.
-    File(PathBuf),
-    /// A program that reads lines on its standard input.
-    Program(LogProgram),
-    /// The system log; of error logs alone.
-    Syslog {
-        /// 0 to 23 (syslog(3)). Default 23, `local7`.
-        facility: u8,
-        /// What lines are tagged with.
-        tag: String,
-    },
-}
-
-/// A program that reads a log.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct LogProgram {
-    /// Words of the command, at least one; of a shell's command one.
-    pub words: Vec<String>,
-    /// `|$`: the one word is for `/bin/sh -c`.
-    pub shell: bool,
-}
-
-/// `ErrorLogFormat`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ErrorLogFormat {
-    /// httpd's default.
-    #[default]
-    Default,
-    /// `json`: an object a line.
-    Json,
-    /// A format string, checked.
-    Format(String),
-}
-
-/// One `CustomLog`: a `LogFormat` string already looked up by its nickname.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AccessLog {
-    /// Where lines go.
-    pub target: LogTarget,
-    /// Format string, checked.
-    pub format: String,
-    /// `env=`: which requests have a line.
-    pub condition: Option<LogCondition>,
-}
-
-/// `env=` of a `CustomLog`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogCondition {
-    /// The variable.
-    pub variable: String,
-    /// `true`: requests that have it; `false` (`env=!NAME`): those that have not.
-    pub present: bool,
-}
-
-/// `LogLevel` of a host.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogLevels {
-    /// For every module.
-    pub level: LogLevel,
-    /// For modules by name, as in the error log's lines.
-    pub modules: Vec<(String, LogLevel)>,
-}
-
-/// `LogLevel`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum LogLevel {
-    /// An operator must act: `emerg`, `alert`, `crit`, `error`.
-    Error,
-    /// `warn`.
-    #[default]
-    Warn,
-    /// `notice`.
-    Notice,
-    /// `info`.
-    Info,
-    /// `debug`.
-    Debug,
-    /// `trace1` to `trace8`.
-    Trace,
 }
 
 /// Our own directives (DESIGN section 7).

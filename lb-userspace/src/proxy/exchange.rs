@@ -10,24 +10,28 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, StatusCode, Uri, Version};
 use lb_common::member::MemberId;
 
 use super::{
     body::{BodyError, Progress},
     client::Client,
-    path,
     plan::{Balancing, Host, HostLog},
     pool::{Link, Upstream},
     reason::Reason,
     shard::{Current, Shard},
 };
+mod finished;
+
+use finished::Facts;
+pub(crate) use finished::Finished;
+
 use crate::{
     balancer::{failover::Cause, sticky::Session},
     config::spec,
     dataplane::table::monotonic_ns,
     telemetry::{
-        access::{self, Connection, Entry},
+        access::{self, Connection},
         counters::Latency,
         error_log,
     },
@@ -104,19 +108,6 @@ impl Drop for Busy {
     }
 }
 
-/// What only a log needs to know.
-struct Facts {
-    begun: SystemTime,
-    method: Method,
-    target: Uri,
-    version: Version,
-    host_name: String,
-    port: Option<u16>,
-    refused: bool,
-    request: Vec<Vec<Option<HeaderValue>>>,
-    response: Vec<Vec<Option<HeaderValue>>>,
-}
-
 /// A request's head as far as a log needs it.
 pub(crate) struct Head<'a> {
     pub(crate) method: &'a Method,
@@ -153,6 +144,8 @@ impl Exchange {
                     .map(|log| access::take_values(log.format.request_fields(), head.fields))
                     .collect(),
                 response: Vec::new(),
+                fields: (logs.iter().any(HostLog::wants_fields))
+                    .then(|| [head.fields.clone(), HeaderMap::new()]),
             })
         });
         let log = error_log::Request {
@@ -267,6 +260,9 @@ impl Exchange {
                 .iter()
                 .map(|log| access::take_values(log.format.response_fields(), fields))
                 .collect();
+            if let Some([_, response]) = &mut facts.fields {
+                response.clone_from(fields);
+            }
         }
     }
 
@@ -486,99 +482,5 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.end(false);
-    }
-}
-
-/// A request that is over and waits for its log line until its last bytes were written.
-pub(crate) struct Finished {
-    facts: Box<Facts>,
-    current: Rc<Current>,
-    host: usize,
-    took: std::time::Duration,
-    status: u16,
-    body_bytes: u64,
-    received: u64,
-    keepalives: u32,
-    connection: Connection,
-    log_id: u64,
-    connection_log_id: u64,
-    handler: &'static str,
-    environment: Vec<(&'static str, String)>,
-    filename: String,
-}
-
-impl Finished {
-    /// Writes the line to every log of the host. `sent`: bytes that went to the client.
-    pub(crate) fn log(&self, client: &Client, sent: u64) {
-        let facts = &self.facts;
-        let host = &self.current.plan.hosts[self.host];
-        let protocol = match facts.version {
-            Version::HTTP_09 => "HTTP/0.9",
-            Version::HTTP_10 => "HTTP/1.0",
-            Version::HTTP_2 => "HTTP/2.0",
-            Version::HTTP_3 => "HTTP/3.0",
-            _ => "HTTP/1.1",
-        };
-        let line = if facts.refused {
-            String::new()
-        } else if facts.target.authority().is_some() {
-            format!("{} {} {protocol}", facts.method, facts.target)
-        } else {
-            // Joined by hand: the formatting machinery costs more than the rest of the line.
-            let target = facts.target.path_and_query();
-            let target = target.map_or("", |target| target.as_str());
-            [facts.method.as_str(), " ", target, " ", protocol].concat()
-        };
-        let decoded = path::decode(facts.target.path().as_bytes());
-        let spec_port = self.current.plan.spec.hosts[self.host].server_port;
-        for (at, log) in host.logs.iter().enumerate() {
-            if !log.takes(&self.environment) {
-                continue;
-            }
-            let entry = Entry {
-                remote: client.peer,
-                local: client.local,
-                begun: facts.begun,
-                took: self.took,
-                request_line: &line,
-                method: if facts.refused {
-                    ""
-                } else {
-                    facts.method.as_str()
-                },
-                path: match &decoded {
-                    _ if facts.refused => b"",
-                    Ok(path) => path,
-                    Err(_) => facts.target.path().as_bytes(),
-                },
-                query: facts.target.query(),
-                protocol,
-                // 499: the client went away before there was an answer.
-                status: if self.status == 0 { 499 } else { self.status },
-                body_bytes: self.body_bytes,
-                bytes_in: self.received,
-                bytes_out: sent,
-                filename: &self.filename,
-                server_name: &host.name,
-                host_name: if facts.host_name.is_empty() {
-                    &host.name
-                } else {
-                    &facts.host_name
-                },
-                port: facts.port.or(spec_port).unwrap_or(match client.tls {
-                    Some(_) => 443,
-                    None => 80,
-                }),
-                keepalives: self.keepalives,
-                connection: self.connection,
-                request_fields: &facts.request[at],
-                response_fields: facts.response.get(at).map_or(&[], Vec::as_slice),
-                log_id: self.log_id,
-                connection_log_id: self.connection_log_id,
-                handler: self.handler,
-                environment: &self.environment,
-            };
-            self.current.log(log.sink, &log.format, &entry);
-        }
     }
 }

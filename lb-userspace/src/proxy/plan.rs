@@ -20,6 +20,7 @@ use super::{
 use crate::{
     balancer::{Balancer, BuildError},
     config::spec::{self, LogTarget, Spec},
+    expr::{Facts, Table},
     telemetry::{access::Format, sink::Sink},
 };
 
@@ -71,12 +72,20 @@ impl HostLog {
         self.condition.is_some() || self.format.wants().environment
     }
 
-    /// Whether a request with these variables has a line.
-    pub(crate) fn takes(&self, environment: &[(&'static str, String)]) -> bool {
-        self.condition.as_ref().is_none_or(|condition| {
-            let mut names = environment.iter().map(|(name, _)| *name);
-            names.any(|name| name == condition.variable) == condition.present
-        })
+    /// Whether the choice of its lines may need any field.
+    pub(crate) fn wants_fields(&self) -> bool {
+        matches!(self.condition, Some(spec::LogCondition::Expr(_)))
+    }
+
+    /// Whether a request has a line.
+    pub(crate) fn takes(&self, facts: &dyn Facts) -> bool {
+        match &self.condition {
+            None => true,
+            Some(spec::LogCondition::Variable { name, present }) => {
+                facts.entry(Table::Environment, name.as_bytes()).is_some() == *present
+            }
+            Some(spec::LogCondition::Expr(expr)) => expr.holds(facts),
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use sluice::config::spec::{HostAddress, LogCondition, LogTarget, ReverseTarget, Route, Target};
 
+use sluice::expr::{Dialect, Expr};
+
 use crate::support::{
     Lab, Member, access_log, dead_address, eventually, host, named_host, respond, reverse,
 };
@@ -209,28 +211,42 @@ fn access_log_tells_requests_refusals_and_members() {
 }
 
 #[test]
-fn access_log_leaves_out_requests_without_the_variable() {
+fn access_log_has_the_requests_of_its_condition() {
     let a = Member::named("a");
     let directory = tempfile::tempdir().expect("directory");
     let mut lab = Lab::new(1);
     lab.add_balancer("x", &[a.address]);
     lab.route("/app", 0, "/");
+    let variable = |present| LogCondition::Variable {
+        name: "SLUICE_REASON".to_owned(),
+        present,
+    };
+    let holds = |text: &str| {
+        let condition = Expr::condition(text, Dialect::Request);
+        LogCondition::Expr(condition.expect("a condition"))
+    };
+    let conditions = [
+        None,
+        Some(variable(true)),
+        Some(variable(false)),
+        Some(holds("%{REQUEST_STATUS} -ge 400")),
+        Some(holds("req('X-A') == 'b' && resp('Content-Length') -eq 1")),
+        Some(holds(
+            "reqenv('BALANCER_WORKER_ROUTE') == 'n0' && %{HTTPS} == 'off'",
+        )),
+    ];
     let mut logs = Vec::new();
-    let paths =
-        [("all", None), ("failed", Some(true)), ("fine", Some(false))].map(|(name, present)| {
-            let path = directory.path().join(name);
-            let mut log = access_log(&path, "%s %R %{end:msec_frac}t%{tid}P");
-            log.condition = present.map(|present| LogCondition {
-                variable: "SLUICE_REASON".to_owned(),
-                present,
-            });
-            lab.spec.hosts[0].access_logs.push(log);
-            let file = std::fs::File::create(&path).expect("log");
-            logs.push((LogTarget::File(path.clone()), file));
-            path
-        });
+    let paths = conditions.map(|condition| {
+        let path = directory.path().join(logs.len().to_string());
+        let mut log = access_log(&path, "%s %R %{end:msec_frac}t%{tid}P");
+        log.condition = condition;
+        lab.spec.hosts[0].access_logs.push(log);
+        let file = std::fs::File::create(&path).expect("log");
+        logs.push((LogTarget::File(path.clone()), file));
+        path
+    });
     lab.apply_logging(logs);
-    assert_eq!(lab.get("/app", "").status, 200);
+    assert_eq!(lab.get("/app", "X-A: b\r\n").status, 200);
     assert_eq!(lab.get("/elsewhere", "").status, 404);
     let lines = |path: &std::path::Path| -> Vec<String> {
         let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -242,8 +258,17 @@ fn access_log_leaves_out_requests_without_the_variable() {
             })
             .collect()
     };
-    eventually("two lines", || lines(&paths[0]).len() == 2);
-    assert_eq!(lines(&paths[0]), ["200 proxy-server", "404 -"]);
-    eventually("a line", || lines(&paths[1]) == ["404 -"]);
-    eventually("a line", || lines(&paths[2]) == ["200 proxy-server"]);
+    let (fine, failed) = ("200 proxy-server", "404 -");
+    let expected: [&[&str]; 6] = [
+        &[fine, failed],
+        &[failed],
+        &[fine],
+        &[failed],
+        &[fine],
+        &[fine],
+    ];
+    eventually("both lines", || lines(&paths[0]).len() == 2);
+    for (path, expected) in paths.iter().zip(expected) {
+        eventually("its lines", || lines(path) == expected);
+    }
 }

@@ -3,10 +3,13 @@
 use std::path::PathBuf;
 
 use super::{Arity, Call, Contexts, Directive, Effect, Fault, row};
-use crate::config::{
-    draft::LogDraft,
-    error_format, log_format,
-    spec::{ErrorLogFormat, LogCondition, LogLevel, LogProgram, LogTarget},
+use crate::{
+    config::{
+        draft::LogDraft,
+        error_format, log_format,
+        spec::{ErrorLogFormat, LogCondition, LogLevel, LogProgram, LogTarget},
+    },
+    expr::{Dialect, Expr},
 };
 
 pub(super) const TABLE: &[Directive] = &[
@@ -22,9 +25,9 @@ pub(super) const TABLE: &[Directive] = &[
     row("LogFormat", Contexts::SERVER, Arity::OneOrTwo, "FORMAT [NICKNAME]",
         "a format for CustomLog; without a nickname the one of TransferLog", Effect::Apply(log_format_directive))
         .or("%h %l %u %t \"%r\" %>s %b"),
-    row("CustomLog", Contexts::SERVER, Arity::TwoOrThree, "FILE|\"|PROGRAM ARGUMENTS\" FORMAT|NICKNAME [env=[!]NAME]",
-        "where a line per request goes; with env= for requests that have, or have not, a variable of those that %{...}e writes", Effect::Apply(custom_log)),
-    row("GlobalLog", Contexts::MAIN, Arity::TwoOrThree, "FILE|\"|PROGRAM ARGUMENTS\" FORMAT|NICKNAME [env=[!]NAME]",
+    row("CustomLog", Contexts::SERVER, Arity::TwoOrThree, "FILE|\"|PROGRAM ARGUMENTS\" FORMAT|NICKNAME [env=[!]NAME|expr=CONDITION]",
+        "where a line per request goes; with env= for requests that have, or have not, a variable of those that %{...}e writes; with expr= for those of which httpd's expression holds", Effect::Apply(custom_log)),
+    row("GlobalLog", Contexts::MAIN, Arity::TwoOrThree, "FILE|\"|PROGRAM ARGUMENTS\" FORMAT|NICKNAME [env=[!]NAME|expr=CONDITION]",
         "as CustomLog, for the virtual hosts that have logs of their own too", Effect::Apply(global_log)),
     row("TransferLog", Contexts::SERVER, Arity::One, "FILE|\"|PROGRAM ARGUMENTS\"",
         "where a line per request goes, in the last LogFormat without nickname", Effect::Apply(transfer_log)),
@@ -273,13 +276,12 @@ fn log_draft(call: &mut Call<'_, '_>) -> Result<LogDraft, Fault> {
 
 fn condition(call: &mut Call<'_, '_>) -> Result<LogCondition, Fault> {
     let text = call.arg(2).to_owned();
+    if let Some(expression) = text.strip_prefix("expr=") {
+        return Expr::condition(expression, Dialect::Request)
+            .map(LogCondition::Expr)
+            .map_err(|error| Fault::new(format!("{}: {error}", call.row.name)).at(2));
+    }
     let Some(variable) = text.strip_prefix("env=") else {
-        if text.starts_with("expr=") {
-            let what = format!("{} with an expression", call.row.name);
-            return Err(super::not_yet(&what).at(2).help(
-                "write all lines and choose later, or tags for certain statuses: %400,503{...}i",
-            ));
-        }
         return Err(Fault::new("error in condition clause").at(2));
     };
     let (variable, present) = match variable.strip_prefix('!') {
@@ -298,8 +300,8 @@ fn condition(call: &mut Call<'_, '_>) -> Result<LogCondition, Fault> {
         };
         call.warn(Fault::new(message).at(2).help(all));
     }
-    Ok(LogCondition {
-        variable: variable.to_owned(),
+    Ok(LogCondition::Variable {
+        name: variable.to_owned(),
         present,
     })
 }

@@ -148,14 +148,11 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
         &[(2, "Ran off end of LogFormat parsing args to some directive")],
     ),
     (
-        "Listen 80\nCustomLog \"| \" \"%h\"\nCustomLog l \"%h\" expr=true\nCustomLog l %h x\n\
+        "Listen 80\nCustomLog \"| \" \"%h\"\nCustomLog l \"%h\" expr=%%\nCustomLog l %h x\n\
          CustomLog l %h env=!\nCustomLog l %Q",
         &[
             (2, "CustomLog: no program name"),
-            (
-                3,
-                "CustomLog with an expression is not supported by this version of sluice",
-            ),
+            (3, "CustomLog: syntax error, unexpected '%'"),
             (4, "error in condition clause"),
             (5, "missing environment variable name"),
             (6, "Unrecognized LogFormat directive %Q"),

@@ -7,7 +7,7 @@
 use std::{
     rc::Rc,
     sync::atomic::Ordering::Relaxed,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
@@ -234,14 +234,14 @@ impl Exchange {
 
     /// A member's response begins: its head is here.
     pub(crate) fn first_byte(&self) {
-        self.took(Latency::FirstByte);
+        self.took(Latency::FirstByte, self.begun.elapsed());
     }
 
-    fn took(&self, latency: Latency) {
+    fn took(&self, latency: Latency, time: Duration) {
         if let Some((balancing, _)) = self.engagement()
             && let Some(row) = balancing.row
         {
-            self.shard.tally.took(row, latency, self.begun.elapsed());
+            self.shard.tally.took(row, latency, time);
         }
     }
 
@@ -318,7 +318,8 @@ impl Exchange {
                 "[client {}] the client left before the end of the response", self.client.peer
             );
         }
-        self.count(complete);
+        let took = self.begun.elapsed();
+        self.count(complete, took);
         self.leave_log(before);
         let connection = if !complete {
             Connection::Aborted
@@ -336,7 +337,7 @@ impl Exchange {
             facts,
             current: Rc::clone(&self.current),
             host: self.host,
-            took: self.begun.elapsed(),
+            took,
             status: self.status,
             body_bytes: self.body_bytes,
             received: self.client.received(),
@@ -369,7 +370,7 @@ impl Exchange {
     }
 
     /// What the request cost and gave, into the member's slot.
-    fn count(&self, complete: bool) {
+    fn count(&self, complete: bool, took: Duration) {
         let tally = &self.shard.tally;
         tally.request(self.status);
         if let Some(reason) = self.reason {
@@ -383,7 +384,7 @@ impl Exchange {
         {
             progress.abandon();
         }
-        self.took(Latency::Total);
+        self.took(Latency::Total, took);
         tally.member_request(balancing.members[engaged.member].key.id, self.status);
         let balancer = &balancing.balancer;
         let cell = balancer.cell(engaged.member);

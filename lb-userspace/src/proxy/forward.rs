@@ -171,11 +171,16 @@ async fn respond(
             Refusal::Timeout => Reason::HeaderTimeout,
             _ => Reason::of_status(refusal.status()),
         };
-        warn!(
-            target: LOG,
-            reason = reason.name(),
-            "[client {}] request refused: {refusal}", client.peer
-        );
+        if reason == Reason::HeaderTimeout {
+            // Idle browsers do it all day: httpd's level.
+            info!(target: LOG, reason = reason.name(), "[client {}] {refusal}", client.peer);
+        } else {
+            warn!(
+                target: LOG,
+                reason = reason.name(),
+                "[client {}] request refused: {refusal}", client.peer
+            );
+        }
         Some(Failure {
             status,
             detail: match refusal {

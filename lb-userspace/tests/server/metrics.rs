@@ -398,7 +398,10 @@ fn error_logs_can_be_json() {
 #[test]
 fn each_side_that_stops_is_told_apart() {
     let a = Member::start("a");
-    let scene = Scene::start(&a, "RequestReadTimeout header=1\nTimeout 1\nProxyTimeout 1");
+    let scene = Scene::start(
+        &a,
+        "RequestReadTimeout header=1\nTimeout 1\nProxyTimeout 1\nLogLevel info",
+    );
     let exchange = |sent: &str, end: bool| {
         let mut stream = TcpStream::connect(("127.0.0.1", scene.sluice.port)).expect("connect");
         stream.set_read_timeout(Some(PATIENCE)).expect("timeout");

@@ -107,7 +107,7 @@ families! {
     LOAD_FAILED = "sluice_config_last_reload_failed", "gauge", "bool", "", false, "Whether the last reload was refused";
     RESIDENT = "sluice_process_resident_memory_bytes", "gauge", "bytes", "process", false, "Memory resident";
     DESCRIPTORS = "sluice_process_open_fds", "gauge", "descriptors", "process", false, "Descriptors open; absent where control may not see the proxy's (before Linux 6.2)";
-    CPU = "sluice_process_cpu_seconds_total", "counter", "seconds", "process", false, "Time in user and kernel mode";
+    CPU = "sluice_process_cpu_seconds_total", "counter", "seconds", "process", false, "Time in user and kernel mode; the proxy's begins anew with each process";
     LINES_LOST = "sluice_log_lines_lost_total", "counter", "lines", "", false, "Lines of access and error logs that were not written: disk full, program or system log not reading, queue full";
     ACCEPTED = "sluice_client_connections_accepted_total", "counter", "connections", "", false, "Client connections accepted";
     CLIENTS = "sluice_client_connections", "gauge", "connections", "", false, "Client connections open";

@@ -368,7 +368,7 @@ fn upload_slower_than_its_rate_is_a_408_whatever_its_size() {
     for here in [0, 40_000] {
         let mut client = lab.client();
         client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n");
-        client.send(&"x".repeat(here));
+        client.send("x".repeat(here));
         let limit = Duration::from_secs(20);
         let took = trickle(&mut client, &[b'y'; 20], limit);
         let allowed = Duration::from_millis(400 + here as u64 / 100);

@@ -26,6 +26,7 @@ use super::{
     wheel::Alarm,
 };
 
+pub(super) mod task;
 mod transport;
 mod wire;
 
@@ -61,6 +62,12 @@ pub(crate) struct Client {
     /// done, or the client's end, wait in the transport.
     held: Cell<bool>,
     reader: RefCell<Option<Waker>>,
+    /// Of the connection's task, which does not change.
+    task: OnceCell<Waker>,
+    /// The connection was silent for [`PARK_AFTER`] since the last request.
+    rested: Cell<bool>,
+    /// hyper may hold bytes of a response.
+    unflushed: Cell<bool>,
     /// The client has closed its side.
     ended: Cell<bool>,
     refusal: Cell<Option<Refusal>>,
@@ -149,6 +156,9 @@ impl Client {
             body_open: Cell::new(false),
             held: Cell::new(false),
             reader: RefCell::new(None),
+            task: OnceCell::new(),
+            rested: Cell::new(false),
+            unflushed: Cell::new(false),
             ended: Cell::new(false),
             refusal: Cell::new(None),
             requests: Cell::new(0),
@@ -190,6 +200,7 @@ impl Client {
             self.finished.borrow_mut().push(finished);
         }
         self.in_flight.set(false);
+        self.unflushed.set(true);
         let reader = self.reader.borrow();
         let Some(reader) = reader.as_ref() else {
             return;
@@ -199,9 +210,37 @@ impl Client {
         } else {
             // hyper does not read again before something comes in, so the wait for the next
             // request is begun here in its name.
-            self.read_alarm.set(self.idle_timeout.get());
+            self.await_request();
             let _ = self.read_alarm.poll(&mut Context::from_waker(reader));
         }
+    }
+
+    /// Sets the deadline between requests, or its first part.
+    fn await_request(&self) {
+        self.rested.set(false);
+        self.read_alarm.set(self.idle_timeout.get().min(PARK_AFTER));
+    }
+
+    /// The time that [`Self::await_request`] set is over: whether there is a second part of it.
+    fn rest(&self) -> bool {
+        let left = self.idle_timeout.get().saturating_sub(PARK_AFTER);
+        if self.rested.replace(true) || left.is_zero() {
+            return false;
+        }
+        self.read_alarm.set(left);
+        true
+    }
+
+    /// Whether nothing would be lost without hyper: the last response is with the kernel, nothing
+    /// of a next request came for a while.
+    fn may_rest(&self) -> bool {
+        self.rested.get()
+            && !self.in_flight.get()
+            && !self.unflushed.get()
+            && !self.body_open.get()
+            && !self.held.get()
+            && !self.ended.get()
+            && !self.write_alarm.is_set()
     }
 
     /// Log lines of responses that were flushed by now. Called by the connection's task after hyper
@@ -285,10 +324,16 @@ impl Client {
         }
     }
 
-    /// Shortens the wait for a first request.
-    pub(crate) fn hurry(&self, head: Duration) {
-        self.head_timeout.set(head);
-        self.read_alarm.set(head);
+    /// The process drains: shortens the wait for a first request to `fresh`, and lets the task see
+    /// what else there is to end.
+    pub(crate) fn drain(&self, fresh: Duration) {
+        if self.activity() == Activity::Fresh {
+            self.head_timeout.set(fresh);
+            self.read_alarm.set(fresh);
+        }
+        if let Some(task) = self.task.get() {
+            task.wake_by_ref();
+        }
     }
 
     /// Ends the connection so that the client gets the whole response even if it still sends: ours
@@ -355,6 +400,10 @@ impl Client {
         Poll::Ready(Ok(buffer.filled().len()))
     }
 }
+
+/// Silence after a response until the connection is put to rest: hyper goes, with its buffers. A
+/// client that asks again after that pays for a new one, some thousand instructions.
+const PARK_AFTER: Duration = Duration::from_secs(1);
 
 /// Longest time that a closed connection is read from.
 const LINGER: Duration = Duration::from_secs(2);

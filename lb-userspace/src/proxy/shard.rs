@@ -3,7 +3,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
     io,
     net::SocketAddr,
     rc::{Rc, Weak},
@@ -12,22 +11,18 @@ use std::{
         atomic::{AtomicUsize, Ordering::Relaxed},
         mpsc as acks,
     },
-    task::Poll,
     time::{Duration, Instant},
 };
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use slab::Slab;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
 };
-use tracing::{debug, error};
+use tracing::error;
 
 use super::{
-    client::{Activity, Client, ClientIo, Timeouts},
-    forward,
-    gate::MAX_HEAD,
+    client::{Client, Timeouts, task},
     plan::Plan,
     pool::Pools,
     tls::accept::{self, Opening},
@@ -76,8 +71,7 @@ pub(crate) struct Shard {
     current: RefCell<Option<Rc<Current>>>,
     /// Generations before the current one that still have requests.
     former: RefCell<Vec<Weak<Current>>>,
-    clients: RefCell<HashMap<u64, Weak<Client>>>,
-    next_client: Cell<u64>,
+    clients: RefCell<Slab<Weak<Client>>>,
     draining: Cell<bool>,
     drain: watch::Sender<()>,
 }
@@ -139,8 +133,7 @@ pub(crate) fn run(
         scratch: RefCell::new(vec![0; SCRATCH]),
         current: RefCell::new(None),
         former: RefCell::new(Vec::new()),
-        clients: RefCell::new(HashMap::new()),
-        next_client: Cell::new(0),
+        clients: RefCell::new(Slab::new()),
         draining: Cell::new(false),
         drain: watch::Sender::new(()),
     });
@@ -229,11 +222,9 @@ impl Shard {
                     self.drain.send_replace(());
                     accepting = None;
                     self.pools.clear();
-                    for client in self.clients.borrow().values() {
-                        if let Some(client) = client.upgrade()
-                            && client.activity() == Activity::Fresh
-                        {
-                            client.hurry(FRESH_GRACE);
+                    for (_, client) in self.clients.borrow().iter() {
+                        if let Some(client) = client.upgrade() {
+                            client.drain(FRESH_GRACE);
                         }
                     }
                 }
@@ -366,7 +357,7 @@ impl Shard {
         if plan.hosts[candidates[0]].tls.is_none() {
             let opening = Opening::Cleartext(stream);
             let client = Client::new(self, opening, peer, local, limits, timeouts);
-            tokio::task::spawn_local(connection(shard, client, fields, counted));
+            tokio::task::spawn_local(task::http1(shard, client, fields, counted));
             return;
         }
         tokio::task::spawn_local(async move {
@@ -377,78 +368,13 @@ impl Shard {
             };
             drop((current, candidates));
             let client = Client::new(&shard, opening, peer, local, limits, timeouts);
-            Box::pin(connection(shard, client, fields, counted)).await;
+            Box::pin(task::http1(shard, client, fields, counted)).await;
         });
     }
 }
 
-/// A client's connection, from accept to close.
-async fn connection(shard: Rc<Shard>, client: Rc<Client>, fields: usize, _counted: Counted) {
-    let registered = Registered::new(&shard, &client);
-    let mut drain = shard.drain.subscribe();
-    let service = service_fn(|request| {
-        let (shard, client) = (Rc::clone(&shard), Rc::clone(&client));
-        forward::answer(shard, client, request)
-    });
-    let mut http = http1::Builder::new();
-    // Half of it again, so that the gate refuses a head before hyper would.
-    http.max_buf_size(MAX_HEAD + MAX_HEAD / 2)
-        .half_close(false)
-        .pipeline_flush(false);
-    if fields != FIELDS_ON_STACK {
-        http.max_headers(fields);
-    }
-    let io = ClientIo::new(Rc::clone(&client), Rc::clone(&shard));
-    // Boxed: an idle connection's task must not be as large as its largest state.
-    let mut served = Box::pin(http.serve_connection(io, service));
-    let mut drain = Box::pin(async move {
-        // The sender lives in the shard, which this task keeps.
-        let _ = drain.changed().await;
-    });
-    let (mut armed, mut told) = (false, false);
-    let result = std::future::poll_fn(|cx| {
-        let polled = served.as_mut().poll(cx);
-        client.settle();
-        if polled.is_ready() || told {
-            return polled;
-        }
-        // Polled once: its waker is this task's, which does not change.
-        if !std::mem::replace(&mut armed, true) {
-            let _ = drain.as_mut().poll(cx);
-        }
-        if !shard.is_draining() {
-            return Poll::Pending;
-        }
-        told = true;
-        match client.activity() {
-            // Their request is answered first; its response closes.
-            Activity::Fresh | Activity::Beginning => {}
-            Activity::Busy | Activity::Idle => served.as_mut().graceful_shutdown(),
-        }
-        let polled = served.as_mut().poll(cx);
-        client.settle();
-        polled
-    })
-    .await;
-    drop(served);
-    client.settle();
-    match result {
-        Ok(()) => client.linger(&shard).await,
-        Err(error) => {
-            debug!(target: "sluice::proxy", "[client {}] {error}", client.peer);
-            if client.reset.get() {
-                client.linger(&shard).await;
-            }
-        }
-    }
-    drop(registered);
-}
-
-/// hyper's default, for which it needs no heap.
-const FIELDS_ON_STACK: usize = 100;
-
 /// A connection in the process's count, from accept to close.
-struct Counted(Rc<Shard>);
+pub(crate) struct Counted(Rc<Shard>);
 
 impl Counted {
     fn new(shard: &Rc<Shard>) -> Self {
@@ -467,19 +393,14 @@ impl Drop for Counted {
 }
 
 /// A connection in the shard's list.
-struct Registered {
+pub(crate) struct Registered {
     shard: Rc<Shard>,
-    number: u64,
+    number: usize,
 }
 
 impl Registered {
-    fn new(shard: &Rc<Shard>, client: &Rc<Client>) -> Self {
-        let number = shard.next_client.get();
-        shard.next_client.set(number + 1);
-        shard
-            .clients
-            .borrow_mut()
-            .insert(number, Rc::downgrade(client));
+    pub(crate) fn new(shard: &Rc<Shard>, client: &Rc<Client>) -> Self {
+        let number = shard.clients.borrow_mut().insert(Rc::downgrade(client));
         Self {
             shard: Rc::clone(shard),
             number,
@@ -489,7 +410,7 @@ impl Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.shard.clients.borrow_mut().remove(&self.number);
+        self.shard.clients.borrow_mut().remove(self.number);
     }
 }
 

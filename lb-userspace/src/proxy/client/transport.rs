@@ -11,7 +11,7 @@ use std::{
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::{io::AsyncWrite as _, net::TcpStream};
 
-use super::Client;
+use super::{Activity, Client};
 use crate::proxy::{
     gate::{Chunks, Framing, MAX_HEAD, Refusal, Scanner, Verdict, escape_target, is_uri},
     shard::Shard,
@@ -135,14 +135,18 @@ impl ClientIo {
                 }
                 Poll::Pending => {
                     if !alarm.is_set() {
-                        alarm.set(if self.client.requests.get() == 0 || !was_silent {
-                            self.client.head_timeout.get()
+                        if self.client.requests.get() == 0 || !was_silent {
+                            alarm.set(self.client.head_timeout.get());
                         } else {
-                            self.client.idle_timeout.get()
-                        });
+                            self.client.await_request();
+                        }
                     }
                     self.client.held.set(!self.buffer.is_empty());
                     ready!(alarm.poll(cx));
+                    if was_silent && self.client.requests.get() > 0 && self.client.rest() {
+                        let _ = alarm.poll(cx);
+                        return Poll::Pending;
+                    }
                     if self.client.write_alarm.is_set() {
                         // It is still taking the last response: no pause between requests yet.
                         alarm.set(self.client.idle_timeout.get());
@@ -160,6 +164,22 @@ impl ClientIo {
                 }
             }
         }
+    }
+
+    /// Waits for a head without hyper. Ready: whether there is one (or the stand-in for one that is
+    /// refused); if not, the connection is to be closed.
+    pub(super) fn poll_awaited(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        self.client.task.get_or_init(|| cx.waker().clone());
+        if self.passed > 0 {
+            return Poll::Ready(Ok(true));
+        }
+        if self.poll_head(cx)?.is_ready() {
+            return Poll::Ready(Ok(self.passed > 0));
+        }
+        if self.shard.is_draining() && self.client.activity() == Activity::Idle {
+            return Poll::Ready(Ok(false));
+        }
+        Poll::Pending
     }
 
     /// Makes the target of a head that passed the gate one that hyper takes, so that hyper refuses
@@ -224,6 +244,7 @@ impl ClientIo {
         client.read_alarm.clear();
         client.held.set(false);
         client.in_flight.set(true);
+        client.rested.set(false);
         client.requests.set(client.requests.get().saturating_add(1));
         client.taken_before.set(client.taken.get());
     }
@@ -359,6 +380,7 @@ impl ClientIo {
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         let alarm = &self.client.write_alarm;
+        self.client.unflushed.set(true);
         match written {
             Poll::Ready(Ok(count)) => {
                 if alarm.is_set() {
@@ -410,11 +432,13 @@ impl Write for ClientIo {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.client.tls.is_none() {
-            return Poll::Ready(Ok(()));
+        // hyper has written all it had; what follows comes with the next response.
+        if self.client.tls.is_some() {
+            let flushed = self.client.stream.borrow_mut().poll_flush(cx);
+            ready!(self.wrote(cx, flushed.map_ok(|()| 0)))?;
         }
-        let flushed = self.client.stream.borrow_mut().poll_flush(cx);
-        self.wrote(cx, flushed.map_ok(|()| 0)).map_ok(|_| ())
+        self.client.unflushed.set(false);
+        Poll::Ready(Ok(()))
     }
 
     /// Nothing: [`Client::linger`] ends the connection, with a system call only where it matters.

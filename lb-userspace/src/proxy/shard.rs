@@ -30,7 +30,7 @@ use super::{
     wheel::{TICK, Wheel},
 };
 use crate::{
-    dataplane::table::MemberTable,
+    dataplane::{sys::trim_heap, table::MemberTable},
     telemetry::{
         access::{Buffer, Clock, Entry, Format},
         counters::{Counters, Number, Tally},
@@ -72,6 +72,9 @@ pub(crate) struct Shard {
     /// Generations before the current one that still have requests.
     former: RefCell<Vec<Weak<Current>>>,
     clients: RefCell<Slab<Weak<Client>>>,
+    /// Connections that hyper serves, and the most of them since the heap was trimmed.
+    served: Cell<usize>,
+    most_served: Cell<usize>,
     draining: Cell<bool>,
     drain: watch::Sender<()>,
 }
@@ -114,6 +117,10 @@ const TROUBLE_TICKS: u64 = 600;
 /// Ticks between sweeps of pools and flushes of logs.
 const SWEEP_TICKS: u64 = 10;
 
+/// By so many has the number of served connections to sink before a sweep gives their memory back:
+/// a crowd that comes and goes needs it again.
+const TRIM_AFTER: usize = 64;
+
 /// A shard's thread: runs until told to stop.
 pub(crate) fn run(
     runtime: &tokio::runtime::LocalRuntime,
@@ -134,6 +141,8 @@ pub(crate) fn run(
         current: RefCell::new(None),
         former: RefCell::new(Vec::new()),
         clients: RefCell::new(Slab::new()),
+        served: Cell::new(0),
+        most_served: Cell::new(0),
         draining: Cell::new(false),
         drain: watch::Sender::new(()),
     });
@@ -252,6 +261,11 @@ impl Shard {
 
     fn sweep(&self, now: u64) {
         self.flush_logs();
+        let served = self.served.get();
+        if self.most_served.get() >= served + TRIM_AFTER {
+            trim_heap();
+            self.most_served.set(served);
+        }
         let idle = u64::try_from(self.pools.idle()).unwrap_or(u64::MAX);
         self.tally.set(Number::Idle, idle);
         let Some(current) = self.current() else {
@@ -389,6 +403,24 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.0.shared.connections.fetch_sub(1, Relaxed);
         self.0.tally.down(Number::Clients);
+    }
+}
+
+/// A connection in the shard's count of those that hyper serves.
+pub(crate) struct Served(Rc<Shard>);
+
+impl Served {
+    pub(crate) fn new(shard: &Rc<Shard>) -> Self {
+        let served = shard.served.get() + 1;
+        shard.served.set(served);
+        shard.most_served.set(shard.most_served.get().max(served));
+        Self(Rc::clone(shard))
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.served.set(self.0.served.get() - 1);
     }
 }
 

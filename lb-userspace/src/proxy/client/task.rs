@@ -14,7 +14,7 @@ use super::{Activity, Client, ClientIo};
 use crate::proxy::{
     forward,
     gate::MAX_HEAD,
-    shard::{Counted, Registered, Shard},
+    shard::{Counted, Registered, Served, Shard},
 };
 
 /// hyper's default, for which it needs no heap.
@@ -88,7 +88,9 @@ fn serve(
     // Boxed: an idle connection's task must not be as large as its largest state.
     let mut served = Some(Box::pin(http.serve_connection(io, service)));
     let mut told = false;
+    let counted = Served::new(&shard);
     std::future::poll_fn(move |cx| {
+        let _counted = &counted;
         let Some(http) = served.as_mut() else {
             return Poll::Pending;
         };
@@ -125,4 +127,20 @@ fn serve(
             Poll::Ready(Stop::Over(Ok(())))
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn task_of_a_connection_stays_small() {
+        let size = size(http1);
+        assert!(size <= 400, "{size} bytes");
+        assert!(size_of::<Client>() <= 480, "{} bytes", size_of::<Client>());
+    }
 }

@@ -58,6 +58,7 @@ impl Lab {
             listeners: vec![Listener {
                 address,
                 dual: false,
+                deferred: false,
                 at: Place::default(),
             }],
             hosts: vec![host()],

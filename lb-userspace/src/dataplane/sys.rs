@@ -23,7 +23,7 @@ pub(super) use calls::{
     bpf_probe, channels, driver, ethtool_flags, keep_descriptors_to_ourselves, link_detach,
     link_info, open_pin,
 };
-pub use calls::{defer_accept, defers_accept};
+pub use calls::{defer_accept, defers_accept, watch_listener};
 pub use cells::MemberCell;
 pub(super) use cells::{MetaCell, ServiceCell, WayCell};
 pub use heap::trim_heap;

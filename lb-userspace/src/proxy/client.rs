@@ -31,6 +31,7 @@ mod transport;
 mod wire;
 
 pub(super) use transport::{ClientIo, write_slices};
+use wire::Socket;
 pub(super) use wire::Wire;
 
 /// What the requests of one connection, its transport and its task share.
@@ -66,6 +67,8 @@ pub(crate) struct Client {
     task: OnceCell<Waker>,
     /// The connection was silent for [`PARK_AFTER`] since the last request.
     rested: Cell<bool>,
+    /// The client said that the current request is its last.
+    pub(crate) parting: Cell<bool>,
     /// hyper may hold bytes of a response.
     unflushed: Cell<bool>,
     /// The client has closed its side.
@@ -134,11 +137,13 @@ impl Client {
         local: SocketAddr,
         limits: Limits,
         timeouts: Timeouts,
+        candidates: (u64, Rc<[usize]>),
     ) -> Rc<Self> {
         let (wire, tls, misspoken) = match opening {
-            Opening::Cleartext(stream) => (Wire::Plain(stream), None, None),
+            Opening::Fresh(stream) => (Wire::Plain(Socket::Fresh(Some(stream))), None, None),
+            Opening::Cleartext(stream) => (Wire::Plain(stream.into()), None, None),
             Opening::Secure(stream, session) => (Wire::Tls(stream), Some(session), None),
-            Opening::Misspoken(stream, first) => (Wire::Plain(stream), None, Some(first)),
+            Opening::Misspoken(stream, first) => (Wire::Plain(stream.into()), None, Some(first)),
         };
         Rc::new(Self {
             peer,
@@ -158,6 +163,7 @@ impl Client {
             reader: RefCell::new(None),
             task: OnceCell::new(),
             rested: Cell::new(false),
+            parting: Cell::new(false),
             unflushed: Cell::new(false),
             ended: Cell::new(false),
             refusal: Cell::new(None),
@@ -168,7 +174,7 @@ impl Client {
             sent_before: Cell::new(0),
             reset: Cell::new(false),
             finished: RefCell::new(Vec::new()),
-            candidates: RefCell::new((u64::MAX, Rc::from([]))),
+            candidates: RefCell::new(candidates),
             forwarded_for: OnceCell::new(),
             asked: RefCell::new(None),
         })
@@ -205,7 +211,11 @@ impl Client {
         let Some(reader) = reader.as_ref() else {
             return;
         };
-        if self.held.take() {
+        // What nobody watches is read from anew, unless it is closed now.
+        let unwatched = !self.parting.get() && self.stream.borrow().is_fresh();
+        if self.held.take() || unwatched {
+            // It was for the client's end while the response was made.
+            self.read_alarm.clear();
             reader.wake_by_ref();
         } else {
             // hyper does not read again before something comes in, so the wait for the next
@@ -296,32 +306,42 @@ impl Client {
     pub(crate) fn candidates(
         &self,
         number: u64,
-        look_up: impl FnOnce() -> Vec<usize>,
+        look_up: impl FnOnce() -> Rc<[usize]>,
     ) -> Rc<[usize]> {
         let mut known = self.candidates.borrow_mut();
-        if known.0 != number || known.1.is_empty() {
-            *known = (number, look_up().into());
+        if known.0 != number {
+            *known = (number, look_up());
         }
         Rc::clone(&known.1)
     }
 
+    /// Whether bytes wait in the kernel.
+    fn has_unread(&self) -> bool {
+        let stream = self.stream.borrow();
+        stream.socket().is_some_and(|socket| {
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            rustix::net::recv(socket, &mut [0], flags).is_ok_and(|(read, _)| read > 0)
+        })
+    }
+
     /// What the connection is doing, for a drain.
     pub(crate) fn activity(&self) -> Activity {
-        let waiting = || {
-            let mut byte = [0];
-            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-            rustix::net::recv(self.stream.borrow().socket(), &mut byte, flags)
-                .is_ok_and(|(read, _)| read > 0)
-        };
         if self.in_flight.get() {
             Activity::Busy
-        } else if self.held.get() || waiting() {
+        } else if self.held.get() || self.has_unread() {
             Activity::Beginning
         } else if self.requests.get() == 0 {
             Activity::Fresh
         } else {
             Activity::Idle
         }
+    }
+
+    /// Whether closing the socket now loses the client nothing, without a look at the socket: the
+    /// client said that no other request follows (RFC 9112 section 9.6), and this one was read to
+    /// its end.
+    fn may_part(&self) -> bool {
+        self.tls.is_none() && !self.reset.get() && self.parting.get() && !self.body_open.get()
     }
 
     /// The process drains: shortens the wait for a first request to `fresh`, and lets the task see
@@ -342,8 +362,10 @@ impl Client {
     pub(crate) async fn linger(&self, shard: &Shard) {
         if self.reset.get() {
             let stream = self.stream.borrow();
-            // Best effort: without it the cut is merely harder to see.
-            let _ = socket2::SockRef::from(stream.socket()).set_linger(Some(Duration::ZERO));
+            if let Some(socket) = stream.socket() {
+                // Best effort: without it the cut is merely harder to see.
+                let _ = socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+            }
             return;
         }
         if self.tls.is_some() {
@@ -355,20 +377,13 @@ impl Client {
         if self.ended.get() {
             return;
         }
-        let unread = {
-            let mut byte = [0];
-            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-            let peeked = rustix::net::recv(self.stream.borrow().socket(), &mut byte, flags);
-            peeked.is_ok_and(|(read, _)| read > 0)
-        };
-        if !unread && !self.body_open.get() {
+        if !self.body_open.get() && !self.has_unread() {
             return;
         }
-        let shut = {
-            let stream = self.stream.borrow();
-            rustix::net::shutdown(stream.socket(), rustix::net::Shutdown::Write)
-        };
-        if shut.is_err() {
+        let shut = self.stream.borrow().socket().is_some_and(|socket| {
+            rustix::net::shutdown(socket, rustix::net::Shutdown::Write).is_ok()
+        });
+        if !shut {
             return;
         }
         let alarm = shard.wheel.alarm();

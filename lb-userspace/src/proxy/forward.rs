@@ -136,9 +136,7 @@ async fn respond(
         None => asked_host(&client, &parts),
         Some(_) => Ok(None),
     };
-    let candidates = client.candidates(current.plan.number, || {
-        vhost::candidates(&spec.hosts, client.local)
-    });
+    let candidates = client.candidates(current.plan.number, || current.candidates(client.local));
     let (name, port) = match &asked {
         Ok(Some(asked)) => (Some(asked.name.as_str()), asked.port),
         _ => (None, None),
@@ -215,6 +213,7 @@ async fn respond(
         keep_alive: said.keep_alive,
         close: said.close || (parts.version == Version::HTTP_10 && !said.keep_alive),
     };
+    client.parting.set(wishes.close);
     if parts.uri.path() == "*" && parts.method == Method::OPTIONS {
         return Ok(own(exchange, Response::new(Bytes::new()), wishes));
     }

@@ -5,6 +5,7 @@ use std::{
     cell::{Cell, RefCell},
     io,
     net::SocketAddr,
+    os::fd::AsFd as _,
     rc::{Rc, Weak},
     sync::{
         Arc,
@@ -14,9 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::net::SocketFlags;
 use slab::Slab;
 use tokio::{
-    net::TcpListener,
+    io::{Interest, unix::AsyncFd},
     sync::{mpsc, watch},
 };
 use tracing::error;
@@ -30,7 +32,10 @@ use super::{
     wheel::{TICK, Wheel},
 };
 use crate::{
-    dataplane::{sys::trim_heap, table::MemberTable},
+    dataplane::{
+        sys::{defers_accept, trim_heap, watch_listener},
+        table::MemberTable,
+    },
     telemetry::{
         access::{Buffer, Clock, Entry, Format},
         counters::{Counters, Number, Tally},
@@ -84,6 +89,7 @@ pub(crate) struct Current {
     pub(crate) plan: Arc<Plan>,
     logs: Vec<RefCell<Buffer>>,
     clock: RefCell<Clock>,
+    candidates: RefCell<Option<(SocketAddr, Rc<[usize]>)>>,
 }
 
 impl Current {
@@ -92,6 +98,19 @@ impl Current {
         self.logs[buffer]
             .borrow_mut()
             .push(format, entry, &mut self.clock.borrow_mut());
+    }
+
+    /// Virtual hosts for a local address. Mostly that of the connection before.
+    pub(crate) fn candidates(&self, local: SocketAddr) -> Rc<[usize]> {
+        let mut last = self.candidates.borrow_mut();
+        match &*last {
+            Some((address, known)) if *address == local => Rc::clone(known),
+            _ => {
+                let found: Rc<[usize]> = vhost::candidates(&self.plan.spec.hosts, local).into();
+                *last = Some((local, Rc::clone(&found)));
+                found
+            }
+        }
     }
 
     fn flush(&self) {
@@ -251,6 +270,7 @@ impl Shard {
                 .map(|sink| RefCell::new(Buffer::new(sink.clone())))
                 .collect(),
             clock: RefCell::default(),
+            candidates: RefCell::default(),
             plan,
         });
         if let Some(former) = self.current.borrow_mut().replace(current) {
@@ -298,7 +318,7 @@ impl Shard {
         let nodelay = socket2::SockRef::from(&socket).set_tcp_nodelay(true);
         let listener = nodelay
             .and_then(|()| socket.set_nonblocking(true))
-            .and_then(|()| TcpListener::from_std(socket));
+            .and_then(|()| Listener::new(socket));
         match listener {
             Ok(listener) => {
                 tokio::task::spawn_local(Rc::clone(self).accept(listener, stop));
@@ -307,7 +327,7 @@ impl Shard {
         }
     }
 
-    async fn accept(self: Rc<Self>, listener: TcpListener, mut stop: watch::Receiver<()>) {
+    async fn accept(self: Rc<Self>, listener: Listener, mut stop: watch::Receiver<()>) {
         let _vital = Vital;
         let mut quiet_until = 0;
         loop {
@@ -322,7 +342,7 @@ impl Shard {
                 _ = stop.changed() => break,
             };
             match accepted {
-                Ok((stream, peer)) => self.serve(stream, peer),
+                Ok(arrival) => self.serve(arrival),
                 Err(error) if is_transient(&error) => {}
                 Err(error) => {
                     let now = self.wheel.now();
@@ -337,26 +357,24 @@ impl Shard {
             }
         }
         // What the kernel has accepted already would be reset with the socket.
-        let Ok(listener) = listener.into_std() else {
-            return;
-        };
-        while let Ok((stream, peer)) = listener.accept() {
-            let stream = stream
-                .set_nonblocking(true)
-                .and_then(|()| tokio::net::TcpStream::from_std(stream));
-            if let Ok(stream) = stream {
-                self.serve(stream, peer);
-            }
+        while let Ok(arrival) = listener.accept_now() {
+            self.serve(arrival);
         }
     }
 
     /// Starts the task of a client's connection.
-    fn serve(self: &Rc<Self>, stream: tokio::net::TcpStream, peer: SocketAddr) {
-        let (Some(current), Ok(local)) = (self.current(), stream.local_addr()) else {
+    fn serve(self: &Rc<Self>, arrival: Arrival) {
+        let Some(current) = self.current() else {
             return;
         };
+        let Arrival {
+            stream,
+            peer,
+            local,
+            deferred,
+        } = arrival;
+        let candidates = current.candidates(local);
         let plan = &current.plan;
-        let candidates = vhost::candidates(&plan.spec.hosts, local);
         let host = &plan.spec.hosts[candidates[0]];
         let timeouts = Timeouts {
             head: host.header_timeout,
@@ -368,9 +386,20 @@ impl Shard {
         // Counted here: the task's first turn comes after further accepts.
         let counted = Counted::new(self);
         let shard = Rc::clone(self);
+        if plan.hosts[candidates[0]].tls.is_none() && deferred {
+            let opening = Opening::Fresh(stream);
+            let known = (plan.number, candidates);
+            let client = Client::new(self, opening, peer, local, limits, timeouts, known);
+            tokio::task::spawn_local(task::http1(shard, client, fields, counted));
+            return;
+        }
+        let Ok(stream) = tokio::net::TcpStream::from_std(stream) else {
+            return;
+        };
         if plan.hosts[candidates[0]].tls.is_none() {
             let opening = Opening::Cleartext(stream);
-            let client = Client::new(self, opening, peer, local, limits, timeouts);
+            let known = (plan.number, candidates);
+            let client = Client::new(self, opening, peer, local, limits, timeouts, known);
             tokio::task::spawn_local(task::http1(shard, client, fields, counted));
             return;
         }
@@ -380,10 +409,68 @@ impl Shard {
             let Some(opening) = Box::pin(opening).await else {
                 return;
             };
-            drop((current, candidates));
-            let client = Client::new(&shard, opening, peer, local, limits, timeouts);
+            let known = (current.plan.number, candidates);
+            drop(current);
+            let client = Client::new(&shard, opening, peer, local, limits, timeouts, known);
             Box::pin(task::http1(shard, client, fields, counted)).await;
         });
+    }
+}
+
+/// A listening socket.
+struct Listener {
+    socket: AsyncFd<std::net::TcpListener>,
+    /// Where it listens, if that is one address; else each connection has to be asked.
+    local: Option<SocketAddr>,
+    /// Connections come with their first bytes.
+    deferred: bool,
+}
+
+/// A connection that was accepted.
+struct Arrival {
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    local: SocketAddr,
+    /// Its first bytes are there.
+    deferred: bool,
+}
+
+impl Listener {
+    fn new(socket: std::net::TcpListener) -> io::Result<Self> {
+        Ok(Self {
+            local: socket
+                .local_addr()
+                .ok()
+                .filter(|address| !address.ip().is_unspecified()),
+            deferred: defers_accept(socket.as_fd()),
+            socket: watch_listener(socket)?,
+        })
+    }
+
+    async fn accept(&self) -> io::Result<Arrival> {
+        self.socket
+            .async_io(Interest::READABLE, |_| self.accept_now())
+            .await
+    }
+
+    /// [`io::ErrorKind::WouldBlock`]: nobody waits.
+    fn accept_now(&self) -> io::Result<Arrival> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (stream, peer) = rustix::net::acceptfrom_with(self.socket.get_ref(), flags)?;
+        let stream = std::net::TcpStream::from(stream);
+        let peer = peer
+            .and_then(|peer| SocketAddr::try_from(peer).ok())
+            .ok_or(io::ErrorKind::ConnectionAborted)?;
+        let local = match self.local {
+            Some(local) => local,
+            None => stream.local_addr()?,
+        };
+        Ok(Arrival {
+            stream,
+            peer,
+            local,
+            deferred: self.deferred,
+        })
     }
 }
 

@@ -4,12 +4,15 @@
 use std::{
     ffi::CString,
     io,
+    net::TcpListener,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
 };
+
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Commands of bpf(2) used here (`enum bpf_cmd`).
 const BPF_MAP_CREATE: libc::c_int = 0;
@@ -296,6 +299,14 @@ pub fn defers_accept(socket: BorrowedFd<'_>) -> bool {
         )
     };
     result == 0 && seconds > 0
+}
+
+/// Has the current runtime watch a listening socket for connections, which the caller accepts: the
+/// runtime's own listener would watch each of them too.
+pub fn watch_listener(socket: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+    // SAFETY: a TcpListener names one open descriptor, which it closes when it is dropped and not
+    // before.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
 }
 
 const _: () = assert!(size_of::<EthtoolDriver>() == 196 && size_of::<EthtoolChannels>() == 36);

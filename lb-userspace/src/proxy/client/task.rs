@@ -52,7 +52,7 @@ pub(crate) async fn http1(shard: Rc<Shard>, client: Rc<Client>, fields: usize, _
                 if let Err(error) = &result {
                     debug!(target: "sluice::proxy", "[client {}] {error}", client.peer);
                 }
-                if result.is_ok() || client.reset.get() {
+                if (result.is_ok() || client.reset.get()) && !client.may_part() {
                     Box::pin(client.linger(&shard)).await;
                 }
                 break;

@@ -6,10 +6,11 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use hyper::rt::{Read, ReadBufCursor, Write};
-use tokio::{io::AsyncWrite as _, net::TcpStream};
+use tokio::io::AsyncWrite;
 
 use super::{Activity, Client};
 use crate::proxy::{
@@ -28,6 +29,9 @@ enum Phase {
     /// Nothing that follows is looked at.
     Over,
 }
+
+/// How long a client whose connection is not watched yet may have left before that is noticed.
+const WATCH_AFTER: Duration = Duration::from_millis(200);
 
 /// The transport that hyper reads from and writes to.
 pub(crate) struct ClientIo {
@@ -205,6 +209,17 @@ impl ClientIo {
     /// While a response is being made: later requests wait in the buffer, the client's end is kept
     /// for later (it may have closed its half only), a reset ends everything.
     fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.buffer.is_empty() && self.client.stream.borrow().is_fresh() {
+            // Most answers are there before it is worth the runtime's while to watch the client.
+            let alarm = &self.client.read_alarm;
+            if !alarm.is_set() {
+                alarm.set(WATCH_AFTER);
+            }
+            if alarm.poll(cx).is_pending() {
+                return self.remember_reader(cx);
+            }
+            alarm.clear();
+        }
         if self.buffer.is_empty() && !self.client.ended.get() {
             let buffer = &mut self.buffer;
             let read = self
@@ -245,6 +260,7 @@ impl ClientIo {
         client.held.set(false);
         client.in_flight.set(true);
         client.rested.set(false);
+        client.parting.set(false);
         client.requests.set(client.requests.get().saturating_add(1));
         client.taken_before.set(client.taken.get());
     }
@@ -450,7 +466,7 @@ impl Write for ClientIo {
 /// Writes several slices: small ones as one, which is cheaper for the kernel than a vector.
 pub(crate) fn write_slices(
     shard: &Shard,
-    stream: Pin<&mut TcpStream>,
+    stream: Pin<&mut impl AsyncWrite>,
     cx: &mut Context<'_>,
     slices: &[io::IoSlice<'_>],
 ) -> Poll<io::Result<usize>> {

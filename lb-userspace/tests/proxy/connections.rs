@@ -489,7 +489,7 @@ fn stays_silent(client: &mut Client) {
 fn resting_connection_goes_on_where_it_was() {
     let a = Member::named("a");
     let lab = Lab::configured(&[a.address], |spec| {
-        spec.hosts[0].keep_alive_timeout = Duration::from_secs(60);
+        spec.hosts[0].keep_alive_timeout = Duration::from_mins(1);
         spec.hosts[0].max_keep_alive_requests = 3;
     });
     let mut client = lab.client();
@@ -541,7 +541,7 @@ fn resting_connection_ends_by_timeout_or_drain_or_its_client() {
 fn drain_ends_resting_connections() {
     let a = Member::named("a");
     let lab = Lab::configured(&[a.address], |spec| {
-        spec.hosts[0].keep_alive_timeout = Duration::from_secs(60);
+        spec.hosts[0].keep_alive_timeout = Duration::from_mins(1);
     });
     let mut client = lab.client();
     assert_eq!(client.get("/", "").text(), "a");

@@ -217,8 +217,15 @@ fn listen_backlog(call: &mut Call<'_, '_>) -> Result<(), Fault> {
 }
 
 fn accept_filter(call: &mut Call<'_, '_>) -> Result<(), Fault> {
-    // As httpd on Linux: whatever is not `none` is `data`.
-    let deferred = !call.arg(1).eq_ignore_ascii_case("none");
+    let deferred = match call.arg(1).to_ascii_lowercase().as_str() {
+        "none" => false,
+        // What other systems call it; httpd on Linux makes no difference.
+        "data" | "dataready" | "httpready" => true,
+        other => {
+            let message = format!("AcceptFilter: '{other}' is neither data nor none");
+            return Err(Fault::new(message).at(1));
+        }
+    };
     match call.arg(0).to_ascii_lowercase().as_str() {
         "http" => call.draft.deferred[0] = deferred,
         "https" => call.draft.deferred[1] = deferred,

@@ -90,6 +90,7 @@ fn accept_filter_is_each_protocols_and_data_without_it() {
         deferred("AcceptFilter http none\nAcceptFilter HTTPS None\nAcceptFilter http data\n"),
         [true, false]
     );
+    assert_eq!(deferred("AcceptFilter http httpready\n"), [true, true]);
 }
 
 #[test]

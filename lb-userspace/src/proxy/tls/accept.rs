@@ -84,6 +84,8 @@ impl Shown {
 pub(crate) enum Opening {
     /// On a port without TLS.
     Cleartext(TcpStream),
+    /// On a port without TLS, with its first bytes.
+    Fresh(std::net::TcpStream),
     /// With TLS.
     Secure(Box<TlsStream<TcpStream>>, Box<Session>),
     /// On a TLS port with an HTTP request in clear, of which these bytes and others were read.

@@ -14,6 +14,7 @@ mod backoff;
 mod certificates;
 mod child;
 mod control;
+mod cpus;
 mod ledger;
 mod link;
 mod listeners;

@@ -19,5 +19,7 @@ mod members;
 mod metrics;
 #[path = "server/reload.rs"]
 mod reload;
+#[path = "server/steering.rs"]
+mod steering;
 #[path = "server/tls.rs"]
 mod tls;

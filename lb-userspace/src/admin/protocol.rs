@@ -146,6 +146,15 @@ pub struct Snapshot {
     pub connections: u64,
     /// Shards of the proxy; 0 when dead.
     pub shards: u32,
+    /// The shards; empty when dead.
+    #[serde(default)]
+    pub shard_list: Vec<ShardView>,
+    /// CPUs that sluice may use when it was started; empty when dead.
+    #[serde(default)]
+    pub cpus: Vec<u32>,
+    /// CPUs' worth of time that its control group may use; `None`: no quota.
+    #[serde(default)]
+    pub cpu_quota: Option<f64>,
     /// Times the proxy was restarted after a crash.
     pub proxy_restarts: u32,
     /// Members.
@@ -158,6 +167,15 @@ pub struct Snapshot {
     pub settings: Vec<(String, String)>,
     /// What an operator should know: fallbacks taken, repairs done.
     pub notices: Vec<String>,
+}
+
+/// One shard.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ShardView {
+    /// The CPU that it is pinned to.
+    pub cpu: Option<u32>,
+    /// Connections that it has accepted.
+    pub accepted: u64,
 }
 
 /// One interface.

@@ -93,6 +93,7 @@ fn head(out: &mut String, shown: &Snapshot, colour: bool) {
                 span(shown.uptime_seconds)
             ),
         );
+        line(out, format_args!("CPUs        {}", cpus(shown)));
         line(
             out,
             format_args!(
@@ -119,6 +120,23 @@ fn head(out: &mut String, shown: &Snapshot, colour: bool) {
         other => other,
     };
     line(out, format_args!("dataplane   {dataplane}{beat}"));
+}
+
+/// `2 allowed (0 1), a shard pinned to each`, and the quota where there is one.
+fn cpus(shown: &Snapshot) -> String {
+    let list: Vec<String> = shown.cpus.iter().map(u32::to_string).collect();
+    let mut text = format!("{} allowed ({})", shown.cpus.len(), list.join(" "));
+    if let Some(quota) = shown.cpu_quota {
+        let _never_fails_on_a_string = write!(text, ", quota of {quota}");
+    }
+    text.push_str(
+        if shown.shard_list.iter().any(|shard| shard.cpu.is_some()) {
+            ", shards are pinned"
+        } else {
+            ", shards are not pinned: there are fewer than CPUs"
+        },
+    );
+    text
 }
 
 fn interface_table(interfaces: &[InterfaceView]) -> Table {

@@ -115,7 +115,7 @@ impl ProxyChild {
     pub(crate) async fn set_up(
         &mut self,
         column: u32,
-        shards: usize,
+        cpus: &[Option<u32>],
         identity: Option<Identity>,
         table: (BorrowedFd<'_>, BorrowedFd<'_>),
         lock: BorrowedFd<'_>,
@@ -124,7 +124,7 @@ impl ProxyChild {
         self.column = column;
         let setup = ToProxy::Setup {
             column,
-            shards,
+            cpus: cpus.to_vec(),
             identity,
         };
         self.link

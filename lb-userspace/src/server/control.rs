@@ -19,6 +19,7 @@ use super::{
     backoff::Backoff,
     certificates::{self, Watch},
     child::{ChildError, Delivery, ProxyChild},
+    cpus::Cpus,
     ledger::Ledger,
     link::FromProxy,
     listeners::Listeners,
@@ -60,7 +61,9 @@ pub(crate) struct Control {
     /// Ticks since the last look at them.
     watched: u32,
     pub(super) identity: Option<Identity>,
-    pub(super) shards: usize,
+    pub(super) cpus: Cpus,
+    /// The CPU of each shard.
+    pub(super) pins: Vec<Option<u32>>,
     pub(super) proxy: Option<ProxyChild>,
     pub(super) started: Instant,
     pub(super) restarts: u32,
@@ -120,7 +123,9 @@ impl Control {
             resolved = preflight::resolve(&spec) => resolved.map_err(host)?,
             () = signals.stop() => return Err(StartError::Stopped),
         };
-        let shards = shards(&spec);
+        let cpus = Cpus::of_process();
+        let shards = cpus.shards(spec.sluice.shards);
+        let pins = cpus.pins(shards);
 
         let mut notices = tls.warnings.clone();
         let dataplane = open_dataplane(&options, &spec, &mut notices)?;
@@ -141,7 +146,7 @@ impl Control {
             ));
         }
         let listeners = Listeners::beside(orphan.is_some())
-            .rebind(&spec.listeners, shards, spec.listen_backlog)
+            .rebind(&spec.listeners, &pins, spec.listen_backlog)
             .await
             .map_err(|error| StartError::Host(error.to_string()))?;
         let desired = Desired {
@@ -158,7 +163,7 @@ impl Control {
             &mut proxy,
             opened,
             &mut ledger,
-            shards,
+            &pins,
             identity.clone(),
             Delivery {
                 number: published.generation,
@@ -190,7 +195,8 @@ impl Control {
             watch,
             watched: 0,
             identity,
-            shards,
+            cpus,
+            pins,
             proxy: Some(proxy),
             started: Instant::now(),
             restarts: 0,
@@ -221,7 +227,7 @@ impl Control {
             env!("CARGO_PKG_VERSION"),
             self.options.place.instance,
             self.published.generation,
-            count(self.shards, "shard"),
+            count(self.pins.len(), "shard"),
             self.dataplane_kind(),
         );
         notify(Notice::Ready);
@@ -400,7 +406,7 @@ impl Control {
             &mut proxy,
             &mut self.dataplane,
             &mut self.ledger,
-            self.shards,
+            &self.pins,
             self.identity.clone(),
             delivery,
         )
@@ -436,7 +442,7 @@ async fn begin(
     proxy: &mut ProxyChild,
     dataplane: &mut Dataplane,
     ledger: &mut Ledger,
-    shards: usize,
+    pins: &[Option<u32>],
     identity: Option<Identity>,
     delivery: Delivery<'_>,
 ) -> Result<(), ChildError> {
@@ -446,7 +452,7 @@ async fn begin(
     proxy
         .set_up(
             column,
-            shards,
+            pins,
             identity,
             dataplane.table_fds(),
             lock.as_fd(),
@@ -523,15 +529,6 @@ fn open_dataplane(
             Ok(Dataplane::anonymous(&options.place)?)
         }
     }
-}
-
-/// `SluiceShards`, else one per CPU that this process may use.
-pub(super) fn shards(spec: &Spec) -> usize {
-    let configured = spec.sluice.shards.and_then(|n| usize::try_from(n).ok());
-    configured
-        .or_else(|| std::thread::available_parallelism().ok().map(usize::from))
-        .unwrap_or(1)
-        .max(1)
 }
 
 /// Takes back what an unfinished start pinned and attached; what an earlier run left stays.

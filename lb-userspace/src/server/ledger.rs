@@ -133,6 +133,12 @@ impl Ledger {
         self.counters.number(&self.columns, Number::Clients)
     }
 
+    /// Connections that a shard has accepted.
+    pub(super) fn accepted_by(&self, shard: usize) -> u64 {
+        let columns = &self.columns;
+        self.counters.shard_number(columns, shard, Number::Accepted)
+    }
+
     /// Everything, summed.
     pub(super) fn numbers(&self, ids: impl Iterator<Item = MemberId>) -> Numbers {
         let (counters, columns) = (&self.counters, self.columns.as_slice());

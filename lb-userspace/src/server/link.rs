@@ -38,8 +38,8 @@ pub(crate) enum ToProxy {
     Setup {
         /// Column of `BUSY`.
         column: u32,
-        /// Shards to run.
-        shards: usize,
+        /// Shards to run, each with the CPU that it is pinned to.
+        cpus: Vec<Option<u32>>,
         /// User to become; `None`: stay who you are.
         identity: Option<Identity>,
     },

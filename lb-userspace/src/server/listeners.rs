@@ -51,24 +51,23 @@ impl Listeners {
     pub(crate) async fn rebind(
         &self,
         wanted: &[Listener],
-        shards: usize,
+        pins: &[Option<u32>],
         backlog: u32,
     ) -> Result<Self, BindError> {
         let mut bound = HashMap::new();
         for listener in wanted {
             let key = (listener.address, listener.dual);
-            let sockets =
-                match self.bound.get(&key) {
-                    Some(sockets) => Arc::clone(sockets),
-                    None => Arc::new(self.bind(listener, shards, backlog).await.map_err(
-                        |source| BindError {
-                            address: listener.address,
-                            at: listener.at.clone(),
-                            what: describe(&source, listener.address),
-                            source,
-                        },
-                    )?),
-                };
+            let sockets = match self.bound.get(&key) {
+                Some(sockets) => Arc::clone(sockets),
+                None => Arc::new(self.bind(listener, pins, backlog).await.map_err(|source| {
+                    BindError {
+                        address: listener.address,
+                        at: listener.at.clone(),
+                        what: describe(&source, listener.address),
+                        source,
+                    }
+                })?),
+            };
             bound.insert(key, sockets);
         }
         Ok(Self {
@@ -87,7 +86,7 @@ impl Listeners {
     async fn bind(
         &self,
         listener: &Listener,
-        shards: usize,
+        pins: &[Option<u32>],
         backlog: u32,
     ) -> io::Result<Vec<TcpListener>> {
         // SO_REUSEPORT shares an address with whatever else of the same user has set it, another
@@ -105,13 +104,25 @@ impl Listeners {
             }
         }
         let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-        (0..shards)
-            .map(|_| {
+        pins.iter()
+            .map(|pin| {
                 let socket = socket(listener, true)?;
+                steer(&socket, *pin);
                 socket.listen(backlog)?;
                 Ok(socket.into())
             })
             .collect()
+    }
+}
+
+/// Gives a socket of a group the connections whose packets its shard's CPU receives
+/// (`SO_INCOMING_CPU`, which groups go by since Linux 6.2; before, it changes nothing). Where no
+/// socket of a group is of the CPU, and without a pin, the kernel goes by its hash.
+fn steer(socket: &Socket, pin: Option<u32>) {
+    if let Some(cpu) = pin
+        && let Err(error) = socket.set_cpu_affinity(cpu as usize)
+    {
+        tracing::warn!("a listening socket is not steered to CPU {cpu}: {error}");
     }
 }
 
@@ -182,12 +193,12 @@ mod tests {
     async fn kept_addresses_keep_their_sockets() {
         let kept = listen(free_address());
         let first = Listeners::default()
-            .rebind(std::slice::from_ref(&kept), 2, 16)
+            .rebind(std::slice::from_ref(&kept), &[None, None], 16)
             .await
             .expect("bind");
         let other = listen(free_address());
         let second = first
-            .rebind(&[kept.clone(), other.clone()], 2, 16)
+            .rebind(&[kept.clone(), other.clone()], &[None, None], 16)
             .await
             .expect("bind");
         assert_eq!(second.sockets(&other).len(), 2);
@@ -203,7 +214,7 @@ mod tests {
         let foreign = socket(&listen(address), true).expect("bind");
         foreign.listen(1).expect("listen");
         let error = Listeners::default()
-            .rebind(&[listen(address)], 1, 16)
+            .rebind(&[listen(address)], &[None], 16)
             .await
             .expect_err("in use")
             .to_string();
@@ -219,12 +230,12 @@ mod tests {
         let port = free_address().port();
         let wide = listen(SocketAddr::from(([0, 0, 0, 0], port)));
         let first = Listeners::default()
-            .rebind(&[wide], 1, 16)
+            .rebind(&[wide], &[None], 16)
             .await
             .expect("bind");
         let narrow = listen(SocketAddr::from(([127, 0, 0, 1], port)));
         first
-            .rebind(&[narrow], 1, 16)
+            .rebind(&[narrow], &[None], 16)
             .await
             .expect("bind beside it");
     }

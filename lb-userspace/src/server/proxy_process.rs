@@ -72,7 +72,7 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
     let Some((
         ToProxy::Setup {
             column,
-            shards,
+            cpus,
             identity,
         },
         fds,
@@ -85,14 +85,15 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
     let [members, busy, lock, counters] = <[OwnedFd; 4]>::try_from(fds).map_err(|_| {
         io::Error::other("setup without the member table, the lock and the counters")
     })?;
-    let counters = Arc::new(Counters::map(counters.as_fd(), shards)?);
+    let counters = Arc::new(Counters::map(counters.as_fd(), cpus.len())?);
     let succession = Succession::new(lock)?;
     let table = Arc::new(MemberTable::map(members.as_fd(), busy.as_fd())?);
     let mut signals = Signals::new()?;
     let proxy = Proxy::start(Setup {
         table,
         column,
-        shards,
+        shards: cpus.len(),
+        cpus,
         counters,
         clients: privileges::client_limit(),
     })

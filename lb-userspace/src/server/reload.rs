@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     certificates::{self, Watch},
     child::{ChildError, Delivery},
-    control::{Control, count, shards, without_dataplane},
+    control::{Control, count, without_dataplane},
     notify::{Notice, notify},
     preflight::{self, Logs},
     scrape::Scrape,
@@ -23,6 +23,7 @@ impl Control {
             return Err("the service is stopping".to_owned());
         }
         notify(Notice::Reloading);
+        tracing::info!(notice = true, "reading the configuration again");
         let result = self.try_reload().await;
         self.ledger.reloaded(result.is_ok());
         notify(Notice::Ready);
@@ -75,7 +76,7 @@ impl Control {
         let addresses = preflight::resolve(&spec).await.map_err(text)?;
         let listeners = self
             .listeners
-            .rebind(&spec.listeners, self.shards, spec.listen_backlog)
+            .rebind(&spec.listeners, &self.pins, spec.listen_backlog)
             .await
             .map_err(|error| error.to_string())?;
         // A new socket is bound beside the one that serves, which goes when this has succeeded.
@@ -183,10 +184,10 @@ impl Control {
         if (&new.user, &new.group) != (&old.user, &old.group) {
             notices.push("User and Group take effect at the next start".to_owned());
         }
-        if shards(new) != self.shards {
+        if self.cpus.shards(new.sluice.shards) != self.pins.len() {
             notices.push(format!(
                 "SluiceShards takes effect at the next start; now there are {}",
-                count(self.shards, "shard")
+                count(self.pins.len(), "shard")
             ));
         }
         Ok(notices)

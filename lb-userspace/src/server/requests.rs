@@ -11,7 +11,7 @@ use crate::{
         limit::LimitChange,
         metrics,
         protect::{Protected, What},
-        protocol::{MemberChange, Request, Response, Snapshot},
+        protocol::{MemberChange, Request, Response, ShardView, Snapshot},
     },
     config::{prefix::PrefixError, spec::Prefix},
 };
@@ -95,7 +95,15 @@ impl Control {
                 .map(|listener| listener.address.to_string())
                 .collect(),
             connections: self.ledger.clients(),
-            shards: u32::try_from(self.shards).unwrap_or(u32::MAX),
+            shards: u32::try_from(self.pins.len()).unwrap_or(u32::MAX),
+            shard_list: (self.pins.iter().enumerate())
+                .map(|(shard, cpu)| ShardView {
+                    cpu: *cpu,
+                    accepted: self.ledger.accepted_by(shard),
+                })
+                .collect(),
+            cpus: self.cpus.allowed.clone(),
+            cpu_quota: self.cpus.quota.map(|quota| quota as f64 / 1000.0),
             proxy_restarts: self.restarts,
             notices: self.notices.clone(),
             ..maps

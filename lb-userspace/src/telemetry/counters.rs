@@ -206,6 +206,14 @@ impl Counters {
         self.sum(columns, number as usize)
     }
 
+    /// A number of one shard of these columns.
+    pub fn shard_number(&self, columns: &[u32], shard: usize, number: Number) -> u64 {
+        columns
+            .iter()
+            .map(|column| self.load(self.block(*column, shard) + number as usize))
+            .fold(0, u64::wrapping_add)
+    }
+
     /// Requests by class.
     pub fn classes(&self, columns: &[u32]) -> [u64; CLASSES] {
         std::array::from_fn(|class| self.sum(columns, CLASS + class))

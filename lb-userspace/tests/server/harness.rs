@@ -247,15 +247,38 @@ impl Sluice {
 
     /// Starts control and waits until it answers.
     pub(crate) fn run(&mut self) {
-        let log = fs::File::options()
-            .append(true)
-            .create(true)
-            .open(self.dir.path().join("stderr"))
-            .expect("log");
+        let log = self.log_file();
         let file = self.file();
         let mut command = self.command(&["run", "--no-xdp", "-f"]);
         command.arg(&file);
         self.run_as(command, log);
+    }
+
+    /// As [`Sluice::run`], by way of a command that is given the words of this one.
+    pub(crate) fn run_with(&mut self, mut wrapper: Command) {
+        let file = self.file();
+        let inner = self.command(&["run", "--no-xdp", "-f"]);
+        wrapper
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .arg(file);
+        for (name, value) in inner.get_envs() {
+            match value {
+                Some(value) => wrapper.env(name, value),
+                None => wrapper.env_remove(name),
+            };
+        }
+        let log = self.log_file();
+        self.run_as(wrapper, log);
+    }
+
+    /// What standard error of control goes to.
+    pub(crate) fn log_file(&self) -> fs::File {
+        fs::File::options()
+            .append(true)
+            .create(true)
+            .open(self.dir.path().join("stderr"))
+            .expect("log")
     }
 
     /// As [`Sluice::run`], by a command of the test's own.

@@ -194,9 +194,20 @@ impl Proxy {
 
     /// Stops accepting, closes idle connections, lets requests finish.
     pub fn drain(&self) {
+        self.order_drain(false);
+    }
+
+    /// Stops accepting; every response closes its connection. Idle connections stay until they have
+    /// made one more request or `KeepAliveTimeout` closes them: closed now, they might cross a
+    /// request on its way.
+    pub fn retire(&self) {
+        self.order_drain(true);
+    }
+
+    fn order_drain(&self, politely: bool) {
         for shard in &self.shards {
             // A shard that has ended accepts nothing either.
-            let _ = shard.commands.send(Command::Drain);
+            let _ = shard.commands.send(Command::Drain { politely });
         }
     }
 

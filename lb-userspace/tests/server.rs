@@ -23,3 +23,5 @@ mod reload;
 mod steering;
 #[path = "server/tls.rs"]
 mod tls;
+#[path = "server/upgrade.rs"]
+mod upgrade;

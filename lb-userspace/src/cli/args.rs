@@ -166,6 +166,21 @@ pub(crate) enum Command {
     },
     /// Read the configuration again (as USR1). A failing reload changes nothing.
     Reload,
+    /// Become another build of sluice, or the same one anew, without losing a connection.
+    ///
+    /// The new program is asked first whether it accepts the configuration and this host; one that
+    /// does not, or that fails to start, changes nothing (exit code 1). Then the running control
+    /// becomes it, under the same process id; its proxy takes the listening sockets, and the proxy
+    /// of before answers the requests that it has. Also applies what a reload cannot: SluiceShards,
+    /// User, Group.
+    Upgrade {
+        /// The new program [default: what lies where the running one was started from].
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+        /// How long the proxy of before may take to finish [default: GracefulShutdownTimeout].
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        deadline: Option<Duration>,
+    },
     /// Stop the service.
     Stop {
         /// Wait for requests in flight, at most GracefulShutdownTimeout.

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, BufRead as _, IsTerminal as _, Write as _},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -142,6 +143,22 @@ pub(crate) fn setting(global: &Global, name: String, value: String) -> Outcome {
 
 pub(crate) fn reload(global: &Global) -> Outcome {
     client::change(global, &Request::Reload)
+}
+
+pub(crate) fn upgrade(
+    global: &Global,
+    binary: Option<PathBuf>,
+    deadline: Option<Duration>,
+) -> Outcome {
+    // The daemon has a working directory of its own.
+    let binary = binary.map(std::path::absolute).transpose()?;
+    client::change(
+        global,
+        &Request::Upgrade {
+            binary,
+            deadline: deadline.map(|deadline| deadline.as_secs()),
+        },
+    )
 }
 
 /// Stops and waits until the service is gone.

@@ -77,6 +77,20 @@ impl Lock {
         Ok(lock)
     }
 
+    /// The lock of a predecessor, which became this process.
+    pub(super) fn inherit(place: &Place, file: File) -> Self {
+        Self {
+            file,
+            path: place.run_dir.join(format!("{}.lock", place.instance)),
+            earlier_proxy: None,
+        }
+    }
+
+    /// The lock itself, for a successor.
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
     /// Empties the file after a clean stop: there is no proxy left to be taken over from, and its
     /// process id will be another's.
     pub(super) fn clear(&self) -> io::Result<()> {

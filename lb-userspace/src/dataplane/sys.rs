@@ -17,6 +17,7 @@ use rustix::{
 
 mod calls;
 mod cells;
+mod process;
 
 pub(super) use calls::{
     bpf_probe, channels, driver, ethtool_flags, keep_descriptors_to_ourselves, link_detach,
@@ -24,6 +25,7 @@ pub(super) use calls::{
 };
 pub use cells::MemberCell;
 pub(super) use cells::{MetaCell, ServiceCell, WayCell};
+pub(crate) use process::{exec, hold_signals};
 
 /// A shared, writable mapping of `len` cells of `T`.
 pub struct Mapping<T: Cell> {

@@ -56,8 +56,8 @@ pub(crate) struct Shared {
 pub(crate) enum Command {
     /// Switch to a plan and these listeners; then acknowledge.
     Apply(Arc<Plan>, Vec<std::net::TcpListener>, acks::Sender<()>),
-    /// Accept no more, finish what is there.
-    Drain,
+    /// Accept no more, finish what is there. `politely`: idle connections may make one more request.
+    Drain { politely: bool },
     /// End at once.
     Stop,
 }
@@ -79,6 +79,8 @@ pub(crate) struct Shard {
     clients: RefCell<HashMap<u64, Weak<Client>>>,
     next_client: Cell<u64>,
     draining: Cell<bool>,
+    /// Those that are idle too.
+    closes_idle: Cell<bool>,
     drain: watch::Sender<()>,
 }
 
@@ -142,6 +144,7 @@ pub(crate) fn run(
         clients: RefCell::new(HashMap::new()),
         next_client: Cell::new(0),
         draining: Cell::new(false),
+        closes_idle: Cell::new(false),
         drain: watch::Sender::new(()),
     });
     let _vital = Vital;
@@ -224,11 +227,15 @@ impl Shard {
                     // The main thread may have given up waiting.
                     let _ = done.send(());
                 }
-                Command::Drain => {
+                Command::Drain { politely } => {
                     self.draining.set(true);
-                    self.drain.send_replace(());
                     accepting = None;
                     self.pools.clear();
+                    if politely {
+                        continue;
+                    }
+                    self.closes_idle.set(true);
+                    self.drain.send_replace(());
                     for client in self.clients.borrow().values() {
                         if let Some(client) = client.upgrade()
                             && client.activity() == Activity::Fresh
@@ -416,7 +423,8 @@ async fn connection(shard: Rc<Shard>, client: Rc<Client>, fields: usize, _counte
         if !std::mem::replace(&mut armed, true) {
             let _ = drain.as_mut().poll(cx);
         }
-        if !shard.is_draining() {
+        // In a polite drain every response closes its connection, and nothing else does.
+        if !shard.closes_idle.get() {
             return Poll::Pending;
         }
         told = true;

@@ -7,6 +7,8 @@ use std::{
     time::SystemTime,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     admin::metrics::{BalancerNumbers, Numbers},
     config::spec::Spec,
@@ -33,7 +35,73 @@ pub(super) struct Ledger {
     last_load_failed: bool,
 }
 
+/// What a successor must know to go on with the counters.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct LedgerState {
+    /// What the counters mean; another build's may be laid out otherwise.
+    meaning: String,
+    columns: Vec<u32>,
+    rows: Vec<(String, bool)>,
+    lives: Vec<(u32, u32)>,
+    started: SystemTime,
+    loaded: SystemTime,
+    reloads: [u64; 2],
+}
+
+/// Of this build.
+fn meaning() -> String {
+    let reasons: Vec<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+    format!("{} {}", Counters::LAYOUT, reasons.join(" "))
+}
+
 impl Ledger {
+    /// Goes on with the counters of a predecessor; anew where they are not for these shards or this
+    /// build, with the reason.
+    pub(super) fn inherit(
+        state: LedgerState,
+        file: OwnedFd,
+        shards: (usize, usize),
+    ) -> io::Result<(Self, Option<&'static str>)> {
+        let (before, now) = shards;
+        if state.meaning != meaning() {
+            return Ok((Self::new(now)?, Some("this build counts otherwise")));
+        }
+        if before != now {
+            return Ok((Self::new(now)?, Some("there is another number of shards")));
+        }
+        Ok((
+            Self {
+                counters: Counters::map(file.as_fd(), now)?,
+                file,
+                columns: state.columns,
+                rows: state.rows,
+                lives: (state.lives.into_iter())
+                    .map(|(id, life)| (MemberId(id), life))
+                    .collect(),
+                started: state.started,
+                loaded: state.loaded,
+                reloads: state.reloads,
+                last_load_failed: false,
+            },
+            None,
+        ))
+    }
+
+    /// For [`Ledger::inherit`].
+    pub(super) fn state(&self) -> LedgerState {
+        LedgerState {
+            meaning: meaning(),
+            columns: self.columns.clone(),
+            rows: self.rows.clone(),
+            lives: (self.lives.iter())
+                .map(|(id, life)| (id.0, *life))
+                .collect(),
+            started: self.started,
+            loaded: self.loaded,
+            reloads: self.reloads,
+        }
+    }
+
     pub(super) fn new(shards: usize) -> io::Result<Self> {
         let (counters, file) = Counters::anonymous(shards)?;
         let now = SystemTime::now();

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config::spec::{Listener, Place};
 
@@ -44,6 +44,58 @@ impl Listeners {
             bound: HashMap::new(),
             shared,
         }
+    }
+
+    /// From a predecessor, several of one address by shard in the order given.
+    pub(crate) fn inherited(
+        sockets: impl IntoIterator<Item = ((SocketAddr, bool), TcpListener)>,
+    ) -> Self {
+        let mut bound: HashMap<_, Vec<TcpListener>> = HashMap::new();
+        for (key, socket) in sockets {
+            bound.entry(key).or_default().push(socket);
+        }
+        Self {
+            bound: (bound.into_iter())
+                .map(|(key, sockets)| (key, Arc::new(sockets)))
+                .collect(),
+            shared: false,
+        }
+    }
+
+    /// Every socket with its address.
+    pub(crate) fn all(&self) -> impl Iterator<Item = ((SocketAddr, bool), &TcpListener)> {
+        (self.bound.iter()).flat_map(|(key, all)| all.iter().map(|socket| (*key, socket)))
+    }
+
+    /// Brings inherited sockets in line with these shards: as many at least (the sockets of fewer
+    /// shards stay and are given to those there are, or their accept queues would be lost), each
+    /// steered to its shard's CPU.
+    pub(crate) fn fit(
+        self,
+        wanted: &[Listener],
+        pins: &[Option<u32>],
+        backlog: u32,
+    ) -> io::Result<Self> {
+        let mut bound = HashMap::new();
+        for (key, sockets) in self.bound {
+            let mut sockets = (sockets.iter())
+                .map(TcpListener::try_clone)
+                .collect::<io::Result<Vec<_>>>()?;
+            for (index, held) in sockets.iter().enumerate() {
+                steer(SockRef::from(held), pins[index % pins.len()]);
+            }
+            let listener = wanted.iter().find(|l| (l.address, l.dual) == key);
+            if let Some(listener) = listener {
+                for pin in pins.iter().skip(sockets.len()) {
+                    sockets.push(listening(listener, *pin, backlog)?);
+                }
+            }
+            bound.insert(key, Arc::new(sockets));
+        }
+        Ok(Self {
+            bound,
+            shared: self.shared,
+        })
     }
 
     /// Sockets for `wanted`: those of `self` where there are some, new ones for the rest. `self`
@@ -103,14 +155,8 @@ impl Listeners {
                 tokio::time::sleep(IN_USE_RETRY).await;
             }
         }
-        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
         pins.iter()
-            .map(|pin| {
-                let socket = socket(listener, true)?;
-                steer(&socket, *pin);
-                socket.listen(backlog)?;
-                Ok(socket.into())
-            })
+            .map(|pin| listening(listener, *pin, backlog))
             .collect()
     }
 }
@@ -118,12 +164,21 @@ impl Listeners {
 /// Gives a socket of a group the connections whose packets its shard's CPU receives
 /// (`SO_INCOMING_CPU`, which groups go by since Linux 6.2; before, it changes nothing). Where no
 /// socket of a group is of the CPU, and without a pin, the kernel goes by its hash.
-fn steer(socket: &Socket, pin: Option<u32>) {
-    if let Some(cpu) = pin
-        && let Err(error) = socket.set_cpu_affinity(cpu as usize)
-    {
-        tracing::warn!("a listening socket is not steered to CPU {cpu}: {error}");
+fn steer(socket: SockRef<'_>, pin: Option<u32>) {
+    // What the kernel takes for "none": its -1.
+    let cpu = pin.map_or(usize::MAX, |cpu| cpu as usize);
+    if let Err(error) = socket.set_cpu_affinity(cpu) {
+        tracing::warn!("a listening socket is not steered to the CPU of its shard: {error}");
     }
+}
+
+fn listening(listener: &Listener, pin: Option<u32>, backlog: u32) -> io::Result<TcpListener> {
+    let socket = socket(listener, true)?;
+    if pin.is_some() {
+        steer(SockRef::from(&socket), pin);
+    }
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
 }
 
 fn socket(listener: &Listener, share: bool) -> io::Result<Socket> {

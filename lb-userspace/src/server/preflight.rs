@@ -6,7 +6,7 @@ use std::{
     fs::{File, OpenOptions},
     io,
     net::SocketAddr,
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -193,6 +193,15 @@ impl Logs {
             files.insert(path.clone(), Arc::new(file));
         }
         Ok(Self { files })
+    }
+
+    /// Whether a file is no longer the one of its name.
+    pub(crate) fn are_rotated(&self) -> bool {
+        let same = |path: &PathBuf, file: &File| {
+            let (named, held) = (std::fs::metadata(path).ok()?, file.metadata().ok()?);
+            Some((named.dev(), named.ino()) == (held.dev(), held.ino()))
+        };
+        (self.iter()).any(|(path, file)| same(path, file) != Some(true))
     }
 
     /// From what control sent.

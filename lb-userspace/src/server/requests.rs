@@ -1,32 +1,35 @@
 //! What control does when asked over its socket. The decisions are in [`crate::admin`].
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Instant};
 
 use lb_common::member::MemberId;
 
-use super::{control::Control, socket::Ask};
+use super::{
+    control::{Control, Retired},
+    socket::Ask,
+};
 use crate::{
     admin::{
         change,
         limit::LimitChange,
         metrics,
         protect::{Protected, What},
-        protocol::{MemberChange, Request, Response, ShardView, Snapshot},
+        protocol::{DrainingView, MemberChange, Request, Response, ShardView, Snapshot},
     },
     config::{prefix::PrefixError, spec::Prefix},
 };
 
 impl Control {
     pub(super) async fn carry_out(&mut self, ask: &Ask) -> Response {
+        if let Some(response) = self.look(&ask.request) {
+            return response;
+        }
         let result = match &ask.request {
-            Request::Snapshot => match self.snapshot() {
-                Ok(snapshot) => return Response::Snapshot(Box::new(snapshot)),
-                Err(message) => Err(message),
-            },
-            Request::Metrics => match self.metrics_page() {
-                Ok(text) => return Response::Metrics { text },
-                Err(message) => Err(message),
-            },
+            Request::Snapshot | Request::Metrics => unreachable!("looked at above"),
+            Request::Upgrade { binary, deadline } => {
+                // Where it succeeds this program is no more, and its successor answers.
+                Err(self.upgrade(ask, binary.as_deref(), *deadline).await)
+            }
             Request::Member {
                 balancer,
                 member,
@@ -64,6 +67,18 @@ impl Control {
             }
             Err(message) => Response::Refused { message },
         }
+    }
+
+    /// The answer to who only wants to look.
+    pub(super) fn look(&self, request: &Request) -> Option<Response> {
+        let shown = match request {
+            Request::Snapshot => self
+                .snapshot()
+                .map(|snapshot| Response::Snapshot(Box::new(snapshot))),
+            Request::Metrics => self.metrics_page().map(|text| Response::Metrics { text }),
+            _ => return None,
+        };
+        Some(shown.unwrap_or_else(|message| Response::Refused { message }))
     }
 
     fn metrics_page(&self) -> Result<String, String> {
@@ -105,6 +120,14 @@ impl Control {
             cpus: self.cpus.allowed.clone(),
             cpu_quota: self.cpus.quota.map(|quota| quota as f64 / 1000.0),
             proxy_restarts: self.restarts,
+            draining: (self.retired.iter())
+                .map(|Retired { proxy, deadline }| DrainingView {
+                    pid: proxy.pid(),
+                    connections: proxy.connections(),
+                    seconds_left: deadline
+                        .map(|at| at.saturating_duration_since(Instant::now()).as_secs()),
+                })
+                .collect(),
             notices: self.notices.clone(),
             ..maps
         })

@@ -112,6 +112,9 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Cells of a block: told apart by it are layouts of different builds.
+    pub const LAYOUT: usize = BLOCK;
+
     /// New memory for `shards` shards, and its file for the proxy. Pages are taken when written.
     pub fn anonymous(shards: usize) -> io::Result<(Self, OwnedFd)> {
         let bytes = Self::cells(shards) * size_of::<AtomicU64>();

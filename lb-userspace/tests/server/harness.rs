@@ -95,10 +95,15 @@ fn answer(
         if reader.read_line(&mut first)? == 0 {
             return Ok(());
         }
-        let mut line = String::new();
+        let (mut line, mut length) = (String::new(), 0);
         while reader.read_line(&mut line)? > 2 {
+            let lower = line.trim_end().to_ascii_lowercase();
+            if let Some(value) = lower.strip_prefix("content-length:") {
+                length = value.trim().parse().map_err(io::Error::other)?;
+            }
             line.clear();
         }
+        io::copy(&mut (&mut reader).take(length), &mut io::sink())?;
         count.fetch_add(1, Relaxed);
         if first.contains(" /hold") {
             let open = gate.0.lock().expect("gate");

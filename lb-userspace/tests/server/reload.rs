@@ -15,14 +15,14 @@ use rustix::process::Signal;
 use super::harness::{Client, Member, Sluice, fetch, free_port, text, wait_until};
 
 /// Requests without pause until told to stop, on new connections or on kept ones.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,
     threads: Vec<thread::JoinHandle<Vec<String>>>,
 }
 
 impl Load {
-    fn start(port: u16) -> Self {
+    pub(crate) fn start(port: u16) -> Self {
         let (stop, done) = (
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicUsize::new(0)),
@@ -64,14 +64,14 @@ impl Load {
         }
     }
 
-    fn wait_for_more(&self) {
+    pub(crate) fn wait_for_more(&self) {
         let target = self.done.load(Relaxed) + 100;
         wait_until("requests are answered", || {
             self.done.load(Relaxed) >= target
         });
     }
 
-    fn finish(self) {
+    pub(crate) fn finish(self) {
         self.stop.store(true, Relaxed);
         for thread in self.threads {
             let faults = thread.join().expect("load thread");

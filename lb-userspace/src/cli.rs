@@ -142,7 +142,7 @@ fn dispatch(cli: Cli) -> Outcome {
         },
         Command::Limit { command } => match command {
             args::LimitCommand::List(json) => show::limits(global, json),
-            args::LimitCommand::Set { service, limit } => change::limit(global, service, &limit),
+            args::LimitCommand::Set { service, limit } => change::limit(global, &service, &limit),
         },
         Command::Deny { command } => match command {
             args::DenyCommand::List(json) => show::prefixes(global, json),

@@ -116,6 +116,14 @@ pub fn check_certificates(spec: &Spec) -> Result<Vec<String>, String> {
         .map_err(|errors| certificates::lines(&errors))
 }
 
+/// CPUs, quota and what `SluiceShards` (`None`: auto) makes of them here, in words; and whether there
+/// are more shards than CPUs.
+pub fn describe_cpus(configured: Option<u32>) -> (String, bool) {
+    let cpus = cpus::Cpus::of_process();
+    let crowded = cpus.shards(configured) > cpus.shards(None);
+    (cpus.describe(configured), crowded)
+}
+
 /// Hidden subcommand by which `sluice upgrade` asks a new program whether it can take over; the words
 /// of the running one follow.
 pub const CHECK_SUBCOMMAND: &str = "upgrade-check";

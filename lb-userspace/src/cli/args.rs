@@ -273,10 +273,12 @@ pub(crate) enum ServiceCommand {
 pub(crate) enum LimitCommand {
     /// Table of limits.
     List(Json),
-    /// Replace one limit until the next reload changes it: `limit set 1 syn 100/s burst=200`.
+    /// Replace one limit until the next reload changes it: `limit set tcp://192.0.2.1:80 syn 100/s
+    /// burst=200`.
     Set {
-        /// Service id as `service list` prints it; 0: the host's ICMP.
-        service: u16,
+        /// Service: its name or id as `limit list` and `service list` print it, or ADDRESS:PORT; `host`
+        /// or 0: the host's ICMP.
+        service: String,
         /// As GuardLimit takes it, or KIND off.
         #[arg(value_name = "LIMIT", required = true)]
         limit: Vec<String>,

@@ -125,6 +125,7 @@ pub(crate) fn version() -> Outcome {
 pub(crate) fn doctor(global: &Global, json: Json, file: Option<&Path>) -> Outcome {
     let mut place = global.place();
     let mut interfaces = Vec::new();
+    let mut shards = None;
     if let Some(file) = file {
         let args = ConfigArgs {
             file: file.to_owned(),
@@ -135,10 +136,23 @@ pub(crate) fn doctor(global: &Global, json: Json, file: Option<&Path>) -> Outcom
         if global.instance.is_none() {
             place.instance = spec.sluice.instance;
         }
+        shards = spec.sluice.shards;
         let named = spec.sluice.interfaces.into_iter();
         interfaces.extend(named.map(|interface| interface.name));
     }
-    let checks = examine(&place, &interfaces);
+    let mut checks = examine(&place, &interfaces);
+    let (found, crowded) = server::describe_cpus(shards);
+    checks.push(Check {
+        name: "CPUs".to_owned(),
+        verdict: if crowded { Verdict::Warn } else { Verdict::Ok },
+        found,
+        why: "a shard is one thread: as many as CPUs, or as the control group's quota keeps running",
+        fix: if crowded {
+            "SluiceShards auto".to_owned()
+        } else {
+            String::new()
+        },
+    });
     let word = |verdict| match verdict {
         Verdict::Ok => ("ok", Tone::Good),
         Verdict::Warn => ("warning", Tone::Warn),

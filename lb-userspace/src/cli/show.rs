@@ -57,6 +57,7 @@ pub(crate) fn metrics(global: &Global) -> Outcome {
         Ok(Response::Refused { message }) => Err(Failure::text(FAILED, message)),
         Ok(_) => Err(Failure::text(FAILED, "the daemon answered strangely")),
         Err(NoAnswer::Failed(failure)) => Err(failure),
+        Err(NoAnswer::Ended) => Err(client::ended()),
         // Says so, and reads the pins.
         Err(NoAnswer::Dead) => output::text(&metrics::render(&snapshot(global)?, None)),
     }
@@ -93,6 +94,20 @@ fn head(out: &mut String, shown: &Snapshot, colour: bool) {
                 span(shown.uptime_seconds)
             ),
         );
+        for proxy in &shown.draining {
+            let left = match proxy.seconds_left {
+                Some(seconds) => format!("ended in {} at the latest", span(seconds)),
+                None => "as long as it takes".to_owned(),
+            };
+            line(
+                out,
+                format_args!(
+                    "draining    proxy {} ({}, {left})",
+                    proxy.pid,
+                    count(proxy.connections, "connection")
+                ),
+            );
+        }
         line(out, format_args!("CPUs        {}", cpus(shown)));
         line(
             out,
@@ -383,22 +398,41 @@ fn reasons(counters: &[ReasonView]) -> String {
     named.join(", ")
 }
 
-pub(crate) fn service(global: &Global, wanted: &str, json: Json) -> Outcome {
-    let shown = snapshot(global)?;
-    let found = shown.services.iter().find(|view| {
-        view.id.to_string() == wanted || service_name(view) == wanted || view.address == wanted
-    });
-    let Some(view) = found else {
-        let names: Vec<String> = shown
-            .services
-            .iter()
+/// A service by its id or by any of the names that tables print; `host` is the rest of the host.
+pub(crate) fn find_service<'a>(
+    shown: &'a Snapshot,
+    wanted: &str,
+) -> Result<&'a ServiceView, Failure> {
+    let is_it = |view: &&ServiceView| {
+        view.id.to_string() == wanted
+            || service_name(view).eq_ignore_ascii_case(wanted)
+            || (view.id == 0 && wanted.eq_ignore_ascii_case("host"))
+            || (!view.address.is_empty() && view.address == wanted)
+    };
+    let mut found = shown.services.iter().filter(is_it);
+    let names = || {
+        let services = shown.services.iter();
+        let names: Vec<String> = services
             .map(|view| format!("{} {}", view.id, service_name(view)))
             .collect();
-        return Err(Failure::text(
-            FAILED,
-            format_args!("no service {wanted}; there are {}", names.join(", ")),
-        ));
+        names.join(", ")
     };
+    match (found.next(), found.next()) {
+        (Some(view), None) => Ok(view),
+        (Some(_), Some(_)) => Err(Failure::text(
+            FAILED,
+            format_args!("{wanted} is more than one service; there are {}", names()),
+        )),
+        (None, _) => Err(Failure::text(
+            FAILED,
+            format_args!("no service {wanted}; there are {}", names()),
+        )),
+    }
+}
+
+pub(crate) fn service(global: &Global, wanted: &str, json: Json) -> Outcome {
+    let shown = snapshot(global)?;
+    let view = find_service(&shown, wanted)?;
     if json.json {
         return output::json(view);
     }

@@ -52,6 +52,27 @@ impl Cpus {
             .max(1)
     }
 
+    /// What there is, in words.
+    pub(crate) fn describe(&self, configured: Option<u32>) -> String {
+        let list: Vec<String> = self.allowed.iter().map(u32::to_string).collect();
+        let quota = self.quota.map_or_else(
+            || "no quota".to_owned(),
+            |quota| format!("a quota of {}", quota as f64 / 1000.0),
+        );
+        let shards = self.shards(configured);
+        let pinned = if self.pins(shards).iter().any(Option::is_some) {
+            "pinned"
+        } else {
+            "not pinned"
+        };
+        format!(
+            "{} allowed ({}), {quota}: {}, {pinned}",
+            self.allowed.len(),
+            list.join(" "),
+            super::control::count(shards, "shard")
+        )
+    }
+
     /// The CPU of each shard. `None`, wherever the scheduler likes, when there are fewer shards than
     /// CPUs: pinned to the first ones they would share these with whatever else of the host does the
     /// same, and packets of the other CPUs would be nobody's.

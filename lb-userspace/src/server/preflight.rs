@@ -153,6 +153,22 @@ pub(crate) fn interfaces(spec: &Spec) -> Result<(), PreflightError> {
     Ok(())
 }
 
+/// What is there but does not do what somebody may think it does.
+pub(crate) fn doubts(spec: &Spec) -> Vec<String> {
+    let interfaces = &spec.sluice.interfaces;
+    let outside = (spec.listeners.iter()).find(|l| !l.address.ip().to_canonical().is_loopback());
+    match (&interfaces[..], outside) {
+        ([only], Some(listener)) if only.name == "lo" => vec![format!(
+            "{}:{}: XDPInterface lo sees what this host sends to itself and nothing else: what \
+             others send to {} comes in by another interface, unguarded",
+            only.at.file.display(),
+            only.at.line,
+            listener.address
+        )],
+        _ => Vec::new(),
+    }
+}
+
 /// The log files of a configuration, open for appending.
 #[derive(Debug, Default)]
 pub(crate) struct Logs {
@@ -239,7 +255,7 @@ impl Logs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::spec::{Interface, XdpMode};
+    use crate::config::spec::{Interface, Listener, XdpMode};
 
     #[test]
     fn an_unknown_interface_is_named_with_those_there_are() {
@@ -258,6 +274,35 @@ mod tests {
             "{error}"
         );
         assert!(error.contains("lo"), "{error}");
+    }
+
+    #[test]
+    fn the_loopback_alone_guards_no_address_of_the_outside() {
+        let at = Place {
+            file: "a.conf".into(),
+            line: 9,
+        };
+        let interface = |name: &str| Interface {
+            name: name.to_owned(),
+            mode: XdpMode::Auto,
+            at: at.clone(),
+        };
+        let mut spec = Spec::default();
+        spec.sluice.interfaces.push(interface("lo"));
+        for (address, doubtful) in [
+            ("127.0.0.1:80", false),
+            ("[::1]:80", false),
+            ("[::]:80", true),
+        ] {
+            spec.listeners = vec![Listener {
+                address: address.parse().expect("address"),
+                dual: false,
+                at: at.clone(),
+            }];
+            assert_eq!(!doubts(&spec).is_empty(), doubtful, "{address}");
+        }
+        spec.sluice.interfaces.push(interface("eth0"));
+        assert!(doubts(&spec).is_empty());
     }
 
     #[test]

@@ -68,6 +68,7 @@ impl Control {
         }
         let spec = without_dataplane(Arc::new(spec), self.options.no_xdp);
         let mut notices = self.restart_only(&spec)?;
+        notices.extend(preflight::doubts(&spec));
 
         let text = |error: preflight::PreflightError| error.to_string();
         preflight::identity(&spec).map_err(text)?;

@@ -89,6 +89,7 @@ impl Control {
         let pins = cpus.pins(shards);
 
         let mut notices = tls.warnings.clone();
+        notices.extend(preflight::doubts(&spec));
         let dataplane = open_dataplane(&options, &spec, legacy.as_deref(), &mut notices)?;
         // From here on there may be pins that were not there before.
         let mut undo = Undo(Some(dataplane));

@@ -200,7 +200,10 @@ fn usr1_reads_the_file_and_reopens_rotated_logs() {
 fn a_broken_file_keeps_no_rotated_log_open() {
     let a = Member::start("a");
     let mut sluice = Sluice::prepare(&[&a]);
-    let (errors, access) = (sluice.dir.path().join("error.log"), sluice.dir.path().join("access.log"));
+    let (errors, access) = (
+        sluice.dir.path().join("error.log"),
+        sluice.dir.path().join("access.log"),
+    );
     let config = format!(
         "{}ErrorLog {}\nCustomLog {} \"%r\"\n",
         sluice.config(&[&a]),
@@ -217,7 +220,9 @@ fn a_broken_file_keeps_no_rotated_log_open() {
     let has = |path: &std::path::Path, what: &str| {
         fs::read_to_string(path).is_ok_and(|text| text.contains(what))
     };
-    wait_until("control writes to the new file", || has(&errors, "log files opened again"));
+    wait_until("control writes to the new file", || {
+        has(&errors, "log files opened again")
+    });
     wait_until("it tells why", || has(&errors, "ProxyPas"));
     assert_eq!(fetch(sluice.port, "/after").expect("an answer").body, "a");
     wait_until("so does the proxy", || has(&access, "GET /after"));
@@ -226,7 +231,10 @@ fn a_broken_file_keeps_no_rotated_log_open() {
 }
 
 fn reloads(sluice: &Sluice) -> usize {
-    sluice.log().matches("reading the configuration again").count()
+    sluice
+        .log()
+        .matches("reading the configuration again")
+        .count()
 }
 
 #[test]
@@ -241,14 +249,20 @@ fn control_answers_while_the_proxy_takes_a_generation() {
         // Changes wait, looking does not.
         let drain = scope.spawn(|| sluice.ok(&["member", "drain", "app", "a"]));
         for _ in 0..5 {
-            assert_eq!(sluice.status()["members"][0]["state"], serde_json::json!([]));
+            assert_eq!(
+                sluice.status()["members"][0]["state"],
+                serde_json::json!([])
+            );
         }
         assert!(!reload.is_finished() && !drain.is_finished());
         send_signal(proxy, Signal::CONT);
         reload.join().expect("reloaded");
         drain.join().expect("drained");
     });
-    assert_eq!(sluice.status()["members"][0]["state"], serde_json::json!(["N"]));
+    assert_eq!(
+        sluice.status()["members"][0]["state"],
+        serde_json::json!(["N"])
+    );
     assert_eq!(sluice.proxy_pid(), proxy);
     // And a stop does not wait for a proxy that never answers.
     send_signal(proxy, Signal::STOP);
@@ -288,7 +302,10 @@ fn a_proxy_that_dies_in_a_reload_takes_back_the_new_generation_and_nothing_else(
     let after = sluice.status();
     assert_eq!(after["generation"], before["generation"]);
     for field in ["lbfactor", "lbset", "incarnation", "elected", "state"] {
-        assert_eq!(after["members"][0][field], before["members"][0][field], "{field}");
+        assert_eq!(
+            after["members"][0][field], before["members"][0][field],
+            "{field}"
+        );
     }
     assert_eq!(after["members"].as_array().map(Vec::len), Some(1));
     assert_eq!(fetch(sluice.port, "/").expect("an answer").body, "a");

@@ -149,6 +149,11 @@ impl Dataplane {
         }
         let proxies = inherited.unwrap_or_else(|| {
             // A proxy that outlived its control still counts in its column.
+            let earlier = lock.earlier_columns().iter().copied();
+            let earlier: Vec<_> = earlier.filter(|(_, pid)| is_proxy_process(*pid)).collect();
+            if !earlier.is_empty() {
+                return earlier;
+            }
             let owner = column_of(meta.proxy_incarnation.load(Relaxed));
             let orphan = Some(meta.proxy_pid.load(Relaxed)).filter(|pid| is_running(*pid));
             orphan.map(|pid| (owner, pid)).into_iter().collect()
@@ -274,7 +279,12 @@ impl Dataplane {
 
     /// Tells an orphaned proxy, and `sluice stop`, that this control serves through `proxy`.
     pub fn announce(&self, proxy: u32) -> std::io::Result<()> {
-        self.lock.announce(proxy)
+        self.lock.announce(proxy, &self.proxies)
+    }
+
+    /// A proxy that ran before serves on: [`Dataplane::proxy_started`] of another is not to count.
+    pub(crate) fn proxy_serves_on(&self, pid: u32) {
+        self.store.meta().proxy_pid.store(pid, Release);
     }
 
     /// The lock file, readable, for a proxy to see a later control announce itself in.

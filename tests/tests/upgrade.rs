@@ -91,6 +91,26 @@ fn upgrade_keeps_guard_drains_limits_and_every_request() -> Result<()> {
 }
 
 #[test]
+fn requests_of_draining_proxies_stay_counted_when_control_dies() -> Result<()> {
+    let mut scene = Scene::start(&site(&three(""), ""))?;
+    let held = scene.curl.start_series(&scene.url("/name?hold=1"), 1)?;
+    scene.members[0].wait_held(1)?;
+    let old = proxy(&scene)?;
+    scene.sluice.cli(&["upgrade"])?.ok()?;
+    kill_process(scene.sluice.control()?, Signal::KILL)?;
+    scene.sluice.wait()?;
+    scene.sluice.launch(&[])?;
+    ensure!(scene.sluice.member("b", "a")?["busy"] == 1);
+    scene.members[0].release();
+    lab::same(&lab::curl::letters(&held.finish()?), "a")?;
+    wait::until("the first proxy to leave", PATIENCE, || {
+        test_kill_process(old).is_err().then_some(())
+    })?;
+    ensure!(scene.sluice.member("b", "a")?["busy"] == 0);
+    Ok(())
+}
+
+#[test]
 fn a_new_program_that_fails_leaves_guard_and_limits_as_they_were() -> Result<()> {
     let limit = "    GuardLimit syn 500/s burst=500 per=/32,/64\n";
     let good = site(&three(""), limit);

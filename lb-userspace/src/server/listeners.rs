@@ -82,7 +82,7 @@ impl Listeners {
                 .map(TcpListener::try_clone)
                 .collect::<io::Result<Vec<_>>>()?;
             for (index, held) in sockets.iter().enumerate() {
-                steer(SockRef::from(held), pins[index % pins.len()]);
+                steer(&SockRef::from(held), pins[index % pins.len()]);
             }
             let listener = wanted.iter().find(|l| (l.address, l.dual) == key);
             if let Some(listener) = listener {
@@ -164,7 +164,7 @@ impl Listeners {
 /// Gives a socket of a group the connections whose packets its shard's CPU receives
 /// (`SO_INCOMING_CPU`, which groups go by since Linux 6.2; before, it changes nothing). Where no
 /// socket of a group is of the CPU, and without a pin, the kernel goes by its hash.
-fn steer(socket: SockRef<'_>, pin: Option<u32>) {
+fn steer(socket: &SockRef<'_>, pin: Option<u32>) {
     // What the kernel takes for "none": its -1.
     let cpu = pin.map_or(usize::MAX, |cpu| cpu as usize);
     if let Err(error) = socket.set_cpu_affinity(cpu) {
@@ -175,7 +175,7 @@ fn steer(socket: SockRef<'_>, pin: Option<u32>) {
 fn listening(listener: &Listener, pin: Option<u32>, backlog: u32) -> io::Result<TcpListener> {
     let socket = socket(listener, true)?;
     if pin.is_some() {
-        steer(SockRef::from(&socket), pin);
+        steer(&SockRef::from(&socket), pin);
     }
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     Ok(socket.into())

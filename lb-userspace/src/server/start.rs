@@ -74,12 +74,13 @@ impl Control {
             (Err(errors), None) => return Err(StartError::Host(certificates::lines(&errors))),
         };
         let watch = Watch::new(&tls);
-        let addresses = match &back {
-            Some((_, state)) => state.addresses.clone(),
-            None => tokio::select! {
+        let addresses = if let Some((_, state)) = &back {
+            state.addresses.clone()
+        } else {
+            tokio::select! {
                 resolved = preflight::resolve(&spec) => resolved.map_err(host)?,
                 () = signals.stop() => return Err(StartError::Stopped),
-            },
+            }
         };
         let cpus = Cpus::of_process();
         let shards = match &back {
@@ -148,6 +149,7 @@ impl Control {
                 let mut handed = adopt(legacy)?.into_iter();
                 let (proxy, _) = handed.next().ok_or_else(no_proxy)?;
                 proxy.deliver(delivery).await.map_err(proxy_error)?;
+                opened.proxy_serves_on(proxy.pid());
                 opened.announce(proxy.pid())?;
                 (Serves::Still(proxy), handed.collect())
             }

@@ -4,10 +4,11 @@
 //! becomes this one again.
 
 use std::{
+    fmt::Write as _,
     fs::File,
     io::{self, Read as _, Seek as _},
     os::{
-        fd::{AsFd as _, AsRawFd as _},
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::{fs::MetadataExt as _, process::CommandExt as _},
     },
     path::{Path, PathBuf},
@@ -168,7 +169,7 @@ impl Control {
         // A signal that came before is in the inbox after this; later ones wait for the new program.
         hold_signals(true).map_err(failed)?;
         if let Err(stopped) = self.attend(tokio::time::sleep(SIGNAL_GRACE)).await {
-            return Err(failed(io::Error::other(stopped)).to_string());
+            return Err(failed(io::Error::other(stopped)));
         }
         let legacy = self.legacy(ask, &path, deadline).map_err(failed)?;
         Err(failed(legacy.become_program(image.as_fd())))
@@ -194,7 +195,8 @@ impl Control {
                 Some(ms) => format!("for at most {} s", ms / 1000),
                 None => "as long as its requests take".to_owned(),
             };
-            message.push_str(&format!("; process {} drains {how_long}", old.pid));
+            let _never_fails_on_a_string =
+                write!(message, "; process {} drains {how_long}", old.pid);
         }
         tracing::info!(notice = true, "{message}");
         legacy.answer(&Response::Done { message });
@@ -240,9 +242,7 @@ impl Control {
                     .map(|proxy| (proxy.column, proxy.pid))
                     .collect(),
             )?,
-            reply: (ask.client.as_ref())
-                .map(|client| client.try_clone())
-                .transpose()?,
+            reply: (ask.client.as_ref()).map(OwnedFd::try_clone).transpose()?,
             links: (all.iter())
                 .map(|(proxy, _)| proxy.link().try_clone_to_owned())
                 .collect::<io::Result<_>>()?,

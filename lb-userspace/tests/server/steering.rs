@@ -35,6 +35,9 @@ fn kernel_steers() -> bool {
     (numbers.next(), numbers.next()) >= (Some(6), Some(2))
 }
 
+/// Connections of each CPU to each address.
+const EACH: u64 = 12;
+
 /// One request over a connection whose packets are sent, and over loopback received, on a CPU.
 fn ask_from(cpu: usize, address: SocketAddr) {
     let asked = thread::spawn(move || {
@@ -78,7 +81,6 @@ fn shard_of_the_receiving_cpu_takes_the_connection() {
         eprintln!("not run: this kernel does not steer");
         return;
     }
-    const EACH: u64 = 12;
     let cpus = own_cpus();
     let a = Member::start("a");
     // As many shards as CPUs, and more: then those of a CPU share what it receives.

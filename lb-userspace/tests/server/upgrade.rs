@@ -186,6 +186,30 @@ fn requests_in_flight_are_counted_and_finish_and_the_deadline_ends_those_that_do
 }
 
 #[test]
+fn a_control_that_dies_while_a_proxy_drains_leaves_its_count_to_the_next() {
+    let a = Member::start("a");
+    let mut sluice = Sluice::start(&[&a]);
+    let mut held = Client::connect(sluice.port).expect("connect");
+    held.send("/hold").expect("send");
+    wait_until("the request is at the member", || a.count() == 1);
+    let first = sluice.proxy_pid();
+    sluice.ok(&["upgrade"]);
+    let second = sluice.proxy_pid();
+    sluice.kill_control();
+    // The memory of a start without kernel maps is its own: the count is of the lock file's columns.
+    let lock = fs::read_to_string(sluice.run_dir().join("default.lock")).expect("lock");
+    for pid in [first, second] {
+        assert!(lock.contains(&format!(":{pid}")), "{pid}: {lock}");
+    }
+    sluice.run();
+    a.release();
+    assert_eq!(held.receive().expect("the answer").0.body, "a");
+    wait_until("both proxies left", || !is_alive(first) && !is_alive(second));
+    assert_eq!(busy(&sluice), 0);
+    assert_eq!(fetch(sluice.port, "/").expect("an answer").body, "a");
+}
+
+#[test]
 fn a_program_that_cannot_take_over_is_refused_before_anything_changes() {
     let a = Member::start("a");
     let sluice = Sluice::start(&[&a]);

@@ -16,12 +16,11 @@ const SIGNALS: [libc::c_int; 5] = [
 pub(crate) fn hold_signals(hold: bool) -> io::Result<()> {
     // SAFETY: an all-zero set is a value; sigemptyset makes it a defined one.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `set` is ours; the numbers are signals.
-    unsafe {
-        libc::sigemptyset(&raw mut set);
-        for signal in SIGNALS {
-            libc::sigaddset(&raw mut set, signal);
-        }
+    // SAFETY: `set` is ours.
+    unsafe { libc::sigemptyset(&raw mut set) };
+    for signal in SIGNALS {
+        // SAFETY: as above; the number is a signal's.
+        unsafe { libc::sigaddset(&raw mut set, signal) };
     }
     let how = if hold {
         libc::SIG_BLOCK

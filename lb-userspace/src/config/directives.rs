@@ -15,6 +15,7 @@ mod balancer;
 mod connection;
 mod foreign;
 mod guard;
+mod health;
 mod keys;
 mod log;
 mod process;
@@ -321,13 +322,14 @@ impl Directive {
 }
 
 /// The parts of the table, with titles, in the order of the documentation.
-pub(crate) const PARTS: [(&str, &[Directive]); 9] = [
+pub(crate) const PARTS: [(&str, &[Directive]); 10] = [
     ("Files and conditions", server::READING),
     ("Servers and virtual hosts", server::TABLE),
     ("Connections and limits", connection::TABLE),
     ("TLS", tls::TABLE),
     ("Proxy", proxy::TABLE),
     ("Balancers", balancer::TABLE),
+    ("Health checks", health::TABLE),
     ("Logs", log::TABLE),
     ("XDP, guard and sluice itself", guard::TABLE),
     ("Accepted for httpd's sake", process::TABLE),

@@ -269,29 +269,6 @@ impl Dataplane {
         });
     }
 
-    /// The proxy of an earlier control of this instance that died, if that proxy still serves. It
-    /// leaves once [`Dataplane::announce`] was called.
-    pub fn orphan(&self) -> Option<u32> {
-        self.lock
-            .earlier_proxy()
-            .filter(|pid| is_proxy_process(*pid))
-    }
-
-    /// Tells an orphaned proxy, and `sluice stop`, that this control serves through `proxy`.
-    pub fn announce(&self, proxy: u32) -> std::io::Result<()> {
-        self.lock.announce(proxy, &self.proxies)
-    }
-
-    /// A proxy that ran before serves on: [`Dataplane::proxy_started`] of another is not to count.
-    pub(crate) fn proxy_serves_on(&self, pid: u32) {
-        self.store.meta().proxy_pid.store(pid, Release);
-    }
-
-    /// The lock file, readable, for a proxy to see a later control announce itself in.
-    pub fn lock_reader(&self) -> std::io::Result<std::fs::File> {
-        self.lock.reader()
-    }
-
     /// Tells that control lives.
     pub fn heartbeat(&self) {
         self.store.meta().heartbeat.store(monotonic_ns(), Relaxed);

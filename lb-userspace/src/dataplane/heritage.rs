@@ -1,6 +1,7 @@
-//! Taking a publish back, and what a control that becomes another program leaves to it.
+//! Taking a publish back; what one control leaves to the next: by the lock file when it died, in an
+//! [`Inheritance`] when it becomes another program.
 
-use std::{fs::File, io, os::fd::OwnedFd};
+use std::{fs::File, io, os::fd::OwnedFd, sync::atomic::Ordering::Release};
 
 use lb_common::abi::map;
 
@@ -76,6 +77,29 @@ impl Dataplane {
             proxies,
             memory,
         })
+    }
+
+    /// The proxy of an earlier control of this instance that died, if that proxy still serves. It
+    /// leaves once [`Dataplane::announce`] was called.
+    pub fn orphan(&self) -> Option<u32> {
+        self.lock
+            .earlier_proxy()
+            .filter(|pid| super::is_proxy_process(*pid))
+    }
+
+    /// Tells an orphaned proxy, and `sluice stop`, that this control serves through `proxy`.
+    pub fn announce(&self, proxy: u32) -> io::Result<()> {
+        self.lock.announce(proxy, &self.proxies)
+    }
+
+    /// A proxy that ran before serves on: [`Dataplane::proxy_started`] of another is not to count.
+    pub(crate) fn proxy_serves_on(&self, pid: u32) {
+        self.store.meta().proxy_pid.store(pid, Release);
+    }
+
+    /// The lock file, readable, for a proxy to see a later control announce itself in.
+    pub fn lock_reader(&self) -> io::Result<File> {
+        self.lock.reader()
     }
 
     /// Takes the last publish back, after a proxy did not take its generation: members, services,

@@ -204,7 +204,9 @@ fn a_control_that_dies_while_a_proxy_drains_leaves_its_count_to_the_next() {
     sluice.run();
     a.release();
     assert_eq!(held.receive().expect("the answer").0.body, "a");
-    wait_until("both proxies left", || !is_alive(first) && !is_alive(second));
+    wait_until("both proxies left", || {
+        !is_alive(first) && !is_alive(second)
+    });
     assert_eq!(busy(&sluice), 0);
     assert_eq!(fetch(sluice.port, "/").expect("an answer").body, "a");
 }

@@ -31,6 +31,7 @@ mod scrape;
 mod signals;
 mod socket;
 mod start;
+mod steering;
 mod succession;
 mod upgrade;
 

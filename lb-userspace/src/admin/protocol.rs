@@ -158,6 +158,9 @@ pub struct Snapshot {
     /// The shards; empty when dead.
     #[serde(default)]
     pub shard_list: Vec<ShardView>,
+    /// Whether a connection goes to a shard of the CPU that received it.
+    #[serde(default)]
+    pub steered: bool,
     /// CPUs that sluice may use when it was started; empty when dead.
     #[serde(default)]
     pub cpus: Vec<u32>,

@@ -28,6 +28,7 @@ use super::{
     signals::Asked,
     socket::{Ask, ControlSocket},
     start::{begin, enlist},
+    steering::Balance,
 };
 use crate::{
     admin::protocol::Response,
@@ -62,6 +63,9 @@ pub(crate) struct Control {
     pub(super) cpus: Cpus,
     /// The CPU of each shard.
     pub(super) pins: Vec<Option<u32>>,
+    /// The CPU whose connections each shard's sockets get: the same, until that leaves shards idle.
+    pub(super) steered: Vec<Option<u32>>,
+    pub(super) balance: Balance,
     pub(super) proxy: Option<ProxyChild>,
     /// Proxies that another has taken over from, and that still have requests.
     pub(super) retired: Vec<Retired>,
@@ -137,6 +141,7 @@ impl Control {
                 }
                 Event::Came(Came::Tick) => {
                     self.dataplane.tick();
+                    self.look_at_steering();
                     self.look_at_certificates().await;
                 }
                 Event::RestartProxy => self.restart_proxy().await,
@@ -235,6 +240,26 @@ impl Control {
             // The answer is in the log.
             drop(self.reload().await);
         }
+    }
+
+    /// Leaves it to the kernel's hash which shard gets a connection, when the CPUs that receive packets
+    /// are too few for the shards.
+    fn look_at_steering(&mut self) {
+        if self.steered.len() < 2 || self.steered.iter().all(Option::is_none) {
+            return;
+        }
+        let accepted: Vec<u64> = (0..self.pins.len())
+            .map(|shard| self.ledger.accepted_by(shard))
+            .collect();
+        if !self.balance.leaves_shards_idle(&accepted) {
+            return;
+        }
+        self.steered.fill(None);
+        self.listeners.steer(&self.steered);
+        let notice = "packets arrive on fewer CPUs than there are shards: connections are spread by \
+                      the kernel's hash instead; `sluice doctor` shows receive queues";
+        tracing::info!(notice = true, "{notice}");
+        self.notices.push(notice.to_owned());
     }
 
     async fn answer(&mut self, ask: Ask) {

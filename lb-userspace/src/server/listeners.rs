@@ -67,6 +67,15 @@ impl Listeners {
         (self.bound.iter()).flat_map(|(key, all)| all.iter().map(|socket| (*key, socket)))
     }
 
+    /// Gives each shard's sockets the connections of another CPU.
+    pub(crate) fn steer(&self, pins: &[Option<u32>]) {
+        for sockets in self.bound.values() {
+            for (index, socket) in sockets.iter().enumerate() {
+                steer(&SockRef::from(socket), pins[index % pins.len()]);
+            }
+        }
+    }
+
     /// Brings inherited sockets in line with these shards: as many at least (the sockets of fewer
     /// shards stay and are given to those there are, or their accept queues would be lost), each
     /// steered to its shard's CPU.

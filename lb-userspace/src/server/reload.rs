@@ -82,7 +82,7 @@ impl Control {
         let stopped = |stopped: Stopped| stopped.to_string();
         let addresses = self.attend(preflight::resolve(&spec)).await;
         let addresses = addresses.map_err(stopped)?.map_err(text)?;
-        let bound = (self.listeners).rebind(&spec.listeners, &self.pins, spec.listen_backlog);
+        let bound = (self.listeners).rebind(&spec.listeners, &self.steered, spec.listen_backlog);
         let listeners = (self.attend(bound).await)
             .map_err(stopped)?
             .map_err(|error| error.to_string())?;

@@ -117,6 +117,7 @@ impl Control {
                     accepted: self.ledger.accepted_by(shard),
                 })
                 .collect(),
+            steered: self.steered.iter().any(Option::is_some),
             cpus: self.cpus.allowed.clone(),
             cpu_quota: self.cpus.quota.map(|quota| quota as f64 / 1000.0),
             proxy_restarts: self.restarts,

@@ -27,6 +27,7 @@ use super::{
     scrape::Scrape,
     signals::Signals,
     socket::ControlSocket,
+    steering::Balance,
 };
 use crate::{
     config::spec::Spec,
@@ -199,6 +200,8 @@ impl Control {
             watched: 0,
             identity,
             cpus,
+            steered: pins.clone(),
+            balance: Balance::default(),
             pins,
             proxy: Some(proxy),
             retired: (handed.into_iter())

@@ -117,6 +117,36 @@ fn shard_of_the_receiving_cpu_takes_the_connection() {
 }
 
 #[test]
+fn shards_whose_cpu_receives_nothing_get_connections_by_hash() {
+    let cpus = own_cpus();
+    if cpus.len() < 2 || !kernel_steers() {
+        eprintln!("not run: one CPU, or a kernel that does not steer");
+        return;
+    }
+    let a = Member::start("a");
+    let mut sluice = Sluice::prepare(&[&a]);
+    let shards = format!("SluiceShards {}", cpus.len());
+    sluice.write(&sluice.config(&[&a]).replace("SluiceShards 2", &shards));
+    sluice.run();
+    assert_eq!(sluice.status()["steered"], true);
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, sluice.port));
+    // As a NIC with one queue does it.
+    wait_until("control sees that shards are idle", || {
+        for _ in 0..200 {
+            ask_from(cpus[0], address);
+        }
+        sluice.status()["steered"] == false
+    });
+    let last = *cpus.last().expect("a CPU");
+    let before = accepted_on(&sluice.status(), last);
+    for _ in 0..100 {
+        ask_from(cpus[0], address);
+    }
+    assert!(accepted_on(&sluice.status(), last) > before);
+    assert!(sluice.ok(&["status"]).contains("by the kernel's hash"));
+}
+
+#[test]
 fn affinity_mask_leaves_cpus_out_and_their_packets_are_served_too() {
     let cpus = own_cpus();
     let last = *cpus.last().expect("a CPU");

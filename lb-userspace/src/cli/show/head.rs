@@ -87,7 +87,11 @@ fn cpus(shown: &Snapshot) -> String {
     }
     text.push_str(
         if shown.shard_list.iter().any(|shard| shard.cpu.is_some()) {
-            ", shards are pinned"
+            if shown.steered {
+                ", shards are pinned and get what their CPU receives"
+            } else {
+                ", shards are pinned"
+            }
         } else {
             ", shards are not pinned: there are fewer than CPUs"
         },

@@ -31,6 +31,12 @@ pub struct Numbers {
     pub classes: [u64; CLASSES],
     /// Failed requests by reason.
     pub failures: Vec<(&'static str, u64)>,
+    /// TLS handshakes that were made, by peer, version and kind.
+    pub handshakes: Vec<([&'static str; 3], u64)>,
+    /// TLS handshakes that were not, by peer and reason.
+    pub failed_handshakes: Vec<([&'static str; 2], u64)>,
+    /// Certificate files, and until when what is in them is valid.
+    pub certificates: Vec<(String, Duration)>,
     /// Requests by member's slot and class of status.
     pub members: Vec<(u32, [u64; CLASSES])>,
     /// By balancer.
@@ -88,6 +94,9 @@ families! {
     LOAD_FAILED = "sluice_config_last_reload_failed", "gauge", "bool", "", false, "Whether the last reload was refused";
     ACCEPTED = "sluice_client_connections_accepted_total", "counter", "connections", "", false, "Client connections accepted";
     CLIENTS = "sluice_client_connections", "gauge", "connections", "", false, "Client connections open";
+    HANDSHAKES = "sluice_tls_handshakes_total", "counter", "handshakes", "peer,version,kind", false, "TLS handshakes that were made, with clients and with members, full or resumed";
+    HANDSHAKES_FAILED = "sluice_tls_handshakes_failed_total", "counter", "handshakes", "peer,reason", false, "TLS handshakes that were not, by reason (docs/reasons.md)";
+    EXPIRY = "sluice_tls_certificate_expiry_time_seconds", "gauge", "seconds since 1970", "file", false, "Until when the certificate in the file is valid, of the files that are in use";
     REQUESTS = "sluice_requests_total", "counter", "requests", "code", false, "Requests that ended, by class of status; none: the client left before there was one";
     FAILED = "sluice_requests_failed_total", "counter", "requests", "reason", false, "Requests that failed, by reason (docs/reasons.md); statuses that members sent are no failures";
     FIRST_BYTE = "sluice_balancer_first_byte_seconds", "histogram", "seconds", "balancer,le", false, "From the end of a request's head to the head of the member's response";
@@ -128,6 +137,7 @@ pub fn render(shown: &Snapshot, numbers: Option<&Numbers>) -> String {
     }
     if let Some(numbers) = numbers {
         process(&mut page, shown, numbers);
+        tls(&mut page, numbers);
         requests(&mut page, shown, numbers);
     }
     members(&mut page, &shown.members);
@@ -154,6 +164,23 @@ fn process(page: &mut Page, shown: &Snapshot, numbers: &Numbers) {
     page.one(LOAD_FAILED, u8::from(numbers.last_load_failed));
     page.one(ACCEPTED, numbers.accepted);
     page.one(CLIENTS, shown.connections);
+}
+
+fn tls(page: &mut Page, numbers: &Numbers) {
+    page.family(HANDSHAKES);
+    for ([peer, version, kind], count) in &numbers.handshakes {
+        let labels = [("peer", *peer), ("version", version), ("kind", kind)];
+        page.sample(HANDSHAKES, &labels, count);
+    }
+    page.family(HANDSHAKES_FAILED);
+    for ([peer, reason], count) in &numbers.failed_handshakes {
+        let labels = [("peer", *peer), ("reason", reason)];
+        page.sample(HANDSHAKES_FAILED, &labels, count);
+    }
+    page.family(EXPIRY);
+    for (file, until) in &numbers.certificates {
+        page.sample(EXPIRY, &[("file", file)], Seconds(*until));
+    }
 }
 
 fn requests(page: &mut Page, shown: &Snapshot, numbers: &Numbers) {

@@ -5,6 +5,7 @@ use std::{net::IpAddr, time::Instant};
 use lb_common::member::MemberId;
 
 use super::{
+    certificates,
     control::{Control, Retired},
     socket::Ask,
 };
@@ -84,7 +85,8 @@ impl Control {
     fn metrics_page(&self) -> Result<String, String> {
         let shown = self.snapshot()?;
         let ids = shown.members.iter().map(|view| MemberId(view.id));
-        let numbers = self.ledger.numbers(ids);
+        let mut numbers = self.ledger.numbers(ids);
+        numbers.certificates = certificates::expiries(&self.desired.spec, &self.certificates);
         Ok(metrics::render(&shown, Some(&numbers)))
     }
 

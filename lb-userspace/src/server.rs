@@ -22,6 +22,7 @@ mod ledger;
 mod link;
 mod listeners;
 mod notify;
+mod pipes;
 mod preflight;
 mod privileges;
 pub mod proxy_process;
@@ -34,6 +35,7 @@ mod start;
 mod steering;
 mod succession;
 mod upgrade;
+mod usage;
 
 pub use child::SUBCOMMAND;
 

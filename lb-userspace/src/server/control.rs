@@ -113,7 +113,7 @@ impl Control {
     /// Serves until the service has stopped.
     pub(super) async fn serve(&mut self) {
         let spec = Arc::clone(&self.desired.spec);
-        error_log::configure(self.logs.error_targets(&spec), spec.log_level);
+        error_log::configure(self.logs.error_targets(&spec));
         for notice in &self.notices {
             tracing::info!(notice = true, "{notice}");
         }
@@ -141,6 +141,7 @@ impl Control {
                 }
                 Event::Came(Came::Tick) => {
                     self.dataplane.tick();
+                    self.logs.tend();
                     self.look_at_steering();
                     self.look_at_certificates().await;
                 }

@@ -1,6 +1,7 @@
 //! What control knows for metrics beside the maps: the shards' counters and whose they are, reloads.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
@@ -14,7 +15,10 @@ use crate::{
     config::spec::Spec,
     dataplane::{Published, table::MemberTable},
     proxy::{reason::Reason, tls::outcome},
-    telemetry::counters::{Counters, Latency, MAX_BALANCERS, Number},
+    telemetry::{
+        counters::{Counters, Latency, MAX_BALANCERS, Number},
+        sink,
+    },
 };
 use lb_common::member::MemberId;
 
@@ -33,6 +37,8 @@ pub(super) struct Ledger {
     /// Reloads that were done, and that were refused.
     reloads: [u64; 2],
     last_load_failed: bool,
+    /// Log lines of control's own that were not written.
+    lines_lost: Cell<u64>,
 }
 
 /// What a successor must know to go on with the counters.
@@ -82,6 +88,7 @@ impl Ledger {
                 loaded: state.loaded,
                 reloads: state.reloads,
                 last_load_failed: false,
+                lines_lost: Cell::new(0),
             },
             None,
         ))
@@ -115,6 +122,7 @@ impl Ledger {
             loaded: now,
             reloads: [0; 2],
             last_load_failed: false,
+            lines_lost: Cell::new(0),
         })
     }
 
@@ -209,6 +217,8 @@ impl Ledger {
 
     /// Everything, summed.
     pub(super) fn numbers(&self, ids: impl Iterator<Item = MemberId>) -> Numbers {
+        self.lines_lost
+            .set(self.lines_lost.get() + sink::take_lost());
         let (counters, columns) = (&self.counters, self.columns.as_slice());
         Numbers {
             started: self.started,
@@ -218,6 +228,9 @@ impl Ledger {
             accepted: counters.number(columns, Number::Accepted),
             open: counters.number(columns, Number::Open),
             idle: counters.number(columns, Number::Idle),
+            waiting: counters.number(columns, Number::Waiting),
+            lines_lost: counters.number(columns, Number::LinesLost) + self.lines_lost.get(),
+            usage: Vec::new(),
             classes: counters.classes(columns),
             failures: Reason::ALL
                 .iter()

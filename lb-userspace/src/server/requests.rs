@@ -8,6 +8,7 @@ use super::{
     certificates,
     control::{Control, Retired},
     socket::Ask,
+    usage,
 };
 use crate::{
     admin::{
@@ -87,6 +88,10 @@ impl Control {
         let ids = shown.members.iter().map(|view| MemberId(view.id));
         let mut numbers = self.ledger.numbers(ids);
         numbers.certificates = certificates::expiries(&self.desired.spec, &self.certificates);
+        numbers.usage.push(usage::of("control", shown.control_pid));
+        if shown.proxy_pid != 0 {
+            numbers.usage.push(usage::of("proxy", shown.proxy_pid));
+        }
         Ok(metrics::render(&shown, Some(&numbers)))
     }
 

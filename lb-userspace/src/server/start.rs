@@ -63,7 +63,7 @@ impl Control {
         let back = way_back(legacy.as_deref())?;
         let identity = preflight::identity(&spec).map_err(host)?;
         preflight::interfaces(&spec).map_err(host)?;
-        let logs = Logs::open(&spec).map_err(host)?;
+        let logs = Logs::open(&spec, None).map_err(host)?;
         let tls = match (certificates::load(&spec), &back) {
             (Ok(tls), _) => tls,
             // What cannot be read any more is served from what was read.

@@ -145,7 +145,6 @@ const NAMES: &[&str] = &[
     "RewriteBase",
     "RewriteOptions",
     "ErrorDocument",
-    "GlobalLog",
     "BufferedLogs",
     "CookieLog",
     "SetEnv",

@@ -13,11 +13,17 @@ mod exposition;
 mod harness;
 #[path = "server/lifecycle.rs"]
 mod lifecycle;
+#[path = "server/logs.rs"]
+mod logs;
 #[path = "server/members.rs"]
 mod members;
 #[path = "server/metrics.rs"]
 mod metrics;
 #[path = "server/reload.rs"]
 mod reload;
+#[path = "server/steering.rs"]
+mod steering;
 #[path = "server/tls.rs"]
 mod tls;
+#[path = "server/upgrade.rs"]
+mod upgrade;

@@ -15,6 +15,7 @@ mod balancer;
 mod connection;
 mod foreign;
 mod guard;
+mod health;
 mod keys;
 mod log;
 mod process;
@@ -321,13 +322,16 @@ impl Directive {
 }
 
 /// The parts of the table, with titles, in the order of the documentation.
-pub(crate) const PARTS: [(&str, &[Directive]); 9] = [
+pub(crate) const PARTS: [(&str, &[Directive]); 12] = [
     ("Files and conditions", server::READING),
     ("Servers and virtual hosts", server::TABLE),
     ("Connections and limits", connection::TABLE),
     ("TLS", tls::TABLE),
+    ("Certificates of clients", tls::CLIENTS),
+    ("TLS to members", tls::MEMBERS),
     ("Proxy", proxy::TABLE),
     ("Balancers", balancer::TABLE),
+    ("Health checks", health::TABLE),
     ("Logs", log::TABLE),
     ("XDP, guard and sluice itself", guard::TABLE),
     ("Accepted for httpd's sake", process::TABLE),
@@ -496,6 +500,10 @@ const WIDER: &[(&str, Contexts)] = &[
     ("LogLevel", Contexts::LOCATION.and(Contexts::PROXY)),
     ("SetHandler", Contexts::SERVER.and(Contexts::PROXY)),
     ("RewriteEngine", Contexts::PROXY),
+    ("SSLVerifyClient", Contexts::LOCATION),
+    ("SSLVerifyDepth", Contexts::LOCATION),
+    ("SSLOptions", Contexts::LOCATION),
+    ("SSLCipherSuite", Contexts::LOCATION),
 ];
 
 /// A name that is in no part of the table: message, and help where one is to be looked for (it takes

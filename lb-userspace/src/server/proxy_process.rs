@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     dataplane::table::MemberTable,
+    health::Checker,
     proxy::{Generation, LogFiles, Proxy, Setup, ShardListener},
     telemetry::{counters::Counters, error_log},
 };
@@ -72,7 +73,7 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
     let Some((
         ToProxy::Setup {
             column,
-            shards,
+            cpus,
             identity,
         },
         fds,
@@ -85,14 +86,16 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
     let [members, busy, lock, counters] = <[OwnedFd; 4]>::try_from(fds).map_err(|_| {
         io::Error::other("setup without the member table, the lock and the counters")
     })?;
-    let counters = Arc::new(Counters::map(counters.as_fd(), shards)?);
+    let counters = Arc::new(Counters::map(counters.as_fd(), cpus.len())?);
     let succession = Succession::new(lock)?;
     let table = Arc::new(MemberTable::map(members.as_fd(), busy.as_fd())?);
     let mut signals = Signals::new()?;
+    let checker = Checker::start(Arc::clone(&table)).map_err(ProxyProcessError::Start)?;
     let proxy = Proxy::start(Setup {
-        table,
+        table: Arc::clone(&table),
         column,
-        shards,
+        shards: cpus.len(),
+        cpus,
         counters,
         clients: privileges::client_limit(),
     })
@@ -101,6 +104,8 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
     let mut process = Process {
         link,
         proxy,
+        checker: Some(checker),
+        table,
         succession,
         listeners: Vec::new(),
         logs: Vec::new(),
@@ -108,9 +113,21 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
     process.serve(&mut signals).await
 }
 
+/// What becomes of idle connections.
+#[derive(Clone, Copy)]
+enum Drain {
+    /// They are closed.
+    Now,
+    /// They may make one more request.
+    Politely,
+}
+
 struct Process {
     link: Link,
     proxy: Proxy,
+    /// `None`: draining, another process checks.
+    checker: Option<Checker>,
+    table: Arc<MemberTable>,
     succession: Succession,
     /// Received for the generation to come.
     listeners: Vec<ShardListener>,
@@ -121,15 +138,16 @@ impl Process {
     async fn serve(&mut self, signals: &mut Signals) -> Result<(), ProxyProcessError> {
         let mut look = tokio::time::interval(LOOK);
         let mut told = 0;
-        let patience = loop {
+        let (patience, how) = loop {
             tokio::select! {
                 message = self.link.receive() => match message {
-                    Ok(Some((ToProxy::Drain, _))) => break None,
+                    Ok(Some((ToProxy::Drain, _))) => break (None, Drain::Now),
+                    Ok(Some((ToProxy::Retire, _))) => break (None, Drain::Politely),
                     Ok(Some((message, fds))) => self.take(message, fds).await?,
                     Ok(None) => break self.orphaned("it ended", signals).await,
                     Err(error) => break self.orphaned(&error.to_string(), signals).await,
                 },
-                () = signals.terminate() => break Some(ORPHAN_PATIENCE),
+                () = signals.terminate() => break (Some(ORPHAN_PATIENCE), Drain::Now),
                 _ = look.tick() => {
                     let now = self.proxy.connections() as u64;
                     // When control is gone the next receive tells.
@@ -139,24 +157,24 @@ impl Process {
                 }
             }
         };
-        self.drain(patience).await;
+        self.checker = None;
+        self.drain(patience, how, signals).await;
         Ok(())
     }
 
     /// Control is gone: serves on until another one does, or somebody says TERM.
-    async fn orphaned(&self, why: &str, signals: &mut Signals) -> Option<Duration> {
+    async fn orphaned(&self, why: &str, signals: &mut Signals) -> (Option<Duration>, Drain) {
         tracing::error!("control is gone ({why}): serving on until another control does");
         let mut look = tokio::time::interval(SUCCESSION_LOOK);
         loop {
             tokio::select! {
-                () = signals.terminate() => break,
+                () = signals.terminate() => return (Some(ORPHAN_PATIENCE), Drain::Now),
                 _ = look.tick() => if self.succession.has_happened() {
                     tracing::info!(notice = true, "another control serves: leaving");
-                    break;
+                    return (Some(ORPHAN_PATIENCE), Drain::Politely);
                 }
             }
         }
-        Some(ORPHAN_PATIENCE)
     }
 
     async fn take(&mut self, message: ToProxy, fds: Vec<OwnedFd>) -> io::Result<()> {
@@ -174,12 +192,12 @@ impl Process {
                     });
                 }
             }
-            ToProxy::Logs(paths) => {
-                if paths.len() != fds.len() {
+            ToProxy::Logs(targets) => {
+                if targets.len() != fds.len() {
                     return Err(cut_short());
                 }
                 self.logs
-                    .extend(paths.into_iter().zip(fds.into_iter().map(File::from)));
+                    .extend(targets.into_iter().zip(fds.into_iter().map(File::from)));
             }
             ToProxy::Apply { listeners, logs } => {
                 if listeners != self.listeners.len() || logs != self.logs.len() {
@@ -197,12 +215,17 @@ impl Process {
                 };
                 self.link.send(&answer, &[]).await?;
             }
-            ToProxy::Setup { .. } | ToProxy::Drain => return Err(cut_short()),
+            ToProxy::Setup { .. } | ToProxy::Drain | ToProxy::Retire => return Err(cut_short()),
         }
         Ok(())
     }
 
     fn apply(&mut self, parcel: Parcel) -> io::Result<()> {
+        let ids: Vec<Vec<MemberId>> = parcel
+            .ids
+            .into_iter()
+            .map(|ids| ids.into_iter().map(MemberId).collect())
+            .collect();
         let listeners = std::mem::take(&mut self.listeners);
         let logs = std::mem::take(&mut self.logs);
         let spec = Arc::new(parcel.spec);
@@ -212,23 +235,25 @@ impl Process {
                 number: parcel.number,
                 spec: Arc::clone(&spec),
                 certificates: parcel.certificates,
-                ids: parcel
-                    .ids
-                    .into_iter()
-                    .map(|ids| ids.into_iter().map(MemberId).collect())
-                    .collect(),
+                ids: ids.clone(),
             },
             listeners,
             logs,
         )?;
-        error_log::configure(targets, spec.log_level);
+        error_log::configure(targets);
+        if let Some(checker) = &self.checker {
+            checker.apply(&spec, &ids, &self.table, &self.proxy.peers());
+        }
         Ok(())
     }
 
     /// Accepts no more and waits for the last connection: at most `patience`, counted from now or
     /// (`None`) from the moment control is gone. While there is a control it bounds the wait itself.
-    async fn drain(&self, patience: Option<Duration>) {
-        self.proxy.drain();
+    async fn drain(&self, patience: Option<Duration>, how: Drain, signals: &mut Signals) {
+        match how {
+            Drain::Now => self.proxy.drain(),
+            Drain::Politely => self.proxy.retire(),
+        }
         let done = async {
             // A look after the first pause: shards empty their accept queues before they are done.
             loop {
@@ -240,7 +265,17 @@ impl Process {
         };
         let too_long = async {
             if patience.is_none() {
-                while let Ok(Some(_)) = self.link.receive::<ToProxy>().await {}
+                loop {
+                    tokio::select! {
+                        message = self.link.receive::<ToProxy>() => match message {
+                            // The whole service ends now.
+                            Ok(Some((ToProxy::Drain, _))) => self.proxy.drain(),
+                            Ok(Some(_)) => {}
+                            Ok(None) | Err(_) => break,
+                        },
+                        () = signals.terminate() => self.proxy.drain(),
+                    }
+                }
             }
             tokio::time::sleep(patience.unwrap_or(ORPHAN_PATIENCE)).await;
         };

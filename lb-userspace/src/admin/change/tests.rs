@@ -4,7 +4,7 @@ use lb_common::member::MemberId;
 
 use super::*;
 use crate::{
-    config::spec::{LbMethod, Member, Scheme},
+    config::spec::{Health, LbMethod, Member, Scheme},
     dataplane::table::MemberTable,
 };
 
@@ -12,6 +12,7 @@ fn member(url: &str, host: &str, port: u16, route: &str) -> Member {
     Member {
         url: url.to_owned(),
         scheme: Scheme::Http,
+        tls: None,
         host: host.to_owned(),
         port,
         route: route.to_owned(),
@@ -25,7 +26,7 @@ fn example() -> Member {
         "lbset": 0, "route": "", "redirect": "", "status": 0,
         "retry": {"secs": 60, "nanos": 0}, "timeout": null, "connection_timeout": null,
         "ttl": null, "max": null, "acquire": null, "keepalive": false, "disablereuse": false,
-        "response_field_size": 8192, "at": {"file": "", "line": 1}
+        "response_field_size": 8192, "health": Health::default(), "at": {"file": "", "line": 1}
     }))
     .expect("a member")
 }

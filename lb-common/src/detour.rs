@@ -1,7 +1,7 @@
 //! What few packets of forwarded services need: fragments, ICMP, addresses rewritten, QUIC, packets
 //! to be unpacked, answers of our own. Each function here is one that the XDP program outlines.
 
-use network_types::eth::EtherType;
+use network_types::eth::{EthHdr, EtherType};
 
 use crate::{
     addr::{Address, Be16},
@@ -186,7 +186,7 @@ where
     deliver(frame, headers, forward, service, &steered, reason, tables)
 }
 
-/// The common case alone, for a program that has no room for the others: a packet in the middle of
+/// The common case alone, for a program that has no room for the others: an untagged packet in the middle of
 /// a flow that `FLOWS4` has in the key's first set, whose entry stays as it is, to an IPv4 member whose
 /// next hop was asked for in this beat. `None`, and nothing done: [`steer`] it.
 #[inline(always)]
@@ -204,7 +204,8 @@ where
     let service = decision.service;
     let forward = tables.forward(service)?;
     let is_tcp = headers.proto == proto::TCP;
-    if headers.is_fragment
+    if headers.l3 != EthHdr::LEN
+        || headers.is_fragment
         || forward.mode > mode::IPIP
         || forward.hash == hash_kind::QUIC
         || decision.reason.0 == Reason::LIMIT_REPORTED.0

@@ -461,10 +461,10 @@ pub fn find<T: Tables>(headers: &Headers, tables: &T) -> Found {
         headers.proto,
         headers.destination_port,
     );
-    let ranges = if settings.gates & gate::RANGES != 0 {
-        settings.range_filter
-    } else {
-        0
+    let ranges = match (settings.gates & gate::RANGES, settings.range_filter) {
+        (0, _) => 0,
+        (_, 0) => u64::MAX,
+        (_, filter) => filter,
     };
     let mut found = find_on(headers.destination, port, proto, seed, tables);
     if found.id == 0 && ranges != 0 && ranges & range_bit(headers.destination, proto) != 0 {

@@ -156,7 +156,8 @@ where
     Ok(link.ifindex)
 }
 
-/// [`send`] by `dsr` or `ipip` to an IPv4 member over a link that is known.
+/// [`send`] of an untagged IPv4 packet by `dsr` or `ipip` to an IPv4 member over a link that is known:
+/// all offsets are numbers.
 #[inline(always)]
 pub fn send_v4<F: Edit + ?Sized>(
     frame: &mut F,
@@ -166,27 +167,26 @@ pub fn send_v4<F: Edit + ?Sized>(
     link: &Link,
 ) -> Result<u32, Reason> {
     let is_plain = forward.mode == mode::DSR;
-    let len = headers.end.wrapping_sub(headers.l3);
+    let len = headers.end.wrapping_sub(EthHdr::LEN);
     let overhead = if is_plain { 0 } else { V4 };
     if len + overhead > mtu(forward, link) as usize {
         return Err(Reason::TOO_BIG);
     }
-    let inner = lower_ttl(frame, headers)?;
-    if is_plain {
-        frame.write(0, macs(link)).ok_or(Reason::NOT_REWRITTEN)?;
-        return Ok(link.ifindex);
+    let inner = lower_ttl_at(frame, EthHdr::LEN, true)?;
+    if !is_plain {
+        let outer = Outer {
+            tos: outer_tos(forward, inner),
+            proto: proto::IPIP,
+            len,
+            gue: None,
+            entropy: 0,
+        };
+        let [x, y] = (EtherType::Ipv4 as u16).to_ne_bytes();
+        wrap_v4(frame, EthHdr::LEN, &outer, forward.source4, to)
+            .and_then(|()| frame.write(12, [x, y]))
+            .ok_or(Reason::NOT_REWRITTEN)?;
     }
-    let tags = frame.read::<8>(12).ok_or(Reason::NOT_REWRITTEN)?;
-    let outer = Outer {
-        tos: outer_tos(forward, inner),
-        proto: proto::IPIP,
-        len,
-        gue: None,
-        entropy: 0,
-    };
-    wrap_v4(frame, headers.l3, &outer, forward.source4, to)
-        .and_then(|()| link_header(frame, headers.l3, link, tags, EtherType::Ipv4 as u16))
-        .ok_or(Reason::NOT_REWRITTEN)?;
+    frame.write(0, macs(link)).ok_or(Reason::NOT_REWRITTEN)?;
     Ok(link.ifindex)
 }
 
@@ -203,8 +203,12 @@ const fn outer_tos(forward: &Forward, inner: u8) -> u8 {
 /// Takes one from the packet's time to live; returns its traffic class (TOS).
 #[inline(always)]
 pub fn lower_ttl<F: Edit + ?Sized>(frame: &mut F, headers: &Headers) -> Result<u8, Reason> {
-    let at = headers.l3;
-    if headers.version == 4 {
+    lower_ttl_at(frame, headers.l3, headers.version == 4)
+}
+
+#[inline(always)]
+fn lower_ttl_at<F: Edit + ?Sized>(frame: &mut F, at: usize, is_v4: bool) -> Result<u8, Reason> {
+    if is_v4 {
         let [ttl, proto, a, b] = frame.read::<4>(at + 8).ok_or(Reason::NOT_REWRITTEN)?;
         if ttl <= 1 {
             return Err(Reason::TTL_EXPIRED);

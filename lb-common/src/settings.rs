@@ -21,7 +21,7 @@ pub struct Settings {
     /// Zero.
     pub pad: u32,
     /// Bit [`crate::service::range_bit`] of each way with a range, while [`gate::RANGES`] is on:
-    /// most packets of no service are told so by it.
+    /// most packets of no service are told so by it. 0: all bits.
     pub range_filter: u64,
 }
 

@@ -52,7 +52,7 @@ fn a_client_may_stall_after_any_byte_of_its_handshake() {
     let tls = Tls::start(|tls| {
         vec![
             // Or the kernel would keep who sends nothing to itself.
-            "AcceptFilter https none\nRequestReadTimeout handshake=1\n".to_owned(),
+            "AcceptFilter http none\nRequestReadTimeout handshake=1\n".to_owned(),
             tls.host("a.test", "a", ""),
         ]
     });

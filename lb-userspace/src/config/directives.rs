@@ -15,6 +15,7 @@ mod balancer;
 mod connection;
 mod foreign;
 mod guard;
+pub(crate) mod http2;
 mod keys;
 mod log;
 mod process;
@@ -321,11 +322,12 @@ impl Directive {
 }
 
 /// The parts of the table, with titles, in the order of the documentation.
-pub(crate) const PARTS: [(&str, &[Directive]); 9] = [
+pub(crate) const PARTS: [(&str, &[Directive]); 10] = [
     ("Files and conditions", server::READING),
     ("Servers and virtual hosts", server::TABLE),
     ("Connections and limits", connection::TABLE),
     ("TLS", tls::TABLE),
+    ("HTTP/2", http2::TABLE),
     ("Proxy", proxy::TABLE),
     ("Balancers", balancer::TABLE),
     ("Logs", log::TABLE),

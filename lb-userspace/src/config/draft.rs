@@ -112,6 +112,8 @@ pub(crate) struct HostDraft {
     pub header_timeout: Option<Duration>,
     /// What SSL directives said.
     pub tls: super::directives::tls::TlsDraft,
+    /// What `Protocols` and H2 directives said.
+    pub http2: super::directives::http2::Http2Draft,
     /// `LogFormat` with a nickname.
     pub formats: Vec<(String, String)>,
     /// `LogFormat` without one, for `TransferLog`.

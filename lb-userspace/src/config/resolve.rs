@@ -123,6 +123,7 @@ fn host(draft: &mut Draft<'_>, index: usize, names: &Names, file: &Path) -> Host
             .or(main.header_timeout)
             .unwrap_or(Duration::from_secs(20)),
         tls: None,
+        protocols: own.http2.resolve(&main.http2),
         access_logs: access_logs(reports, main, own),
         error_log: own.error_log.clone(),
         at,

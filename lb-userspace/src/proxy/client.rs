@@ -26,6 +26,7 @@ use super::{
     wheel::Alarm,
 };
 
+pub(crate) mod h2;
 mod transport;
 mod wire;
 

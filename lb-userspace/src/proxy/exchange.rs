@@ -15,7 +15,10 @@ use lb_common::member::MemberId;
 
 use super::{
     body::{BodyError, Progress},
-    client::Client,
+    client::{
+        Client,
+        h2::{Stream, field_bytes},
+    },
     path,
     plan::{Balancing, Host},
     pool::{Link, Upstream},
@@ -36,6 +39,8 @@ use crate::{
 /// A request being answered.
 pub(crate) struct Exchange {
     pub(crate) client: Rc<Client>,
+    /// `None`: HTTP/1.
+    pub(crate) stream: Option<Rc<Stream>>,
     pub(crate) shard: Rc<Shard>,
     pub(crate) current: Rc<Current>,
     /// Index into the plan's hosts.
@@ -132,6 +137,7 @@ impl Exchange {
     /// `host_name`: name and port that the client asked for.
     pub(crate) fn new(
         client: Rc<Client>,
+        stream: Option<Rc<Stream>>,
         shard: Rc<Shard>,
         current: Rc<Current>,
         host: usize,
@@ -139,6 +145,13 @@ impl Exchange {
         head: &Head<'_>,
     ) -> Self {
         let logs = &current.plan.hosts[host].logs;
+        if let Some(stream) = &stream
+            && !logs.is_empty()
+        {
+            let target = head.target.path_and_query().map_or(0, |path| path.as_str().len());
+            let line = head.method.as_str().len() + target + "  HTTP/2.0\r\n".len();
+            stream.request_head.set(line as u64 + field_bytes(head.fields));
+        }
         let facts = (!logs.is_empty()).then(|| {
             Box::new(Facts {
                 begun: SystemTime::now(),
@@ -166,6 +179,7 @@ impl Exchange {
             log,
             unframed: head.version == Version::HTTP_10,
             client,
+            stream,
             shard,
             host,
             engaged: None,
@@ -262,6 +276,10 @@ impl Exchange {
         self.status = status.as_u16();
         let logs = &self.current.plan.hosts[self.host].logs;
         if let Some(facts) = &mut self.facts {
+            if let Some(stream) = &self.stream {
+                let line = "HTTP/2.0 200\r\n".len() as u64;
+                stream.response_head.set(line + field_bytes(fields));
+            }
             facts.response = logs
                 .iter()
                 .map(|(_, format)| access::take_values(format.response_fields(), fields))
@@ -313,12 +331,24 @@ impl Exchange {
         }
         let before = self.enter_log();
         if !complete && self.reason.is_none() {
-            let reason = Reason::ClientGone;
+            let (reason, what) = match &self.stream {
+                Some(stream) if stream.is_stalled() => {
+                    (Reason::ClientStalled, "the client did not take the response in time")
+                }
+                Some(stream) if stream.is_flooded() => (
+                    Reason::Http2Flood,
+                    "the connection was closed before the end of the response",
+                ),
+                _ => (
+                    Reason::ClientGone,
+                    "the client left before the end of the response",
+                ),
+            };
             self.fail(reason);
             tracing::info!(
                 target: "sluice::proxy",
                 reason = reason.name(),
-                "[client {}] the client left before the end of the response", self.client.peer
+                "[client {}] {what}", self.client.peer
             );
         }
         self.count(complete);
@@ -339,7 +369,7 @@ impl Exchange {
             took: self.begun.elapsed(),
             status: self.status,
             body_bytes: self.body_bytes,
-            received: self.client.received(),
+            received: self.received(),
             keepalives: self.client.keepalives(),
             connection,
             log_id: if self.log.logged { self.log.id } else { 0 },
@@ -354,7 +384,23 @@ impl Exchange {
                 String::new()
             },
         });
-        self.client.response_done(finished);
+        match &self.stream {
+            None => self.client.response_done(finished),
+            Some(stream) => {
+                if let Some(finished) = finished {
+                    finished.log(&self.client, stream.response_head.get() + self.body_bytes);
+                }
+            }
+        }
+    }
+
+    /// Bytes of the request so far.
+    fn received(&self) -> u64 {
+        let Some(stream) = &self.stream else {
+            return self.client.received();
+        };
+        let progress = self.engaged.as_ref().and_then(|engaged| engaged.progress.as_ref());
+        stream.request_head.get() + progress.map_or(0, |progress| progress.taken.get())
     }
 
     fn engagement(&self) -> Option<(&Balancing, &Engaged)> {

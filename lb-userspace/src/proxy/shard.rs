@@ -25,7 +25,7 @@ use tokio::{
 use tracing::{debug, error};
 
 use super::{
-    client::{Activity, Client, ClientIo, Timeouts},
+    client::{Activity, Client, ClientIo, Timeouts, h2},
     forward,
     gate::MAX_HEAD,
     plan::Plan,
@@ -35,6 +35,7 @@ use super::{
     wheel::{TICK, Wheel},
 };
 use crate::{
+    config::spec::Protocols,
     dataplane::table::MemberTable,
     telemetry::{
         access::{Buffer, Clock, Entry, Format},
@@ -363,6 +364,26 @@ impl Shard {
         // Counted here: the task's first turn comes after further accepts.
         let counted = Counted::new(self);
         let shard = Rc::clone(self);
+        if plan.hosts[candidates[0]].tls.is_none() && host.protocols.has_h2c() {
+            tokio::task::spawn_local(async move {
+                let host = &current.plan.spec.hosts[candidates[0]];
+                let is_h2 = h2::begins(&shard, &stream, host.header_timeout).await;
+                let opening = Opening::Cleartext(stream);
+                let client = Client::new(&shard, opening, peer, local, limits, timeouts);
+                if is_h2 {
+                    let protocols = host.protocols.clone();
+                    drop((current, candidates));
+                    Box::pin(connection_h2(shard, client, protocols, counted)).await;
+                } else {
+                    drop((current, candidates));
+                    if shard.is_draining() {
+                        client.hurry(FRESH_GRACE);
+                    }
+                    Box::pin(connection(shard, client, fields, counted)).await;
+                }
+            });
+            return;
+        }
         if plan.hosts[candidates[0]].tls.is_none() {
             let opening = Opening::Cleartext(stream);
             let client = Client::new(self, opening, peer, local, limits, timeouts);
@@ -375,9 +396,15 @@ impl Shard {
             let Some(opening) = Box::pin(opening).await else {
                 return;
             };
-            drop((current, candidates));
             let client = Client::new(&shard, opening, peer, local, limits, timeouts);
-            Box::pin(connection(shard, client, fields, counted)).await;
+            if client.tls.as_ref().is_some_and(|session| session.is_h2) {
+                let protocols = made_for(&current.plan, &candidates, &client);
+                drop((current, candidates));
+                Box::pin(connection_h2(shard, client, protocols, counted)).await;
+            } else {
+                drop((current, candidates));
+                Box::pin(connection(shard, client, fields, counted)).await;
+            }
         });
     }
 }
@@ -442,6 +469,24 @@ async fn connection(shard: Rc<Shard>, client: Rc<Client>, fields: usize, _counte
         }
     }
     drop(registered);
+}
+
+/// The same over HTTP/2.
+async fn connection_h2(
+    shard: Rc<Shard>,
+    client: Rc<Client>,
+    protocols: Protocols,
+    _counted: Counted,
+) {
+    let registered = Registered::new(&shard, &client);
+    h2::serve(Rc::clone(&shard), client, &protocols).await;
+    drop(registered);
+}
+
+/// What HTTP/2 is like on a connection: as the host has it that the handshake named.
+fn made_for(plan: &Plan, candidates: &[usize], client: &Client) -> Protocols {
+    let host = vhost::select(&plan.spec.hosts, candidates, client.sni());
+    plan.spec.hosts[host].protocols.clone()
 }
 
 /// hyper's default, for which it needs no heap.

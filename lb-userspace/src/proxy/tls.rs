@@ -20,7 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
 use super::{client::Client, plan::Plan, vhost};
-use crate::config::spec::{CertificateFiles, CipherSuite, Spec, Tls};
+use crate::config::spec::{CertificateFiles, CipherSuite, Protocol, Protocols, Spec, Tls};
 
 pub(crate) mod accept;
 
@@ -119,6 +119,8 @@ impl Resumption {
 pub(crate) struct HostTls {
     /// For handshakes.
     pub(crate) config: Arc<ServerConfig>,
+    /// The same with the protocols in the other order, where the client's order decides.
+    pub(crate) reversed: Option<Arc<ServerConfig>>,
     /// Equal in hosts between which a connection may be shared.
     pub(crate) class: usize,
 }
@@ -141,7 +143,7 @@ pub(crate) fn configure(
     resumption: &Resumption,
 ) -> Result<Vec<Option<HostTls>>, TlsError> {
     // Each configuration once, however many hosts share it.
-    let mut made: Vec<(&Tls, HostTls)> = Vec::new();
+    let mut made: Vec<(&Tls, &Protocols, HostTls)> = Vec::new();
     let mut classes: Vec<&Tls> = Vec::new();
     spec.hosts
         .iter()
@@ -150,8 +152,11 @@ pub(crate) fn configure(
             let Some(tls) = &host.tls else {
                 return Ok(None);
             };
-            let same = |known: &&(&Tls, HostTls)| is_same(known.0, tls);
-            if let Some((_, known)) = made.iter().find(same) {
+            let offered = &host.protocols;
+            let same = |known: &&(&Tls, &Protocols, HostTls)| {
+                is_same(known.0, tls) && alpn(known.1) == alpn(offered)
+            };
+            if let Some((_, _, known)) = made.iter().find(same) {
                 return Ok(Some(known.clone()));
             }
             let class = classes.iter().position(|known| is_compatible(known, tls));
@@ -174,12 +179,20 @@ pub(crate) fn configure(
                 })
                 .collect::<Result<Vec<_>, TlsError>>()?;
             let config = server_config(tls, keys, resumption);
-            let config = config.map_err(|error| TlsError::Rustls(index, error))?;
+            let mut config = config.map_err(|error| TlsError::Rustls(index, error))?;
+            let (names, ours) = alpn(offered);
+            config.alpn_protocols = names;
+            let reversed = (!ours && config.alpn_protocols.len() > 1).then(|| {
+                let mut config = config.clone();
+                config.alpn_protocols.reverse();
+                Arc::new(config)
+            });
             let host = HostTls {
                 config: Arc::new(config),
+                reversed,
                 class,
             };
-            made.push((tls, host.clone()));
+            made.push((tls, offered, host.clone()));
             Ok(Some(host))
         })
         .collect()
@@ -196,6 +209,23 @@ pub(crate) fn may_carry(plan: &Plan, client: &Client, candidates: &[usize], host
     let made_for = vhost::select(&plan.spec.hosts, candidates, client.sni());
     let class = |host: usize| hosts[host].tls.as_ref().map(|tls| tls.class);
     default && (made_for == host || class(made_for) == class(host))
+}
+
+/// `Protocols` as ALPN has them, and whether their order beats the client's.
+fn alpn(offered: &Protocols) -> (Vec<Vec<u8>>, bool) {
+    let mut names: Vec<Vec<u8>> = offered
+        .offered
+        .iter()
+        .filter_map(|protocol| match protocol {
+            Protocol::Http11 => Some(b"http/1.1".to_vec()),
+            Protocol::H2 => Some(b"h2".to_vec()),
+            Protocol::H2c => None,
+        })
+        .collect();
+    if names.is_empty() {
+        names.push(b"http/1.1".to_vec());
+    }
+    (names, offered.honor_order)
 }
 
 fn files(tls: &Tls) -> impl Iterator<Item = (&std::path::Path, Option<&std::path::Path>)> {
@@ -252,7 +282,6 @@ fn server_config(
         .with_protocol_versions(&versions)?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(Keys(keys)));
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.ignore_client_order = tls.honor_cipher_order;
     if tls.session_tickets {
         config.ticketer = Arc::clone(&resumption.tickets);

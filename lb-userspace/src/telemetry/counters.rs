@@ -66,6 +66,14 @@ pub enum Number {
     Open,
     /// Of them, idle in a pool (gauge, once a second).
     Idle,
+    /// Client connections that spoke HTTP/2.
+    H2Connections,
+    /// Requests over HTTP/2.
+    H2Streams,
+    /// Of them, reset by the client.
+    H2Resets,
+    /// HTTP/2 connections closed for what they flooded us with.
+    H2Floods,
 }
 
 impl Number {
@@ -73,8 +81,8 @@ impl Number {
 }
 
 // Offsets within a block, in cells of 8 bytes; each part begins on a cache line.
-const CLASS: usize = 8;
-const REASON: usize = 16;
+const CLASS: usize = 16;
+const REASON: usize = 24;
 const MEMBER: usize = REASON + MAX_REASONS;
 const MEMBER_CELLS: usize = 8;
 const BALANCER: usize = MEMBER + MAX_MEMBERS as usize * MEMBER_CELLS;

@@ -35,6 +35,8 @@ pub(crate) struct Session {
     pub(crate) protocol: &'static str,
     /// OpenSSL's name.
     pub(crate) cipher: &'static str,
+    /// HTTP/2 was agreed on.
+    pub(crate) is_h2: bool,
 }
 
 /// How a connection began.
@@ -117,9 +119,22 @@ async fn shake(current: &Current, candidates: &[usize], stream: TcpStream) -> io
         .into_iter()
         .find_map(|host| plan.hosts[host].tls.as_ref())
         .ok_or_else(|| io::Error::other("the virtual host has no TLS any more"))?;
+    let config = match (&tls.reversed, start.client_hello().alpn()) {
+        (Some(reversed), Some(mut wanted)) => {
+            let ours = &tls.config.alpn_protocols;
+            let first = wanted.find(|name| ours.iter().any(|own| own == name));
+            if first == ours.first().map(Vec::as_slice) {
+                &tls.config
+            } else {
+                reversed
+            }
+        }
+        _ => &tls.config,
+    };
+    let config = std::sync::Arc::clone(config);
     let StartHandshake { accepted, io, .. } = start;
     let stream = StartHandshake::from_parts(accepted, io.stream)
-        .into_stream_with(std::sync::Arc::clone(&tls.config), |session| {
+        .into_stream_with(config, |session| {
             session.set_buffer_limit(Some(BUFFER_LIMIT));
         })
         .await?;
@@ -133,6 +148,7 @@ async fn shake(current: &Current, candidates: &[usize], stream: TcpStream) -> io
         cipher: agreed
             .negotiated_cipher_suite()
             .map_or("-", |suite| suite_name(suite.suite())),
+        is_h2: agreed.alpn_protocol() == Some(b"h2"),
     };
     Ok(Opening::Secure(Box::new(stream), Box::new(session)))
 }

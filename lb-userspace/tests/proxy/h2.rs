@@ -68,6 +68,7 @@ impl H2 {
 
     async fn with(address: SocketAddr, builder: &mut ::h2::client::Builder) -> Self {
         let stream = tokio::net::TcpStream::connect(address).await.expect("connect");
+        stream.set_nodelay(true).expect("nodelay");
         let (sender, connection) = builder.handshake(stream).await.expect("handshake");
         let driver = tokio::spawn(connection);
         Self { sender, driver }

@@ -265,7 +265,10 @@ pub(crate) async fn serve(shard: Rc<Shard>, client: Rc<Client>, protocols: &Prot
     .await;
     drop(served);
     finish(&session, end);
-    client.linger(&shard).await;
+    // What a flood still sends is not waited for.
+    if session.flood.get().is_none() && !session.calmed.get() {
+        client.linger(&shard).await;
+    }
 }
 
 /// Logs and counts the end of a connection.

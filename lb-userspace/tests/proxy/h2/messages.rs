@@ -128,7 +128,7 @@ fn responses_without_body_have_none() {
         stream.write_all(fields.as_bytes())?;
         Ok(true)
     });
-    let lab = lab(&[a.address], |spec| spec.hosts[0].routes[0].path = "/m".to_owned());
+    let lab = lab(&[a.address], |spec| spec.hosts[0].routes[0].path = "/m/".to_owned());
     run(async {
         let mut client = H2::connect(lab.address).await;
         let head = |path: &str| {
@@ -202,7 +202,7 @@ fn refused_heads_are_answered_and_the_connection_goes_on() {
             (404, request("GET", &format!("{url}a%2fb"), &[])),
             (404, request("GET", &format!("{url}a%00b"), &[])),
             (400, request("GET", &format!("{url}a%zzb"), &[])),
-            (400, request("GET", "http://h%2ftest/", &[])),
+            (400, request("GET", "http://user@h.test/", &[])),
         ] {
             let shown = format!("{request:?}");
             let answer = client.request(request, b"").await;
@@ -233,10 +233,6 @@ fn malformed_requests_are_reset() {
         and(("upgrade", "websocket")),
         and(("keep-alive", "1")),
         and(("proxy-connection", "1")),
-        and(("UPPER", "1")),
-        and(("a b", "1")),
-        and(("x", "a\r\nb")),
-        and((":unknown", "1")),
         vec![("x", "y"), GET[0], GET[1], GET[2], GET[3]],
         and(("content-length", "x")),
         and(("content-length", "3")),
@@ -368,11 +364,9 @@ fn log_has_each_request_with_bytes_of_its_own() {
     let dir = tempfile::tempdir().expect("directory");
     let path = dir.path().join("log");
     let a = echo();
-    let mut lab = lab(&[a.address], |spec| {
-        let format = "%r|%H|%X|%k|%>s|%B|%I|%O|%{SLUICE_REASON}e";
-        spec.hosts[0].access_logs = vec![access_log(&path, format)];
-    });
-    let file = std::fs::File::create(&path).expect("log");
+    let mut lab = lab(&[a.address], |_| {});
+    let format = "%r|%H|%X|%k|%>s|%B|%I|%O|%{SLUICE_REASON}e";
+    lab.spec.hosts[0].access_logs = vec![access_log(&path, format)];
     let file = std::fs::OpenOptions::new().append(true).create(true).open(&path);
     lab.apply_logging(vec![(path.clone(), file.expect("log"))]);
     run(async {

@@ -23,6 +23,8 @@ pub struct Numbers {
     pub last_load_failed: bool,
     /// Client connections accepted.
     pub accepted: u64,
+    /// Of HTTP/2: connections, requests, requests reset by the client, floods.
+    pub http2: [u64; 4],
     /// Connections to members, those in pools included.
     pub open: u64,
     /// Connections in pools.
@@ -88,6 +90,10 @@ families! {
     LOAD_FAILED = "sluice_config_last_reload_failed", "gauge", "bool", "", false, "Whether the last reload was refused";
     ACCEPTED = "sluice_client_connections_accepted_total", "counter", "connections", "", false, "Client connections accepted";
     CLIENTS = "sluice_client_connections", "gauge", "connections", "", false, "Client connections open";
+    H2_CONNECTIONS = "sluice_http2_connections_total", "counter", "connections", "", false, "Client connections that spoke HTTP/2";
+    H2_REQUESTS = "sluice_http2_requests_total", "counter", "requests", "", false, "Requests over HTTP/2 that began";
+    H2_RESETS = "sluice_http2_resets_total", "counter", "requests", "", false, "RST_STREAM frames of clients";
+    H2_FLOODS = "sluice_http2_floods_total", "counter", "connections", "", false, "HTTP/2 connections closed for what they sent too much of";
     REQUESTS = "sluice_requests_total", "counter", "requests", "code", false, "Requests that ended, by class of status; none: the client left before there was one";
     FAILED = "sluice_requests_failed_total", "counter", "requests", "reason", false, "Requests that failed, by reason (docs/reasons.md); statuses that members sent are no failures";
     FIRST_BYTE = "sluice_balancer_first_byte_seconds", "histogram", "seconds", "balancer,le", false, "From the end of a request's head to the head of the member's response";
@@ -154,6 +160,10 @@ fn process(page: &mut Page, shown: &Snapshot, numbers: &Numbers) {
     page.one(LOAD_FAILED, u8::from(numbers.last_load_failed));
     page.one(ACCEPTED, numbers.accepted);
     page.one(CLIENTS, shown.connections);
+    let http2 = [H2_CONNECTIONS, H2_REQUESTS, H2_RESETS, H2_FLOODS];
+    for (family, count) in http2.into_iter().zip(numbers.http2) {
+        page.one(family, count);
+    }
 }
 
 fn requests(page: &mut Page, shown: &Snapshot, numbers: &Numbers) {

@@ -468,7 +468,11 @@ impl Body for ReplyBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let rest = this.exchange.stream.as_ref().and_then(|stream| stream.asked());
+        let rest = this
+            .exchange
+            .stream
+            .as_ref()
+            .and_then(|stream| stream.asked());
         let frame = match &mut this.source {
             _ if rest.is_some() => rest.map(Ok),
             Source::Page(bytes) if bytes.is_empty() => None,

@@ -148,9 +148,14 @@ impl Exchange {
         if let Some(stream) = &stream
             && !logs.is_empty()
         {
-            let target = head.target.path_and_query().map_or(0, |path| path.as_str().len());
+            let target = head
+                .target
+                .path_and_query()
+                .map_or(0, |path| path.as_str().len());
             let line = head.method.as_str().len() + target + "  HTTP/2.0\r\n".len();
-            stream.request_head.set(line as u64 + field_bytes(head.fields));
+            stream
+                .request_head
+                .set(line as u64 + field_bytes(head.fields));
         }
         let facts = (!logs.is_empty()).then(|| {
             Box::new(Facts {
@@ -332,9 +337,10 @@ impl Exchange {
         let before = self.enter_log();
         if !complete && self.reason.is_none() {
             let (reason, what) = match &self.stream {
-                Some(stream) if stream.is_stalled() => {
-                    (Reason::ClientStalled, "the client did not take the response in time")
-                }
+                Some(stream) if stream.is_stalled() => (
+                    Reason::ClientStalled,
+                    "the client did not take the response in time",
+                ),
                 Some(stream) if stream.is_flooded() => (
                     Reason::Http2Flood,
                     "the connection was closed before the end of the response",
@@ -399,7 +405,10 @@ impl Exchange {
         let Some(stream) = &self.stream else {
             return self.client.received();
         };
-        let progress = self.engaged.as_ref().and_then(|engaged| engaged.progress.as_ref());
+        let progress = self
+            .engaged
+            .as_ref()
+            .and_then(|engaged| engaged.progress.as_ref());
         stream.request_head.get() + progress.map_or(0, |progress| progress.taken.get())
     }
 

@@ -474,7 +474,11 @@ fn error_page(mut exchange: Exchange, failure: &Failure, wishes: Wishes) -> Resp
 fn own(mut exchange: Exchange, response: Response<Bytes>, wishes: Wishes) -> Response<ReplyBody> {
     let (mut parts, mut body) = response.into_parts();
     parts.headers.insert(header::SERVER, page::SERVER);
-    if exchange.stream.as_ref().is_some_and(|stream| stream.is_head_only()) {
+    if exchange
+        .stream
+        .as_ref()
+        .is_some_and(|stream| stream.is_head_only())
+    {
         // hyper minds this over HTTP/1 alone.
         let length = HeaderValue::from(std::mem::take(&mut body).len());
         parts.headers.insert(header::CONTENT_LENGTH, length);

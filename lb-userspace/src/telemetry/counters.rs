@@ -81,8 +81,8 @@ impl Number {
 }
 
 // Offsets within a block, in cells of 8 bytes; each part begins on a cache line.
-const CLASS: usize = 16;
-const REASON: usize = 24;
+const CLASS: usize = 32;
+const REASON: usize = 40;
 const MEMBER: usize = REASON + MAX_REASONS;
 const MEMBER_CELLS: usize = 8;
 const BALANCER: usize = MEMBER + MAX_MEMBERS as usize * MEMBER_CELLS;

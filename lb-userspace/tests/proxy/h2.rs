@@ -67,7 +67,9 @@ impl H2 {
     }
 
     async fn with(address: SocketAddr, builder: &mut ::h2::client::Builder) -> Self {
-        let stream = tokio::net::TcpStream::connect(address).await.expect("connect");
+        let stream = tokio::net::TcpStream::connect(address)
+            .await
+            .expect("connect");
         stream.set_nodelay(true).expect("nodelay");
         let (sender, connection) = builder.handshake(stream).await.expect("handshake");
         let driver = tokio::spawn(connection);
@@ -85,7 +87,11 @@ impl H2 {
         self.sender.send_request(request, end).expect("request")
     }
 
-    async fn try_request(&mut self, request: Request<()>, body: &[u8]) -> Result<Answer, ::h2::Error> {
+    async fn try_request(
+        &mut self,
+        request: Request<()>,
+        body: &[u8],
+    ) -> Result<Answer, ::h2::Error> {
         let (response, mut upload) = self.open(request, body.is_empty()).await;
         if !body.is_empty() {
             // An answer may come before the end.
@@ -232,7 +238,8 @@ impl Raw {
             payload.extend(name.to_be_bytes());
             payload.extend(value.to_be_bytes());
         }
-        raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").expect("preface");
+        raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            .expect("preface");
         raw.frame(SETTINGS, 0, 0, &payload).expect("settings");
         raw.frame(SETTINGS, 1, 0, b"").expect("acknowledgement");
         raw
@@ -294,6 +301,9 @@ impl Raw {
     /// The code of the GOAWAY that ends it all.
     fn goodbye(&mut self) -> Option<u32> {
         let rest = self.rest();
-        rest.iter().rev().find(|frame| frame.kind == GOAWAY).map(Frame::code)
+        rest.iter()
+            .rev()
+            .find(|frame| frame.kind == GOAWAY)
+            .map(Frame::code)
     }
 }

@@ -15,6 +15,8 @@ use super::harness::{Member, PATIENCE, Sluice, free_port, text, wait_until};
 mod certificates;
 #[path = "tls/echo.rs"]
 mod echo;
+#[path = "tls/h2.rs"]
+mod h2;
 #[path = "tls/handshakes.rs"]
 mod handshakes;
 #[path = "tls/resumption.rs"]

@@ -158,7 +158,9 @@ impl Session {
         let mut budgets = self.budgets.borrow_mut();
         inbound.walk(bytes, |frame: Frame| {
             match frame.kind {
-                kind::HEADERS => self.last_stream.set(self.last_stream.get().max(frame.stream)),
+                kind::HEADERS => self
+                    .last_stream
+                    .set(self.last_stream.get().max(frame.stream)),
                 kind::RST_STREAM => self.shard.tally.up(Number::H2Resets),
                 _ => {}
             }

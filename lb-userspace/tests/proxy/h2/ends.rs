@@ -23,7 +23,10 @@ fn idle_connection_is_told_and_closed() {
         let begun = Instant::now();
         client.driver.await.expect("task").expect("a graceful end");
         let took = begun.elapsed();
-        assert!(took > Duration::from_millis(800) && took < Duration::from_secs(5), "{took:?}");
+        assert!(
+            took > Duration::from_millis(800) && took < Duration::from_secs(5),
+            "{took:?}"
+        );
     });
 }
 
@@ -46,11 +49,13 @@ fn clients_that_stall_are_closed_at_every_stage() {
     }
     // A block of fields that does not end.
     let mut raw = Raw::connect(lab.address);
-    raw.frame(HEADERS, END_STREAM, 1, &block(GET)).expect("send");
+    raw.frame(HEADERS, END_STREAM, 1, &block(GET))
+        .expect("send");
     ends.push(raw);
     let mut raw = Raw::connect(lab.address);
     raw.get(1).expect("send");
-    raw.send(&Frame::new(HEADERS, END_HEADERS, 3, &block(GET)).bytes()[..20]).expect("send");
+    raw.send(&Frame::new(HEADERS, END_HEADERS, 3, &block(GET)).bytes()[..20])
+        .expect("send");
     ends.push(raw);
     // Others are served meanwhile.
     run(async { assert_eq!(H2::connect(lab.address).await.get("/").await.body, b"a") });
@@ -76,7 +81,8 @@ fn block_that_does_not_end_does_not_hide_behind_a_running_request() {
     let mut raw = Raw::connect(lab.address);
     raw.get(1).expect("send");
     eventually("the member has it", || lab.busy(0, 0) == 1);
-    raw.frame(HEADERS, END_STREAM, 3, &block(GET)).expect("send");
+    raw.frame(HEADERS, END_STREAM, 3, &block(GET))
+        .expect("send");
     raw.rest();
     eventually("the member is let go", || lab.busy(0, 0) == 0);
 }
@@ -91,9 +97,13 @@ fn stalled_upload_is_a_408_and_others_go_on() {
         let mut client = H2::connect(lab.address).await;
         for begun in [10, 40_000] {
             let mut request = Request::post("http://h.test/").body(()).expect("request");
-            request.headers_mut().insert("content-length", 100_000.into());
+            request
+                .headers_mut()
+                .insert("content-length", 100_000.into());
             let (response, mut upload) = client.open(request, false).await;
-            upload.send_data(Bytes::from(vec![b'x'; begun]), false).expect("send");
+            upload
+                .send_data(Bytes::from(vec![b'x'; begun]), false)
+                .expect("send");
             assert_eq!(client.request(get("/"), b"").await.status, 200);
             assert_eq!(receive(response).await.expect("answer").status, 408);
         }
@@ -125,7 +135,10 @@ fn client_that_does_not_take_its_response_loses_the_stream_alone() {
         assert!(got < 1 << 20, "{got}");
         assert_eq!(error.reason(), Some(::h2::Reason::CANCEL));
         let took = begun.elapsed();
-        assert!(took > Duration::from_millis(800) && took < Duration::from_secs(5), "{took:?}");
+        assert!(
+            took > Duration::from_millis(800) && took < Duration::from_secs(5),
+            "{took:?}"
+        );
         assert_eq!(lab.busy(0, 0), 0);
         // Frees the connection's window for the next.
         body.flow_control().release_capacity(got).expect("release");
@@ -148,7 +161,9 @@ fn slow_but_steady_client_keeps_its_stream() {
             let data = data.expect("data");
             got += data.len();
             tokio::time::sleep(Duration::from_millis(100)).await;
-            body.flow_control().release_capacity(data.len()).expect("release");
+            body.flow_control()
+                .release_capacity(data.len())
+                .expect("release");
         }
         assert_eq!(got, 300_000);
     });

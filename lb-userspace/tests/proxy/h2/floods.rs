@@ -45,9 +45,13 @@ fn floods_end_the_connection_and_no_other() {
     flood(&lab, "settings of windows", |number| {
         bytes(SETTINGS, 0, 0, &[0, 4, 0, 0, 0xff, number as u8])
     });
-    flood(&lab, "priorities", |_| bytes(PRIORITY, 0, 1, &[0, 0, 0, 3, 1]));
+    flood(&lab, "priorities", |_| {
+        bytes(PRIORITY, 0, 1, &[0, 0, 0, 3, 1])
+    });
     flood(&lab, "unknown frames", |_| bytes(0xbe, 0, 0, b"?"));
-    flood(&lab, "window updates", |_| bytes(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]));
+    flood(&lab, "window updates", |_| {
+        bytes(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])
+    });
     flood(&lab, "rapid resets", |number| {
         let stream = number * 2 + 1;
         [get(stream), bytes(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat()
@@ -60,7 +64,12 @@ fn floods_end_the_connection_and_no_other() {
     });
     flood(&lab, "malformed requests", |number| {
         let malformed = block(&GET[..3]);
-        bytes(HEADERS, END_HEADERS | END_STREAM, number * 2 + 1, &malformed)
+        bytes(
+            HEADERS,
+            END_HEADERS | END_STREAM,
+            number * 2 + 1,
+            &malformed,
+        )
     });
     let post = [&[(":method", "POST")], &GET[1..]].concat();
     flood(&lab, "empty data", |number| match number {
@@ -131,18 +140,50 @@ fn connection_errors_are_told() {
     for (what, code, frame) in [
         ("data of no stream", 1, Frame::new(DATA, 0, 0, b"x")),
         ("data of an idle stream", 1, Frame::new(DATA, 0, 7, b"x")),
-        ("headers of an even stream", 1, Frame::new(HEADERS, 5, 2, &block(GET))),
-        ("continuation of nothing", 1, Frame::new(CONTINUATION, 4, 1, b"")),
+        (
+            "headers of an even stream",
+            1,
+            Frame::new(HEADERS, 5, 2, &block(GET)),
+        ),
+        (
+            "continuation of nothing",
+            1,
+            Frame::new(CONTINUATION, 4, 1, b""),
+        ),
         ("ping of seven bytes", 6, Frame::new(PING, 0, 0, &[0; 7])),
-        ("settings of five bytes", 6, Frame::new(SETTINGS, 0, 0, &[0; 5])),
+        (
+            "settings of five bytes",
+            6,
+            Frame::new(SETTINGS, 0, 0, &[0; 5]),
+        ),
         ("settings of a stream", 1, Frame::new(SETTINGS, 0, 1, b"")),
-        ("a window of nothing", 1, Frame::new(WINDOW_UPDATE, 0, 0, &[0; 4])),
-        ("a frame beyond the limit", 6, Frame::new(DATA, 0, 1, &[0; 16_385])),
+        (
+            "a window of nothing",
+            1,
+            Frame::new(WINDOW_UPDATE, 0, 0, &[0; 4]),
+        ),
+        (
+            "a frame beyond the limit",
+            6,
+            Frame::new(DATA, 0, 1, &[0; 16_385]),
+        ),
         ("upper case", 1, Frame::new(HEADERS, 5, 1, &upper)),
         ("a blank in a name", 1, Frame::new(HEADERS, 5, 1, &blank)),
-        ("an unknown pseudo field", 1, Frame::new(HEADERS, 5, 1, &unknown)),
-        ("a line end in a value", 1, Frame::new(HEADERS, 5, 1, &line_end)),
-        ("fields that are no HPACK", 9, Frame::new(HEADERS, 5, 1, &[0xff; 20])),
+        (
+            "an unknown pseudo field",
+            1,
+            Frame::new(HEADERS, 5, 1, &unknown),
+        ),
+        (
+            "a line end in a value",
+            1,
+            Frame::new(HEADERS, 5, 1, &line_end),
+        ),
+        (
+            "fields that are no HPACK",
+            9,
+            Frame::new(HEADERS, 5, 1, &[0xff; 20]),
+        ),
     ] {
         let mut raw = Raw::connect(lab.address);
         raw.send(&frame.bytes()).expect("send");
@@ -152,6 +193,7 @@ fn connection_errors_are_told() {
     }
     // The connection's window is exceeded: the client sends more than it was given.
     let mut raw = Raw::connect(lab.address);
-    raw.frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff]).expect("send");
+    raw.frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff])
+        .expect("send");
     assert_eq!(raw.goodbye(), Some(3), "a window beyond its bound");
 }

@@ -17,7 +17,8 @@ fn alone(test: &str) -> bool {
         .env(ALONE, "1")
         .output()
         .expect("test program runs");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     assert!(said.contains("1 passed"), "{said}");
     false
@@ -26,8 +27,15 @@ fn alone(test: &str) -> bool {
 /// Memory that is this process's own, KiB (its share of what is shared counts in part).
 fn pss() -> u64 {
     let text = std::fs::read_to_string("/proc/self/smaps_rollup").expect("own memory");
-    let line = text.lines().find(|line| line.starts_with("Pss:")).expect("Pss");
-    line.split_whitespace().nth(1).expect("number").parse().expect("number")
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("Pss:"))
+        .expect("Pss");
+    line.split_whitespace()
+        .nth(1)
+        .expect("number")
+        .parse()
+        .expect("number")
 }
 
 /// Watches the memory until dropped; the most that it was.
@@ -41,7 +49,10 @@ impl Peak {
         let (stop, stopped) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             let mut peak = pss();
-            while stopped.recv_timeout(Duration::from_millis(50)).is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Timeout) {
+            while stopped
+                .recv_timeout(Duration::from_millis(50))
+                .is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Timeout)
+            {
                 peak = peak.max(pss());
             }
             peak
@@ -102,10 +113,15 @@ fn large_bodies_both_ways_at_once_take_bounded_memory_over_http_1() {
     let lab = Lab::balancing(&[a.address]);
     let mut client = lab.client();
     // The end of the answer waits for that of the upload, on a machine that may be busy.
-    client.stream.set_read_timeout(Some(PATIENCE * 6)).expect("timeout");
+    client
+        .stream
+        .set_read_timeout(Some(PATIENCE * 6))
+        .expect("timeout");
     let before = pss();
     let peak = Peak::watch();
-    client.send(format!("POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: {TOTAL}\r\n\r\n"));
+    client.send(format!(
+        "POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: {TOTAL}\r\n\r\n"
+    ));
     let mut upload = client.stream.try_clone().expect("clone");
     let sender = std::thread::spawn(move || {
         let piece = vec![b'u'; PIECE];
@@ -166,7 +182,9 @@ fn large_bodies_both_ways_at_once_take_bounded_memory_over_http_2() {
                     let capacity = std::future::poll_fn(|cx| upload.poll_capacity(cx)).await;
                     let size = capacity.expect("open").expect("open").min(left).min(PIECE);
                     left -= size;
-                    upload.send_data(piece.slice(..size), left == 0).expect("send");
+                    upload
+                        .send_data(piece.slice(..size), left == 0)
+                        .expect("send");
                 }
             });
             let mut body = response.await.expect("head").into_body();
@@ -174,7 +192,9 @@ fn large_bodies_both_ways_at_once_take_bounded_memory_over_http_2() {
             while let Some(data) = body.data().await {
                 let data = data.expect("data");
                 got += data.len();
-                body.flow_control().release_capacity(data.len()).expect("release");
+                body.flow_control()
+                    .release_capacity(data.len())
+                    .expect("release");
             }
             uploaded.await.expect("upload");
             got
@@ -195,7 +215,11 @@ fn hoarding_clients_make_the_proxy_hold_little() {
         if seen.path() == "/" {
             return respond(stream, "200 OK", "", b"a");
         }
-        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 64 << 20)?;
+        write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
+            64 << 20
+        )?;
         let piece = vec![b'd'; 16 << 10];
         loop {
             stream.write_all(&piece)?;
@@ -209,8 +233,13 @@ fn hoarding_clients_make_the_proxy_hold_little() {
             .map(|_| {
                 let mut raw = Raw::with(lab.address, &[(4, window)]);
                 for number in 0..100 {
-                    raw.frame(HEADERS, END_HEADERS | END_STREAM, number * 2 + 1, &block(&fields))
-                        .expect("send");
+                    raw.frame(
+                        HEADERS,
+                        END_HEADERS | END_STREAM,
+                        number * 2 + 1,
+                        &block(&fields),
+                    )
+                    .expect("send");
                 }
                 for _ in 0..100 {
                     raw.until(HEADERS);
@@ -227,7 +256,11 @@ fn hoarding_clients_make_the_proxy_hold_little() {
         while same < 10 {
             std::thread::sleep(Duration::from_millis(50));
             let now = pss();
-            same = if now.abs_diff(last) < 256 { same + 1 } else { 0 };
+            same = if now.abs_diff(last) < 256 {
+                same + 1
+            } else {
+                0
+            };
             last = now;
         }
         // Threads of a thousand member's connections are in it too.

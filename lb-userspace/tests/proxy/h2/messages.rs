@@ -61,7 +61,9 @@ fn virtual_host_is_that_of_the_authority() {
     run(async {
         let mut client = H2::connect(lab.address).await;
         for (name, body) in [("a.test", "a"), ("b.test", "b"), ("B.Test", "b")] {
-            let request = Request::get(format!("http://{name}/")).body(()).expect("request");
+            let request = Request::get(format!("http://{name}/"))
+                .body(())
+                .expect("request");
             assert_eq!(client.request(request, b"").await.body, body.as_bytes());
         }
     });
@@ -82,7 +84,9 @@ fn bodies_are_framed_anew() {
         ] {
             let mut request = Request::post("http://h.test/p").body(()).expect("request");
             if let Some(said) = said {
-                request.headers_mut().insert("content-length", said.parse().expect("value"));
+                request
+                    .headers_mut()
+                    .insert("content-length", said.parse().expect("value"));
             }
             let answer = client.request(request, body).await;
             assert!(answer.body == body);
@@ -128,7 +132,9 @@ fn responses_without_body_have_none() {
         stream.write_all(fields.as_bytes())?;
         Ok(true)
     });
-    let lab = lab(&[a.address], |spec| spec.hosts[0].routes[0].path = "/m/".to_owned());
+    let lab = lab(&[a.address], |spec| {
+        spec.hosts[0].routes[0].path = "/m/".to_owned()
+    });
     run(async {
         let mut client = H2::connect(lab.address).await;
         let head = |path: &str| {
@@ -152,7 +158,11 @@ fn responses_without_body_have_none() {
             assert!(answer.body.is_empty());
         }
     });
-    assert_eq!(a.connections(), 1, "each response left the connection usable");
+    assert_eq!(
+        a.connections(),
+        1,
+        "each response left the connection usable"
+    );
 }
 
 #[test]
@@ -165,7 +175,13 @@ fn connection_fields_of_the_member_stay_with_it() {
     let lab = lab(&[a.address], |_| {});
     let answer = run(async { H2::connect(lab.address).await.get("/").await });
     assert_eq!(answer.fields["x-end"], "2");
-    for name in ["connection", "x-hop", "keep-alive", "upgrade", "transfer-encoding"] {
+    for name in [
+        "connection",
+        "x-hop",
+        "keep-alive",
+        "upgrade",
+        "transfer-encoding",
+    ] {
         assert!(!answer.fields.contains_key(name), "{name}");
     }
 }
@@ -195,7 +211,10 @@ fn refused_heads_are_answered_and_the_connection_goes_on() {
             (431, request("GET", url, &[("x", &long)])),
             (431, request("GET", url, &many)),
             (400, request("GET", url, &[("host", "other.test")])),
-            (400, request("GET", url, &[("host", "h.test"), ("host", "h.test")])),
+            (
+                400,
+                request("GET", url, &[("host", "h.test"), ("host", "h.test")]),
+            ),
             (405, request("TRACE", url, &[])),
             (417, request("POST", url, &[("expect", "a miracle")])),
             (400, request("GET", &format!("{url}../../etc/passwd"), &[])),
@@ -240,7 +259,8 @@ fn malformed_requests_are_reset() {
     ];
     let mut stream = 1;
     for fields in cases {
-        raw.frame(HEADERS, END_HEADERS | END_STREAM, stream, &block(&fields)).expect("send");
+        raw.frame(HEADERS, END_HEADERS | END_STREAM, stream, &block(&fields))
+            .expect("send");
         let reset = loop {
             let frame = raw.receive().expect("the connection is open");
             if frame.stream == stream {
@@ -252,8 +272,14 @@ fn malformed_requests_are_reset() {
         stream += 2;
     }
     // A body that belies its length.
-    let fields = [&[(":method", "POST")], &GET[1..], &[("content-length", "3")]].concat();
-    raw.frame(HEADERS, END_HEADERS, stream, &block(&fields)).expect("send");
+    let fields = [
+        &[(":method", "POST")],
+        &GET[1..],
+        &[("content-length", "3")],
+    ]
+    .concat();
+    raw.frame(HEADERS, END_HEADERS, stream, &block(&fields))
+        .expect("send");
     raw.frame(DATA, END_STREAM, stream, b"four").expect("send");
     let reset = raw.until(RST_STREAM);
     assert_eq!((reset.stream, reset.code()), (stream, 1));
@@ -284,16 +310,22 @@ fn early_answer_lets_the_upload_go() {
     let lab = lab(&[a.address], |_| {});
     let mut raw = Raw::connect(lab.address);
     let fields = [&[(":method", "POST")], &GET[1..]].concat();
-    raw.frame(HEADERS, END_HEADERS, 1, &block(&fields)).expect("send");
+    raw.frame(HEADERS, END_HEADERS, 1, &block(&fields))
+        .expect("send");
     // More than is read before a member is chosen, and no end.
     for _ in 0..2 {
         raw.frame(DATA, 0, 1, &[b'x'; 16_000]).expect("send");
     }
     assert_eq!(raw.until(DATA).payload, b"no");
     let reset = raw.until(RST_STREAM);
-    assert_eq!((reset.stream, reset.code()), (1, 0), "NO_ERROR: the answer counts");
+    assert_eq!(
+        (reset.stream, reset.code()),
+        (1, 0),
+        "NO_ERROR: the answer counts"
+    );
     // The connection goes on.
-    raw.frame(HEADERS, END_HEADERS | END_STREAM, 3, &block(GET)).expect("send");
+    raw.frame(HEADERS, END_HEADERS | END_STREAM, 3, &block(GET))
+        .expect("send");
     assert_eq!(raw.until(DATA).payload, b"no");
 }
 
@@ -321,7 +353,11 @@ fn client_that_resets_lets_the_member_go() {
         }
         assert_eq!(client.get("/").await.body, b"a");
     });
-    assert_eq!(a.connections(), 2, "the cancelled request's connection is not used again");
+    assert_eq!(
+        a.connections(),
+        2,
+        "the cancelled request's connection is not used again"
+    );
 }
 
 #[test]
@@ -333,7 +369,10 @@ fn broken_response_is_reset() {
     let lab = lab(&[a.address], |_| {});
     let error = run(async {
         let mut client = H2::connect(lab.address).await;
-        client.try_request(get("/"), b"").await.expect_err("broken off")
+        client
+            .try_request(get("/"), b"")
+            .await
+            .expect_err("broken off")
     });
     assert_eq!(error.reason(), Some(::h2::Reason::INTERNAL_ERROR));
 }
@@ -343,9 +382,12 @@ fn data_frames_are_as_short_as_asked() {
     let body: Vec<u8> = (0..100_000_u32).map(|n| n as u8).collect();
     let sent = body.clone();
     let a = Member::with(move |_, stream| respond(stream, "200 OK", "", &sent));
-    let lab = lab(&[a.address], |spec| spec.hosts[0].protocols.data_frame = 1000);
+    let lab = lab(&[a.address], |spec| {
+        spec.hosts[0].protocols.data_frame = 1000
+    });
     let mut raw = Raw::with(lab.address, &[(4, 1 << 20)]);
-    raw.frame(WINDOW_UPDATE, 0, 0, &1_000_000_u32.to_be_bytes()).expect("send");
+    raw.frame(WINDOW_UPDATE, 0, 0, &1_000_000_u32.to_be_bytes())
+        .expect("send");
     raw.get(1).expect("send");
     let mut got = Vec::new();
     loop {
@@ -367,23 +409,47 @@ fn log_has_each_request_with_bytes_of_its_own() {
     let mut lab = lab(&[a.address], |_| {});
     let format = "%r|%H|%X|%k|%>s|%B|%I|%O|%{SLUICE_REASON}e";
     lab.spec.hosts[0].access_logs = vec![access_log(&path, format)];
-    let file = std::fs::OpenOptions::new().append(true).create(true).open(&path);
+    let file = std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(&path);
     lab.apply_logging(vec![(path.clone(), file.expect("log"))]);
     run(async {
         let mut client = H2::connect(lab.address).await;
         for size in [10, 20_000] {
-            let request = Request::post("http://h.test/p?q").body(()).expect("request");
+            let request = Request::post("http://h.test/p?q")
+                .body(())
+                .expect("request");
             let answer = client.request(request, &vec![b'x'; size]).await;
             assert_eq!(answer.body.len(), size);
         }
-        client.request(Request::builder().method("TRACE").uri("http://h.test/").body(()).expect("request"), b"").await;
+        client
+            .request(
+                Request::builder()
+                    .method("TRACE")
+                    .uri("http://h.test/")
+                    .body(())
+                    .expect("request"),
+                b"",
+            )
+            .await;
     });
     drop(lab);
     let text = std::fs::read_to_string(&path).expect("log");
     let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('|').collect()).collect();
     assert_eq!(lines.len(), 3, "{text}");
     for (line, size) in lines.iter().zip([10, 20_000]) {
-        assert_eq!(line[..6], ["POST /p?q HTTP/2.0", "HTTP/2.0", "+", "0", "200", &size.to_string()]);
+        assert_eq!(
+            line[..6],
+            [
+                "POST /p?q HTTP/2.0",
+                "HTTP/2.0",
+                "+",
+                "0",
+                "200",
+                &size.to_string()
+            ]
+        );
         for bytes in &line[6..8] {
             let bytes: usize = bytes.parse().expect("number");
             assert!((size + 30..size + 300).contains(&bytes), "{line:?}");
@@ -454,7 +520,9 @@ fn slow_member_holds_the_client_back() {
     run(async {
         let mut client = H2::connect(lab.address).await;
         let mut request = Request::post("http://h.test/").body(()).expect("request");
-        request.headers_mut().insert("content-length", (32 << 20).into());
+        request
+            .headers_mut()
+            .insert("content-length", (32 << 20).into());
         let (response, mut upload) = client.open(request, false).await;
         let (mut sent, total) = (0, 32 << 20);
         let mut released = false;
@@ -463,7 +531,10 @@ fn slow_member_holds_the_client_back() {
             let capacity = std::future::poll_fn(|cx| upload.poll_capacity(cx));
             let capacity = tokio::time::timeout(Duration::from_millis(500), capacity).await;
             let Ok(capacity) = capacity else {
-                assert!(!released, "the client is held back although the member reads");
+                assert!(
+                    !released,
+                    "the client is held back although the member reads"
+                );
                 // The kernel's buffers towards the member are the rest.
                 assert!(sent < 16 << 20, "{sent} bytes were taken");
                 released = true;

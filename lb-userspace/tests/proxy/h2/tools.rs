@@ -34,9 +34,24 @@ fn curl_speaks_h2c_with_prior_knowledge_and_http_1_without() {
         ("--http2", "1.1"),
         ("--http1.0", "1"),
     ] {
-        let args = ["-sS", flag, "-m", "20", "--data-binary", &data, "-w", "|%{http_version}", &url];
+        let args = [
+            "-sS",
+            flag,
+            "-m",
+            "20",
+            "--data-binary",
+            &data,
+            "-w",
+            "|%{http_version}",
+            &url,
+        ];
         let said = output("curl", &args);
-        assert_eq!(said.len(), body.len() + 1 + version.len(), "{flag}: {}", &said[said.len() - 5..]);
+        assert_eq!(
+            said.len(),
+            body.len() + 1 + version.len(),
+            "{flag}: {}",
+            &said[said.len() - 5..]
+        );
         assert!(said.starts_with(&body) && said.ends_with(version), "{flag}");
     }
 }

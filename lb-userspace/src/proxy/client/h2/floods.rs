@@ -39,7 +39,14 @@ impl Flood {
 }
 
 /// Frames at once, and frames for each tick of 100 ms after that.
-const BOUNDS: [(u32, u32); 6] = [(500, 3), (500, 3), (200, 5), (50, 1), (1000, 10), (1000, 20)];
+const BOUNDS: [(u32, u32); 6] = [
+    (500, 3),
+    (500, 3),
+    (200, 5),
+    (50, 1),
+    (1000, 10),
+    (1000, 20),
+];
 
 /// Bytes of DATA that pay for one `WINDOW_UPDATE`.
 const BYTES_PER_WINDOW: u64 = 2048;
@@ -151,7 +158,12 @@ mod tests {
     fn acknowledgements_and_messages_cost_nothing() {
         let mut budgets = Budgets::default();
         for _ in 0..10_000 {
-            for (kind, flags) in [(kind::PING, ACK), (kind::SETTINGS, ACK), (kind::DATA, 0), (kind::HEADERS, 4)] {
+            for (kind, flags) in [
+                (kind::PING, ACK),
+                (kind::SETTINGS, ACK),
+                (kind::DATA, 0),
+                (kind::HEADERS, 4),
+            ] {
                 assert_eq!(budgets.came(frame(kind, flags, 0, 0), 0), Ok(()));
             }
             assert_eq!(budgets.went(frame(kind::RST_STREAM, 0, 4, 0), 0), Ok(()));
@@ -170,8 +182,12 @@ mod tests {
         }
         let mut one_by_one = Budgets::default();
         let flood = (0..2000).find_map(|_| {
-            one_by_one.went(frame(kind::DATA, 0, 1, 0), 0).expect("no reset");
-            one_by_one.came(frame(kind::WINDOW_UPDATE, 0, 4, 0), 0).err()
+            one_by_one
+                .went(frame(kind::DATA, 0, 1, 0), 0)
+                .expect("no reset");
+            one_by_one
+                .came(frame(kind::WINDOW_UPDATE, 0, 4, 0), 0)
+                .err()
         });
         assert_eq!(flood, Some(Flood::Windows));
     }

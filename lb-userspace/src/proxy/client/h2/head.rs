@@ -13,7 +13,10 @@ use crate::proxy::gate::{Limits, Refusal};
 pub(crate) fn admit(parts: &mut Parts, limits: &Limits) -> Result<(), Refusal> {
     let bad = Refusal::Malformed;
     let authority = to_origin_form(&mut parts.uri)?;
-    let target = parts.uri.path_and_query().map_or(1, |path| path.as_str().len());
+    let target = parts
+        .uri
+        .path_and_query()
+        .map_or(1, |path| path.as_str().len());
     // As the request line would be.
     if parts.method.as_str().len() + target + " / HTTP/2.0".len() - 1 > limits.line {
         return Err(Refusal::LineTooLong);
@@ -25,7 +28,9 @@ pub(crate) fn admit(parts: &mut Parts, limits: &Limits) -> Result<(), Refusal> {
         return Err(bad("repeated Host"));
     }
     match (&authority, host) {
-        (Some(authority), Some(host)) if !authority.as_bytes().eq_ignore_ascii_case(host.as_bytes()) => {
+        (Some(authority), Some(host))
+            if !authority.as_bytes().eq_ignore_ascii_case(host.as_bytes()) =>
+        {
             return Err(bad(":authority and Host differ"));
         }
         (None, Some(host)) if host.is_empty() => return Err(bad("empty Host")),
@@ -35,7 +40,13 @@ pub(crate) fn admit(parts: &mut Parts, limits: &Limits) -> Result<(), Refusal> {
     if let Some(authority) = authority {
         parts.headers.insert(header::HOST, authority);
     }
-    if parts.headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
+    if parts
+        .headers
+        .get_all(header::CONTENT_LENGTH)
+        .iter()
+        .nth(1)
+        .is_some()
+    {
         return Err(bad("repeated Content-Length"));
     }
     // The body is awaited without it: hyper sends no 100 over HTTP/2.
@@ -144,7 +155,12 @@ mod tests {
 
     #[test]
     fn head_becomes_one_of_http_1() {
-        let fields = [("cookie", "a=1"), ("x", "y"), ("cookie", "b=2"), ("expect", "100-Continue")];
+        let fields = [
+            ("cookie", "a=1"),
+            ("x", "y"),
+            ("cookie", "b=2"),
+            ("expect", "100-Continue"),
+        ];
         let parts = admitted("https://H.test:8/p?q", "GET", &fields).expect("admitted");
         assert_eq!(parts.uri, "/p?q");
         assert_eq!(parts.headers["host"], "H.test:8");
@@ -182,7 +198,10 @@ mod tests {
         assert!(admitted("https://a/", "GET", &five[..4]).is_ok());
         assert_eq!(status("https://a/", "GET", &five), 431);
         let crumb = ("cookie", "a=1");
-        assert!(admitted("https://a/", "GET", &[crumb; 5]).is_ok(), "crumbs are one field");
+        assert!(
+            admitted("https://a/", "GET", &[crumb; 5]).is_ok(),
+            "crumbs are one field"
+        );
         assert_eq!(status("https://a/", "GET", &[crumb; 6]), 431);
     }
 }

@@ -196,6 +196,8 @@ const SAME: &[&str] = &[
     "H2StreamTimeout 5",
     "H2StreamTimeout 300ms",
     "H2StreamTimeout x",
+    "<Location /a>\nH2StreamTimeout 5\nH2Push Off\nH2EarlyHints Off\nH2Upgrade Off\n</Location>",
+    "<Location /a>\nH2WindowSize 5000\n</Location>",
     "H2ModernTLSOnly Off",
     "H2ModernTLSOnly 1",
     "H2Upgrade On",

@@ -99,7 +99,7 @@ fn both_ways() -> Member {
             left -= count;
         }
         sender.join().expect("sender")?;
-        stream.write_all(&[b'd'; PIECE])?;
+        stream.write_all(&vec![b'd'; PIECE])?;
         Ok(false)
     })
 }

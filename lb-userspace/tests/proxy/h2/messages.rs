@@ -133,7 +133,7 @@ fn responses_without_body_have_none() {
         Ok(true)
     });
     let lab = lab(&[a.address], |spec| {
-        spec.hosts[0].routes[0].path = "/m/".to_owned()
+        spec.hosts[0].routes[0].path = "/m/".to_owned();
     });
     run(async {
         let mut client = H2::connect(lab.address).await;
@@ -383,7 +383,7 @@ fn data_frames_are_as_short_as_asked() {
     let sent = body.clone();
     let a = Member::with(move |_, stream| respond(stream, "200 OK", "", &sent));
     let lab = lab(&[a.address], |spec| {
-        spec.hosts[0].protocols.data_frame = 1000
+        spec.hosts[0].protocols.data_frame = 1000;
     });
     let mut raw = Raw::with(lab.address, &[(4, 1 << 20)]);
     raw.frame(WINDOW_UPDATE, 0, 0, &1_000_000_u32.to_be_bytes())

@@ -163,7 +163,7 @@ mod tests {
         walker.walk(&frame(kind::HEADERS, 0, 1, b"xy"), |_| {});
         assert!(walker.is_inside_block() && !walker.is_inside());
         let last = frame(kind::CONTINUATION, END_HEADERS, 1, b"xyz");
-        walker.walk(&last[..HEAD + 1], |_| {});
+        walker.walk(&last[..=HEAD], |_| {});
         assert!(walker.is_inside_block());
         walker.walk(&last[HEAD + 1..], |_| {});
         assert!(!walker.is_inside_block());

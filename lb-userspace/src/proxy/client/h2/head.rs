@@ -87,13 +87,17 @@ fn check_sizes(fields: &HeaderMap, limits: &Limits) -> Result<(), Refusal> {
     let crumbs = fields.get_all(header::COOKIE).iter().count();
     count -= crumbs.saturating_sub(1);
     if limits.fields != 0 && count > limits.fields {
-        return Err(Refusal::Fields("more fields than LimitRequestFields"));
+        return Err(Refusal::Fields(
+            "AH10181: number of request headers exceeds LimitRequestFields",
+        ));
     }
     let too_long = |(name, value): (&http::HeaderName, &HeaderValue)| {
         name.as_str().len() + ": ".len() + value.len() > limits.field
     };
     if fields.iter().any(too_long) {
-        return Err(Refusal::Fields("field longer than LimitRequestFieldSize"));
+        return Err(Refusal::Fields(
+            "AH10180: request header exceeds LimitRequestFieldSize",
+        ));
     }
     Ok(())
 }
@@ -112,7 +116,9 @@ fn join_cookies(fields: &mut HeaderMap, limits: &Limits) -> Result<(), Refusal> 
         joined.extend_from_slice(crumb.as_bytes());
     }
     if "cookie: ".len() + joined.len() > limits.field {
-        return Err(Refusal::Fields("cookies longer than LimitRequestFieldSize"));
+        return Err(Refusal::Fields(
+            "AH10180: joined cookies exceed LimitRequestFieldSize",
+        ));
     }
     let joined = HeaderValue::from_bytes(&joined).map_err(|_| Refusal::Malformed("cookie"))?;
     fields.insert(header::COOKIE, joined);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Arity, Call, Contexts, Directive, Effect, Fault, Section, connection::number, row};
+use super::{Arity, Call, Contexts, Directive, Effect, Fault, connection::number, row};
 use crate::config::{
     spec::{Protocol, Protocols},
     value::{self, Unit},
@@ -17,7 +17,7 @@ pub(super) const TABLE: &[Directive] = &[
     row("H2MaxSessionStreams", Contexts::SERVER, Arity::One, "N", "requests that one connection may have open at a time", Effect::Apply(max_streams)).or("100"),
     row("H2WindowSize", Contexts::SERVER, Arity::One, "BYTES", "bytes of a request's body that a client may send ahead of the member, at least 1024; a connection's window is 1 MiB or this if it is more", Effect::Apply(window)).or("65535"),
     row("H2MaxDataFrameLen", Contexts::SERVER, Arity::One, "BYTES", "largest DATA frame that is sent, 0 for what the client allows", Effect::Apply(data_frame)).or("0"),
-    row("H2StreamTimeout", Contexts::SERVER.and(Contexts::LOCATION), Arity::One, "TIME", "longest wait for a client that neither sends its request's body nor takes its response; seconds, or with unit ms, s, min or h", Effect::Apply(stream_timeout)).or("Timeout"),
+    row("H2StreamTimeout", Contexts::SERVER, Arity::One, "TIME", "longest wait for a client that neither sends its request's body nor takes its response; seconds, or with unit ms, s, min or h", Effect::Apply(stream_timeout)).or("Timeout"),
     row("H2MaxHeaderBlockLen", Contexts::SERVER, Arity::One, "BYTES", "largest block of response fields", Effect::Apply(|call| at_least(call, 0, HEADERS))),
     row("H2ModernTLSOnly", Contexts::SERVER, Arity::Flag, "On|Off", "whether h2 needs TLS as RFC 9113 asks for it: sluice has no other", Effect::Apply(|call| flag(call, MODERN))).or("On"),
     row("H2Upgrade", Contexts::SERVER.and(Contexts::LOCATION), Arity::Flag, "On|Off", "Upgrade from HTTP/1.1, which RFC 9113 has withdrawn", Effect::Apply(|call| flag(call, UPGRADE))).or("Off"),
@@ -144,12 +144,6 @@ fn stream_timeout(call: &mut Call<'_, '_>) -> Result<(), Fault> {
         let help = "expected a whole number with ms, s, min, h or no unit (seconds)";
         return Err(Fault::new("Invalid timeout value").at(0).help(help));
     };
-    if call.scope.section != Section::None {
-        // The stream is minded before its path is known.
-        let message = "H2StreamTimeout is not applied in a section: the virtual host's is";
-        call.warn(Fault::new(message));
-        return Ok(());
-    }
     // httpd takes 0 for its own default.
     call.host().http2.stream_timeout = (!time.is_zero()).then_some(time);
     Ok(())

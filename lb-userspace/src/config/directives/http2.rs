@@ -25,7 +25,7 @@ pub(super) const TABLE: &[Directive] = &[
     row("H2PushResource", Contexts::SERVER.and(Contexts::LOCATION), Arity::OneOrTwo, "PATH [critical]", "what is pushed", Effect::Notice(PUSH)),
     row("H2PushPriority", Contexts::SERVER, Arity::TwoOrThree, "TYPE [WHEN] [WEIGHT]", "order of what is pushed", Effect::Notice(PUSH)),
     row("H2PushDiarySize", Contexts::SERVER, Arity::One, "N", "memory of what was pushed", Effect::Apply(|call| at_least(call, 0, PUSH))),
-    row("H2EarlyHints", Contexts::SERVER.and(Contexts::LOCATION), Arity::Flag, "On|Off", "interim responses 103", Effect::Apply(|call| flag(call, HINTS))).or("Off"),
+    row("H2EarlyHints", Contexts::SERVER, Arity::Flag, "On|Off", "interim responses 103", Effect::Apply(|call| flag(call, HINTS))).or("Off"),
     row("H2CopyFiles", Contexts::SERVER, Arity::Flag, "On|Off", "how files are handed over", Effect::Apply(|call| flag(call, MACHINERY))),
     row("H2SerializeHeaders", Contexts::SERVER, Arity::Flag, "On|Off", "requests by way of HTTP/1.1", Effect::Apply(|call| flag(call, MACHINERY))),
     row("H2OutputBuffering", Contexts::SERVER, Arity::Flag, "On|Off", "buffers between httpd's threads", Effect::Apply(|call| flag(call, MACHINERY))),

@@ -15,6 +15,7 @@ mod balancer;
 mod connection;
 mod foreign;
 mod guard;
+mod health;
 pub(crate) mod http2;
 mod keys;
 mod log;
@@ -322,7 +323,7 @@ impl Directive {
 }
 
 /// The parts of the table, with titles, in the order of the documentation.
-pub(crate) const PARTS: [(&str, &[Directive]); 10] = [
+pub(crate) const PARTS: [(&str, &[Directive]); 11] = [
     ("Files and conditions", server::READING),
     ("Servers and virtual hosts", server::TABLE),
     ("Connections and limits", connection::TABLE),
@@ -330,6 +331,7 @@ pub(crate) const PARTS: [(&str, &[Directive]); 10] = [
     ("HTTP/2", http2::TABLE),
     ("Proxy", proxy::TABLE),
     ("Balancers", balancer::TABLE),
+    ("Health checks", health::TABLE),
     ("Logs", log::TABLE),
     ("XDP, guard and sluice itself", guard::TABLE),
     ("Accepted for httpd's sake", process::TABLE),

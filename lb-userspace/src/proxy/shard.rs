@@ -367,7 +367,7 @@ impl Shard {
         if plan.hosts[candidates[0]].tls.is_none() && host.protocols.has_h2c() {
             tokio::task::spawn_local(async move {
                 let host = &current.plan.spec.hosts[candidates[0]];
-                let is_h2 = h2::begins(&shard, &stream, host.header_timeout).await;
+                let is_h2 = Box::pin(h2::begins(&shard, &stream, host.header_timeout)).await;
                 let opening = Opening::Cleartext(stream);
                 let client = Client::new(&shard, opening, peer, local, limits, timeouts);
                 if is_h2 {

@@ -134,13 +134,21 @@ impl Session {
         if self.open.get() > 0 {
             return;
         }
-        self.silence.set(if self.leaving.get() {
-            self.client.io_timeout.get()
+        if self.leaving.get() {
+            self.silence.set(self.client.io_timeout.get());
         } else if self.was_used.get() {
-            self.client.idle_timeout.get()
+            self.silence.set(self.client.idle_timeout.get());
         } else {
-            self.client.head_timeout.get()
-        });
+            self.await_head(&self.silence);
+        }
+    }
+
+    /// Sets the deadline of a head that is to come; `RequestReadTimeout header=0` is none.
+    fn await_head(&self, alarm: &super::Alarm) {
+        let limit = self.client.head_timeout.get();
+        if !limit.is_zero() {
+            alarm.set(limit);
+        }
     }
 
     /// What the transport may go on with.
@@ -171,7 +179,7 @@ impl Session {
         if !inbound.is_inside_block() {
             self.block.clear();
         } else if !self.block.is_set() {
-            self.block.set(self.client.head_timeout.get());
+            self.await_head(&self.block);
         }
         self.verdict()
     }
@@ -310,24 +318,28 @@ fn finish(session: &Session, end: End) {
 pub(crate) async fn begins(shard: &Shard, stream: &TcpStream, limit: Duration) -> bool {
     let mut drain = shard.drained();
     let (deadline, step) = (shard.wheel.alarm(), shard.wheel.alarm());
+    if !limit.is_zero() {
+        deadline.set(limit);
+    }
     let mut seen = [0; PREFACE.len()];
-    let peeked = deadline.limit(limit, async {
-        loop {
-            let peeked = tokio::select! {
-                biased;
-                peeked = stream.peek(&mut seen) => peeked,
-                _ = drain.changed() => return false,
-            };
-            match peeked {
-                Ok(count) if count == PREFACE.len() => return seen == *PREFACE,
-                Ok(count) if count > 0 && PREFACE.starts_with(&seen[..count]) => {
-                    // The socket stays readable: nothing says when the rest is there.
-                    step.set(TICK);
-                    step.reached().await;
+    loop {
+        let peeked = tokio::select! {
+            biased;
+            peeked = stream.peek(&mut seen) => peeked,
+            _ = drain.changed() => return false,
+            () = deadline.reached() => return false,
+        };
+        match peeked {
+            Ok(count) if count == PREFACE.len() => return seen == *PREFACE,
+            Ok(count) if count > 0 && PREFACE.starts_with(&seen[..count]) => {
+                // The socket stays readable: nothing says when the rest is there.
+                step.set(TICK);
+                tokio::select! {
+                    () = step.reached() => {}
+                    () = deadline.reached() => return false,
                 }
-                _ => return false,
             }
+            _ => return false,
         }
-    });
-    Box::pin(peeked).await == Some(true)
+    }
 }

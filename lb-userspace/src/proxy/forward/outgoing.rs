@@ -47,7 +47,8 @@ impl Outgoing {
             RequestBody::expected(body, Expectation::new(given, exchange.shard.wheel.alarm()))
         } else {
             parts.headers.remove(header::EXPECT);
-            let stream = exchange.stream.as_ref();
+            let ended = http_body::Body::is_end_stream(&body);
+            let stream = exchange.stream.as_ref().filter(|_| !ended);
             let stall = stream.map(|stream| Stall::new(stream.upload_alarm()));
             RequestBody::prefetch(body, stall)
                 .await

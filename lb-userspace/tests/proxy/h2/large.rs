@@ -271,3 +271,69 @@ fn hoarding_clients_make_the_proxy_hold_little() {
         crate::support::eventually("all is let go", || lab.busy(0, 0) == 0);
     }
 }
+
+/// Twenty clients at a time that flood in six ways, while another is served.
+#[test]
+fn floods_make_the_proxy_hold_little() {
+    if !alone("floods_make_the_proxy_hold_little") {
+        return;
+    }
+    let a = Member::named("a");
+    let lab = lab(&[a.address], |_| {});
+    let address = lab.address;
+    // Warm, so that what is measured is the flood.
+    run(async { assert_eq!(H2::connect(address).await.get("/").await.body, b"a") });
+    let before = pss();
+    let peak = Peak::watch();
+    let floods: Vec<_> = (0..20)
+        .map(|number| {
+            std::thread::spawn(move || {
+                let large = block(&[("x", &"y".repeat(16_000))]);
+                for round in 0.. {
+                    let mut raw = Raw::connect(address);
+                    let mut sent = 0_u32;
+                    let ended = loop {
+                        let stream = sent * 2 + 1;
+                        let frames = match (number + round) % 6 {
+                            0 => vec![Frame::new(PING, 0, 0, &[7; 8])],
+                            1 => vec![Frame::new(SETTINGS, 0, 0, &[0, 4, 0, 0, 0xff, sent as u8])],
+                            2 => vec![
+                                Frame::new(HEADERS, END_HEADERS | END_STREAM, stream, &block(GET)),
+                                Frame::new(RST_STREAM, 0, stream, &[0, 0, 0, 8]),
+                            ],
+                            3 if sent == 0 => vec![Frame::new(HEADERS, END_STREAM, 1, &block(GET))],
+                            3 => vec![Frame::new(CONTINUATION, 0, 1, &large)],
+                            4 => vec![Frame::new(HEADERS, END_HEADERS, stream, &large)],
+                            _ => vec![Frame::new(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])],
+                        };
+                        let bytes: Vec<u8> = frames.iter().flat_map(Frame::bytes).collect();
+                        if raw.send(&bytes).is_err() {
+                            break true;
+                        }
+                        sent += 1;
+                        if sent > 50_000 {
+                            break false;
+                        }
+                    };
+                    assert!(ended, "flood {} was taken", (number + round) % 6);
+                    if round == 5 {
+                        return;
+                    }
+                }
+            })
+        })
+        .collect();
+    run(async {
+        let mut client = H2::connect(address).await;
+        for _ in 0..50 {
+            assert_eq!(client.get("/").await.body, b"a");
+        }
+    });
+    for flood in floods {
+        flood.join().expect("flood");
+    }
+    let grown = peak.end().saturating_sub(before);
+    println!("grown by {grown} KiB");
+    assert!(grown < 64 << 10, "grown by {grown} KiB");
+    crate::support::eventually("all is let go", || lab.busy(0, 0) == 0);
+}

@@ -471,16 +471,14 @@ async fn connection(shard: Rc<Shard>, client: Rc<Client>, fields: usize, _counte
     drop(registered);
 }
 
-/// The same over HTTP/2.
+/// The same over HTTP/2; not in the shard's list, for its own task sees a drain.
 async fn connection_h2(
     shard: Rc<Shard>,
     client: Rc<Client>,
     protocols: Protocols,
     _counted: Counted,
 ) {
-    let registered = Registered::new(&shard, &client);
-    h2::serve(Rc::clone(&shard), client, &protocols).await;
-    drop(registered);
+    h2::serve(shard, client, &protocols).await;
 }
 
 /// What HTTP/2 is like on a connection: as the host has it that the handshake named.

@@ -218,7 +218,7 @@ impl Session {
     }
 }
 
-/// Serves a connection until its end. The caller holds it in the shard's count and list.
+/// Serves a connection until its end. The caller holds it in the shard's count.
 pub(crate) async fn serve(shard: Rc<Shard>, client: Rc<Client>, protocols: &Protocols) {
     shard.tally.up(Number::H2Connections);
     let session = Session::new(&shard, &client, protocols);

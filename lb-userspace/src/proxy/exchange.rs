@@ -15,10 +15,7 @@ use lb_common::member::MemberId;
 
 use super::{
     body::{BodyError, Progress},
-    client::{
-        Client,
-        h2::{Stream, field_bytes},
-    },
+    client::{Client, h2::Stream},
     path,
     plan::{Balancing, Host},
     pool::{Link, Upstream},
@@ -145,19 +142,10 @@ impl Exchange {
         head: &Head<'_>,
     ) -> Self {
         let logs = &current.plan.hosts[host].logs;
-        if let Some(stream) = &stream
-            && !logs.is_empty()
-        {
-            let target = head
-                .target
-                .path_and_query()
-                .map_or(0, |path| path.as_str().len());
-            let line = head.method.as_str().len() + target + "  HTTP/2.0\r\n".len();
-            stream
-                .request_head
-                .set(line as u64 + field_bytes(head.fields));
-        }
         let facts = (!logs.is_empty()).then(|| {
+            if let Some(stream) = &stream {
+                stream.count_request(head);
+            }
             Box::new(Facts {
                 begun: SystemTime::now(),
                 method: head.method.clone(),
@@ -282,8 +270,7 @@ impl Exchange {
         let logs = &self.current.plan.hosts[self.host].logs;
         if let Some(facts) = &mut self.facts {
             if let Some(stream) = &self.stream {
-                let line = "HTTP/2.0 200\r\n".len() as u64;
-                stream.response_head.set(line + field_bytes(fields));
+                stream.count_response(fields);
             }
             facts.response = logs
                 .iter()
@@ -336,20 +323,11 @@ impl Exchange {
         }
         let before = self.enter_log();
         if !complete && self.reason.is_none() {
-            let (reason, what) = match &self.stream {
-                Some(stream) if stream.is_stalled() => (
-                    Reason::ClientStalled,
-                    "the client did not take the response in time",
-                ),
-                Some(stream) if stream.is_flooded() => (
-                    Reason::Http2Flood,
-                    "the connection was closed before the end of the response",
-                ),
-                _ => (
-                    Reason::ClientGone,
-                    "the client left before the end of the response",
-                ),
-            };
+            let known = self.stream.as_ref().and_then(|stream| stream.cut_short());
+            let (reason, what) = known.unwrap_or((
+                Reason::ClientGone,
+                "the client left before the end of the response",
+            ));
             self.fail(reason);
             tracing::info!(
                 target: "sluice::proxy",

@@ -29,7 +29,6 @@ mod transport;
 
 use floods::{Budgets, Flood};
 use frames::{Frame, PREFACE, Walker, kind};
-pub(crate) use head::field_bytes;
 pub(crate) use stream::Stream;
 
 /// A connection's window for request bodies, bytes, unless `H2WindowSize` is more.

@@ -127,7 +127,7 @@ fn join_cookies(fields: &mut HeaderMap, limits: &Limits) -> Result<(), Refusal> 
 
 /// Bytes of a head as HTTP/1.1 would send it without its first line: HTTP/2 packs fields, and what
 /// they take depends on the requests before.
-pub(crate) fn field_bytes(fields: &HeaderMap) -> u64 {
+pub(super) fn field_bytes(fields: &HeaderMap) -> u64 {
     let all = fields.iter();
     all.map(|(name, value)| (name.as_str().len() + value.len() + ": \r\n".len()) as u64)
         .sum::<u64>()

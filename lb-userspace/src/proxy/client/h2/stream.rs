@@ -9,11 +9,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, request::Parts};
+use http::{HeaderMap, Method, request::Parts};
 
 use super::{Session, head};
 use crate::proxy::{
+    exchange::Head,
     gate::{Limits, Refusal},
+    reason::Reason,
     wheel::Alarm,
 };
 
@@ -73,14 +75,30 @@ impl Stream {
         (self.session.shard.wheel.alarm(), self.patience.get())
     }
 
-    /// The client took nothing of the response for too long.
-    pub(crate) fn is_stalled(&self) -> bool {
-        self.stalled.get()
+    /// Why the response is not complete, if the client has not merely gone.
+    pub(crate) fn cut_short(&self) -> Option<(Reason, &'static str)> {
+        if self.stalled.get() {
+            let what = "the client did not take the response in time";
+            return Some((Reason::ClientStalled, what));
+        }
+        let what = "the connection was closed before the end of the response";
+        let flooded = self.session.flood.get().is_some() || self.session.calmed.get();
+        flooded.then_some((Reason::Http2Flood, what))
     }
 
-    /// The connection was closed because of what the client sent.
-    pub(crate) fn is_flooded(&self) -> bool {
-        self.session.flood.get().is_some()
+    /// Counts the request's head, for a log.
+    pub(crate) fn count_request(&self, head: &Head<'_>) {
+        let target = head.target.path_and_query();
+        let target = target.map_or(0, |target| target.as_str().len());
+        let line = head.method.as_str().len() + target + "  HTTP/2.0\r\n".len();
+        let bytes = line as u64 + head::field_bytes(head.fields);
+        self.request_head.set(bytes);
+    }
+
+    /// Counts the response's head, for a log.
+    pub(crate) fn count_response(&self, fields: &HeaderMap) {
+        let line = "HTTP/2.0 200\r\n".len() as u64;
+        self.response_head.set(line + head::field_bytes(fields));
     }
 
     /// The library asks for more of the body: it has let go of what it had. What is left of the

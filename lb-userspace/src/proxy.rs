@@ -186,6 +186,16 @@ impl Proxy {
         Ok(())
     }
 
+    /// Whom the members of the generation that is on are expected to be, over TLS.
+    pub fn peers(&self) -> tls::Peers {
+        let plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        let balancers = plan.iter().flat_map(|plan| &plan.balancers);
+        let members = balancers.flat_map(|balancing| &balancing.members);
+        tls::Peers::new(
+            members.filter_map(|member| Some((member.key.id, Arc::clone(member.peer.as_ref()?)))),
+        )
+    }
+
     /// Stops accepting, closes idle connections, lets requests finish.
     pub fn drain(&self) {
         for shard in &self.shards {

@@ -33,6 +33,12 @@ pub struct Numbers {
     pub classes: [u64; CLASSES],
     /// Failed requests by reason.
     pub failures: Vec<(&'static str, u64)>,
+    /// TLS handshakes that were made, by peer, version and kind.
+    pub handshakes: Vec<([&'static str; 3], u64)>,
+    /// TLS handshakes that were not, by peer and reason.
+    pub failed_handshakes: Vec<([&'static str; 2], u64)>,
+    /// Certificate files, and until when what is in them is valid.
+    pub certificates: Vec<(String, Duration)>,
     /// Requests by member's slot and class of status.
     pub members: Vec<(u32, [u64; CLASSES])>,
     /// By balancer.
@@ -94,6 +100,9 @@ families! {
     H2_REQUESTS = "sluice_http2_requests_total", "counter", "requests", "", false, "Requests over HTTP/2 that began";
     H2_RESETS = "sluice_http2_resets_total", "counter", "requests", "", false, "RST_STREAM frames of clients";
     H2_FLOODS = "sluice_http2_floods_total", "counter", "connections", "", false, "HTTP/2 connections closed for what they sent too much of";
+    HANDSHAKES = "sluice_tls_handshakes_total", "counter", "handshakes", "peer,version,kind", false, "TLS handshakes that were made, with clients and with members, full or resumed";
+    HANDSHAKES_FAILED = "sluice_tls_handshakes_failed_total", "counter", "handshakes", "peer,reason", false, "TLS handshakes that were not, by reason (docs/reasons.md)";
+    EXPIRY = "sluice_tls_certificate_expiry_time_seconds", "gauge", "seconds since 1970", "file", false, "Until when the certificate in the file is valid, of the files that are in use";
     REQUESTS = "sluice_requests_total", "counter", "requests", "code", false, "Requests that ended, by class of status; none: the client left before there was one";
     FAILED = "sluice_requests_failed_total", "counter", "requests", "reason", false, "Requests that failed, by reason (docs/reasons.md); statuses that members sent are no failures";
     FIRST_BYTE = "sluice_balancer_first_byte_seconds", "histogram", "seconds", "balancer,le", false, "From the end of a request's head to the head of the member's response";
@@ -134,6 +143,7 @@ pub fn render(shown: &Snapshot, numbers: Option<&Numbers>) -> String {
     }
     if let Some(numbers) = numbers {
         process(&mut page, shown, numbers);
+        tls(&mut page, numbers);
         requests(&mut page, shown, numbers);
     }
     members(&mut page, &shown.members);
@@ -163,6 +173,23 @@ fn process(page: &mut Page, shown: &Snapshot, numbers: &Numbers) {
     let http2 = [H2_CONNECTIONS, H2_REQUESTS, H2_RESETS, H2_FLOODS];
     for (family, count) in http2.into_iter().zip(numbers.http2) {
         page.one(family, count);
+    }
+}
+
+fn tls(page: &mut Page, numbers: &Numbers) {
+    page.family(HANDSHAKES);
+    for ([peer, version, kind], count) in &numbers.handshakes {
+        let labels = [("peer", *peer), ("version", version), ("kind", kind)];
+        page.sample(HANDSHAKES, &labels, count);
+    }
+    page.family(HANDSHAKES_FAILED);
+    for ([peer, reason], count) in &numbers.failed_handshakes {
+        let labels = [("peer", *peer), ("reason", reason)];
+        page.sample(HANDSHAKES_FAILED, &labels, count);
+    }
+    page.family(EXPIRY);
+    for (file, until) in &numbers.certificates {
+        page.sample(EXPIRY, &[("file", file)], Seconds(*until));
     }
 }
 

@@ -114,6 +114,10 @@ pub(crate) struct HostDraft {
     pub tls: super::directives::tls::TlsDraft,
     /// What `Protocols` and H2 directives said.
     pub http2: super::directives::http2::Http2Draft,
+    /// What SSLProxy directives said outside of `<Proxy>`.
+    pub member_tls: super::directives::tls::MemberTlsDraft,
+    /// And in its sections, by what these are for: `balancer://NAME` or a URL.
+    pub member_tls_sections: Vec<(String, super::directives::tls::MemberTlsDraft)>,
     /// `LogFormat` with a nickname.
     pub formats: Vec<(String, String)>,
     /// `LogFormat` without one, for `TransferLog`.

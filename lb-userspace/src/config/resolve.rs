@@ -27,6 +27,8 @@ pub(super) fn resolve(mut draft: Draft<'_>, file: &Path) -> Loaded {
     routes::warn_unreachable(&mut draft);
     let listeners = listeners::collect(&mut draft, file);
     tls::resolve(&mut draft, &listeners, &mut hosts);
+    let member_tls = tls::members::resolve(&mut draft, &hosts, &mut balancers, &names);
+    tls::members::warn(&mut draft, &member_tls);
     warn_idle_guard(&mut draft);
     let Draft {
         mut spec,
@@ -39,6 +41,7 @@ pub(super) fn resolve(mut draft: Draft<'_>, file: &Path) -> Loaded {
     spec.listeners = listeners;
     spec.hosts = hosts;
     spec.balancers = balancers;
+    spec.member_tls = member_tls;
     let refused = reports.has_errors();
     Loaded {
         spec: (!refused).then_some(spec),
@@ -57,6 +60,20 @@ impl Names {
     fn balancer(&self, host: usize, name: &str) -> Option<usize> {
         let of = |host: usize| self.balancers.get(&(host, name.to_owned())).copied();
         of(0).or_else(|| of(host))
+    }
+
+    /// Which hosts have an entry of the Spec's balancers as their own, and how they call it:
+    /// `balancer://NAME` or a URL.
+    fn about(&self, index: usize) -> Vec<(usize, String)> {
+        let of = |list: &BTreeMap<(usize, String), usize>, scheme: &str| {
+            list.iter()
+                .filter(|(_, at)| **at == index)
+                .map(|((host, name), _)| (*host, format!("{scheme}{name}")))
+                .collect::<Vec<_>>()
+        };
+        let mut all = of(&self.balancers, "balancer://");
+        all.extend(of(&self.workers, ""));
+        all
     }
 
     /// A direct worker that a host's own line names.

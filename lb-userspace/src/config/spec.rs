@@ -13,6 +13,12 @@ pub use protocols::{Protocol, Protocols};
 
 use crate::expr::Expr;
 
+mod tls;
+
+pub use tls::{
+    CertificateFiles, CipherSuite, ClientVerify, MemberTls, NamedFile, PeerVerify, Revocation, Tls,
+};
+
 /// A whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spec {
@@ -30,6 +36,8 @@ pub struct Spec {
     pub hosts: Vec<Host>,
     /// Balancers and, as balancers of one member, the direct workers of `ProxyPass`.
     pub balancers: Vec<Balancer>,
+    /// TLS to members, each setting once: [`Member::tls`] is an index.
+    pub member_tls: Vec<MemberTls>,
     /// Everything of our own: interfaces, guard, shards, instance.
     pub sluice: Sluice,
     /// `ErrorLog` of the main server.
@@ -121,70 +129,6 @@ pub struct Host {
     pub error_log: Option<LogTarget>,
     /// Where it begins.
     pub at: Place,
-}
-
-/// TLS to the clients of a host. Paths only: what is in the files is never part of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tls {
-    /// `SSLCertificateFile` with its key, in order; at least one.
-    pub certificates: Vec<CertificateFiles>,
-    /// `SSLCertificateChainFile`: sent after what each certificate file holds.
-    pub chain: Option<NamedFile>,
-    /// `SSLProtocol` has TLSv1.2.
-    pub v12: bool,
-    /// `SSLProtocol` has TLSv1.3; one of the two is set.
-    pub v13: bool,
-    /// `SSLCipherSuite`, in order of preference, for TLS 1.2 and 1.3.
-    pub suites: Vec<CipherSuite>,
-    /// `SSLHonorCipherOrder`: the order of `suites` beats the client's. Default off.
-    pub honor_cipher_order: bool,
-    /// `SSLSessionTickets`. Default on.
-    pub session_tickets: bool,
-    /// `SSLSessionCache` is not `none`: sessions of clients without tickets are kept.
-    pub session_cache: bool,
-    /// `RequestReadTimeout handshake=`, else as `header=`; zero: no limit.
-    pub handshake_timeout: Duration,
-}
-
-/// A certificate and its key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CertificateFiles {
-    /// `SSLCertificateFile`.
-    pub certificate: NamedFile,
-    /// `SSLCertificateKeyFile`; `None`: the key is in the certificate's file.
-    pub key: Option<NamedFile>,
-}
-
-/// A file and the directive that names it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct NamedFile {
-    /// Made absolute.
-    pub path: PathBuf,
-    /// Where it is named.
-    pub at: Place,
-}
-
-/// A cipher suite that sluice has, TLS 1.3's first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum CipherSuite {
-    /// `TLS_AES_256_GCM_SHA384`
-    Tls13Aes256,
-    /// `TLS_AES_128_GCM_SHA256`
-    Tls13Aes128,
-    /// `TLS_CHACHA20_POLY1305_SHA256`
-    Tls13Chacha20,
-    /// `ECDHE-ECDSA-AES256-GCM-SHA384`
-    EcdsaAes256,
-    /// `ECDHE-ECDSA-AES128-GCM-SHA256`
-    EcdsaAes128,
-    /// `ECDHE-ECDSA-CHACHA20-POLY1305`
-    EcdsaChacha20,
-    /// `ECDHE-RSA-AES256-GCM-SHA384`
-    RsaAes256,
-    /// `ECDHE-RSA-AES128-GCM-SHA256`
-    RsaAes128,
-    /// `ECDHE-RSA-CHACHA20-POLY1305`
-    RsaChacha20,
 }
 
 /// One `ProxyPass`.
@@ -303,6 +247,8 @@ pub struct Member {
     pub url: String,
     /// Scheme.
     pub scheme: Scheme,
+    /// How TLS is spoken with it, index into [`Spec::member_tls`]; `None`: cleartext.
+    pub tls: Option<usize>,
     /// Host, without brackets.
     pub host: String,
     /// Port, the scheme's default filled in.
@@ -403,6 +349,18 @@ pub enum Check {
 pub enum Scheme {
     /// Cleartext HTTP/1.1.
     Http,
+    /// HTTP/1.1 over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// The port where a URL names none.
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
 }
 
 /// `ErrorLog` or the file of a `CustomLog`.

@@ -461,7 +461,27 @@ impl Exchange {
             if let Some(name) = &session.name {
                 list.push(("SSL_TLS_SNI", name.to_string()));
             }
+            let Some(shown) = &session.client else {
+                list.push(("SSL_CLIENT_VERIFY", "NONE".to_owned()));
+                return self.balancing_environment(list);
+            };
+            list.extend([
+                ("SSL_CLIENT_VERIFY", shown.verify.to_owned()),
+                ("SSL_CLIENT_S_DN", shown.subject.clone()),
+                ("SSL_CLIENT_I_DN", shown.issuer.clone()),
+                ("SSL_CLIENT_M_SERIAL", shown.serial.clone()),
+            ]);
+            if let Some(name) = &shown.common_name {
+                list.push(("SSL_CLIENT_S_DN_CN", name.clone()));
+            }
         }
+        self.balancing_environment(list)
+    }
+
+    fn balancing_environment(
+        &self,
+        mut list: Vec<(&'static str, String)>,
+    ) -> Vec<(&'static str, String)> {
         let Some((balancing, engaged)) = self.engagement() else {
             return list;
         };

@@ -16,7 +16,10 @@ use lb_common::member::MemberId;
 use super::{
     Generation, LogFiles, gate, reverse,
     shard::Shared,
-    tls::{self, HostTls, Resumption, TlsError},
+    tls::{
+        self, HostTls, Resumption, TlsError,
+        member::{Peer, Trust},
+    },
 };
 use crate::{
     balancer::{Balancer, BuildError},
@@ -38,6 +41,8 @@ pub(crate) struct Plan {
     pub(crate) limits: gate::Limits,
     /// Access logs, one for each file.
     pub(crate) sinks: Vec<Sink>,
+    /// Parallel to `spec.member_tls`.
+    trust: Vec<Arc<Trust>>,
 }
 
 /// What is worked out for a virtual host.
@@ -78,6 +83,8 @@ pub(crate) struct Destination {
     pub(crate) spec: spec::Member,
     /// Connections to it, all shards together.
     pub(crate) places: Arc<Places>,
+    /// Whom to expect over TLS; `None`: cleartext.
+    pub(crate) peer: Option<Arc<Peer>>,
 }
 
 /// Which connections are whose.
@@ -192,6 +199,14 @@ impl Plan {
             .flat_map(|balancing| &balancing.members)
             .map(|member| (member.key, Arc::clone(&member.places)))
             .collect();
+        let trusted = previous.map_or(&[][..], |plan| &plan.trust);
+        let trust = tls::member::configure(&spec, &generation.certificates, trusted)?;
+        let peers: HashMap<Key, &Arc<Peer>> = previous
+            .into_iter()
+            .flat_map(|plan| &plan.balancers)
+            .flat_map(|balancing| &balancing.members)
+            .filter_map(|member| Some((member.key, member.peer.as_ref()?)))
+            .collect();
         let balancers = spec
             .balancers
             .iter()
@@ -208,9 +223,11 @@ impl Plan {
                             id: member.id,
                             incarnation: member.incarnation,
                         };
-                        Destination::new(key, spec, balancer.direct, &places)
+                        let mut member = Destination::new(key, spec, balancer.direct, &places)?;
+                        member.peer = Peer::of(spec, &trust, peers.get(&key).copied())?;
+                        Ok(member)
                     })
-                    .collect::<Result<_, _>>()?;
+                    .collect::<Result<_, PlanError>>()?;
                 Ok(Balancing {
                     row: shared.counters.row(&balancer.name),
                     balancer: made,
@@ -271,6 +288,7 @@ impl Plan {
             },
             sinks,
             spec,
+            trust,
         })
     }
 
@@ -297,9 +315,10 @@ impl Destination {
         } else {
             spec.host.clone()
         };
-        let host = match spec.scheme {
-            spec::Scheme::Http if spec.port == 80 => host,
-            spec::Scheme::Http => format!("{host}:{}", spec.port),
+        let host = if spec.port == spec.scheme.default_port() {
+            host
+        } else {
+            format!("{host}:{}", spec.port)
         };
         Ok(Self {
             key,
@@ -312,6 +331,7 @@ impl Destination {
             },
             spec: spec.clone(),
             places: places.get(&key).map(Arc::clone).unwrap_or_default(),
+            peer: None,
         })
     }
 }

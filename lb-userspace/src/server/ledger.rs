@@ -11,7 +11,7 @@ use crate::{
     admin::metrics::{BalancerNumbers, Numbers},
     config::spec::Spec,
     dataplane::{Published, table::MemberTable},
-    proxy::reason::Reason,
+    proxy::{reason::Reason, tls::outcome},
     telemetry::counters::{Counters, Latency, MAX_BALANCERS, Number},
 };
 use lb_common::member::MemberId;
@@ -156,6 +156,13 @@ impl Ledger {
                 .iter()
                 .map(|reason| (reason.name(), counters.failures(columns, *reason as usize)))
                 .collect(),
+            handshakes: outcome::made_labels()
+                .map(|(labels, end)| (labels, counters.handshakes(columns, end)))
+                .collect(),
+            failed_handshakes: outcome::failed_labels()
+                .map(|(labels, end)| (labels, counters.handshakes(columns, end)))
+                .collect(),
+            certificates: Vec::new(),
             members: ids
                 .map(|id| (id.0, counters.member_classes(columns, id)))
                 .collect(),

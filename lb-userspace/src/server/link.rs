@@ -235,6 +235,7 @@ mod tests {
                     key: Der(b"secret".to_vec().into()),
                 }],
                 hosts: vec![vec![0]],
+                ..Certificates::default()
             },
         };
         let fd = parcel.seal().expect("memory file");

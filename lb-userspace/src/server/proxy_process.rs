@@ -232,7 +232,7 @@ impl Process {
         )?;
         error_log::configure(targets, spec.log_level);
         if let Some(checker) = &self.checker {
-            checker.apply(&spec, &ids, &self.table);
+            checker.apply(&spec, &ids, &self.table, &self.proxy.peers());
         }
         Ok(())
     }

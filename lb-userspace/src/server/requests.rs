@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use lb_common::member::MemberId;
 
-use super::{control::Control, socket::Ask};
+use super::{certificates, control::Control, socket::Ask};
 use crate::{
     admin::{
         change,
@@ -69,7 +69,8 @@ impl Control {
     fn metrics_page(&self) -> Result<String, String> {
         let shown = self.snapshot()?;
         let ids = shown.members.iter().map(|view| MemberId(view.id));
-        let numbers = self.ledger.numbers(ids);
+        let mut numbers = self.ledger.numbers(ids);
+        numbers.certificates = certificates::expiries(&self.desired.spec, &self.certificates);
         Ok(metrics::render(&shown, Some(&numbers)))
     }
 

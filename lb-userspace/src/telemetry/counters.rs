@@ -28,6 +28,8 @@ use crate::dataplane::sys::{Mapping, fd_of, memory_file};
 pub const MAX_REASONS: usize = 64;
 /// Classes of a request's end: no answer, then 1xx to 5xx.
 pub const CLASSES: usize = 6;
+/// Ends of TLS handshakes that are told apart.
+pub const HANDSHAKES: usize = 32;
 /// Buckets of a histogram; the last has no upper bound.
 pub const BUCKETS: usize = 21;
 /// Balancers with histograms; a configuration's further ones have none.
@@ -89,7 +91,8 @@ const BALANCER: usize = MEMBER + MAX_MEMBERS as usize * MEMBER_CELLS;
 const BALANCER_CELLS: usize = 64;
 const TIMES: [usize; 2] = [0, 32];
 const SUM: usize = BUCKETS;
-const BLOCK: usize = BALANCER + MAX_BALANCERS * BALANCER_CELLS;
+const HANDSHAKE: usize = BALANCER + MAX_BALANCERS * BALANCER_CELLS;
+const BLOCK: usize = HANDSHAKE + HANDSHAKES;
 /// Two words of a balancer's name, hashed, for each row: the shards find their rows by it.
 const DIRECTORY: usize = MAX_BALANCERS * 2;
 
@@ -224,6 +227,11 @@ impl Counters {
         self.sum(columns, REASON + reason % MAX_REASONS)
     }
 
+    /// TLS handshakes that ended in one way.
+    pub fn handshakes(&self, columns: &[u32], end: usize) -> u64 {
+        self.sum(columns, HANDSHAKE + end % HANDSHAKES)
+    }
+
     /// Requests by class that a member was given last.
     pub fn member_classes(&self, columns: &[u32], id: MemberId) -> [u64; CLASSES] {
         let at = MEMBER + id.0 as usize % MAX_MEMBERS as usize * MEMBER_CELLS;
@@ -282,6 +290,11 @@ impl Tally {
     /// A request failed.
     pub fn failure(&self, reason: usize) {
         self.add(REASON + reason % MAX_REASONS, 1);
+    }
+
+    /// A TLS handshake ended.
+    pub fn handshake(&self, end: usize) {
+        self.add(HANDSHAKE + end % HANDSHAKES, 1);
     }
 
     /// A request that a member was given last ended with this status.

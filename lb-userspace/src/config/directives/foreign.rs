@@ -18,7 +18,7 @@ pub(super) fn instead(name: &str) -> &'static str {
     if of(&["steer", "guard"]) {
         "until a version has it: remove the line"
     } else if of(&["ssl", "md"]) {
-        "this version serves HTTP/1.1 in clear text: leave TLS to what stands in front"
+        "sluice has rustls where httpd has OpenSSL: what it takes is in docs/tls.md"
     } else if of(&[
         "redirect",
         "rewrite",
@@ -97,15 +97,6 @@ const NAMES: &[&str] = &[
     "ProxyPassInherit",
     // mod_ssl.
     "SSLSessionTicketKeyFile",
-    "SSLVerifyDepth",
-    "SSLCACertificateFile",
-    "SSLCACertificatePath",
-    "SSLCADNRequestFile",
-    "SSLCADNRequestPath",
-    "SSLCARevocationFile",
-    "SSLCARevocationPath",
-    "SSLCARevocationCheck",
-    "SSLOptions",
     "SSLRequireSSL",
     "SSLRequire",
     "SSLOpenSSLConfCmd",
@@ -114,21 +105,6 @@ const NAMES: &[&str] = &[
     "SSLRenegBufferSize",
     "SSLSRPVerifierFile",
     "SSLSRPUnknownUserSeed",
-    "SSLProxyProtocol",
-    "SSLProxyCipherSuite",
-    "SSLProxyVerify",
-    "SSLProxyVerifyDepth",
-    "SSLProxyCACertificateFile",
-    "SSLProxyCACertificatePath",
-    "SSLProxyCARevocationFile",
-    "SSLProxyCARevocationPath",
-    "SSLProxyCARevocationCheck",
-    "SSLProxyMachineCertificateFile",
-    "SSLProxyMachineCertificatePath",
-    "SSLProxyMachineCertificateChainFile",
-    "SSLProxyCheckPeerName",
-    "SSLProxyCheckPeerCN",
-    "SSLProxyCheckPeerExpire",
     // Protocols: lines for each response.
     "H2EarlyHint",
     // Headers, rewriting, answers.

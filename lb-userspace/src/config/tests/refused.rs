@@ -196,7 +196,7 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
         "Listen 80\nProxyPass /a https://h",
         &[(
             2,
-            "ProxyPass to https:// is not supported by this version of sluice",
+            "https://h needs SSLProxyEngine on (AH00961: failed to enable ssl support)",
         )],
     ),
     (

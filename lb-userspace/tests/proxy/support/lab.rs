@@ -284,6 +284,7 @@ fn member(index: usize, address: SocketAddr) -> MemberSpec {
     MemberSpec {
         url: format!("http://{address}"),
         scheme: Scheme::Http,
+        tls: None,
         host: address.ip().to_string(),
         port: address.port(),
         path: String::new(),

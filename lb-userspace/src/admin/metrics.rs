@@ -29,6 +29,12 @@ pub struct Numbers {
     pub open: u64,
     /// Connections in pools.
     pub idle: u64,
+    /// Requests that wait for a connection.
+    pub waiting: u64,
+    /// Log lines that were not written.
+    pub lines_lost: u64,
+    /// What the processes take.
+    pub usage: Vec<Usage>,
     /// Requests by class of status.
     pub classes: [u64; CLASSES],
     /// Failed requests by reason.
@@ -43,6 +49,19 @@ pub struct Numbers {
     pub members: Vec<(u32, [u64; CLASSES])>,
     /// By balancer.
     pub balancers: Vec<BalancerNumbers>,
+}
+
+/// What a process takes; `None`: it cannot be read.
+#[derive(Clone, Debug)]
+pub struct Usage {
+    /// `control` or `proxy`.
+    pub process: &'static str,
+    /// Memory resident, bytes.
+    pub resident: Option<u64>,
+    /// Descriptors open.
+    pub descriptors: Option<u64>,
+    /// In user and kernel mode.
+    pub cpu: Option<Duration>,
 }
 
 /// Latencies of a balancer.
@@ -94,6 +113,10 @@ families! {
     RELOADS = "sluice_reloads_total", "counter", "reloads", "result", false, "Reloads by result, done or refused";
     LOADED = "sluice_config_loaded_time_seconds", "gauge", "seconds since 1970", "", false, "When the configuration that is on was read";
     LOAD_FAILED = "sluice_config_last_reload_failed", "gauge", "bool", "", false, "Whether the last reload was refused";
+    RESIDENT = "sluice_process_resident_memory_bytes", "gauge", "bytes", "process", false, "Memory resident";
+    DESCRIPTORS = "sluice_process_open_fds", "gauge", "descriptors", "process", false, "Descriptors open; absent where control may not see the proxy's (before Linux 6.2)";
+    CPU = "sluice_process_cpu_seconds_total", "counter", "seconds", "process", false, "Time in user and kernel mode; the proxy's begins anew with each process";
+    LINES_LOST = "sluice_log_lines_lost_total", "counter", "lines", "", false, "Lines of access and error logs that were not written: disk full, program or system log not reading, queue full";
     ACCEPTED = "sluice_client_connections_accepted_total", "counter", "connections", "", false, "Client connections accepted";
     CLIENTS = "sluice_client_connections", "gauge", "connections", "", false, "Client connections open";
     H2_CONNECTIONS = "sluice_http2_connections_total", "counter", "connections", "", false, "Client connections that spoke HTTP/2";
@@ -118,6 +141,7 @@ families! {
     STATE = "sluice_member_state", "gauge", "bool", "balancer,member,state", true, "Whether a letter of the member's state is set: I, N, D, S, E, H, R or C, as in httpd";
     FACTOR = "sluice_member_loadfactor", "gauge", "ratio", "balancer,member", true, "Load factor";
     OPEN = "sluice_pool_connections", "gauge", "connections", "state", false, "Connections to members, in use or idle in a pool; looked at once a second";
+    WAITING = "sluice_pool_waiting", "gauge", "requests", "", false, "Requests that wait for a connection because max are open";
     PACKETS = "sluice_xdp_packets_total", "counter", "packets", "service,action,reason", true, "Packets by service and reason (docs/reasons.md); service none is the rest of the host's traffic";
     BYTES = "sluice_xdp_bytes_total", "counter", "bytes", "service,action,reason", true, "Bytes of those packets";
     INTERFACE = "sluice_xdp_interface_info", "gauge", "1", "interface,mode", true, "Always 1; where the program is attached and how";
@@ -153,6 +177,7 @@ pub fn render(shown: &Snapshot, numbers: Option<&Numbers>) -> String {
         let used = numbers.open.saturating_sub(numbers.idle);
         page.sample(OPEN, &[("state", "used")], used);
         page.sample(OPEN, &[("state", "idle")], numbers.idle);
+        page.one(WAITING, numbers.waiting);
     }
     packets(&mut page, shown);
     page.0
@@ -168,6 +193,8 @@ fn process(page: &mut Page, shown: &Snapshot, numbers: &Numbers) {
     }
     page.one(LOADED, Seconds::at(numbers.loaded));
     page.one(LOAD_FAILED, u8::from(numbers.last_load_failed));
+    usage(page, &numbers.usage);
+    page.one(LINES_LOST, numbers.lines_lost);
     page.one(ACCEPTED, numbers.accepted);
     page.one(CLIENTS, shown.connections);
     let http2 = [H2_CONNECTIONS, H2_REQUESTS, H2_RESETS, H2_FLOODS];
@@ -191,6 +218,20 @@ fn tls(page: &mut Page, numbers: &Numbers) {
     for (file, until) in &numbers.certificates {
         page.sample(EXPIRY, &[("file", file)], Seconds(*until));
     }
+}
+
+fn usage(page: &mut Page, usage: &[Usage]) {
+    let mut each = |family: Family, value: &dyn Fn(&Usage) -> Option<String>| {
+        page.family(family);
+        for usage in usage {
+            if let Some(value) = value(usage) {
+                page.sample(family, &[("process", usage.process)], value);
+            }
+        }
+    };
+    each(RESIDENT, &|usage| Some(usage.resident?.to_string()));
+    each(DESCRIPTORS, &|usage| Some(usage.descriptors?.to_string()));
+    each(CPU, &|usage| Some(Seconds(usage.cpu?).to_string()));
 }
 
 fn requests(page: &mut Page, shown: &Snapshot, numbers: &Numbers) {

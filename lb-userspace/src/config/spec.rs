@@ -7,8 +7,14 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+mod client;
+mod log;
 mod protocols;
 
+pub use client::{ReadTimeout, RequestLimits};
+pub use log::{
+    AccessLog, ErrorLogFormat, LogCondition, LogLevel, LogLevels, LogProgram, LogTarget,
+};
 pub use protocols::{Protocol, Protocols};
 
 use crate::expr::Expr;
@@ -42,16 +48,10 @@ pub struct Spec {
     pub sluice: Sluice,
     /// `ErrorLog` of the main server.
     pub error_log: LogTarget,
-    /// `ErrorLogFormat json`: error logs are JSON, an object a line.
-    pub error_log_json: bool,
+    /// `ErrorLogFormat` of the main server.
+    pub error_log_format: ErrorLogFormat,
     /// `LogLevel` of the main server.
     pub log_level: LogLevel,
-    /// `LimitRequestFields`, 0: hyper's own bound. Default 100.
-    pub limit_request_fields: u32,
-    /// `LimitRequestFieldSize` bytes, name and value. Default 8190.
-    pub limit_request_field_size: u32,
-    /// `LimitRequestLine` bytes. Default 8190.
-    pub limit_request_line: u32,
     /// `ListenBacklog`. Default 511.
     pub listen_backlog: u32,
     /// `GracefulShutdownTimeout`; zero: wait for ever.
@@ -117,8 +117,12 @@ pub struct Host {
     pub keep_alive_timeout: Duration,
     /// `MaxKeepAliveRequests`; 0: no limit. Default 100.
     pub max_keep_alive_requests: u32,
-    /// `RequestReadTimeout header=`: the whole head must be there after this long. Default 20 s.
-    pub header_timeout: Duration,
+    /// `RequestReadTimeout header=`: for a whole head. Default `20-40,MinRate=500`.
+    pub header_timeout: ReadTimeout,
+    /// `RequestReadTimeout body=`: for a whole body. Default `20,MinRate=500`.
+    pub body_timeout: ReadTimeout,
+    /// `LimitRequestLine`, `-Fields` and `-FieldSize` for connections whose first virtual host this is.
+    pub request_limits: RequestLimits,
     /// `SSLEngine on`; `None`: cleartext.
     pub tls: Option<Tls>,
     /// `Protocols` and what HTTP/2 is like.
@@ -127,6 +131,10 @@ pub struct Host {
     pub access_logs: Vec<AccessLog>,
     /// `ErrorLog`; `None`: the main server's.
     pub error_log: Option<LogTarget>,
+    /// `ErrorLogFormat`; `None`: the main server's.
+    pub error_log_format: Option<ErrorLogFormat>,
+    /// `LogLevel`.
+    pub log_levels: LogLevels,
     /// Where it begins.
     pub at: Place,
 }
@@ -361,43 +369,6 @@ impl Scheme {
             Self::Https => 443,
         }
     }
-}
-
-/// `ErrorLog` or the file of a `CustomLog`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum LogTarget {
-    /// Standard error.
-    #[default]
-    Stderr,
-    /// A file, made absolute.
-    File(PathBuf),
-}
-
-/// One `CustomLog`: a `LogFormat` string already looked up by its nickname.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AccessLog {
-    /// Where lines go.
-    pub target: LogTarget,
-    /// Format string, checked.
-    pub format: String,
-}
-
-/// `LogLevel`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum LogLevel {
-    /// An operator must act: `emerg`, `alert`, `crit`, `error`.
-    Error,
-    /// `warn`.
-    #[default]
-    Warn,
-    /// `notice`.
-    Notice,
-    /// `info`.
-    Info,
-    /// `debug`.
-    Debug,
-    /// `trace1` to `trace8`.
-    Trace,
 }
 
 /// Our own directives (DESIGN section 7).

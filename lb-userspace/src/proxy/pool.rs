@@ -210,8 +210,8 @@ impl Link {
 }
 
 impl Upstream {
-    /// Whether nothing came in on an idle connection. One system call, for requests that cannot be
-    /// sent twice.
+    /// Whether nothing came in on an idle connection: bytes that the runtime has not seen yet would be
+    /// taken for the next response. One system call for each reuse, 0.4 µs, as in httpd.
     fn is_silent(&self) -> bool {
         let mut byte = [0];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
@@ -220,14 +220,12 @@ impl Upstream {
     }
 }
 
-/// A connection to the member: a pooled one, else a new one. `careful`: the request cannot be sent
-/// again, so a pooled connection is looked at once more.
+/// A connection to the member: a pooled one that is open and silent, else a new one.
 pub(crate) async fn acquire(
     shard: &Rc<Shard>,
     member: &Destination,
     peer: Option<&Arc<Peer>>,
     address: SocketAddr,
-    careful: bool,
     connect_timeout: Duration,
 ) -> Result<Upstream, ConnectError> {
     let mut waiting = None;
@@ -240,7 +238,7 @@ pub(crate) async fn acquire(
             }
             // Not ready yet is the rule right after a response: hyper's task has to go idle first.
             let ready = upstream.sender.ready().await.is_ok();
-            if ready && (!careful || upstream.is_silent()) {
+            if ready && upstream.is_silent() {
                 return Ok(upstream);
             }
         }
@@ -255,7 +253,7 @@ pub(crate) async fn acquire(
             }
             return connected;
         }
-        waiting.get_or_insert_with(|| (member.places.wait(), LocalWait::new(&shard.pools)));
+        waiting.get_or_insert_with(|| (member.places.wait(), LocalWait::new(shard)));
         let deadline = deadline.get_or_insert_with(|| {
             let alarm = shard.wheel.alarm();
             if let Some(acquire) = member.spec.acquire {
@@ -276,18 +274,21 @@ pub(crate) async fn acquire(
 }
 
 /// One more request of this shard waits; one less when it is dropped.
-struct LocalWait<'a>(&'a Pools);
+struct LocalWait<'a>(&'a Shard);
 
 impl<'a> LocalWait<'a> {
-    fn new(pools: &'a Pools) -> Self {
-        pools.waiting.set(pools.waiting.get() + 1);
-        Self(pools)
+    fn new(shard: &'a Shard) -> Self {
+        shard.pools.waiting.set(shard.pools.waiting.get() + 1);
+        shard.tally.up(Number::Waiting);
+        Self(shard)
     }
 }
 
 impl Drop for LocalWait<'_> {
     fn drop(&mut self) {
-        self.0.waiting.set(self.0.waiting.get() - 1);
+        self.0.tally.down(Number::Waiting);
+        let pools = &self.0.pools;
+        pools.waiting.set(pools.waiting.get() - 1);
     }
 }
 

@@ -264,6 +264,11 @@ impl Shard {
         self.flush_logs();
         let idle = u64::try_from(self.pools.idle()).unwrap_or(u64::MAX);
         self.tally.set(Number::Idle, idle);
+        // Whoever comes first counts those of the whole process.
+        let lost = crate::telemetry::sink::take_lost();
+        if lost > 0 {
+            self.tally.count(Number::LinesLost, lost);
+        }
         let Some(current) = self.current() else {
             return;
         };
@@ -356,18 +361,22 @@ impl Shard {
         let host = &plan.spec.hosts[candidates[0]];
         let timeouts = Timeouts {
             head: host.header_timeout,
+            body: host.body_timeout,
             idle: host.keep_alive_timeout,
             io: host.timeout,
         };
-        let fields = plan.limits.fields;
-        let limits = plan.limits;
+        // Before a name is known those of the address's first host count, as in httpd.
+        let limits = plan.hosts[candidates[0]].limits;
+        let fields = limits.fields;
         // Counted here: the task's first turn comes after further accepts.
         let counted = Counted::new(self);
         let shard = Rc::clone(self);
         if plan.hosts[candidates[0]].tls.is_none() && host.protocols.has_h2c() {
             tokio::task::spawn_local(async move {
                 let host = &current.plan.spec.hosts[candidates[0]];
-                let is_h2 = Box::pin(h2::begins(&shard, &stream, host.header_timeout)).await;
+                let limit = host.header_timeout.longest();
+                let limit = if limit.is_zero() { host.timeout } else { limit };
+                let is_h2 = Box::pin(h2::begins(&shard, &stream, limit)).await;
                 let opening = Opening::Cleartext(stream);
                 let client = Client::new(&shard, opening, peer, local, limits, timeouts);
                 if is_h2 {

@@ -12,7 +12,10 @@ use crate::{
     config::spec::Spec,
     dataplane::{Published, table::MemberTable},
     proxy::{reason::Reason, tls::outcome},
-    telemetry::counters::{Counters, Latency, MAX_BALANCERS, Number},
+    telemetry::{
+        counters::{Counters, Latency, MAX_BALANCERS, Number},
+        sink,
+    },
 };
 use lb_common::member::MemberId;
 
@@ -31,6 +34,8 @@ pub(super) struct Ledger {
     /// Reloads that were done, and that were refused.
     reloads: [u64; 2],
     last_load_failed: bool,
+    /// Log lines of control's own that were not written.
+    lines_lost: u64,
 }
 
 impl Ledger {
@@ -47,6 +52,7 @@ impl Ledger {
             loaded: now,
             reloads: [0; 2],
             last_load_failed: false,
+            lines_lost: 0,
         })
     }
 
@@ -134,7 +140,8 @@ impl Ledger {
     }
 
     /// Everything, summed.
-    pub(super) fn numbers(&self, ids: impl Iterator<Item = MemberId>) -> Numbers {
+    pub(super) fn numbers(&mut self, ids: impl Iterator<Item = MemberId>) -> Numbers {
+        self.lines_lost += sink::take_lost();
         let (counters, columns) = (&self.counters, self.columns.as_slice());
         Numbers {
             started: self.started,
@@ -151,6 +158,9 @@ impl Ledger {
             .map(|number| counters.number(columns, number)),
             open: counters.number(columns, Number::Open),
             idle: counters.number(columns, Number::Idle),
+            waiting: counters.number(columns, Number::Waiting),
+            lines_lost: counters.number(columns, Number::LinesLost) + self.lines_lost,
+            usage: Vec::new(),
             classes: counters.classes(columns),
             failures: Reason::ALL
                 .iter()

@@ -68,6 +68,10 @@ pub enum Number {
     Open,
     /// Of them, idle in a pool (gauge, once a second).
     Idle,
+    /// Requests that wait for a connection to a member (gauge).
+    Waiting,
+    /// Log lines that were not written.
+    LinesLost,
     /// Client connections that spoke HTTP/2.
     H2Connections,
     /// Requests over HTTP/2.
@@ -79,7 +83,7 @@ pub enum Number {
 }
 
 impl Number {
-    const GAUGES: [Self; 3] = [Self::Clients, Self::Open, Self::Idle];
+    const GAUGES: [Self; 4] = [Self::Clients, Self::Open, Self::Idle, Self::Waiting];
 }
 
 // Offsets within a block, in cells of 8 bytes; each part begins on a cache line.
@@ -96,7 +100,8 @@ const BLOCK: usize = HANDSHAKE + HANDSHAKES;
 /// Two words of a balancer's name, hashed, for each row: the shards find their rows by it.
 const DIRECTORY: usize = MAX_BALANCERS * 2;
 
-const _: () = assert!(CLASSES <= MEMBER_CELLS && BUCKETS < 32);
+const _: () =
+    assert!((Number::H2Floods as usize) < CLASS && CLASSES <= MEMBER_CELLS && BUCKETS < 32);
 
 /// Which of a balancer's histograms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,6 +270,11 @@ impl Tally {
         if let Some(cell) = self.counters.cells.cell(self.block + at) {
             cell.store(cell.load(Relaxed).wrapping_add(count), Relaxed);
         }
+    }
+
+    /// So many more.
+    pub fn count(&self, number: Number, count: u64) {
+        self.add(number as usize, count);
     }
 
     /// One more.

@@ -120,7 +120,6 @@ const NAMES: &[&str] = &[
     "RewriteBase",
     "RewriteOptions",
     "ErrorDocument",
-    "GlobalLog",
     "BufferedLogs",
     "CookieLog",
     "SetEnv",

@@ -16,7 +16,7 @@ pub(super) mod members;
 pub(super) fn resolve(draft: &mut Draft<'_>, listeners: &[Listener], hosts: &mut [Host]) {
     for (index, host) in hosts.iter_mut().enumerate() {
         if is_on(draft, listeners, index) {
-            host.tls = settings(draft, index, host.header_timeout);
+            host.tls = settings(draft, index, host.header_timeout.longest());
         }
     }
     warn_mixed(draft, hosts);

@@ -142,12 +142,15 @@ impl Session {
         }
     }
 
-    /// Sets the deadline of a head that is to come; `RequestReadTimeout header=0` is none.
+    /// Sets the deadline of a head that is to come: the upper end of `RequestReadTimeout header=`,
+    /// and where that is 0, `Timeout`.
     fn await_head(&self, alarm: &super::Alarm) {
-        let limit = self.client.head_timeout.get();
-        if !limit.is_zero() {
-            alarm.set(limit);
-        }
+        let limit = self.client.head_timeout.get().longest();
+        alarm.set(if limit.is_zero() {
+            self.client.io_timeout.get()
+        } else {
+            limit
+        });
     }
 
     /// What the transport may go on with.
@@ -317,9 +320,7 @@ fn finish(session: &Session, end: End) {
 pub(crate) async fn begins(shard: &Shard, stream: &TcpStream, limit: Duration) -> bool {
     let mut drain = shard.drained();
     let (deadline, step) = (shard.wheel.alarm(), shard.wheel.alarm());
-    if !limit.is_zero() {
-        deadline.set(limit);
-    }
+    deadline.set(limit);
     let mut seen = [0; PREFACE.len()];
     loop {
         let peeked = tokio::select! {

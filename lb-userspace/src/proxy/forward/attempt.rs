@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, client::conn::TrySendError};
 use tracing::error;
 
@@ -76,7 +76,6 @@ pub(super) async fn attempt(
             member,
             named.as_ref(),
             address,
-            !safe,
             connect_timeout,
         )
         .await
@@ -162,12 +161,6 @@ pub(super) async fn attempt(
                 Attempt::Abort
             }
             NoResponse::Replay | NoResponse::BadGateway => {
-                error!(
-                    target: LOG,
-                    reason = reason.name(),
-                    "[client {}] AH00898: Error reading from remote server returned by {}",
-                    exchange.client.peer, outgoing.parts.uri.path()
-                );
                 let failure =
                     Failure::proxy(StatusCode::BAD_GATEWAY, "Error reading from remote server");
                 Attempt::Failed(failure.because(reason))
@@ -227,7 +220,7 @@ fn unreached(
         error!(
             target: LOG,
             reason = reason.name(),
-            "[client {peer}] AH00941: failed to acquire connection for ({}): {error}", spec.url
+            "[client {peer}] AH00941: http: failed to acquire connection for ({}:{}): {error}", spec.host, spec.port
         );
         elector.put_in_error(index, Cause::Forward, monotonic_ns());
     } else {
@@ -351,12 +344,27 @@ fn accept_response(
         error!(
             target: LOG,
             reason = Reason::BadResponse.name(),
-            "[client {}] AH10124: unexpected upgrade by {}",
+            "[client {}] unexpected upgrade by {}",
             exchange.client.peer, member.spec.url
         );
         return Err(Attempt::Failed(Failure::proxy(
             StatusCode::BAD_GATEWAY,
             "Unexpected Upgrade",
+        )));
+    }
+    let spec = &exchange.current.plan.balancers[balancer].members[index].spec;
+    let limit = spec.response_field_size as usize;
+    let length = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + 2 + value.len();
+    if response.headers().iter().any(|field| length(field) > limit) {
+        error!(
+            target: LOG,
+            reason = Reason::BadResponse.name(),
+            "[client {}] AH10124: header size is over the limit allowed by ResponseFieldSize ({limit} bytes), from {}",
+            exchange.client.peer, spec.url
+        );
+        return Err(Attempt::Failed(Failure::proxy(
+            StatusCode::BAD_GATEWAY,
+            "Error reading from remote server",
         )));
     }
     match fields::check_framing(response.headers_mut()) {

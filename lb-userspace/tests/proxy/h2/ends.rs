@@ -8,7 +8,7 @@ use crate::support::{eventually, respond};
 /// Seconds that are over soon.
 fn hasty(spec: &mut Spec) {
     let host = &mut spec.hosts[0];
-    host.header_timeout = Duration::from_secs(1);
+    host.header_timeout = sluice::config::spec::ReadTimeout::fixed(Duration::from_secs(1));
     host.keep_alive_timeout = Duration::from_secs(1);
     host.timeout = Duration::from_secs(1);
 }
@@ -76,7 +76,8 @@ fn block_that_does_not_end_does_not_hide_behind_a_running_request() {
         Ok(false)
     });
     let lab = lab(&[a.address], |spec| {
-        spec.hosts[0].header_timeout = Duration::from_secs(1);
+        spec.hosts[0].header_timeout =
+            sluice::config::spec::ReadTimeout::fixed(Duration::from_secs(1));
     });
     let mut raw = Raw::connect(lab.address);
     raw.get(1).expect("send");

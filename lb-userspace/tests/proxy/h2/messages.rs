@@ -190,9 +190,8 @@ fn connection_fields_of_the_member_stay_with_it() {
 fn refused_heads_are_answered_and_the_connection_goes_on() {
     let a = Member::named("a");
     let lab = lab(&[a.address], |spec| {
-        spec.limit_request_line = 200;
-        spec.limit_request_fields = 20;
-        spec.limit_request_field_size = 300;
+        let limits = &mut spec.hosts[0].request_limits;
+        (limits.line, limits.fields, limits.field_size) = (200, 20, 300);
     });
     run(async {
         let mut client = H2::connect(lab.address).await;
@@ -413,7 +412,8 @@ fn log_has_each_request_with_bytes_of_its_own() {
         .append(true)
         .create(true)
         .open(&path);
-    lab.apply_logging(vec![(path.clone(), file.expect("log"))]);
+    let target = sluice::config::spec::LogTarget::File(path.clone());
+    lab.apply_logging(vec![(target, file.expect("log"))]);
     run(async {
         let mut client = H2::connect(lab.address).await;
         for size in [10, 20_000] {

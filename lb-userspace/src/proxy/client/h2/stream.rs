@@ -12,12 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, request::Parts};
 
 use super::{Session, head};
-use crate::proxy::{
-    exchange::Head,
-    gate::{Limits, Refusal},
-    reason::Reason,
-    wheel::Alarm,
-};
+use crate::proxy::{exchange::Head, gate::Refusal, reason::Reason, wheel::Alarm};
 
 /// A request of an HTTP/2 connection.
 pub(crate) struct Stream {
@@ -55,9 +50,9 @@ impl Stream {
     }
 
     /// Makes the head one as HTTP/1.1 has it, or says why it is refused.
-    pub(crate) fn admit(&self, parts: &mut Parts, limits: &Limits) -> Result<(), Refusal> {
+    pub(crate) fn admit(&self, parts: &mut Parts) -> Result<(), Refusal> {
         self.head_only.set(parts.method == Method::HEAD);
-        head::admit(parts, limits)
+        head::admit(parts, &self.session.client.limits)
     }
 
     /// The response has no body, whatever its fields say.

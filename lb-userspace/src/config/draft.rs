@@ -52,6 +52,8 @@ pub(crate) struct Draft<'a> {
     pub spec: spec::Spec,
     /// `Listen`, in order.
     pub listens: Vec<Listen>,
+    /// `AcceptFilter` of http and of https.
+    pub deferred: [bool; 2],
     /// Index 0: the main server.
     pub hosts: Vec<HostDraft>,
     /// What there is to say.
@@ -245,6 +247,7 @@ impl<'a> Draft<'a> {
                 ..spec::Spec::default()
             },
             listens: Vec::new(),
+            deferred: [true; 2],
             hosts: vec![HostDraft::default()],
             reports,
             noticed: Vec::new(),

@@ -66,6 +66,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// An IPv6 wildcard that also takes IPv4.
     pub dual: bool,
+    /// `AcceptFilter`: the kernel keeps a connection to itself until its client has sent something.
+    pub deferred: bool,
     /// Where it stands, for messages.
     pub at: Place,
 }

@@ -14,7 +14,7 @@ use super::{
     body::ReplyBody,
     client::{Asked, Client, h2::Stream},
     exchange::{Exchange, Head},
-    fields::{self, Direction, MaxForwards},
+    fields::{self, Direction, MaxForwards, Present},
     gate::Refusal,
     page::{self, Detail},
     path::{self, Routed},
@@ -154,9 +154,7 @@ async fn respond(
         None => asked_host(&client, &parts),
         Some(_) => Ok(None),
     };
-    let candidates = client.candidates(current.plan.number, || {
-        vhost::candidates(&spec.hosts, client.local)
-    });
+    let candidates = client.candidates(current.plan.number, || current.candidates(client.local));
     let (name, port) = match &asked {
         Ok(Some(asked)) => (Some(asked.name.as_str()), asked.port),
         _ => (None, None),
@@ -244,13 +242,14 @@ async fn respond(
         keep_alive: said.keep_alive,
         close: said.close || (parts.version == Version::HTTP_10 && !said.keep_alive),
     };
+    client.parting.set(wishes.close);
     if parts.uri.path() == "*" && parts.method == Method::OPTIONS {
         return Ok(own(exchange, Response::new(Bytes::new()), wishes));
     }
     let asked = asked.ok().flatten();
     // Redirect rules are the exception; a clone of the target is all they cost.
     let target = (!exchange.host().reverses.is_empty()).then(|| parts.uri.clone());
-    match forward(&mut exchange, parts, body, asked.as_deref()).await {
+    match forward(&mut exchange, parts, said.present, body, asked.as_deref()).await {
         Ok((response, upstream)) => Ok(relay(
             exchange,
             response,
@@ -296,6 +295,7 @@ fn asked_host(client: &Client, parts: &Parts) -> Result<Option<Rc<Asked>>, vhost
 async fn forward(
     exchange: &mut Exchange,
     mut parts: Parts,
+    present: Present,
     body: Incoming,
     asked: Option<&Asked>,
 ) -> Result<(Response<Incoming>, Upstream), Attempt> {
@@ -326,7 +326,12 @@ async fn forward(
     };
     let same_path = *path == *raw && parts.uri.authority().is_none();
     let path = (!same_path).then(|| path.into_owned());
-    match fields::max_forwards(&parts.headers) {
+    let hops = if present.has(Present::MAX_FORWARDS) {
+        fields::max_forwards(&parts.headers)
+    } else {
+        MaxForwards::Unlimited
+    };
+    match hops {
         MaxForwards::Unlimited => {}
         MaxForwards::Left(hops) => {
             parts
@@ -355,7 +360,7 @@ async fn forward(
         sticky::session(sticky, &url, cookies.iter().map(HeaderValue::as_bytes))
     });
     add_fields(exchange, &mut parts, asked);
-    let mut outgoing = Outgoing::new(exchange, parts, body).await?;
+    let mut outgoing = Outgoing::new(exchange, parts, present, body).await?;
 
     // Members differ in what they put before it.
     let asked_for = outgoing.parts.uri.clone();
@@ -448,14 +453,14 @@ fn relay(
     exchange.first_byte();
     let (mut parts, body) = response.into_parts();
     parts.version = Version::HTTP_11;
-    fields::strip(&mut parts.headers, Direction::Response);
+    let said = fields::strip(&mut parts.headers, Direction::Response);
     if matches!(
         parts.status,
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
     ) {
         parts.headers.remove(header::CONTENT_LENGTH);
     }
-    if !parts.headers.contains_key(header::SERVER) {
+    if !said.present.has(Present::SERVER) {
         parts.headers.insert(header::SERVER, page::SERVER);
     }
     let host = exchange.host();

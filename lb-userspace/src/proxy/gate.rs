@@ -285,10 +285,7 @@ fn check(head: &[u8], limits: &Limits) -> Result<Framing, Refusal> {
 
 /// Splits off one line that ends in CR LF; a bare line feed is refused.
 fn take_line(bytes: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
-    let end = bytes
-        .iter()
-        .position(|&byte| byte == b'\n')
-        .ok_or(Refusal::Malformed("head without end"))?;
+    let end = memchr::memchr(b'\n', bytes).ok_or(Refusal::Malformed("head without end"))?;
     match bytes[..end].split_last() {
         Some((b'\r', line)) => Ok((line, &bytes[end + 1..])),
         _ => Err(Refusal::Malformed("line does not end in CR LF")),

@@ -17,7 +17,13 @@ use tracing::{debug, info};
 use super::Client;
 use crate::{
     config::spec::Protocols,
-    proxy::{forward, gate::MAX_HEAD, reason::Reason, shard::Shard, wheel::TICK},
+    proxy::{
+        forward,
+        gate::MAX_HEAD,
+        reason::Reason,
+        shard::{Counted, Served, Shard},
+        wheel::TICK,
+    },
     telemetry::counters::Number,
 };
 
@@ -220,10 +226,16 @@ impl Session {
     }
 }
 
-/// Serves a connection until its end. The caller holds it in the shard's count.
-pub(crate) async fn serve(shard: Rc<Shard>, client: Rc<Client>, protocols: &Protocols) {
+/// Serves a connection until its end. It is not in the shard's list: its own task sees a drain.
+pub(crate) async fn serve(
+    shard: Rc<Shard>,
+    client: Rc<Client>,
+    protocols: Protocols,
+    _counted: Counted,
+) {
     shard.tally.up(Number::H2Connections);
-    let session = Session::new(&shard, &client, protocols);
+    let _served = Served::new(&shard);
+    let session = Session::new(&shard, &client, &protocols);
     let mut http = http2::Builder::new(Spawner(Rc::clone(&session)));
     http.max_concurrent_streams(protocols.max_streams)
         .initial_stream_window_size(protocols.window)

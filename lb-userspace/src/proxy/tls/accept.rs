@@ -86,10 +86,22 @@ impl Shown {
 pub(crate) enum Opening {
     /// On a port without TLS.
     Cleartext(TcpStream),
+    /// On a port without TLS, with its first bytes.
+    Fresh(std::net::TcpStream),
     /// With TLS.
     Secure(Box<TlsStream<TcpStream>>, Box<Session>),
     /// On a TLS port with an HTTP request in clear, of which these bytes and others were read.
     Misspoken(TcpStream, [u8; 5]),
+}
+
+impl Opening {
+    /// The session of a connection that agreed on HTTP/2.
+    pub(crate) fn h2(&self) -> Option<&Session> {
+        match self {
+            Self::Secure(_, session) if session.is_h2 => Some(session),
+            _ => None,
+        }
+    }
 }
 
 /// Makes the handshake. `None`: there is nothing to talk to any more; it was logged.

@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
+    os::fd::AsFd as _,
     path::PathBuf,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -54,11 +55,14 @@ impl Lab {
         })
         .expect("proxy");
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        // As sluice does by default. Silent connections come all the same, a second later.
+        sluice::dataplane::sys::defer_accept(listener.as_fd(), 1).expect("option");
         let address = listener.local_addr().expect("address");
         let spec = Spec {
             listeners: vec![Listener {
                 address,
                 dual: false,
+                deferred: false,
                 at: Place::default(),
             }],
             hosts: vec![host()],

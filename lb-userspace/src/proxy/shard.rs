@@ -56,8 +56,8 @@ pub(crate) struct Shared {
 pub(crate) enum Command {
     /// Switch to a plan and these listeners; then acknowledge.
     Apply(Arc<Plan>, Vec<std::net::TcpListener>, acks::Sender<()>),
-    /// Accept no more, finish what is there.
-    Drain,
+    /// Accept no more, finish what is there. `politely`: idle connections may make one more request.
+    Drain { politely: bool },
     /// End at once.
     Stop,
 }
@@ -81,6 +81,8 @@ pub(crate) struct Shard {
     served: Cell<usize>,
     most_served: Cell<usize>,
     draining: Cell<bool>,
+    /// Those that are idle too.
+    closes_idle: Cell<bool>,
     drain: watch::Sender<()>,
 }
 
@@ -163,6 +165,7 @@ pub(crate) fn run(
         served: Cell::new(0),
         most_served: Cell::new(0),
         draining: Cell::new(false),
+        closes_idle: Cell::new(false),
         drain: watch::Sender::new(()),
     });
     let _vital = Vital;
@@ -224,6 +227,11 @@ impl Shard {
         self.draining.get()
     }
 
+    /// Whether connections that wait for a request are to be closed.
+    pub(crate) fn closes_idle(&self) -> bool {
+        self.closes_idle.get()
+    }
+
     /// Changes when connections are to be closed after their request.
     pub(crate) fn drained(&self) -> watch::Receiver<()> {
         self.drain.subscribe()
@@ -245,11 +253,15 @@ impl Shard {
                     // The main thread may have given up waiting.
                     let _ = done.send(());
                 }
-                Command::Drain => {
+                Command::Drain { politely } => {
                     self.draining.set(true);
-                    self.drain.send_replace(());
                     accepting = None;
                     self.pools.clear();
+                    if politely {
+                        continue;
+                    }
+                    self.closes_idle.set(true);
+                    self.drain.send_replace(());
                     for (_, client) in self.clients.borrow().iter() {
                         if let Some(client) = client.upgrade() {
                             client.drain(FRESH_GRACE);

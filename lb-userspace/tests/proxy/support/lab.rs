@@ -50,6 +50,7 @@ impl Lab {
             table: Arc::clone(&table),
             column: 1,
             shards,
+            cpus: Vec::new(),
             counters: Arc::new(counters),
             clients,
         })

@@ -226,6 +226,13 @@ impl Ledger {
             reloads: self.reloads,
             last_load_failed: self.last_load_failed,
             accepted: counters.number(columns, Number::Accepted),
+            http2: [
+                Number::H2Connections,
+                Number::H2Streams,
+                Number::H2Resets,
+                Number::H2Floods,
+            ]
+            .map(|number| counters.number(columns, number)),
             open: counters.number(columns, Number::Open),
             idle: counters.number(columns, Number::Idle),
             waiting: counters.number(columns, Number::Waiting),

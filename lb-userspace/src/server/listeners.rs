@@ -60,9 +60,7 @@ impl Listeners {
     }
 
     /// From a predecessor, several of one address by shard in the order given.
-    pub(crate) fn inherited(
-        sockets: impl IntoIterator<Item = (Key, TcpListener)>,
-    ) -> Self {
+    pub(crate) fn inherited(sockets: impl IntoIterator<Item = (Key, TcpListener)>) -> Self {
         let mut bound: HashMap<_, Vec<TcpListener>> = HashMap::new();
         for (key, socket) in sockets {
             bound.entry(key).or_default().push(socket);

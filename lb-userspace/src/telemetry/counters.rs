@@ -72,6 +72,14 @@ pub enum Number {
     Waiting,
     /// Log lines that were not written.
     LinesLost,
+    /// Client connections that spoke HTTP/2.
+    H2Connections,
+    /// Requests over HTTP/2.
+    H2Streams,
+    /// Of them, reset by the client.
+    H2Resets,
+    /// HTTP/2 connections closed for what they flooded us with.
+    H2Floods,
 }
 
 impl Number {
@@ -93,7 +101,7 @@ const BLOCK: usize = HANDSHAKE + HANDSHAKES;
 const DIRECTORY: usize = MAX_BALANCERS * 2;
 
 const _: () =
-    assert!((Number::LinesLost as usize) < CLASS && CLASSES <= MEMBER_CELLS && BUCKETS < 32);
+    assert!((Number::H2Floods as usize) < CLASS && CLASSES <= MEMBER_CELLS && BUCKETS < 32);
 
 /// Which of a balancer's histograms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

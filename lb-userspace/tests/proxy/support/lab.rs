@@ -234,6 +234,7 @@ pub(crate) fn host() -> Host {
         preserve_host: false,
         add_headers: true,
         tls: None,
+        protocols: sluice::config::spec::Protocols::default(),
         timeout: Duration::from_mins(1),
         proxy_timeout: None,
         keep_alive: true,

@@ -4,6 +4,11 @@
 //! outer IPv4 header that forbids fragmentation needs no identification: 0). The inner packet stays
 //! as it came but for its time to live, which ends loops.
 
+#![expect(
+    clippy::many_single_char_names,
+    reason = "the bytes of header fields, side by side"
+)]
+
 use network_types::{
     eth::{EthHdr, EtherType},
     ip::{Ipv4Hdr, Ipv6Hdr},

@@ -316,3 +316,34 @@ fn datagram_without_a_checksum_stays_without() {
     let (_, out) = model.travel(&frame);
     assert_eq!(out[L3 + 26..L3 + 28], [0, 0]);
 }
+
+#[test]
+fn fragments_are_translated_to_the_same_ends() {
+    for (client, vip, member, header) in [
+        (CLIENT4, "203.0.113.80:5000", "10.0.0.11", 20),
+        (CLIENT6, VIP6, "fd00::11", 48),
+    ] {
+        let model = Model::new(&translator(&[member], 100));
+        let first = if header == 20 {
+            Packet::udp(client, vip, 64).fragment(0, true)
+        } else {
+            Packet::tcp(client, vip, flags::SYN)
+                .payload(&[1; 60])
+                .fragment(0, true)
+        };
+        let proto = if header == 20 { 17 } else { 6 };
+        let later = Packet::raw(client, vip, proto, &[9; 40])
+            .fragment(9, false)
+            .build();
+        let (_, one) = model.travel(&first.build());
+        let (outcome, two) = model.travel(&later);
+        assert_eq!(outcome.verdict.reason, Reason::STEERED_FRAGMENT);
+        let ends = if header == 20 { 12..20 } else { 8..40 };
+        assert_eq!(one[L3..][ends.clone()], two[L3..][ends]);
+        assert_eq!(two[..12], one[..12]);
+        assert_eq!(two[L3 + header..], later[L3 + header..]);
+        if header == 20 {
+            assert_eq!(left_over(0, &two[L3..L3 + 20]), 0);
+        }
+    }
+}

@@ -17,6 +17,10 @@ use lb_common::{
 
 use crate::maps::{CAPTURE, EVENTS};
 
+#[expect(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "fields of one reserved entry, written one after the other"
+)]
 /// Puts the packet into the ring if `CAPTURE` wants it and there is room.
 #[inline(always)]
 pub(crate) fn take(ctx: *mut xdp_md, headers: &Headers, verdict: &Verdict, sent: u32) {

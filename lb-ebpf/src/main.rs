@@ -26,7 +26,7 @@ mod tables;
 
 use core::{hint::black_box, mem::MaybeUninit};
 
-use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, macros::xdp, programs::XdpContext};
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use lb_common::{
     detour,
     journey::{self, Tables as _, Then},

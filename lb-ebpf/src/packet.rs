@@ -151,6 +151,10 @@ impl Frame for Editable<'_> {
     }
 }
 
+#[expect(
+    clippy::cast_possible_wrap,
+    reason = "what is pushed, pulled and cut is a frame's bytes"
+)]
 impl Edit for Editable<'_> {
     #[inline(always)]
     fn write<const N: usize>(&mut self, off: usize, bytes: [u8; N]) -> Option<()> {

@@ -27,6 +27,10 @@ const NO_NEIGHBOUR: i64 = 7;
 ///
 /// A route without a neighbour leaves what was learned before: the kernel is resolving it, or
 /// nobody has asked it to. No route at all takes it away.
+#[expect(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "words of one map value, one after the other"
+)]
 #[inline(always)]
 pub(crate) fn ask(ctx: *mut xdp_md, to: &Address, member: u32, beat: u32) {
     let Some(hop) = HOPS.get_ptr_mut(member) else {
@@ -64,8 +68,6 @@ fn look<'a>(
     lookup: &'a mut MaybeUninit<Aligned>,
 ) -> (i64, &'a Lookup) {
     let words = lookup.as_mut_ptr().cast::<u64>();
-    const WORDS: usize = size_of::<Lookup>() / 8;
-    const { assert!(WORDS * 8 == size_of::<Lookup>()) };
     for i in 0..WORDS {
         // SAFETY: the structure is this many words long and aligned as such.
         unsafe { words.wrapping_add(i).write_volatile(0) };
@@ -84,16 +86,16 @@ fn look<'a>(
         lookup.__bindgen_anon_4.ipv6_dst = [word(0), word(4), word(8), word(12)];
     }
     // SAFETY: context and parameters are ours; the kernel fills in the latter.
-    let answer = unsafe {
-        bpf_fib_lookup(
-            ctx.cast(),
-            ptr::from_mut(lookup),
-            size_of::<Lookup>() as i32,
-            0,
-        )
-    };
+    let answer = unsafe { bpf_fib_lookup(ctx.cast(), ptr::from_mut(lookup), BYTES, 0) };
     (answer, lookup)
 }
+
+/// Words of a lookup.
+const WORDS: usize = size_of::<Lookup>() / 8;
+const _: () = assert!(WORDS * 8 == size_of::<Lookup>());
+/// Bytes of it, as the kernel wants them.
+#[expect(clippy::cast_possible_wrap, reason = "64")]
+const BYTES: i32 = WORDS as i32 * 8;
 
 /// A lookup as words.
 #[repr(C, align(8))]
@@ -104,6 +106,7 @@ struct Aligned(Lookup);
 ///
 /// # Safety
 /// `mac` is readable and 2-aligned.
+#[expect(clippy::cast_ptr_alignment, reason = "the caller promises it")]
 #[inline(always)]
 unsafe fn mac(mac: *const [u8; 6]) -> u64 {
     let halves = mac.cast::<u16>();
@@ -116,6 +119,10 @@ unsafe fn mac(mac: *const [u8; 6]) -> u64 {
 ///
 /// # Safety
 /// `link` lies in a map value that lives while the program runs.
+#[expect(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "words of one map value, one after the other"
+)]
 #[inline(always)]
 unsafe fn set(link: *mut Link, to: u64, from: u64, ifindex: u32) {
     // SAFETY: the caller's promise; the fields are 8-aligned in `Hop`.

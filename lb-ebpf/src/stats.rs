@@ -41,6 +41,10 @@ pub(crate) fn finish(ctx: &XdpContext, headers: &Headers, verdict: &Verdict) -> 
 
 /// The end of a packet that a step may have rewritten. `ifindex`: where it is sent from, 0: where it
 /// came in.
+#[expect(
+    clippy::cast_sign_loss,
+    reason = "the helper returns an action, which is never negative"
+)]
 #[inline(always)]
 pub(crate) fn finish_sent(
     ctx: &XdpContext,

@@ -253,6 +253,10 @@ impl SteerTables for Maps {
 }
 
 /// A [`Link`] read word by word.
+#[expect(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "words of one map value, one after the other"
+)]
 #[inline(always)]
 fn link(link: &Link) -> Link {
     // SAFETY: words of a map value, 8-aligned by the layout of `Hop`.
@@ -314,6 +318,10 @@ impl SendTables for Maps {
         NAT.get(index).copied()
     }
 
+    #[expect(
+        clippy::multiple_unsafe_ops_per_block,
+        reason = "a field's address, and the word there"
+    )]
     #[inline(always)]
     fn replace_nat(&self, index: u32, old: u64, new: u64) -> bool {
         let Some(entry) = NAT.get_ptr_mut(index) else {
@@ -330,24 +338,32 @@ impl SendTables for Maps {
         };
         // Word by word: the verifier allows no misaligned access to the stack.
         let words = to.cast::<u64>();
-        let e = entry;
-        let (c, o, s, id) = (
-            e.client_port,
-            e.service_port,
-            e.our_port,
-            e.service.to_ne_bytes(),
-        );
-        let ports = u64::from_ne_bytes([c[0], c[1], o[0], o[1], s[0], s[1], id[0], id[1]]);
-        let (i, m, n) = (e.ifindex, e.client_mac, e.our_mac);
-        let link = u64::from_ne_bytes([e.seen, i[0], i[1], i[2], m[0], m[1], m[2], m[3]]);
-        let rest = u64::from_ne_bytes([m[4], m[5], n[0], n[1], n[2], n[3], n[4], n[5]]);
-        let ([a, b], [x, y]) = (e.client.words(), e.destination.words());
-        for (at, word) in [ports, a, b, x, y, link, rest].into_iter().enumerate() {
+        let half = |bytes: [u8; 2]| u64::from(u16::from_le_bytes(bytes));
+        let ports = half(entry.client_port)
+            | half(entry.service_port) << 16
+            | half(entry.our_port) << 32
+            | u64::from(entry.service) << 48;
+        let [index0, index1, index2] = entry.ifindex;
+        let (theirs, ours) = (entry.client_mac, entry.our_mac);
+        let link = u64::from_le_bytes([
+            entry.seen, index0, index1, index2, theirs[0], theirs[1], theirs[2], theirs[3],
+        ]);
+        let macs = u64::from_le_bytes([
+            theirs[4], theirs[5], ours[0], ours[1], ours[2], ours[3], ours[4], ours[5],
+        ]);
+        let [client0, client1] = entry.client.words();
+        let [to0, to1] = entry.destination.words();
+        let words_behind = [ports, client0, client1, to0, to1, link, macs];
+        for (at, word) in words_behind.into_iter().enumerate() {
             // SAFETY: seven words of a map value behind its first, whose filler we are.
             unsafe { ptr::write_volatile(words.wrapping_add(at + 1), word) };
         }
     }
 
+    #[expect(
+        clippy::multiple_unsafe_ops_per_block,
+        reason = "a field's address, and the byte there"
+    )]
     #[inline(always)]
     fn mark_nat(&self, index: u32, seen: u8) {
         if let Some(entry) = NAT.get_ptr_mut(index) {

@@ -30,7 +30,7 @@ macro_rules! go {
         // SAFETY: sets a register that nobody uses.
         unsafe { asm!("{0} = {1}", out(reg) _, const $step as i32, options(nostack)) };
         // SAFETY: the programs there are of this kind.
-        let _ = unsafe { STEPS.tail_call($ctx, $step as u32) };
+        unsafe { STEPS.tail_call($ctx, $step as u32) };
     }};
 }
 
@@ -54,7 +54,7 @@ pub(crate) fn begin(ctx: &XdpContext, headers: &Headers, decision: &Decision, by
         Then::Steer6 => go!(ctx, Then::Steer6),
         then => {
             // SAFETY: as in `go`.
-            let _ = unsafe { STEPS.tail_call(ctx, then as u32) };
+            unsafe { STEPS.tail_call(ctx, then as u32) };
         }
     }
 }
@@ -149,10 +149,6 @@ impl Detours<Editable<'_>> for Maps {
 macro_rules! step {
     ($(#[doc = $doc:literal])* $name:ident, |$frame:ident, $scratch:ident, $maps:ident| $done:expr) => {
         $(#[doc = $doc])*
-        #[expect(
-            clippy::needless_pass_by_value,
-            reason = "the signature that #[xdp] calls"
-        )]
         #[xdp(frags)]
         pub fn $name(ctx: XdpContext) -> u32 {
             let Some($scratch) = left() else {

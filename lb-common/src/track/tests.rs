@@ -1,3 +1,5 @@
+//! Flow tables in ordinary memory: what is found, entered, displaced and aged.
+
 use std::{cell::Cell, collections::HashMap};
 
 use proptest::prelude::*;

@@ -20,6 +20,7 @@ mod log;
 mod process;
 mod proxy;
 mod server;
+mod steer;
 pub(crate) mod tls;
 
 pub(crate) use proxy::balancer_name;
@@ -321,7 +322,7 @@ impl Directive {
 }
 
 /// The parts of the table, with titles, in the order of the documentation.
-pub(crate) const PARTS: [(&str, &[Directive]); 9] = [
+pub(crate) const PARTS: [(&str, &[Directive]); 10] = [
     ("Files and conditions", server::READING),
     ("Servers and virtual hosts", server::TABLE),
     ("Connections and limits", connection::TABLE),
@@ -330,6 +331,7 @@ pub(crate) const PARTS: [(&str, &[Directive]); 9] = [
     ("Balancers", balancer::TABLE),
     ("Logs", log::TABLE),
     ("XDP, guard and sluice itself", guard::TABLE),
+    ("L4 steering", steer::TABLE),
     ("Accepted for httpd's sake", process::TABLE),
 ];
 

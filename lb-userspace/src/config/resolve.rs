@@ -13,6 +13,7 @@ use super::{
 
 mod listeners;
 mod routes;
+mod steer;
 mod tls;
 mod workers;
 
@@ -27,6 +28,7 @@ pub(super) fn resolve(mut draft: Draft<'_>, file: &Path) -> Loaded {
     routes::warn_unreachable(&mut draft);
     let listeners = listeners::collect(&mut draft, file);
     tls::resolve(&mut draft, &listeners, &mut hosts);
+    let steers = steer::resolve(&mut draft, &names, &balancers, &listeners);
     warn_idle_guard(&mut draft);
     let Draft {
         mut spec,
@@ -39,6 +41,7 @@ pub(super) fn resolve(mut draft: Draft<'_>, file: &Path) -> Loaded {
     spec.listeners = listeners;
     spec.hosts = hosts;
     spec.balancers = balancers;
+    spec.sluice.steers = steers;
     let refused = reports.has_errors();
     Loaded {
         spec: (!refused).then_some(spec),
@@ -264,9 +267,10 @@ fn warn_idle_guard(draft: &mut Draft<'_>) {
     let sluice = &draft.spec.sluice;
     if let Some(place) = &sluice.needs_dataplane
         && sluice.interfaces.is_empty()
+        && sluice.steers.is_empty()
     {
         let message = format!(
-            "line {}: Guard directives without an XDPInterface guard nothing",
+            "line {}: Guard and Steer directives without an XDPInterface do nothing",
             place.line
         );
         let help = "name the interface: XDPInterface eth0";

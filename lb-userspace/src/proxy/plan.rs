@@ -299,7 +299,10 @@ impl Destination {
         };
         let host = match spec.scheme {
             spec::Scheme::Http if spec.port == 80 => host,
-            spec::Scheme::Http => format!("{host}:{}", spec.port),
+            // No route leads to a member for L4 alone.
+            spec::Scheme::Http | spec::Scheme::Tcp | spec::Scheme::Udp => {
+                format!("{host}:{}", spec.port)
+            }
         };
         Ok(Self {
             key,

@@ -36,7 +36,7 @@ pub(super) const TABLE: &[Directive] = &[
 ];
 
 /// Remembers that the file asks for the dataplane.
-fn needs_dataplane(call: &mut Call<'_, '_>) {
+pub(super) fn needs_dataplane(call: &mut Call<'_, '_>) {
     let place = call.place();
     call.draft.spec.sluice.needs_dataplane.get_or_insert(place);
 }

@@ -36,13 +36,36 @@ pub(super) fn worker_url(text: &str) -> Result<WorkerUrl, String> {
     }
 }
 
+/// Parses the URL of a member: that of a worker, or `tcp://` or `udp://` for L4 alone, which have no
+/// path and may have no port. The error is what follows the directive's name.
+pub(super) fn member_url(text: &str) -> Result<WorkerUrl, String> {
+    match WorkerUrl::parse(text) {
+        Ok(url) if matches!(url.scheme.as_str(), "tcp" | "udp") => {
+            if matches!(url.path.as_str(), "" | "/") {
+                Ok(WorkerUrl {
+                    path: String::new(),
+                    ..url
+                })
+            } else {
+                Err(format!("to {}:// has no path: {text}", url.scheme))
+            }
+        }
+        _ => worker_url(text),
+    }
+}
+
 /// A member with every key at its default.
 pub(super) fn member(url: &WorkerUrl, at: Place) -> Member {
+    let (scheme, port) = match url.scheme.as_str() {
+        "tcp" => (Scheme::Tcp, 0),
+        "udp" => (Scheme::Udp, 0),
+        _ => (Scheme::Http, 80),
+    };
     Member {
-        url: format!("{}{}", url.authority(80), url.path),
-        scheme: Scheme::Http,
+        url: format!("{}{}", url.authority(port), url.path),
+        scheme,
         host: url.host.clone(),
-        port: url.port.unwrap_or(80),
+        port: url.port.unwrap_or(port),
         path: url.path.clone(),
         lbfactor: 100,
         lbset: 0,

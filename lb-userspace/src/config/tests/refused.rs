@@ -323,14 +323,17 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
         )],
     ),
     (
-        "Listen 80\nSSLEngine on\nHeader set A b\nSteerPass tcp://10.0.0.1:80 balancer://b",
+        "Listen 80\nSSLEngine on\nHeader set A b\nGuardSynCookies auto",
         &[
             (
                 2,
                 "AH02572: Failed to configure at least one certificate and key for this server",
             ),
             (3, "Header is not supported by this version of sluice"),
-            (4, "SteerPass is not supported by this version of sluice"),
+            (
+                4,
+                "GuardSynCookies is not supported by this version of sluice",
+            ),
         ],
     ),
     (

@@ -37,6 +37,7 @@ mod netlink;
 mod pin;
 mod place;
 mod prefix;
+mod ring;
 mod store;
 mod view;
 

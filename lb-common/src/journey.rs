@@ -85,6 +85,7 @@ where
     };
     Verdict {
         service,
+        member: 0,
         reason,
         bytes: bytes(frame, headers),
     }

@@ -28,8 +28,12 @@ mod packet;
 
 pub mod abi;
 pub mod addr;
+pub mod capture;
 pub mod deny;
 pub mod flow;
+pub mod flow_table;
+pub mod forward;
+pub mod fragment;
 pub mod frame;
 pub mod guard;
 pub mod journey;
@@ -37,9 +41,13 @@ pub mod limit;
 pub mod maglev;
 pub mod member;
 pub mod meta;
+pub mod nat;
 pub mod parse;
+pub mod quic;
+pub mod ring;
 pub mod service;
 pub mod settings;
+pub mod steer;
 #[cfg(feature = "user")]
 mod user;
 pub mod verdict;

@@ -48,6 +48,7 @@ pub fn sluice_xdp(ctx: XdpContext) -> u32 {
     match verdict.reason.action() {
         Action::Pass => xdp_action::XDP_PASS,
         Action::Drop => xdp_action::XDP_DROP,
+        Action::Send => xdp_action::XDP_TX,
     }
 }
 

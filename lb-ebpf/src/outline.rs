@@ -81,6 +81,7 @@ pub(crate) fn pack(verdict: &Verdict) -> u64 {
 fn unpack(word: u64) -> Verdict {
     Verdict {
         service: word as u16,
+        member: 0,
         reason: Reason((word >> 16) as u8),
         bytes: word >> 32,
     }

@@ -22,6 +22,7 @@ use crate::model::{Prefix, Setup};
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
 
 /// The loaded program and what its maps hold.
 #[derive(Debug)]
@@ -180,6 +181,7 @@ impl Kernel {
         let expected = match verdict.reason.action() {
             Action::Pass => XDP_PASS,
             Action::Drop => XDP_DROP,
+            Action::Send => XDP_TX,
         };
         ensure!(
             action == expected,

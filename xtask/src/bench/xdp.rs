@@ -44,6 +44,7 @@ const WARM: u32 = 20_000;
 const WARM_SOURCES: u32 = 200_000;
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
 
 /// What a run of packets took.
 struct Timed {
@@ -177,6 +178,7 @@ fn measure(
     kernel.apply(&row.setup)?;
     let verdict = Verdict {
         service: row.service,
+        member: 0,
         reason: row.reason,
         bytes: row.frame.len() as u64,
     };
@@ -220,6 +222,7 @@ fn measure(
     let wanted = match row.reason.action() {
         Action::Pass => XDP_PASS,
         Action::Drop => XDP_DROP,
+        Action::Send => XDP_TX,
     };
     ensure!(timed.answer == wanted, "the program said {}", timed.answer);
     Ok((timed.nanos, floor.nanos))

@@ -1,7 +1,7 @@
 //! The shared maps: the kernel's by aya, or the same layout in anonymous memory.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
     sync::{
@@ -30,6 +30,7 @@ mod diff;
 pub mod doctor;
 mod error;
 mod hook;
+mod hops;
 mod kernel;
 mod log;
 mod maps;
@@ -38,6 +39,7 @@ mod pin;
 mod place;
 mod prefix;
 mod ring;
+mod steering;
 mod store;
 mod view;
 
@@ -48,14 +50,17 @@ mod view;
 pub mod sys;
 pub mod table;
 
-pub use desired::{Desired, limit_of};
-use diff::{FileLimits, How, Op, Persist, PlacedWay};
+pub use desired::{Desired, Facts, limit_of};
+use diff::{FileLimits, How, Op, Persist, PlacedWay, Plan};
 pub use error::DataplaneError;
+use hops::Hops;
 use kernel::{Kernel, Opened};
 pub use log::KernelLog;
+pub use netlink::Watch;
 pub(crate) use pin::Holder;
 use pin::{Lock, PinDir};
 use prefix::PrefixKey;
+use steering::{Changed, Steering};
 use store::Store;
 use table::{MemberTable, monotonic_ns};
 
@@ -95,6 +100,12 @@ pub struct Dataplane {
     /// Told with the first publish.
     notices: Vec<String>,
     kernel: Option<Kernel>,
+    steering: Steering,
+    hops: Hops,
+    /// `XDPInterface`s of the generation that is on.
+    interfaces: Vec<Interface>,
+    /// Those of them that are not there, that was said of.
+    vanished: BTreeSet<String>,
     /// Held until this is dropped, and by nobody else.
     lock: Lock,
 }
@@ -161,6 +172,10 @@ impl Dataplane {
             proxies: orphan.map(|pid| (owner, pid)).into_iter().collect(),
             notices,
             kernel,
+            steering: Steering::new(),
+            hops: Hops::default(),
+            interfaces: Vec::new(),
+            vanished: BTreeSet::new(),
             lock,
         })
     }
@@ -186,7 +201,11 @@ impl Dataplane {
     /// A member that the new configuration does not name keeps its slot, usable, until nobody of an
     /// earlier generation can be on it ([`Dataplane::tick`]).
     pub fn publish(&mut self, desired: &Desired) -> Result<Published, DataplaneError> {
-        let image = desired.image()?;
+        let facts = match &self.kernel {
+            Some(_) => hops::facts(desired),
+            None => Facts::default(),
+        };
+        let image = desired.image(&facts)?;
         let actual = self.store.actual()?;
         let mut how = How {
             persist: self.persist,
@@ -201,29 +220,142 @@ impl Dataplane {
             Some(kernel) => kernel.attach_missing(wanted, &mut notices)?,
             None => Vec::new(),
         };
-        if let Err(error) = self.store.apply_all(&plan.ops) {
-            if let Some(kernel) = &mut self.kernel {
-                kernel.take_back(changes)?;
+        let mut flat = plan.ids.iter().copied();
+        let ids: Vec<Vec<MemberId>> = (desired.spec.balancers.iter())
+            .map(|b| flat.by_ref().take(b.members.len()).collect())
+            .collect();
+        let steering = match self.apply(desired, &plan, &ids) {
+            Ok(steering) => steering,
+            Err(error) => {
+                if let Some(kernel) = &mut self.kernel {
+                    kernel.take_back(changes)?;
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
+        };
+        self.steering = steering;
+        self.steering.remove_others(&mut self.store)?;
+        self.interfaces.clone_from(wanted);
+        self.hops.turn_to(desired, &ids);
         if let Some(kernel) = &mut self.kernel {
             kernel.detach_others(wanted, &mut notices);
+            notices.extend(hops::notices(desired));
+            self.hops.look_at_routes();
+            self.hops.look_at_neighbours(&self.store);
         }
         self.state_changed();
         self.prefixes = self.store.rest.prefixes()?;
         self.file_limits = plan.file_limits;
         self.persist = Persist::Adopt;
         notices.extend(plan.notices);
-        let mut flat = plan.ids.into_iter();
-        let ids = (desired.spec.balancers.iter())
-            .map(|b| flat.by_ref().take(b.members.len()).collect())
-            .collect();
         Ok(Published {
             generation: self.store.meta().generation.load(Relaxed),
             ids,
             notices,
         })
+    }
+
+    /// Members first, then the rings of the states they have then, then what leads there; all is as
+    /// before on error.
+    fn apply(
+        &mut self,
+        desired: &Desired,
+        plan: &Plan,
+        ids: &[Vec<MemberId>],
+    ) -> Result<Steering, DataplaneError> {
+        let (members, rest) = plan.ops.split_at(plan.members_end);
+        let undo = self.store.apply_all(members)?;
+        let balancers = &plan.balancers;
+        let mut steering = self
+            .steering
+            .turned_to(desired, ids, balancers, &self.store);
+        let done = steering
+            .refresh(&mut self.store, monotonic_ns())
+            .and_then(|_| self.store.apply_all(rest));
+        if let Err(error) = done {
+            self.steering.restore(&mut self.store, &steering);
+            self.store.take_back(&undo);
+            return Err(error);
+        }
+        Ok(steering)
+    }
+
+    /// Whether packets are steered, so that [`Dataplane::refresh_rings`] has something to look after.
+    pub const fn is_steering(&self) -> bool {
+        !self.steering.is_idle()
+    }
+
+    /// Makes the rings follow the members' states, weights and sets: those that changed, each at
+    /// once. Cheap when nothing did.
+    pub fn refresh_rings(&mut self) {
+        match self.steering.refresh(&mut self.store, monotonic_ns()) {
+            Ok(changes) => {
+                for Changed {
+                    balancer,
+                    members,
+                    before,
+                } in changes
+                {
+                    let before = before.map_or_else(String::new, |n| format!(" (it was of {n})"));
+                    tracing::info!(
+                        "new flows of balancer://{balancer} go to a ring of {members} members{before}"
+                    );
+                }
+            }
+            Err(error) => tracing::error!(%error, "a ring could not be written; it is tried again"),
+        }
+    }
+
+    /// An operator enabled a member: it need not prove itself first.
+    pub fn forgive(&mut self, id: MemberId) {
+        self.steering.forgive(id);
+    }
+
+    /// Interfaces, routes or neighbours changed: follows them.
+    pub fn follow_host(&mut self) {
+        if self.kernel.is_none() {
+            return;
+        }
+        self.follow_interfaces();
+        self.hops.look_at_routes();
+        self.hops.look_at_neighbours(&self.store);
+    }
+
+    /// Attaches again to interfaces that came back.
+    fn follow_interfaces(&mut self) {
+        let Some(kernel) = &mut self.kernel else {
+            return;
+        };
+        for interface in &self.interfaces {
+            let name = &interface.name;
+            if !matches!(netlink::by_name(name), Ok(Some(_))) {
+                if self.vanished.insert(name.clone()) {
+                    tracing::error!(
+                        "interface {name} has vanished: packets that came in by it are neither guarded \
+                         nor steered until it is back"
+                    );
+                }
+                continue;
+            }
+            let mut notices = Vec::new();
+            match kernel.attach_missing(std::slice::from_ref(interface), &mut notices) {
+                Ok(changes) if changes.is_empty() => {}
+                Ok(_) => {
+                    tracing::error!(
+                        "interface {name} is another now: the program is attached again"
+                    );
+                    self.vanished.remove(name);
+                    for notice in notices {
+                        tracing::info!(notice = true, "{notice}");
+                    }
+                }
+                Err(error) => {
+                    if self.vanished.insert(name.clone()) {
+                        tracing::error!("interface {name} is not guarded: {error}");
+                    }
+                }
+            }
+        }
     }
 
     /// A new proxy process: picks its column of `BUSY`, empties it, writes `META`.
@@ -284,6 +416,9 @@ impl Dataplane {
         }
         self.forget_dead_proxies();
         self.store.free_settled(now);
+        if self.kernel.is_some() {
+            self.hops.look_at_neighbours(&self.store);
+        }
     }
 
     /// Adds or replaces a deny entry. `seconds` `None`: for ever. An entry of the configuration,
@@ -328,7 +463,7 @@ impl Dataplane {
             .filter(|k| entry.is_some() || **k != key);
         let lists = diff::list_gates(left.chain(entry.is_some().then_some(&key)));
         let was = self.store.rest.settings()?;
-        let all = gate::DENY4 | gate::DENY6 | gate::ALLOW4 | gate::ALLOW6;
+        let all = gate::DENY4 | gate::DENY6 | gate::ALLOW4 | gate::ALLOW6 | gate::DECAP;
         let settings = Op::Settings(Settings {
             gates: was.gates & !all | lists,
             ..was
@@ -403,7 +538,7 @@ impl Dataplane {
             (false, _) => was.gates,
         };
         ops.push(Op::Settings(Settings { gates, ..was }));
-        self.store.apply_all(&ops)
+        self.store.apply_all(&ops).map(drop)
     }
 
     /// Changes a run-time setting: `guard on|off`, `log on|off`, `log_every N`.
@@ -436,7 +571,7 @@ impl Dataplane {
                 )));
             }
         }
-        self.store.apply_all(&[Op::Settings(settings)])
+        self.store.apply_all(&[Op::Settings(settings)]).map(drop)
     }
 
     /// The program's log, to be read by a thread while `log` is on. There is one, and none without
@@ -472,6 +607,7 @@ impl Dataplane {
         let meta = self.store.meta();
         meta.control_pid.store(0, Relaxed);
         meta.proxy_pid.store(0, Relaxed);
+        // Forwarding goes on while nobody runs: neighbours stay kept.
         // What was never published has nothing to be stopped.
         if meta.phase.load(Relaxed) == phase::READY {
             meta.phase.store(phase::STOPPED, Release);

@@ -4,16 +4,18 @@
 //! Here: limits, lists and the order of all. Members are in `members.rs`, where services go is in
 //! `place.rs`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use lb_common::{
-    abi::MAX_PREFIXES,
+    abi::{MAX_DECAP, MAX_PREFIXES},
     addr::{Address, Be16},
     deny::{PrefixEntry, origin},
+    forward::Forward,
     limit::{self, LimitKind, ServiceLimits},
     member::{MemberId, MemberName, MemberRecord, MemberSlot},
     meta::phase,
-    service::ServiceWay,
+    quic::{ServerIdKey, ServerIdValue},
+    service::{ServiceWay, kind},
     settings::{Settings, gate},
 };
 
@@ -28,7 +30,7 @@ mod members;
 #[cfg(test)]
 mod tests;
 
-use members::members;
+use members::{Members, members};
 
 /// The maps as they are.
 #[derive(Clone, Debug)]
@@ -42,6 +44,9 @@ pub(super) struct Actual {
     pub(super) limits: Vec<ServiceLimits>,
     pub(super) settings: Settings,
     pub(super) prefixes: BTreeMap<PrefixKey, PrefixEntry>,
+    /// By service id.
+    pub(super) forwards: Vec<Forward>,
+    pub(super) server_ids: HashMap<ServerIdKey, ServerIdValue>,
 }
 
 /// One slot as it is.
@@ -90,6 +95,11 @@ pub(super) type FileLimits = BTreeMap<Option<ServiceKey>, ServiceLimits>;
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) ops: Vec<Op>,
+    /// How many of them write members: rings are made of what those leave, before services lead to
+    /// them.
+    pub(super) members_end: usize,
+    /// Id of each balancer of the configuration that has members.
+    pub(super) balancers: HashMap<usize, u16>,
     /// Parallel to `Image::members`.
     pub(super) ids: Vec<MemberId>,
     pub(super) file_limits: FileLimits,
@@ -121,6 +131,16 @@ pub(super) enum Op {
     },
     ClearTraffic {
         service: u16,
+    },
+    Forward {
+        service: u16,
+        forward: Box<Forward>,
+    },
+    /// `old` is what was there, for undoing.
+    ServerId {
+        key: ServerIdKey,
+        value: Option<ServerIdValue>,
+        old: Option<ServerIdValue>,
     },
     Way(PlacedWay),
     /// `old` is what was there, for undoing.
@@ -178,7 +198,10 @@ pub(super) fn diff(
     }
     let limits = limits(actual, image, &placement, how);
     let prefixes = prefixes(actual, image, how.now)?;
-    let settings = settings(actual, how.persist, &placement, &limits, &prefixes.left);
+    let forwards = forwards(actual, image, &placement, &members.balancers);
+    let server_ids = server_ids(actual, image, &members);
+    let mut settings = settings(actual, how.persist, &placement, &limits, &prefixes.left);
+    steer_settings(&mut settings, image, how.draw);
 
     let mut ops = vec![Op::Phase(match how.persist {
         Persist::Adopt => phase::APPLYING,
@@ -186,22 +209,33 @@ pub(super) fn diff(
     })];
     ops.extend(members.names);
     ops.extend(members.writes);
+    let members_end = ops.len();
     ops.extend(limits.clear);
     ops.extend(limits.write);
+    ops.extend(forwards.write);
+    ops.extend(server_ids.add);
     ops.extend(placement.early.iter().copied().map(free_way));
-    ops.extend(placement.fill(&limits.limited).map(Op::Way));
+    ops.extend(
+        placement
+            .fill(image, &limits.limited, &members.balancers)
+            .map(Op::Way),
+    );
     ops.extend(prefixes.add);
     if settings != actual.settings {
         ops.push(Op::Settings(settings));
     }
     ops.extend(placement.obsolete.iter().copied().map(free_way));
     ops.extend(limits.remove);
+    ops.extend(forwards.remove);
+    ops.extend(server_ids.remove);
     ops.extend(prefixes.remove);
     ops.extend(members.retire);
     ops.push(Op::Generation(actual.generation + 1));
     ops.push(Op::Phase(phase::READY));
     Ok(Plan {
         ops,
+        members_end,
+        balancers: members.balancers,
         ids: members.ids,
         file_limits: limits.file,
         notices,
@@ -244,7 +278,10 @@ fn limits(actual: &Actual, image: &Image, placement: &Placement, how: &How<'_>) 
         file: BTreeMap::new(),
     };
     let rows = (placement.ids.iter())
-        .map(|(key, id)| (Some(*key), *id, image.services.get(key)))
+        .map(|(key, id)| {
+            let service = image.services.get(key);
+            (Some(*key), *id, service.map(|service| &service.limits))
+        })
         .chain([(None, 0, Some(&image.host_limits))]);
     for (key, id, file) in rows {
         let file = file.copied().unwrap_or_default();
@@ -315,6 +352,132 @@ fn merge(
     merged
 }
 
+/// Steps of a table: what comes before services lead there, and what goes when they no longer do.
+#[derive(Default)]
+struct Steps {
+    write: Vec<Op>,
+    remove: Vec<Op>,
+}
+
+fn forwards(
+    actual: &Actual,
+    image: &Image,
+    placement: &Placement,
+    balancers: &HashMap<usize, u16>,
+) -> Steps {
+    let mut wanted: HashMap<u16, Forward> = HashMap::new();
+    for (key, id) in &placement.ids {
+        let service = &image.services[key];
+        let Some(forward) = service.forward else {
+            continue;
+        };
+        let balancer = service.balancer.and_then(|index| balancers.get(&index));
+        let balancer = balancer.copied().unwrap_or(0);
+        wanted.insert(
+            *id,
+            Forward {
+                balancer,
+                ..forward
+            },
+        );
+    }
+    let mut steps = Steps::default();
+    for (id, is) in actual.forwards.iter().enumerate() {
+        let service = id as u16;
+        let forward = wanted.get(&service).copied().unwrap_or_default();
+        if *is == forward {
+            continue;
+        }
+        let step = Op::Forward {
+            service,
+            forward: Box::new(forward),
+        };
+        if wanted.contains_key(&service) {
+            steps.write.push(step);
+        } else {
+            steps.remove.push(step);
+        }
+    }
+    steps
+}
+
+/// Steps of the QUIC server ids.
+#[derive(Default)]
+struct ServerIds {
+    add: Vec<Op>,
+    remove: Vec<Op>,
+}
+
+fn server_ids(actual: &Actual, image: &Image, members: &Members) -> ServerIds {
+    let mut wanted: HashMap<ServerIdKey, ServerIdValue> = HashMap::new();
+    for (balancer, key, member) in &image.server_ids {
+        let (Some(balancer), Some(id)) =
+            (members.balancers.get(balancer), members.ids.get(*member))
+        else {
+            continue;
+        };
+        let key = ServerIdKey {
+            balancer: *balancer,
+            ..*key
+        };
+        let value = ServerIdValue {
+            member: id.0 as u16,
+            incarnation: members.incarnations[*member] as u8,
+            ..ServerIdValue::default()
+        };
+        wanted.insert(key, value);
+    }
+    let mut steps = ServerIds::default();
+    for (key, value) in &wanted {
+        let old = actual.server_ids.get(key).copied();
+        if old != Some(*value) {
+            steps.add.push(Op::ServerId {
+                key: *key,
+                value: Some(*value),
+                old,
+            });
+        }
+    }
+    for (key, old) in &actual.server_ids {
+        if !wanted.contains_key(key) {
+            steps.remove.push(Op::ServerId {
+                key: *key,
+                value: None,
+                old: Some(*old),
+            });
+        }
+    }
+    steps
+}
+
+/// Flows that each CPU may enter in a beat: a table of the default size takes ten beats of it.
+pub(super) const INSERTS: u32 = 131_072;
+/// Flows that each CPU may take for live in a beat: far beyond what real clients open.
+pub(super) const PROMOTIONS: u32 = 32_768;
+/// Answers that each CPU may send in a beat.
+pub(super) const ANSWERS: u32 = 1_000;
+
+/// What steering needs of the settings.
+fn steer_settings(settings: &mut Settings, image: &Image, draw: &mut dyn FnMut() -> u64) {
+    let has = |kind: u8| image.services.values().any(|service| service.kind == kind);
+    let mut gates = 0;
+    if has(kind::FORWARDED) {
+        gates |= gate::STEER | gate::FLOWS;
+    }
+    if image.services.keys().any(|key| key.last != 0) {
+        gates |= gate::RANGES;
+    }
+    // The list's gate says that somebody may send; this one would be open without senders too.
+    settings.gates |= gates;
+    // Flows lie where the seed puts them: kept as long as the table is.
+    if settings.flow_seed == 0 && has(kind::FORWARDED) {
+        settings.flow_seed = draw();
+    }
+    settings.inserts = INSERTS;
+    settings.promotions = PROMOTIONS;
+    settings.answers = ANSWERS;
+}
+
 /// Steps of the lists.
 struct Prefixes {
     add: Vec<Op>,
@@ -373,7 +536,10 @@ fn prefixes(actual: &Actual, image: &Image, now: u64) -> Result<Prefixes, Datapl
 
 /// Whether a trie holds `count` prefixes.
 pub(super) fn check_trie(map: &'static str, count: usize) -> Result<(), DataplaneError> {
-    let capacity = MAX_PREFIXES as usize;
+    let capacity = match map {
+        "DECAP4" | "DECAP6" => MAX_DECAP as usize,
+        _ => MAX_PREFIXES as usize,
+    };
     if count > capacity {
         return Err(DataplaneError::Capacity {
             what: map,
@@ -392,14 +558,24 @@ pub(super) fn list_gates<'a>(keys: impl Iterator<Item = &'a PrefixKey>) -> u64 {
         "DENY4" => gate::DENY4,
         "DENY6" => gate::DENY6,
         "ALLOW4" => gate::ALLOW4,
-        _ => gate::ALLOW6,
+        "ALLOW6" => gate::ALLOW6,
+        _ => gate::DECAP,
     })
     .fold(0, |gates, gate| gates | gate)
 }
 
 /// Bits of `gates` that follow from what the maps hold; the others are the operator's.
-pub(super) const DERIVED_GATES: u64 =
-    gate::DENY4 | gate::DENY6 | gate::ALLOW4 | gate::ALLOW6 | gate::LIMITS | gate::ICMP_LIMITS;
+pub(super) const DERIVED_GATES: u64 = gate::DENY4
+    | gate::DENY6
+    | gate::ALLOW4
+    | gate::ALLOW6
+    | gate::LIMITS
+    | gate::ICMP_LIMITS
+    | gate::STEER
+    | gate::RANGES
+    | gate::DECAP
+    | gate::FLOWS
+    | gate::CAPTURE;
 
 fn settings(
     actual: &Actual,
@@ -428,6 +604,7 @@ fn settings(
         gates,
         service_seed: placement.seed,
         log_every,
+        flow_seed: actual.settings.flow_seed,
         ..Settings::default()
     }
 }

@@ -138,7 +138,10 @@ fn answers(kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
         }
         while !rest.is_empty() {
             let total = word(rest, 0).ok_or_else(short)? as usize;
-            let message = rest.get(..total).filter(|m| m.len() >= 16).ok_or_else(short)?;
+            let message = rest
+                .get(..total)
+                .filter(|m| m.len() >= 16)
+                .ok_or_else(short)?;
             match half(message, 4).ok_or_else(short)? {
                 NLMSG_DONE => return Ok(all),
                 NLMSG_ERROR => {
@@ -270,7 +273,10 @@ mod tests {
         let same = by_index(lo.index).expect("netlink").expect("lo");
         assert_eq!((&same.name, same.index), (&lo.name, lo.index));
         let all = links().expect("netlink");
-        assert!(all.iter().any(|link| link.name == lo.name && link.index == lo.index));
+        assert!(
+            all.iter()
+                .any(|link| link.name == lo.name && link.index == lo.index)
+        );
     }
 
     #[test]

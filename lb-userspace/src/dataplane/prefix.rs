@@ -17,6 +17,8 @@ use crate::config::spec::Prefix;
 pub(super) enum List {
     Deny,
     Allow,
+    /// Who may send encapsulated packets.
+    Decap,
 }
 
 /// One entry's place: the list, and a prefix with its host bits cleared.
@@ -34,6 +36,10 @@ impl PrefixKey {
 
     pub(super) fn allow(prefix: Prefix) -> Self {
         Self::of(List::Allow, prefix)
+    }
+
+    pub(super) fn decap(prefix: Prefix) -> Self {
+        Self::of(List::Decap, prefix)
     }
 
     /// Clears the host bits, so that one prefix has one key.
@@ -60,6 +66,8 @@ impl PrefixKey {
             (List::Deny, IpAddr::V6(_)) => map::DENY6,
             (List::Allow, IpAddr::V4(_)) => map::ALLOW4,
             (List::Allow, IpAddr::V6(_)) => map::ALLOW6,
+            (List::Decap, IpAddr::V4(_)) => map::DECAP4,
+            (List::Decap, IpAddr::V6(_)) => map::DECAP6,
         }
     }
 

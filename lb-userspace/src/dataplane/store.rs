@@ -2,7 +2,7 @@
 //! applying [`Op`]s one by one with their inverses at hand. Decides nothing.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     os::fd::{AsFd, OwnedFd},
     sync::{
         Arc,
@@ -14,12 +14,15 @@ use lb_common::{
     abi::{MAX_MEMBERS, MAX_SERVICES, SERVICE_SETS, SERVICE_WAYS},
     addr::{Address, Be16},
     deny::PrefixEntry,
+    forward::{Forward, MemberCounter},
     limit::ServiceLimits,
+    maglev::SLOTS,
     member::{
         MemberElection, MemberHead, MemberId, MemberName, MemberRecord, MemberSlot, MemberState,
         MemberTraffic,
     },
     meta::{self, Meta},
+    quic::{ServerIdKey, ServerIdValue},
     service::ServiceWay,
     settings::Settings,
     verdict::{Counter, Reason},
@@ -33,8 +36,10 @@ use super::{
     table::MemberTable,
 };
 
+mod l4;
 mod memory;
 
+pub(super) use l4::{Flow, L4};
 use memory::Memory;
 
 /// Counters of one service, by reason.
@@ -59,6 +64,23 @@ pub(super) trait Rest: Send {
     fn counters(&self, service: u16) -> Result<Row, DataplaneError>;
     /// Zeroes a service's counters and windows.
     fn clear_traffic(&mut self, service: u16) -> Result<(), DataplaneError>;
+    fn forward(&self, service: u16) -> Result<Forward, DataplaneError>;
+    fn set_forward(&mut self, service: u16, forward: &Forward) -> Result<(), DataplaneError>;
+    fn server_ids(&self) -> Result<HashMap<ServerIdKey, ServerIdValue>, DataplaneError>;
+    /// `None` removes; removing what is not there is no error.
+    fn set_server_id(
+        &mut self,
+        key: &ServerIdKey,
+        value: Option<ServerIdValue>,
+    ) -> Result<(), DataplaneError>;
+    /// Swaps a whole ring; `None` takes it away.
+    fn set_ring(&mut self, ring: u16, slots: Option<&[u16; SLOTS]>) -> Result<(), DataplaneError>;
+    /// A ring's slots; `None`: there is none.
+    fn ring(&self, ring: u16) -> Result<Option<Vec<u16>>, DataplaneError>;
+    /// Summed over CPUs.
+    fn member_counter(&self, id: MemberId) -> Result<MemberCounter, DataplaneError>;
+    /// Zeroes a member's packet counters.
+    fn clear_member(&mut self, id: MemberId) -> Result<(), DataplaneError>;
 }
 
 /// The maps of one instance.
@@ -70,6 +92,7 @@ pub(super) struct Store {
     pub(super) busy: OwnedFd,
     services: Mapping<ServiceCell>,
     meta: Mapping<MetaCell>,
+    pub(super) l4: L4,
     pub(super) rest: Box<dyn Rest>,
 }
 
@@ -80,6 +103,7 @@ impl Store {
         busy: OwnedFd,
         services: impl AsFd,
         meta: impl AsFd,
+        l4: L4,
         rest: Box<dyn Rest>,
     ) -> Result<Self, DataplaneError> {
         let failed = |map| {
@@ -98,6 +122,7 @@ impl Store {
             services: Mapping::of(services.as_fd(), SERVICE_SETS as usize)
                 .map_err(failed("SERVICES"))?,
             meta: Mapping::of(meta.as_fd(), 1).map_err(failed("META"))?,
+            l4,
             rest,
         })
     }
@@ -119,7 +144,14 @@ impl Store {
             })?;
         let services = file("SERVICES", SERVICE_SETS as usize * size_of::<ServiceCell>())?;
         let meta = file("META", size_of::<MetaCell>())?;
-        Self::of(members, busy, services, meta, Box::new(Memory::default()))
+        Self::of(
+            members,
+            busy,
+            services,
+            meta,
+            L4::anonymous()?,
+            Box::new(Memory::default()),
+        )
     }
 
     /// `META`'s only cell.
@@ -143,6 +175,10 @@ impl Store {
                 .collect::<Result<_, _>>()?,
             settings: self.rest.settings()?,
             prefixes: self.rest.prefixes()?,
+            forwards: (0..MAX_SERVICES as u16)
+                .map(|service| self.rest.forward(service))
+                .collect::<Result<_, _>>()?,
+            server_ids: self.rest.server_ids()?,
         })
     }
 
@@ -194,23 +230,29 @@ impl Store {
         }
     }
 
-    /// Applies all of `ops`; after a failure undoes those that were applied and reports it.
-    pub(super) fn apply_all(&mut self, ops: &[Op]) -> Result<(), DataplaneError> {
+    /// Applies all of `ops`; after a failure undoes those that were applied and reports it. Gives
+    /// what [`Store::take_back`] needs to undo all of them later.
+    pub(super) fn apply_all(&mut self, ops: &[Op]) -> Result<Vec<Op>, DataplaneError> {
         let mut undo: Vec<Op> = Vec::with_capacity(ops.len());
         for op in ops {
             match self.apply(op) {
                 Ok(inverse) => undo.extend(inverse),
                 Err(error) => {
-                    for op in undo.iter().rev() {
-                        if let Err(second) = self.apply(op) {
-                            tracing::error!(%second, "undoing a failed publish failed too");
-                        }
-                    }
+                    self.take_back(&undo);
                     return Err(error);
                 }
             }
         }
-        Ok(())
+        Ok(undo)
+    }
+
+    /// Undoes what [`Store::apply_all`] did.
+    pub(super) fn take_back(&mut self, undo: &[Op]) {
+        for op in undo.iter().rev() {
+            if let Err(second) = self.apply(op) {
+                tracing::error!(%second, "undoing a failed publish failed too");
+            }
+        }
     }
 
     /// Applies one step; returns the step that takes it back, where there is something to take back.
@@ -229,11 +271,34 @@ impl Store {
                 self.rest.set_name(*id, name)?;
                 Ok(Some(Op::Name { id: *id, name: old }))
             }
-            Op::Slot { id, slot } => Ok(self.table.cell(*id).map(|cell| {
+            Op::Slot { id, slot } => {
+                let Some(cell) = self.table.cell(*id) else {
+                    return Ok(None);
+                };
                 let old = Box::new(cell.load());
+                if old.head.identity != slot.head.identity {
+                    self.rest.clear_member(*id)?;
+                    self.l4.forget_hop(*id);
+                }
                 cell.store(slot);
-                Op::Slot { id: *id, slot: old }
-            })),
+                Ok(Some(Op::Slot { id: *id, slot: old }))
+            }
+            Op::Forward { service, forward } => {
+                let old = Box::new(self.rest.forward(*service)?);
+                self.rest.set_forward(*service, forward)?;
+                Ok(Some(Op::Forward {
+                    service: *service,
+                    forward: old,
+                }))
+            }
+            Op::ServerId { key, value, old } => {
+                self.rest.set_server_id(key, *value)?;
+                Ok(Some(Op::ServerId {
+                    key: *key,
+                    value: *old,
+                    old: *value,
+                }))
+            }
             Op::Tune { id, tune } => Ok(self.table.cell(*id).map(|cell| Op::Tune {
                 id: *id,
                 tune: Box::new(cell.tune(tune)),

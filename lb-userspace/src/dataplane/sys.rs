@@ -19,11 +19,12 @@ mod calls;
 mod cells;
 
 pub(super) use calls::{
-    bpf_probe, channels, driver, ethtool_flags, keep_descriptors_to_ourselves, link_detach,
-    link_info, open_pin,
+    array_create, bpf_probe, channels, driver, ethtool_flags, inner_of, inner_put,
+    keep_descriptors_to_ourselves, link_detach, link_info, map_delete, map_read_all, map_write_all,
+    open_pin,
 };
 pub use cells::MemberCell;
-pub(super) use cells::{MetaCell, ServiceCell, WayCell};
+pub(super) use cells::{Flow4Cell, Flow6Cell, HopCell, MetaCell, NatCell, ServiceCell, WayCell};
 
 /// A shared, writable mapping of `len` cells of `T`.
 pub struct Mapping<T: Cell> {

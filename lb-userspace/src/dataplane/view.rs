@@ -43,6 +43,7 @@ pub(super) fn snapshot(
         services: services(store)?,
         prefixes: prefixes
             .iter()
+            .filter(|(key, _)| key.list != List::Decap)
             .filter(|(_, entry)| entry.expires == 0 || entry.expires > now)
             .map(|(key, entry)| prefix(key, entry, now))
             .collect(),
@@ -204,6 +205,7 @@ fn prefix(key: &PrefixKey, entry: &PrefixEntry, now: u64) -> PrefixView {
         list: match key.list {
             List::Deny => "deny",
             List::Allow => "allow",
+            List::Decap => "decap",
         }
         .to_owned(),
         prefix: key.to_string(),

@@ -104,7 +104,7 @@ fn image_of(listeners: Vec<Listener>, limits: Vec<GuardLimit>) -> Image {
         ..Spec::default()
     };
     Desired::of(Arc::new(spec), Vec::new())
-        .and_then(|desired| desired.image())
+        .and_then(|desired| desired.image(&Facts::default()))
         .expect("no members to resolve")
 }
 
@@ -115,6 +115,7 @@ fn service(address: &str, port: u16) -> ServiceKey {
             ip => ip.parse::<IpAddr>().expect("ip").into(),
         },
         port,
+        last: 0,
         proto: proto::TCP,
     }
 }
@@ -139,7 +140,7 @@ fn members_of_one_name_and_url_are_told_apart_and_reported() {
         balancer("app", vec![member("http://a")]),
         balancer("app", vec![member("http://a")]),
     ]);
-    let image = twice.image().expect("image");
+    let image = twice.image(&Facts::default()).expect("image");
     assert_ne!(image.members[0].identity, image.members[1].identity);
     assert!(image.notices[0].contains("http://a"), "{:?}", image.notices);
 }
@@ -185,8 +186,8 @@ fn every_wildcard_is_one_service() {
 fn a_limited_address_of_a_wildcard_listener_becomes_a_service() {
     let at = Some(vec![host(Some("192.0.2.1"), Some(80))]);
     let image = image_of(vec![listener("[::]:80", true)], vec![limit(10, 20, at)]);
-    assert!(has_limit(&image.services[&service("192.0.2.1", 80)]));
-    assert!(!has_limit(&image.services[&service("*", 80)]));
+    assert!(has_limit(&image.services[&service("192.0.2.1", 80)].limits));
+    assert!(!has_limit(&image.services[&service("*", 80)].limits));
 }
 
 #[test]
@@ -201,7 +202,7 @@ fn a_virtual_hosts_limit_goes_before_the_servers() {
     let at = Some(vec![host(None, Some(81))]);
     let listeners = vec![listener("0.0.0.0:80", false), listener("0.0.0.0:81", false)];
     let image = image_of(listeners, vec![limit(5, 5, at), limit(100, 100, None)]);
-    let rate = |port| image.services[&service("*", port)].source[0].rate;
+    let rate = |port| image.services[&service("*", port)].limits.source[0].rate;
     assert_eq!((rate(80), rate(81)), (100, 5));
 }
 
@@ -211,7 +212,7 @@ fn icmp_limits_are_the_hosts() {
     icmp.kind = LimitKind::ICMP.0;
     let image = image_of(vec![listener("0.0.0.0:80", false)], vec![icmp]);
     assert!(has_limit(&image.host_limits));
-    assert!(!has_limit(&image.services[&service("*", 80)]));
+    assert!(!has_limit(&image.services[&service("*", 80)].limits));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsRawFd, RawFd},
 };
 
-use rustix::net::{netlink::SocketAddrNetlink, bind};
+use rustix::net::{bind, netlink::SocketAddrNetlink};
 use socket2::Socket;
 
 /// A socket that becomes readable when something changed.

@@ -26,6 +26,7 @@ mod requests;
 mod scrape;
 mod signals;
 mod socket;
+mod steering;
 mod succession;
 
 pub use child::SUBCOMMAND;

@@ -28,6 +28,7 @@ use super::{
     scrape::Scrape,
     signals::{Asked, Signals},
     socket::{Ask, ControlSocket},
+    steering::{self, News},
 };
 use crate::{
     admin::protocol::Response,
@@ -78,6 +79,8 @@ pub(crate) struct Control {
     asks: mpsc::Receiver<Ask>,
     signals: Signals,
     tick: Interval,
+    looks: Interval,
+    news: News,
 }
 
 /// The service is ending.
@@ -93,6 +96,10 @@ enum Event {
     RestartProxy,
     StopDeadline,
     Tick,
+    /// Members' states are to be looked at.
+    Rings,
+    /// Interfaces, routes or neighbours changed.
+    Host,
 }
 
 impl Control {
@@ -205,6 +212,8 @@ impl Control {
             asks,
             signals,
             tick,
+            looks: steering::looks(),
+            news: News::new(),
         })
     }
 
@@ -247,6 +256,8 @@ impl Control {
                     }
                     self.proxy = None;
                 }
+                Event::Rings => self.dataplane.refresh_rings(),
+                Event::Host => self.dataplane.follow_host(),
                 Event::Tick => {
                     self.dataplane.tick();
                     self.look_at_certificates().await;
@@ -271,6 +282,7 @@ impl Control {
         let proxy = self.proxy.as_ref();
         let restart_at = self.restart_at;
         let deadline = self.stop.as_ref().and_then(|stop| stop.deadline);
+        let steers = self.dataplane.is_steering();
         tokio::select! {
             message = async {
                 match proxy {
@@ -283,6 +295,8 @@ impl Control {
             () = at(restart_at) => Event::RestartProxy,
             () = at(deadline) => Event::StopDeadline,
             _ = self.tick.tick() => Event::Tick,
+            _ = self.looks.tick(), if steers => Event::Rings,
+            () = self.news.next() => Event::Host,
         }
     }
 

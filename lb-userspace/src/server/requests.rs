@@ -103,7 +103,7 @@ impl Control {
     }
 
     fn change_member(
-        &self,
+        &mut self,
         balancer: &str,
         member: &str,
         changes: &[MemberChange],
@@ -126,7 +126,12 @@ impl Control {
             .map(|change| change::apply(change, cell))
             .collect();
         change::restart_election(changes, was_usable, cell, &cells);
+        if changes.iter().any(|c| matches!(c, MemberChange::Enable)) {
+            self.dataplane.forgive(ids[m]);
+        }
         self.dataplane.state_changed();
+        // Not at the next look: what the answer says is true when it is read.
+        self.dataplane.refresh_rings();
         let balancer = &self.desired.spec.balancers[b];
         Ok(format!(
             "{} of {}: {}",

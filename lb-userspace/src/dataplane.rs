@@ -22,7 +22,7 @@ use lb_common::{
 
 use crate::{
     admin::protocol::{InterfaceView, Snapshot},
-    config::spec::{Interface, Prefix},
+    config::spec::{Interface, Prefix, Sluice},
 };
 
 mod desired;
@@ -41,6 +41,7 @@ mod prefix;
 mod ring;
 mod steering;
 mod store;
+mod tables;
 mod view;
 
 #[allow(
@@ -63,6 +64,7 @@ use prefix::PrefixKey;
 use steering::{Changed, Steering};
 use store::Store;
 use table::{MemberTable, monotonic_ns};
+use tables::TableSizes;
 
 /// Where an instance keeps its things.
 #[derive(Clone, Debug)]
@@ -82,6 +84,8 @@ pub struct Published {
     pub generation: u64,
     /// `ids[b][m]` is the slot of `spec.balancers[b].members[m]`.
     pub ids: Vec<Vec<MemberId>>,
+    /// The program was loaded anew: what read its log reads nothing any more.
+    pub program: bool,
     /// For the operator: members adopted with their drains, a repair, a capacity near its end.
     pub notices: Vec<String>,
 }
@@ -117,14 +121,14 @@ fn column_of(incarnation: u64) -> u32 {
 
 impl Dataplane {
     /// Takes the lock, checks, adopts or creates the pinned maps, loads the program and attaches it
-    /// to `interfaces` (replacing our own earlier program in place). Nothing is left behind on error.
-    pub fn open(place: &Place, interfaces: &[Interface]) -> Result<Self, DataplaneError> {
+    /// to the interfaces named (replacing our own earlier program in place). Nothing is left behind on error.
+    pub fn open(place: &Place, sluice: &Sluice) -> Result<Self, DataplaneError> {
         let lock = Lock::take(place)?;
         let Opened {
             kernel,
             store,
             notices,
-        } = Kernel::open(place, interfaces)?;
+        } = Kernel::open(place, &sluice.interfaces, TableSizes::of(sluice))?;
         Self::over(place, lock, store, Some(kernel), notices)
     }
 
@@ -201,6 +205,7 @@ impl Dataplane {
     /// A member that the new configuration does not name keeps its slot, usable, until nobody of an
     /// earlier generation can be on it ([`Dataplane::tick`]).
     pub fn publish(&mut self, desired: &Desired) -> Result<Published, DataplaneError> {
+        let program = self.resize_tables(&desired.spec.sluice)?;
         let facts = match &self.kernel {
             Some(_) => hops::facts(desired),
             None => Facts::default(),
@@ -249,10 +254,50 @@ impl Dataplane {
         self.persist = Persist::Adopt;
         notices.extend(plan.notices);
         Ok(Published {
+            program,
             generation: self.store.meta().generation.load(Relaxed),
             ids,
             notices,
         })
+    }
+
+    /// Makes room for flows where there was none, with the program loaded anew in the place of the
+    /// one that runs; whether it did. A table with flows in it keeps its size.
+    fn resize_tables(&mut self, sluice: &Sluice) -> Result<bool, DataplaneError> {
+        if self.kernel.is_none() {
+            return Ok(false);
+        }
+        let wanted = TableSizes::of(sluice);
+        let is = TableSizes::are(self.store.l4.sizes());
+        let Some(change) = is.change_to(wanted) else {
+            return Ok(false);
+        };
+        let loses = change.loses && self.store.l4.flows().next().is_some();
+        if loses {
+            return Err(DataplaneError::Refused(format!(
+                "SteerFlowTable: the flow table has {} places and flows in them; another size needs a \
+                 restart of sluice, which forgets them",
+                is.flows()
+            )));
+        }
+        // Interfaces that this generation does not know yet are attached to when it is published.
+        let attached: Vec<Interface> = (sluice.interfaces.iter())
+            .filter(|wanted| {
+                self.interfaces
+                    .iter()
+                    .any(|known| known.name == wanted.name)
+            })
+            .cloned()
+            .collect();
+        let Opened {
+            kernel,
+            store,
+            notices,
+        } = Kernel::open(&self.place, &attached, wanted)?;
+        self.kernel = Some(kernel);
+        self.store = store;
+        self.notices.extend(notices);
+        Ok(true)
     }
 
     /// Members first, then the rings of the states they have then, then what leads there; all is as

@@ -470,8 +470,8 @@ fn steer_settings(settings: &mut Settings, image: &Image, draw: &mut dyn FnMut()
     // The list's gate says that somebody may send; this one would be open without senders too.
     settings.gates |= gates;
     // Flows lie where the seed puts them: kept as long as the table is.
-    if settings.flow_seed == 0 && has(kind::FORWARDED) {
-        settings.flow_seed = draw();
+    if settings.flow_seed == [0; 2] && has(kind::FORWARDED) {
+        settings.flow_seed = [draw(), draw()];
     }
     settings.inserts = INSERTS;
     settings.promotions = PROMOTIONS;

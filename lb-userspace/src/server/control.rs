@@ -471,6 +471,15 @@ async fn begin(
     Ok(dataplane.announce(proxy.pid())?)
 }
 
+/// As [`follow`], of a program that was loaded anew.
+pub(super) fn follow_new(dataplane: &mut Dataplane) {
+    if let Some(log) = dataplane.log()
+        && let Err(error) = follow(log)
+    {
+        tracing::warn!("the program's log is not read: {error}");
+    }
+}
+
 /// A thread that hands on what the XDP program logs, for as long as this process lives.
 fn follow(mut log: KernelLog) -> std::io::Result<()> {
     /// Long enough to cost nothing while the log is off.
@@ -521,7 +530,7 @@ fn open_dataplane(
         }
         return Ok(Dataplane::anonymous(&options.place)?);
     }
-    match Dataplane::open(&options.place, &spec.sluice.interfaces) {
+    match Dataplane::open(&options.place, &spec.sluice) {
         Ok(dataplane) => Ok(dataplane),
         Err(error) if error.exit_code() != 3 => Err(error.into()),
         Err(source) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     certificates::{self, Watch},
     child::{ChildError, Delivery},
-    control::{Control, count, shards, without_dataplane},
+    control::{self, Control, count, shards, without_dataplane},
     notify::{Notice, notify},
     preflight::{self, Logs},
     scrape::Scrape,
@@ -89,6 +89,9 @@ impl Control {
             .dataplane
             .publish(&desired)
             .map_err(|error| error.to_string())?;
+        if published.program {
+            control::follow_new(&mut self.dataplane);
+        }
         notices.extend(published.notices.iter().cloned());
         let table = self.dataplane.table();
         notices.extend(self.ledger.published(&spec, &published, &table));

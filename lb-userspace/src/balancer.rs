@@ -230,6 +230,8 @@ impl Balancer {
         }
         let member = match self.lbmethod {
             spec::LbMethod::ByRequests => lbmethod::byrequests::elect(self, now_ns),
+            spec::LbMethod::ByTraffic => lbmethod::bytraffic::elect(self, now_ns),
+            spec::LbMethod::ByBusyness => lbmethod::bybusyness::elect(self, now_ns),
         };
         match member {
             Some(member) => {
@@ -271,6 +273,11 @@ impl Balancer {
         let cell = self.cell(member);
         let credit = cell.lbstatus.load(Relaxed).wrapping_sub(total);
         cell.lbstatus.store(credit, Relaxed);
+    }
+
+    /// Requests in flight on the member, all proxy processes together.
+    fn busy(&self, member: usize) -> u64 {
+        self.table.busy_sum(self.members[member].id)
     }
 
     /// The lock is in this process's memory and guards no data of its own, so a shard that

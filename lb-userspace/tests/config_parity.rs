@@ -145,7 +145,7 @@ fn what_is_knowingly_different_is_so() {
 }
 
 /// Modules that the snippets need.
-const MODULES: [&str; 12] = [
+const MODULES: [&str; 14] = [
     "mpm_event",
     "authz_core",
     "authz_host",
@@ -158,6 +158,8 @@ const MODULES: [&str; 12] = [
     "lbmethod_byrequests",
     "reqtimeout",
     "status",
+    "watchdog",
+    "proxy_hcheck",
 ];
 
 /// What httpd takes and sluice refuses, by choice or for now (docs/differences.md).
@@ -176,6 +178,38 @@ const STRICTER: &[&str] = &[
 ];
 
 const SAME: &[&str] = &[
+    "ProxyHCExpr ok {%{REQUEST_STATUS} =~ /^[234]/}\nProxyHCExpr gdown {%{REQUEST_STATUS} =~ /^[5]/}\nProxyHCExpr in_maint {hc('body') !~ /Under maintenance/}\n<Proxy balancer://x>\nBalancerMember http://h hcmethod=GET hcexpr=in_maint hcuri=/status.php\nBalancerMember http://i hcmethod=TCP hcinterval=5 hcpasses=2 hcfails=3\n</Proxy>",
+    "ProxyHCExpr",
+    "ProxyHCExpr a",
+    "ProxyHCExpr sixteencharacter {true}",
+    "ProxyHCExpr fifteencharacte {true}",
+    "ProxyHCExpr a {true} b",
+    "ProxyHCExpr a true",
+    "ProxyHCExpr a \"%{REQUEST_STATUS} -eq 200\"",
+    "ProxyHCExpr a %{REQUEST_STATUS} -eq 200",
+    "ProxyHCExpr a {%{REQUEST_STATUS} =~ /^[0-9]{3}$/}",
+    "ProxyHCExpr a {%{NOSUCH} == ''}",
+    "ProxyHCExpr a {true",
+    "ProxyHCExpr a {(true}",
+    "ProxyHCTemplate",
+    "ProxyHCTemplate a",
+    "ProxyHCTemplate a b",
+    "ProxyHCTemplate a hcmethod=HEAD hcinterval=10\n<Proxy balancer://x>\nBalancerMember http://h hctemplate=A\n</Proxy>",
+    "ProxyHCTemplate a hcmethod=FOO",
+    "ProxyHCTemplate a retry=3",
+    "<Proxy balancer://x>\nBalancerMember http://h hctemplate=a\n</Proxy>\nProxyHCTemplate a hcmethod=HEAD",
+    "<Proxy balancer://x>\nBalancerMember http://h hcexpr=a\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h hcmethod=HEAD11 hcinterval=100ms\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h hcmethod=none\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h hcmethod=provider\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h hcinterval=99ms\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h hcinterval=x\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h hcpasses=-1\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h hcfails=0 hcpasses=0\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h hcnosuch=1\n</Proxy>",
+    "<Proxy balancer://x>\nBalancerMember http://h\nProxySet hcmethod=TCP\n</Proxy>",
+    "ProxyPass /a http://h/ hcmethod=TCP",
+    "ProxyHCTPsize 4",
     "Listen",
     "Listen 0",
     "Listen 99999",

@@ -4,7 +4,9 @@ use lb_common::member::MemberState;
 
 use super::Balancer;
 
+pub mod bybusyness;
 pub mod byrequests;
+pub mod bytraffic;
 
 /// The walk of apache.md 5.3. `better(candidate, best)` is asked for every member that may be
 /// taken, in httpd's order of evaluation, and says whether it beats the best so far.

@@ -38,6 +38,7 @@ fn member(index: usize, weight: u32, flags: u64) -> spec::Member {
         keepalive: false,
         disablereuse: false,
         response_field_size: 8192,
+        health: spec::Health::default(),
         at: spec::Place::default(),
     }
 }
@@ -107,6 +108,57 @@ fn equal_weights_go_round() {
         sequence(&build(&spec_of(members(&[100, 100, 100]))), 6),
         "abcabc"
     );
+}
+
+/// Picks by traffic, each answered with `bytes` from the member.
+fn traffic(weights: &[u32], picks: usize, bytes: u64) -> String {
+    let mut spec = spec_of(members(weights));
+    spec.lbmethod = spec::LbMethod::ByTraffic;
+    let balancer = build(&spec);
+    let pick = |_| {
+        let member = balancer.elect(None, 1).expect("all are usable").member;
+        balancer.cell(member).read.fetch_add(bytes, Relaxed);
+        balancer
+            .cell(member)
+            .transferred
+            .fetch_add(bytes / 2, Relaxed);
+        letter(member)
+    };
+    (0..picks).map(pick).collect()
+}
+
+#[test]
+fn traffic_follows_the_weights() {
+    assert_eq!(traffic(&[200, 100], 11, 4000), "abaabaabaab");
+    assert_eq!(traffic(&[100, 100, 100], 6, 4000), "abcabc");
+}
+
+#[test]
+fn a_large_answer_sends_the_next_requests_elsewhere() {
+    let mut spec = spec_of(members(&[100, 100]));
+    spec.lbmethod = spec::LbMethod::ByTraffic;
+    let balancer = build(&spec);
+    balancer.cell(0).read.store(50_000, Relaxed);
+    assert_eq!(sequence(&balancer, 8), "bbbbbbbb");
+    assert_eq!(balancer.cell(1).lbstatus.load(Relaxed), 0);
+}
+
+#[test]
+fn the_less_busy_member_is_taken_and_credit_decides_between_equals() {
+    let mut spec = spec_of(members(&[100, 100, 100]));
+    spec.lbmethod = spec::LbMethod::ByBusyness;
+    let balancer = build(&spec);
+    assert_eq!(sequence(&balancer, 6), "abcabc");
+    // Of two processes: both count.
+    for (column, member) in [(0, 1), (1, 3)] {
+        let cell = balancer.table.busy(column, MemberId(member));
+        cell.expect("cell").store(1, Relaxed);
+    }
+    assert_eq!(sequence(&balancer, 4), "bbbb");
+    balancer.table.clear_busy(0);
+    balancer.table.clear_busy(1);
+    // The two that had to wait catch up, as observed on httpd.
+    assert_eq!(sequence(&balancer, 8), "acacacac");
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod balancer;
 mod connection;
 mod foreign;
 mod guard;
+mod health;
 mod keys;
 mod log;
 mod process;
@@ -329,6 +330,7 @@ pub(crate) const PARTS: [(&str, &[Directive]); 10] = [
     ("TLS", tls::TABLE),
     ("Proxy", proxy::TABLE),
     ("Balancers", balancer::TABLE),
+    ("Health checks", health::TABLE),
     ("Logs", log::TABLE),
     ("XDP, guard and sluice itself", guard::TABLE),
     ("L4 steering", steer::TABLE),

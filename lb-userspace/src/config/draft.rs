@@ -145,6 +145,10 @@ pub(crate) struct HostDraft {
     pub default_format: Option<String>,
     /// `CustomLog` and `TransferLog`.
     pub logs: Vec<LogDraft>,
+    /// `ProxyHCExpr`
+    pub health_exprs: Vec<(String, crate::expr::Expr)>,
+    /// `ProxyHCTemplate`
+    pub health_templates: Vec<(String, spec::Health)>,
     /// `ErrorLog`
     pub error_log: Option<spec::LogTarget>,
 }

@@ -1,6 +1,10 @@
 //! [`Prefix`] as text: `192.0.2.0/24`, `2001:db8::/32`, or an address alone.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    str::FromStr,
+};
 
 use super::spec::Prefix;
 
@@ -31,6 +35,46 @@ pub enum PrefixError {
 /// Parses a prefix, as [`Prefix::from_str`].
 pub fn parse(text: &str) -> Result<Prefix, PrefixError> {
     text.parse()
+}
+
+/// A network as `Require ip` and `-ipmatch` take it: an address, an address with a length from 1 or
+/// a netmask (bits beyond are dropped), or the first bytes of an IPv4 address (`10.1` is
+/// `10.1.0.0/16`). `None`: none of these, or a netmask with holes, which httpd would take.
+pub fn subnet(text: &str) -> Option<Prefix> {
+    if let Some((address, mask)) = text.split_once('/') {
+        let address = native(address)?;
+        let len = match mask.parse::<Ipv4Addr>() {
+            Ok(mask) if address.is_ipv4() => {
+                let len = mask.to_bits().leading_ones();
+                (mask.to_bits().count_ones() == len).then_some(len)?
+            }
+            _ if mask.bytes().all(|byte| byte.is_ascii_digit()) => mask.parse().ok()?,
+            _ => return None,
+        };
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        if !(1..=most).contains(&len) {
+            return None;
+        }
+        return Some(Prefix::new(address, u8::try_from(len).ok()?));
+    }
+    if let Some(address) = native(text) {
+        return Some(Prefix::new(address, 128));
+    }
+    let bytes = text.strip_suffix('.').unwrap_or(text).split('.');
+    let mut octets = [0; 4];
+    let mut count = 0;
+    for byte in bytes {
+        let is_number = !byte.is_empty() && byte.bytes().all(|digit| digit.is_ascii_digit());
+        *octets.get_mut(usize::from(count))? = is_number.then(|| byte.parse().ok())??;
+        count += 1;
+    }
+    Some(Prefix::new(octets.into(), count * 8))
+}
+
+/// An address; one of IPv4 in IPv6's clothes is none.
+fn native(text: &str) -> Option<IpAddr> {
+    let address: IpAddr = text.parse().ok()?;
+    (address.to_canonical() == address).then_some(address)
 }
 
 impl Prefix {
@@ -117,6 +161,46 @@ mod tests {
             ("2001:db8::1", "2001:db8::1/128"),
         ] {
             assert_eq!(parse(text).map(|p| p.to_string()).as_deref(), Ok(shown));
+        }
+    }
+
+    #[test]
+    fn networks_of_access_control_are_read_as_in_httpd() {
+        for (text, shown) in [
+            ("10.1", "10.1.0.0/16"),
+            ("10", "10.0.0.0/8"),
+            ("10.1.", "10.1.0.0/16"),
+            ("10.1.2.3.", "10.1.2.3/32"),
+            ("010.1", "10.1.0.0/16"),
+            ("10.1.2.3/8", "10.0.0.0/8"),
+            ("10.1.2.3/08", "10.0.0.0/8"),
+            ("10.1.2.3/255.255.0.0", "10.1.0.0/16"),
+            ("2001:db8::1/32", "2001:db8::/32"),
+            ("::1", "::1/128"),
+        ] {
+            let found = subnet(text).map(|prefix| prefix.to_string());
+            assert_eq!(found.as_deref(), Some(shown), "{text}");
+        }
+        for text in [
+            "",
+            ".",
+            "x",
+            "300",
+            "1..2",
+            ".1",
+            "1.2.3.4.5",
+            "1.2.3.4/",
+            "1.2.3.4/33",
+            "::1/129",
+            "10.1/16",
+            "0.0.0.0/0",
+            "::/0",
+            "1.2.3.4/+8",
+            "1.2.3.4/255.0",
+            "::ffff:1.2.3.4",
+            "1.2.3.4/255.0.255.0",
+        ] {
+            assert_eq!(subnet(text), None, "{text}");
         }
     }
 

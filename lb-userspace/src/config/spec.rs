@@ -7,6 +7,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::expr::Expr;
+
 /// A whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spec {
@@ -268,6 +270,10 @@ pub enum LbMethod {
     /// Weighted by requests (apache.md 5.3).
     #[default]
     ByRequests,
+    /// Weighted by bytes both ways.
+    ByTraffic,
+    /// By requests in flight.
+    ByBusyness,
 }
 
 /// `stickysession=` with its separators.
@@ -327,8 +333,64 @@ pub struct Member {
     pub disablereuse: bool,
     /// `responsefieldsize` bytes. Default 8192.
     pub response_field_size: u32,
+    /// `hcmethod` and what goes with it.
+    pub health: Health,
     /// Where it stands.
     pub at: Place,
+}
+
+/// How a member's health is checked (apache.md 5.6).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    /// `hcmethod`; `None`: it is not.
+    pub check: Option<Check>,
+    /// `hcinterval`, at least [`Health::SHORTEST`]. Default 30 s.
+    pub interval: Duration,
+    /// `hcpasses`. Default 1.
+    pub passes: u32,
+    /// `hcfails`. Default 1.
+    pub fails: u32,
+    /// `hcuri`, visible ASCII.
+    pub uri: String,
+    /// `hcexpr`: whether an answer is a success. `None`: by its status, 200 to 399.
+    pub expr: Option<Expr>,
+}
+
+impl Health {
+    /// Shortest time between two checks.
+    pub const SHORTEST: Duration = Duration::from_millis(100);
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            check: None,
+            interval: Duration::from_secs(30),
+            passes: 1,
+            fails: 1,
+            uri: String::new(),
+            expr: None,
+        }
+    }
+}
+
+/// `hcmethod`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Check {
+    /// A connection is enough.
+    Tcp,
+    /// `OPTIONS *`, HTTP/1.0.
+    Options,
+    /// `HEAD`, HTTP/1.0.
+    Head,
+    /// `GET`, HTTP/1.0.
+    Get,
+    /// `OPTIONS *`, HTTP/1.1.
+    Options11,
+    /// `HEAD`, HTTP/1.1.
+    Head11,
+    /// `GET`, HTTP/1.1.
+    Get11,
 }
 
 /// Scheme of a member.

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     dataplane::table::MemberTable,
+    health::Checker,
     proxy::{Generation, LogFiles, Proxy, Setup, ShardListener},
     telemetry::{counters::Counters, error_log},
 };
@@ -89,8 +90,9 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
     let succession = Succession::new(lock)?;
     let table = Arc::new(MemberTable::map(members.as_fd(), busy.as_fd())?);
     let mut signals = Signals::new()?;
+    let checker = Checker::start(Arc::clone(&table)).map_err(ProxyProcessError::Start)?;
     let proxy = Proxy::start(Setup {
-        table,
+        table: Arc::clone(&table),
         column,
         shards,
         counters,
@@ -101,6 +103,8 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
     let mut process = Process {
         link,
         proxy,
+        checker: Some(checker),
+        table,
         succession,
         listeners: Vec::new(),
         logs: Vec::new(),
@@ -111,6 +115,9 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
 struct Process {
     link: Link,
     proxy: Proxy,
+    /// `None`: draining, another process checks.
+    checker: Option<Checker>,
+    table: Arc<MemberTable>,
     succession: Succession,
     /// Received for the generation to come.
     listeners: Vec<ShardListener>,
@@ -139,6 +146,7 @@ impl Process {
                 }
             }
         };
+        self.checker = None;
         self.drain(patience).await;
         Ok(())
     }
@@ -203,6 +211,11 @@ impl Process {
     }
 
     fn apply(&mut self, parcel: Parcel) -> io::Result<()> {
+        let ids: Vec<Vec<MemberId>> = parcel
+            .ids
+            .into_iter()
+            .map(|ids| ids.into_iter().map(MemberId).collect())
+            .collect();
         let listeners = std::mem::take(&mut self.listeners);
         let logs = std::mem::take(&mut self.logs);
         let spec = Arc::new(parcel.spec);
@@ -212,16 +225,15 @@ impl Process {
                 number: parcel.number,
                 spec: Arc::clone(&spec),
                 certificates: parcel.certificates,
-                ids: parcel
-                    .ids
-                    .into_iter()
-                    .map(|ids| ids.into_iter().map(MemberId).collect())
-                    .collect(),
+                ids: ids.clone(),
             },
             listeners,
             logs,
         )?;
         error_log::configure(targets, spec.log_level);
+        if let Some(checker) = &self.checker {
+            checker.apply(&spec, &ids, &self.table);
+        }
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Call, Fault};
 use crate::config::{
     draft::BalancerDraft,
-    spec::{LbMethod, Member, Place, Scheme, Sticky},
+    spec::{Health, LbMethod, Member, Place, Scheme, Sticky},
     status::parse_status_flags,
     url::WorkerUrl,
     value::{self, Unit, atoi},
@@ -81,6 +81,7 @@ pub(super) fn member(url: &WorkerUrl, at: Place) -> Member {
         keepalive: false,
         disablereuse: false,
         response_field_size: 8192,
+        health: Health::default(),
         at,
     }
 }
@@ -100,7 +101,7 @@ pub(super) fn set_member_keys(
 }
 
 /// Why a key is refused.
-enum Problem {
+pub(super) enum Problem {
     /// In httpd's words.
     Wrong(String),
     /// Not a key; the nearest one.
@@ -110,7 +111,13 @@ enum Problem {
 }
 
 impl Problem {
-    fn report(self, call: &mut Call<'_, '_>, index: usize, full: impl Fn(&str) -> String) {
+    /// Says it of the argument with this index; `full` makes the message of what is wrong.
+    pub(super) fn report(
+        self,
+        call: &mut Call<'_, '_>,
+        index: usize,
+        full: impl Fn(&str) -> String,
+    ) {
         let fault = match self {
             Self::Wrong(why) => Fault::new(full(&why)),
             Self::Unknown(why, nearest) => {
@@ -123,7 +130,8 @@ impl Problem {
     }
 }
 
-fn wrong(why: &str) -> Problem {
+/// In httpd's words.
+pub(super) fn wrong(why: &str) -> Problem {
     Problem::Wrong(why.to_owned())
 }
 
@@ -255,6 +263,9 @@ fn set_member_key(
             let bytes = whole(call, index, value, 0, why)?;
             member.response_field_size = if bytes == 0 { 8192 } else { bytes };
         }
+        "hcmethod" | "hcinterval" | "hcpasses" | "hcfails" | "hcuri" | "hcexpr" | "hctemplate" => {
+            super::health::set(call, &mut member.health, key, value)?;
+        }
         lower if MEMBER_KEYS_NOT_YET.contains(&lower) => {
             return Err(Problem::NotYet(format!("member key '{key}'")));
         }
@@ -324,7 +335,9 @@ fn set_balancer_key(
     match key.to_ascii_lowercase().as_str() {
         "lbmethod" => match value.to_ascii_lowercase().as_str() {
             "byrequests" => balancer.lbmethod = LbMethod::ByRequests,
-            "bytraffic" | "bybusyness" | "heartbeat" | "leastlatency" | "hash" => {
+            "bytraffic" => balancer.lbmethod = LbMethod::ByTraffic,
+            "bybusyness" => balancer.lbmethod = LbMethod::ByBusyness,
+            "heartbeat" | "leastlatency" | "hash" => {
                 return Err(Problem::NotYet(format!("lbmethod={value}")));
             }
             _ => return Err(wrong("unknown lbmethod")),
@@ -413,6 +426,13 @@ pub(super) const MEMBER_KEYS: &[Key] = &[
     ("disablereuse", "Off", "a connection for each request"),
     ("enablereuse", "On", "the same, the other way round"),
     ("responsefieldsize", "8192", "bytes of the longest header field of a response; 0 is the default"),
+    ("hcmethod", "None", "how its health is checked: None, TCP, OPTIONS, HEAD, GET, and OPTIONS11, HEAD11, GET11 for HTTP/1.1; members of balancers only"),
+    ("hcinterval", "30", "time between two checks, at least 100ms; seconds, or with unit; varied by a tenth, so that checks spread"),
+    ("hcpasses", "1", "checks that must succeed before a failed member is used again"),
+    ("hcfails", "1", "checks that must fail before a member is no longer used; successes between do not count"),
+    ("hcuri", "", "what is added to the member's path for OPTIONS, HEAD and GET; under 64 bytes"),
+    ("hcexpr", "", "name of the ProxyHCExpr that says whether an answer is a success; without: status 200 to 399"),
+    ("hctemplate", "", "name of the ProxyHCTemplate whose keys are taken over"),
 ];
 /// Keys of a member that this version refuses.
 pub(super) const MEMBER_KEYS_NOT_YET: &[&str] = &[
@@ -427,20 +447,13 @@ pub(super) const MEMBER_KEYS_NOT_YET: &[&str] = &[
     "secret",
     "upgrade",
     "flusher",
-    "hcmethod",
-    "hcinterval",
-    "hcpasses",
-    "hcfails",
-    "hcuri",
-    "hcexpr",
-    "hctemplate",
     "hcpath",
     "rampup",
 ];
 /// Keys of a balancer.
 #[rustfmt::skip] // One row a line: it is read as a table.
 pub(super) const BALANCER_KEYS: &[Key] = &[
-    ("lbmethod", "byrequests", "how a member is elected; this version has byrequests"),
+    ("lbmethod", "byrequests", "how a member is elected: byrequests, bytraffic or bybusyness"),
     ("stickysession", "", "NAME of the cookie and path parameter with the session's route, or COOKIE|PARAMETER; under 64 bytes"),
     ("stickysessionsep", ".", "character before the route, or Off: the whole value is the route"),
     ("scolonpathdelim", "Off", "whether ; ends a path parameter too"),

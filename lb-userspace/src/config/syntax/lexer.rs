@@ -375,6 +375,51 @@ fn split_word(text: &str, at: usize) -> Option<(String, usize, usize)> {
     Some((word, start, text.len()))
 }
 
+/// What follows the first word of a raw line.
+pub(crate) fn rest_after_word(raw: &str) -> &str {
+    let end = split_word(raw, 0).map_or(raw.len(), |(_, _, end)| end);
+    raw[end..].trim_start_matches(is_blank)
+}
+
+/// The next word of a raw line, which may stand in braces that nest (`{a {b} c}`), and what
+/// follows it. Braces without an end reach to the end of the line.
+pub(crate) fn braced(raw: &str) -> (String, &str) {
+    let raw = raw.trim_start_matches(is_blank);
+    if !raw.starts_with('{') {
+        let (word, _, end) = split_word(raw, 0).unwrap_or_default();
+        return (word, raw[end..].trim_start_matches(is_blank));
+    }
+    let mut depth = 0;
+    let mut escaped = false;
+    let mut text = String::new();
+    for (at, c) in raw.char_indices() {
+        match c {
+            '\\' if !escaped => {
+                escaped = true;
+                continue;
+            }
+            '{' if !escaped => {
+                depth += 1;
+                if depth == 1 {
+                    continue;
+                }
+            }
+            '}' if !escaped => {
+                depth -= 1;
+                if depth == 0 {
+                    return (text, raw[at + 1..].trim_start_matches(is_blank));
+                }
+            }
+            '{' | '}' | '\\' => {}
+            _ if escaped => text.push('\\'),
+            _ => {}
+        }
+        escaped = false;
+        text.push(c);
+    }
+    (text, "")
+}
+
 /// What separates words: C's isspace in the C locale.
 pub(crate) fn is_blank(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c')

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     conditions::{self, Condition},
-    lexer::{FileText, Lines, Logical, Span, Word},
+    lexer::{FileText, Lines, Logical, Span, Word, is_blank},
 };
 use crate::config::{
     environment::Environment,
@@ -33,6 +33,8 @@ pub(crate) struct Node {
     pub name: Word,
     /// Its arguments; for a section without the `>`.
     pub args: Vec<Word>,
+    /// The arguments as they stand there, for directives that split them otherwise.
+    pub raw: String,
     /// A section's contents; `None`: a directive.
     pub children: Option<Vec<Node>>,
 }
@@ -270,6 +272,7 @@ impl Reader<'_> {
         let Some(mut name) = words.next() else {
             return;
         };
+        let raw = after(&text[..end], &name.text);
         name.text.remove(0);
         let args: Vec<Word> = words.collect();
         if name.text.is_empty() {
@@ -319,6 +322,7 @@ impl Reader<'_> {
                     line,
                     name,
                     args,
+                    raw,
                     children: Some(Vec::new()),
                 }),
             });
@@ -399,6 +403,7 @@ impl Reader<'_> {
             order: self.order,
             file: Rc::clone(file),
             line: logical.line,
+            raw: after(&logical.text, &name.text),
             name,
             args: words.collect(),
             children: None,
@@ -512,7 +517,7 @@ impl Skip {
             }
         } else if let Some(rest) = text.strip_prefix('<') {
             let name = rest
-                .split(|c: char| c == '>' || super::lexer::is_blank(c))
+                .split(|c: char| c == '>' || is_blank(c))
                 .next()
                 .unwrap_or_default();
             if name.eq_ignore_ascii_case(&self.name) {
@@ -546,6 +551,14 @@ const MAX_TEXT_BYTES: usize = 64 << 20;
 const MAX_DIRECTIVES: u32 = 300_000;
 /// Sections within sections.
 const MAX_SECTION_DEPTH: usize = 64;
+
+/// What follows a line's first word.
+fn after(line: &str, name: &str) -> String {
+    let line = line.trim_start_matches(is_blank);
+    // A name in quotes is no name of ours; its arguments do not matter.
+    let rest = line.strip_prefix(name).unwrap_or_default();
+    rest.trim_matches(is_blank).to_owned()
+}
 
 #[cfg(test)]
 mod tests;

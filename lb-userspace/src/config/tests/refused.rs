@@ -270,11 +270,11 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
         ],
     ),
     (
-        "Listen 80\n<Proxy balancer://b>\nBalancerMember http://h hcmethod=GET ping=1\n</Proxy>",
+        "Listen 80\n<Proxy balancer://b>\nBalancerMember http://h hcpath=direct ping=1\n</Proxy>",
         &[
             (
                 3,
-                "member key 'hcmethod' is not supported by this version of sluice",
+                "member key 'hcpath' is not supported by this version of sluice",
             ),
             (
                 3,
@@ -283,11 +283,11 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
         ],
     ),
     (
-        "Listen 80\n<Proxy balancer://b>\nProxySet lbmethod=bytraffic\nProxySet lbmethod=foo growth=3\nProxySet timeout=0 x\n</Proxy>",
+        "Listen 80\n<Proxy balancer://b>\nProxySet lbmethod=heartbeat\nProxySet lbmethod=foo growth=3\nProxySet timeout=0 x\n</Proxy>",
         &[
             (
                 3,
-                "lbmethod=bytraffic is not supported by this version of sluice",
+                "lbmethod=heartbeat is not supported by this version of sluice",
             ),
             (4, "ProxySet: unknown lbmethod lbmethod=foo; balancer://b"),
             (

@@ -122,3 +122,22 @@ fn the_last_line_is_the_last_that_holds_text() {
         );
     }
 }
+
+#[test]
+fn braces_nest_and_end() {
+    for (raw, word, rest) in [
+        ("{a b} c", "a b", "c"),
+        ("  {%{X} =~ /^[0-9]{3}$/} ", "%{X} =~ /^[0-9]{3}$/", ""),
+        (r"{a\} b}", "a} b", ""),
+        (r"{\d\\}", r"\d\", ""),
+        ("{a", "a", ""),
+        ("{} x", "", "x"),
+        ("\"a b\" c", "a b", "c"),
+        ("a {b}", "a", "{b}"),
+        ("", "", ""),
+    ] {
+        assert_eq!(braced(raw), (word.to_owned(), rest), "{raw}");
+    }
+    assert_eq!(rest_after_word("name  {x y}"), "{x y}");
+    assert_eq!(rest_after_word("name"), "");
+}

@@ -1,0 +1,26 @@
+//! `lbmethod=bybusyness`: the member with the fewest requests in flight (apache.md 5.3).
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::balancer::Balancer;
+
+/// Elects a member. Requests in flight of every proxy process count; among equally busy ones the
+/// credit of byrequests decides, which every candidate gains and the elected pays for. Under the
+/// election lock.
+pub(in crate::balancer) fn elect(balancer: &Balancer, now_ns: u64) -> Option<usize> {
+    let credit = |member: usize| balancer.cell(member).lbstatus.load(Relaxed);
+    let mut total = 0_i64;
+    let mut least = u64::MAX;
+    let elected = super::pick(balancer, now_ns, |candidate, best| {
+        total = total.wrapping_add(balancer.gain(candidate));
+        let busy = balancer.busy(candidate);
+        let wins = best
+            .is_none_or(|best| busy < least || (busy == least && credit(candidate) > credit(best)));
+        if wins {
+            least = busy;
+        }
+        wins
+    })?;
+    balancer.pay(elected, total);
+    Some(elected)
+}

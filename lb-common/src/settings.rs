@@ -10,8 +10,8 @@ pub struct Settings {
     pub service_seed: u64,
     /// Log one packet in this many (with [`gate::LOG`]); 0 as 1.
     pub log_every: u64,
-    /// Secret of this instance: seed of the flow tables.
-    pub flow_seed: u64,
+    /// Secret of this instance, random: seeds of the flow tables' hash.
+    pub flow_seed: [u64; 2],
     /// Flows that each CPU may enter in a beat (see [`crate::flow_table`]).
     pub inserts: u32,
     /// Flows that each CPU may promote to live in a beat.
@@ -19,7 +19,22 @@ pub struct Settings {
     /// ICMP messages and resets that each CPU may send in a beat.
     pub answers: u32,
     /// Zero.
-    pub pad: [u32; 5],
+    pub pad: [u32; 3],
+}
+
+/// What the loader tells the program once and for all: a read-only global, so that the kernel's
+/// verifier sees numbers.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Sizes {
+    /// Sets of `FLOWS4` less one.
+    pub mask4: u32,
+    /// Sets of `FLOWS6` less one.
+    pub mask6: u32,
+    /// Entries of `NAT` less one.
+    pub nat_mask: u32,
+    /// Kernel ticks are shifted right by this to give beats.
+    pub beat_shift: u32,
 }
 
 /// Bits of [`Settings::gates`].

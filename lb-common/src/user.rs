@@ -18,7 +18,7 @@ use crate::{
     quic::{ServerIdKey, ServerIdValue},
     ring::RingRow,
     service::ServiceSet,
-    settings::Settings,
+    settings::{Settings, Sizes},
     verdict::Counter,
 };
 
@@ -56,6 +56,7 @@ pod!(
     ServiceSet,
     ServiceWindows,
     Settings,
+    Sizes,
     SourceKey,
     Windows,
 );

@@ -10,10 +10,12 @@ use clap::{CommandFactory as _, Parser as _};
 mod args;
 mod change;
 mod client;
+mod flow;
 mod manual;
 mod output;
 mod run;
 mod show;
+mod steer;
 mod table;
 
 use args::{Cli, Command};
@@ -121,6 +123,10 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Service { command } => match command {
             args::ServiceCommand::List(json) => show::services(global, json),
             args::ServiceCommand::Show { service, json } => show::service(global, &service, json),
+        },
+        Command::Flow { command } => match command {
+            args::FlowCommand::List(args) => flow::list(global, &args),
+            args::FlowCommand::Show { source, json } => flow::one(global, source, json),
         },
         Command::Limit { command } => match command {
             args::LimitCommand::List(json) => show::limits(global, json),

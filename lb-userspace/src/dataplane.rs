@@ -29,6 +29,7 @@ mod desired;
 mod diff;
 pub mod doctor;
 mod error;
+mod flows;
 mod hook;
 mod hops;
 mod kernel;
@@ -54,6 +55,7 @@ pub mod table;
 pub use desired::{Desired, Facts, limit_of};
 use diff::{FileLimits, How, Op, Persist, PlacedWay, Plan};
 pub use error::DataplaneError;
+pub use flows::{FlowFilter, FlowList, FlowView, living_flows, read_flows};
 use hops::Hops;
 use kernel::{Kernel, Opened};
 pub use log::KernelLog;
@@ -667,7 +669,8 @@ impl Dataplane {
     /// Members, services, lists, settings, interfaces as the maps hold them now; what only the
     /// daemon knows is left at its default for the caller to fill in.
     pub fn snapshot(&self) -> Result<Snapshot, DataplaneError> {
-        let mut snapshot = view::snapshot(&self.store, &self.prefixes)?;
+        let rings = |ring| self.steering.slots(ring).cloned();
+        let mut snapshot = view::snapshot(&self.store, &self.prefixes, &rings)?;
         snapshot.instance.clone_from(&self.place.instance);
         snapshot.daemon = true;
         if let Some(kernel) = &self.kernel {
@@ -684,7 +687,11 @@ impl Dataplane {
 pub fn read_pins(place: &Place) -> Result<Snapshot, DataplaneError> {
     let store = kernel::open_pins(place)?;
     let prefixes = store.rest.prefixes()?;
-    let mut snapshot = view::snapshot(&store, &prefixes)?;
+    let rings = |ring| {
+        let slots = store.rest.ring(ring).ok().flatten()?;
+        Some(ring::count(&slots))
+    };
+    let mut snapshot = view::snapshot(&store, &prefixes, &rings)?;
     snapshot.instance.clone_from(&place.instance);
     snapshot.interfaces = hook::views_here(&PinDir::of(place))?;
     if view::is_alive(&store) {

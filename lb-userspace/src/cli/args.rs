@@ -138,6 +138,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ServiceCommand,
     },
+    /// Show the flows that are steered, and with which member each is.
+    Flow {
+        #[command(subcommand)]
+        command: FlowCommand,
+    },
     /// Show and change the guard's limits.
     Limit {
         #[command(subcommand)]
@@ -252,6 +257,37 @@ pub(crate) enum ServiceCommand {
         #[command(flatten)]
         json: Json,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FlowCommand {
+    /// Table of flows, straight from the kernel's maps, and how many there are by state.
+    List(FlowListArgs),
+    /// The flows of one client address and port.
+    Show {
+        /// ADDRESS:PORT of the client.
+        source: std::net::SocketAddr,
+        #[command(flatten)]
+        json: Json,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FlowListArgs {
+    /// From this client only.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) source: Option<std::net::IpAddr>,
+    /// Of this service only: its id as `service list` prints it.
+    #[arg(long, value_name = "ID")]
+    pub(crate) service: Option<u16>,
+    /// With this member only: its URL, or HOST:PORT.
+    #[arg(long, value_name = "MEMBER")]
+    pub(crate) member: Option<String>,
+    /// List at most so many; all are counted.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) most: usize,
+    #[command(flatten)]
+    pub(crate) json: Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -421,6 +457,8 @@ mod tests {
             "sluice member drain app node1",
             "sluice member set app http://m loadfactor=2 status=+H",
             "sluice deny add 192.0.2.0/24 --for 10m --force",
+            "sluice flow list --source 192.0.2.1 --service 3 --most 5 --json",
+            "sluice flow show [2001:db8::1]:4000",
             "sluice settings --json",
             "sluice settings list --json",
             "sluice settings set guard off",

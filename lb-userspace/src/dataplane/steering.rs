@@ -2,7 +2,7 @@
 //! members a ring has is decided in `ring.rs`; here it is asked when, and written what changed.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::atomic::Ordering::Relaxed,
 };
 
@@ -27,6 +27,8 @@ pub(super) struct Steering {
     balancers: Vec<Steered>,
     /// What each ring holds, as far as this process wrote it.
     published: HashMap<u16, Vec<Share>>,
+    /// Slots of each member in them.
+    slots: HashMap<u16, BTreeMap<u16, u32>>,
     trials: HashMap<MemberId, Trial>,
     /// Rings of an earlier process may be there.
     inherited: bool,
@@ -126,6 +128,7 @@ impl Steering {
         Self {
             balancers,
             published: self.published.clone(),
+            slots: self.slots.clone(),
             trials,
             inherited: self.inherited,
         }
@@ -167,6 +170,7 @@ impl Steering {
                 members: shares.len(),
                 before: known.map(Vec::len),
             });
+            self.slots.insert(balancer.ring, ring::count(&slots[..]));
             self.published.insert(balancer.ring, shares);
         }
         Ok(changes)
@@ -186,6 +190,7 @@ impl Steering {
         for ring in others {
             store.rest.set_ring(ring, None)?;
             self.published.remove(&ring);
+            self.slots.remove(&ring);
         }
         self.inherited = false;
         Ok(())
@@ -206,9 +211,9 @@ impl Steering {
         }
     }
 
-    /// Members with the parts of their ring, by balancer.
-    pub(super) fn shares(&self, balancer: u16) -> Option<&[Share]> {
-        self.published.get(&balancer).map(Vec::as_slice)
+    /// Slots of each member in a ring that this process wrote.
+    pub(super) fn slots(&self, ring: u16) -> Option<&BTreeMap<u16, u32>> {
+        self.slots.get(&ring)
     }
 
     fn look(&mut self, index: usize, store: &Store, now: u64) -> (Wish, Vec<Candidate>) {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::{
-    sync::mpsc,
+    sync::{Notify, mpsc},
     time::{Interval, MissedTickBehavior},
 };
 
@@ -28,7 +28,7 @@ use super::{
     scrape::Scrape,
     signals::{Asked, Signals},
     socket::{Ask, ControlSocket},
-    steering::{self, News},
+    steering,
 };
 use crate::{
     admin::protocol::Response,
@@ -80,7 +80,7 @@ pub(crate) struct Control {
     signals: Signals,
     tick: Interval,
     looks: Interval,
-    news: News,
+    news: Arc<Notify>,
 }
 
 /// The service is ending.
@@ -213,7 +213,7 @@ impl Control {
             signals,
             tick,
             looks: steering::looks(),
-            news: News::new(),
+            news: steering::news(),
         })
     }
 
@@ -296,7 +296,7 @@ impl Control {
             () = at(deadline) => Event::StopDeadline,
             _ = self.tick.tick() => Event::Tick,
             _ = self.looks.tick(), if steers => Event::Rings,
-            () = self.news.next() => Event::Host,
+            () = self.news.notified() => Event::Host,
         }
     }
 

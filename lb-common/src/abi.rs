@@ -94,8 +94,12 @@ pub mod map {
     /// Ring buffer of [`crate::capture::Event`].
     pub const EVENTS: &str = "EVENTS";
 
+    /// Program array: [`crate::journey::Then`] -> the program of that step. Belongs to the loaded
+    /// object: a program that replaces another brings its own.
+    pub const STEPS: &str = "STEPS";
+
     /// Every pinned map, in the order in which they are created.
-    pub const ALL: [&str; 28] = [
+    pub const ALL: [&str; 29] = [
         META,
         SETTINGS,
         MEMBERS,
@@ -124,6 +128,7 @@ pub mod map {
         SERVER_IDS,
         CAPTURE,
         EVENTS,
+        STEPS,
     ];
 
     /// Revision of each map's layout, parallel to [`ALL`]: raised together with

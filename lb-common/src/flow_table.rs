@@ -102,7 +102,8 @@ impl State {
 ///
 /// | bits | what |
 /// |---|---|
-/// | 0..16 | member id |
+/// | 0..12 | member id |
+/// | 15 | not TCP: forgotten by the shorter idle time |
 /// | 16..24 | low byte of the member's incarnation |
 /// | 24..27 | [`State`] |
 /// | 27 | some key of this set was placed in its other set (way 0 only) |
@@ -118,13 +119,15 @@ pub const BEATS: u32 = 1 << 20;
 impl Entry {
     /// See the type.
     pub const OVERFLOWED: u64 = 1 << 27;
+    /// See the type.
+    pub const DATAGRAM: u64 = 1 << 15;
 
     /// Puts an entry together; `seen` is cut to its bits. Not overflowed.
     #[inline(always)]
     #[must_use]
     pub const fn new(member: u16, incarnation: u8, state: State, seen: u32, tag: u16) -> Self {
         Self(
-            member as u64
+            (member as u64 & 0xfff)
                 | (incarnation as u64) << 16
                 | (state.0 as u64 & 7) << 24
                 | (seen as u64 % BEATS as u64) << 28
@@ -136,7 +139,7 @@ impl Entry {
     #[inline(always)]
     #[must_use]
     pub const fn member(self) -> u16 {
-        self.0 as u16
+        self.0 as u16 & 0xfff
     }
 
     /// Low byte of the member's incarnation.
@@ -158,6 +161,14 @@ impl Entry {
     #[must_use]
     pub const fn seen(self) -> u32 {
         (self.0 >> 28) as u32 % BEATS
+    }
+
+    /// The same in another state, seen in another beat.
+    #[inline(always)]
+    #[must_use]
+    pub const fn seen_as(self, state: State, seen: u32) -> Self {
+        let kept = self.0 & !(7 << 24 | (BEATS as u64 - 1) << 28);
+        Self(kept | (state.0 as u64 & 7) << 24 | (seen as u64 % BEATS as u64) << 28)
     }
 
     /// Beats since then at `now`, modulo [`BEATS`]: an entry that nobody displaced for twelve days
@@ -190,6 +201,7 @@ pub struct Budget {
     pub answers: u64,
 }
 
+const _: () = assert!(crate::abi::MAX_MEMBERS <= 1 << 12);
 const _: () = assert!(size_of::<Flow4Key>() == 8);
 const _: () = assert!(size_of::<Flow4Set>() == 64);
 const _: () = assert!(size_of::<Flow6Key>() == 40);

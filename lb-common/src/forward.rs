@@ -96,7 +96,7 @@ pub const GUE_PORT: u16 = 6080;
 /// into [`learned`](Self::learned); while the kernel knows no neighbour it uses what it learned
 /// last, and before it learned anything what control wrote into [`given`](Self::given). Each word
 /// is written at once, so no MAC is ever half of one and half of another.
-#[repr(C, align(64))]
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Hop {
     /// Control's.
@@ -113,7 +113,8 @@ pub struct Hop {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Link {
-    /// Bytes 0..6: destination MAC; byte 6: 1 if the rest counts, else 0; byte 7: zero.
+    /// Bytes 0..6: destination MAC; byte 6: 1 if the rest counts, else 0; byte 7: 1 in what control
+    /// gives if the kernel's routes shall not be asked, else 0.
     pub to: [u8; 8],
     /// Bytes 0..6: source MAC; 6..8: zero.
     pub from: [u8; 8],

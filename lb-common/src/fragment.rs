@@ -13,9 +13,7 @@ pub struct FragmentKey {
     /// Identification; IPv4's 16 bits zero-extended in memory order.
     pub id: u32,
     /// IANA protocol number; 0 in IPv6, where later fragments need not repeat it.
-    pub proto: u8,
-    /// Zero.
-    pub pad: [u8; 3],
+    pub proto: u32,
 }
 
 /// Value, 8 bytes.

@@ -8,7 +8,7 @@
 use crate::addr::Address;
 
 /// One connection, 64 bytes: one cache line. Filled as the ways of [`crate::flow_table`] are.
-#[repr(C, align(64))]
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct NatEntry {
     /// [`crate::flow_table::Entry`]: member, state, last beat, tag of the client's flow.

@@ -13,6 +13,17 @@ pub const MAX_RINGS: u32 = 512;
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct RingRow(pub [u16; 4]);
 
+impl RingRow {
+    /// The slot in place `at % 4`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn at(self, at: usize) -> u16 {
+        let [a, b, c, d] = self.0;
+        let word = a as u64 | (b as u64) << 16 | (c as u64) << 32 | (d as u64) << 48;
+        (word >> ((at % 4) * 16)) as u16
+    }
+}
+
 /// The row and the place in it of a slot.
 #[inline(always)]
 #[must_use]

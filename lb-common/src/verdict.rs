@@ -12,7 +12,7 @@ pub struct Counter {
 
 /// Why a packet was passed or dropped. Dense: an index into `COUNTERS`.
 #[repr(transparent)]
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Reason(pub u8);
 
 /// What the program tells the driver.

@@ -3,7 +3,9 @@
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{
+        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf,
+    },
     macros::btf_map,
 };
 use lb_common::{
@@ -16,10 +18,12 @@ use lb_common::{
     flow_table::{Budget, Flow4Set, Flow6Set},
     forward::{Forward, Hop, MemberCounter},
     fragment::{FragmentKey, FragmentValue},
+    journey::Then,
     limit::{ServiceLimits, ServiceWindows, SourceKey, SourceWindow},
     member::{MemberName, MemberSlot},
     meta::Meta,
     nat::NatEntry,
+    parse::Headers,
     quic::{ServerIdKey, ServerIdValue},
     ring::{MAX_RINGS, RING_ROWS, RingRow},
     service::ServiceSet,
@@ -151,3 +155,28 @@ pub(crate) static CAPTURE: Array<Capture, 1> = Array::new();
 /// Captured packets. Written here.
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<Event, { EVENT_BYTES as usize }> = RingBuf::new();
+
+/// The steps of a packet's journey after the first. Written by the loader.
+#[btf_map]
+pub(crate) static STEPS: ProgramArray<{ Then::COUNT as usize }> = ProgramArray::new();
+
+/// What one step leaves for the next, per CPU: nothing that outlives the packet. Not pinned.
+#[btf_map]
+pub(crate) static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// Value of [`SCRATCH`].
+#[repr(C)]
+pub(crate) struct Scratch {
+    /// What the parser found.
+    pub(crate) headers: Headers,
+    /// Bytes of the frame as it came.
+    pub(crate) bytes: u64,
+    /// Service.
+    pub(crate) service: u32,
+    /// Its flags.
+    pub(crate) flags: u32,
+    /// Member that was chosen.
+    pub(crate) member: u32,
+    /// Reason so far.
+    pub(crate) reason: u32,
+}

@@ -5,14 +5,16 @@
 //! A call has its price (its return is a guarded jump on processors that need one), so the common
 //! way of a packet comes through none of them.
 
+use aya_ebpf::bindings::xdp_md;
 use lb_common::{
+    addr::Address,
     guard::{self, Limited},
-    journey::{self, List},
+    journey::{self, List, Rare},
     parse::Headers,
     verdict::{Reason, Verdict},
 };
 
-use crate::{stats, tables::Maps};
+use crate::{route, stats, tables::Maps};
 
 /// Looks a source up in a prefix list. Non-zero: a living entry covers it.
 #[unsafe(no_mangle)]
@@ -27,7 +29,24 @@ pub extern "C" fn sluice_covers(list: u32, headers: *const Headers) -> u32 {
     } else {
         List::Allow
     };
-    u32::from(journey::covers(&Maps, list, headers))
+    u32::from(journey::covers(&Maps::without_packet(), list, headers))
+}
+
+/// [`journey::find_rare`]; `what` is a [`Rare`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn sluice_find_rare(headers: *const Headers, what: u32) -> u64 {
+    // SAFETY: as in `sluice_covers`.
+    let Some(headers) = (unsafe { headers.as_ref() }) else {
+        return 0;
+    };
+    let what = match what {
+        0 => Rare::Vip,
+        1 => Rare::Unpacker,
+        2 => Rare::Range,
+        _ => Rare::RangeOfAny,
+    };
+    journey::find_rare(&Maps::without_packet(), headers, what).pack()
 }
 
 /// Puts a packet through the limits of a service. Returns what [`unpack_limited`] reads.
@@ -38,11 +57,42 @@ pub extern "C" fn sluice_limit(headers: *const Headers, service: u32) -> u32 {
     let Some(headers) = (unsafe { headers.as_ref() }) else {
         return WITHIN;
     };
-    match guard::limit(&Maps, headers, service as u16) {
+    match guard::limit(&Maps::without_packet(), headers, service as u16) {
         Limited::Within => WITHIN,
         Limited::Reported => REPORTED,
         Limited::Over(reason) => u32::from(reason.0),
     }
+}
+
+/// As [`sluice_limit`] for a new flow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn sluice_limit_flow(headers: *const Headers, service: u32) -> u32 {
+    // SAFETY: as in `sluice_covers`.
+    let Some(headers) = (unsafe { headers.as_ref() }) else {
+        return WITHIN;
+    };
+    match guard::limit_flow(&Maps::without_packet(), headers, service as u16) {
+        Limited::Within => WITHIN,
+        Limited::Reported => REPORTED,
+        Limited::Over(reason) => u32::from(reason.0),
+    }
+}
+
+/// Asks the kernel's routes for a member. Returns 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn sluice_route(
+    ctx: *mut xdp_md,
+    to: *const Address,
+    member: u32,
+    beat: u32,
+) -> u32 {
+    // SAFETY: as in `sluice_covers`.
+    if let Some(to) = unsafe { to.as_ref() } {
+        route::ask(ctx, to, member, beat);
+    }
+    0
 }
 
 /// Above every reason.

@@ -1,14 +1,17 @@
 //! The packet as `lb_common` reads it. Every pointer into packet memory is made in this file.
 
-use core::{hint::black_box, mem::MaybeUninit};
+use core::{arch::asm, hint::black_box, mem::MaybeUninit};
 
-use aya_ebpf::{helpers::bpf_xdp_get_buff_len, programs::XdpContext};
+use aya_ebpf::{
+    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
+    programs::XdpContext,
+};
 use lb_common::{
-    frame::{Frame, Header, MAX_OFFSET},
+    frame::{Edit, Frame, Header, MAX_OFFSET},
     parse::Headers,
 };
 
-/// A received frame: the first buffer by address, the rest by asking the kernel.
+/// A received frame that is only read: the first buffer by address, the rest by asking the kernel.
 pub(crate) struct Packet<'a> {
     ctx: &'a XdpContext,
     data: usize,
@@ -59,6 +62,115 @@ impl Frame for Packet<'_> {
     fn total_len(&self) -> usize {
         // SAFETY: a pure question about the frame that this program was called for.
         unsafe { bpf_xdp_get_buff_len(self.ctx.ctx) as usize }
+    }
+}
+
+/// A frame that is rewritten, by a step that has the offsets from memory: the verifier knows nothing
+/// of them.
+pub(crate) struct Editable<'a> {
+    ctx: &'a XdpContext,
+    data: usize,
+    end: usize,
+}
+
+impl<'a> Editable<'a> {
+    #[inline(always)]
+    pub(crate) fn new(ctx: &'a XdpContext) -> Self {
+        Self {
+            ctx,
+            data: ctx.data(),
+            end: ctx.data_end(),
+        }
+    }
+
+    /// Reads the bounds, which every helper that moves them makes void.
+    #[inline(always)]
+    fn look(&mut self) {
+        self.data = self.ctx.data();
+        self.end = self.ctx.data_end();
+    }
+
+    /// Address of `off`, if `len` bytes of the first buffer follow it.
+    #[inline(always)]
+    fn at(&self, off: usize, len: usize) -> Option<usize> {
+        if off > MAX_OFFSET {
+            return None;
+        }
+        let mut at = self.data + off;
+        // One register for the test and for the access: LLVM would add up offset and length first,
+        // and what the verifier learns of one sum it does not know of the other.
+        // SAFETY: copies a register to itself (an instruction there must be: the kernel refuses a line
+        // of source without one).
+        unsafe {
+            asm!("{0} = {0}", inout(reg) at, options(pure, nomem, nostack, preserves_flags));
+        }
+        if at + len > self.end { None } else { Some(at) }
+    }
+
+    #[inline(always)]
+    fn change(&mut self, failed: i64) -> Option<()> {
+        self.look();
+        (failed == 0).then_some(())
+    }
+}
+
+impl Frame for Editable<'_> {
+    #[inline(always)]
+    fn read<const N: usize>(&self, off: usize) -> Option<[u8; N]> {
+        let at = self.at(off, N)?;
+        // SAFETY: as in `Packet`.
+        Some(unsafe { (at as *const [u8; N]).read() })
+    }
+
+    #[inline(always)]
+    fn header<H: Header<N>, const N: usize>(&self, off: usize) -> Option<H> {
+        const { assert!(size_of::<H>() == N) };
+        let at = self.at(off, N)?;
+        // SAFETY: as in `Packet`.
+        Some(unsafe { (at as *const H).read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        black_box(self.end) - black_box(self.data)
+    }
+
+    #[inline(always)]
+    fn total_len(&self) -> usize {
+        // SAFETY: as in `Packet`.
+        unsafe { bpf_xdp_get_buff_len(self.ctx.ctx) as usize }
+    }
+}
+
+impl Edit for Editable<'_> {
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, off: usize, bytes: [u8; N]) -> Option<()> {
+        let at = self.at(off, N)?;
+        // SAFETY: as in `Packet`; packet memory is ours to write.
+        unsafe { (at as *mut [u8; N]).write(bytes) };
+        Some(())
+    }
+
+    #[inline(always)]
+    fn push(&mut self, bytes: usize) -> Option<()> {
+        // SAFETY: moves the packet's bounds, which are read anew before the next access.
+        let failed = unsafe { bpf_xdp_adjust_head(self.ctx.ctx, -(bytes as i32)) };
+        self.change(failed)
+    }
+
+    #[inline(always)]
+    fn pull(&mut self, bytes: usize) -> Option<()> {
+        // SAFETY: as in `push`.
+        let failed = unsafe { bpf_xdp_adjust_head(self.ctx.ctx, bytes as i32) };
+        self.change(failed)
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, bytes: usize) -> Option<()> {
+        let change = bytes as i32 - self.total_len() as i32;
+        // SAFETY: as in `push`; the kernel zeroes what it adds.
+        let failed = unsafe { bpf_xdp_adjust_tail(self.ctx.ctx, change) };
+        self.change(failed)
     }
 }
 

@@ -1,13 +1,15 @@
 //! The maps as `lb_common::journey` asks them.
 
 use aya_ebpf::{
-    bindings::BPF_NOEXIST, btf_maps::lpm_trie::Key, helpers::generated::bpf_ktime_get_coarse_ns,
+    bindings::{BPF_NOEXIST, xdp_md},
+    btf_maps::lpm_trie::Key,
+    helpers::generated::bpf_ktime_get_coarse_ns,
 };
 use lb_common::{
     addr::Address,
     deny::PrefixEntry,
     guard::Limited,
-    journey::{List, Tables},
+    journey::{Found, List, Rare, Tables},
     limit::{LimitKind, ServiceLimits, SourceKey, Windows},
     parse::Headers,
     service::ServiceSet,
@@ -21,8 +23,21 @@ use crate::{
     outline,
 };
 
-/// The pinned maps.
-pub(crate) struct Maps;
+/// The pinned maps, and the packet that asks.
+pub(crate) struct Maps {
+    /// For what the kernel answers about packets only.
+    pub(crate) ctx: *mut xdp_md,
+}
+
+impl Maps {
+    /// For functions that ask about no packet.
+    #[inline(always)]
+    pub(crate) const fn without_packet() -> Self {
+        Self {
+            ctx: core::ptr::null_mut(),
+        }
+    }
+}
 
 /// Windows in a map value: address of the first word.
 pub(crate) struct Shared(*mut u64);
@@ -86,6 +101,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn limit(&self, headers: &Headers, service: u16) -> Limited {
         outline::unpack_limited(outline::sluice_limit(headers, u32::from(service)))
+    }
+
+    #[inline(always)]
+    fn find_rare(&self, headers: &Headers, what: Rare) -> Found {
+        Found::unpack(outline::sluice_find_rare(headers, what as u32))
     }
 
     #[inline(always)]

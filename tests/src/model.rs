@@ -23,6 +23,11 @@ use lb_common::{
     window::SharedWindows,
 };
 
+#[path = "model/steering.rs"]
+mod steering;
+
+pub use steering::{Buffer, Steering, forwarded, member, vip};
+
 /// What the maps hold: the same for a [`Model`] and for a loaded program.
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
@@ -38,6 +43,8 @@ pub struct Setup {
     pub allow: Vec<Prefix>,
     /// Limits by service; 0 is the host.
     pub limits: Vec<(u16, ServiceLimits)>,
+    /// Members, rings and how services forward.
+    pub steering: Steering,
 }
 
 /// An entry of a prefix list.
@@ -201,13 +208,28 @@ impl Setup {
                 self.limits.iter().any(|(id, _)| *id == 0),
             ),
         ];
+        let is = |wanted: &[u8]| self.services.iter().any(|way| wanted.contains(&way.kind));
+        let steering = [
+            (gate::STEER, is(&[kind::FORWARDED, kind::VIP])),
+            (gate::DECAP, is(&[kind::DECAP])),
+            (
+                gate::RANGES,
+                self.services.iter().any(|way| way.range != [0; 2]),
+            ),
+            (gate::FLOWS, self.steering.inserts > 0),
+        ];
         let gates = gates
             .iter()
+            .chain(&steering)
             .filter(|(_, on)| *on)
             .fold(0, |all, (bit, _)| all | bit);
         Settings {
             gates,
             service_seed: self.seed,
+            flow_seed: [0x1234_5678_9abc_def1, 0xfedc_ba98_7654_3211],
+            inserts: self.steering.inserts,
+            promotions: self.steering.promotions,
+            answers: self.steering.answers,
             ..Settings::default()
         }
     }
@@ -260,6 +282,9 @@ pub struct Model {
     limits: HashMap<u16, ServiceLimits>,
     windows: RefCell<HashMap<(u16, u8), Shared>>,
     sources: RefCell<HashMap<SourceKey, Shared>>,
+    /// The flow clock.
+    pub beat: Cell<u32>,
+    tracked: steering::Tracked,
 }
 
 impl Model {
@@ -272,6 +297,7 @@ impl Model {
             setup: setup.clone(),
             sets: setup.sets(),
             limits: setup.limits.iter().copied().collect(),
+            tracked: steering::Tracked::new(&setup.steering),
             ..Self::default()
         }
     }

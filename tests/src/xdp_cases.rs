@@ -3,6 +3,7 @@
 
 mod limits;
 mod malformed;
+pub mod steering;
 
 use lb_common::verdict::Reason;
 
@@ -64,6 +65,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(malformed::fragments());
     cases.extend(limits::lists());
     cases.extend(limits::limits());
+    cases.extend(steering::cases());
     cases
 }
 

@@ -21,7 +21,7 @@ use lab::{
 };
 use lb_common::{
     abi::map,
-    journey::judge,
+    journey::{Outcome, Then},
     limit::{Limit, LimitKind, action},
     parse::parse,
     settings::{Settings, gate},
@@ -32,35 +32,32 @@ use proptest::prelude::*;
 /// The kernel takes no shorter frame than an Ethernet header.
 const SHORTEST: usize = 14;
 
-fn judged(model: &Model, frame: &[u8]) -> Verdict {
-    judge(frame, &parse(frame), model)
-}
-
-/// Judges a case on the host and holds it against what the table says.
-fn on_host(case: &Case) -> (Model, Vec<Verdict>) {
+/// Has a case's frames travel on the host and holds them against what the table says.
+fn on_host(case: &Case) -> (Model, Vec<(Outcome, Vec<u8>)>) {
     let model = Model::new(&case.setup);
-    let verdicts = case
+    let outcomes = case
         .frames
         .iter()
         .enumerate()
         .map(|(n, (frame, service, reason))| {
-            let verdict = judged(&model, frame);
+            let (outcome, bytes) = model.travel(frame);
             let expected = Verdict {
                 service: *service,
+                member: outcome.verdict.member,
                 reason: *reason,
                 bytes: frame.len() as u64,
             };
             assert_eq!(
-                verdict,
+                outcome.verdict,
                 expected,
                 "{}, frame {n}: {}",
                 case.name,
-                verdict.reason.name()
+                outcome.verdict.reason.name()
             );
-            verdict
+            (outcome, bytes)
         });
-    let verdicts = verdicts.collect();
-    (model, verdicts)
+    let outcomes = outcomes.collect();
+    (model, outcomes)
 }
 
 #[test]
@@ -78,11 +75,11 @@ fn table_holds_in_the_kernel() -> Result<()> {
     let mut kernel = Kernel::load()?;
     let mut ran = 0;
     for case in xdp_cases::cases() {
-        let (model, verdicts) = on_host(&case);
+        let (model, outcomes) = on_host(&case);
         kernel.apply(&case.setup)?;
-        for (n, ((frame, ..), verdict)) in case.frames.iter().zip(verdicts).enumerate() {
+        for (n, ((frame, ..), outcome)) in case.frames.iter().zip(outcomes).enumerate() {
             kernel
-                .expect(frame, &verdict)
+                .expect(frame, &outcome)
                 .with_context(|| format!("{}, frame {n}", case.name))?;
             ran += 1;
         }
@@ -112,9 +109,9 @@ fn every_truncation_is_judged_alike() -> Result<()> {
     kernel.apply(&setup)?;
     for (n, frame) in xdp_cases::seeds().into_iter().enumerate() {
         for len in SHORTEST..=frame.len() {
-            let verdict = judged(&model, &frame[..len]);
+            let outcome = model.travel(&frame[..len]);
             kernel
-                .expect(&frame[..len], &verdict)
+                .expect(&frame[..len], &outcome)
                 .with_context(|| format!("seed {n}, {len} bytes"))?;
         }
     }
@@ -137,12 +134,13 @@ fn frame_of_several_buffers_is_counted_whole() -> Result<()> {
     longer[16..18].copy_from_slice(&9000u16.to_be_bytes());
     set_checksum(&mut longer[14..34]);
     for (frame, reason) in [(jumbo, Reason::LOCAL), (longer, Reason::BAD_IP_HEADER)] {
-        let verdict = judged(&Model::new(&setup), &frame);
+        let outcome = Model::new(&setup).travel(&frame);
+        let verdict = outcome.0.verdict;
         assert_eq!(
             (verdict.reason, verdict.bytes),
             (reason, frame.len() as u64)
         );
-        kernel.expect(&frame, &verdict)?;
+        kernel.expect(&frame, &outcome)?;
     }
     Ok(())
 }
@@ -221,13 +219,13 @@ fn changed_frames_are_judged_alike() -> Result<()> {
     let seen_by = std::cell::RefCell::new(&mut seen);
     runner.run(&frames, |(frame, changes)| {
         let frame = changed(frame, &changes);
-        let verdict = judged(&model, &frame);
+        let outcome = model.travel(&frame);
         *seen_by
             .borrow_mut()
-            .entry(verdict.reason.name())
+            .entry(outcome.0.verdict.reason.name())
             .or_default() += 1;
         kernel
-            .expect(&frame, &verdict)
+            .expect(&frame, &outcome)
             .map_err(|e| TestCaseError::fail(format!("{e:#}")))
     })?;
     // A property that meets two reasons out of twenty proves little.
@@ -353,6 +351,7 @@ fn limit_holds_across_cpus_and_windows() -> Result<()> {
         let cell = |reason| {
             Verdict {
                 service: xdp_cases::WEB4,
+                member: 0,
                 reason,
                 bytes: 0,
             }
@@ -417,17 +416,26 @@ fn program_has_room_to_the_verifiers_limit() -> Result<()> {
     let start = Instant::now();
     let mut kernel = Kernel::load()?;
     let loaded = start.elapsed();
-    let info = kernel.program()?.info()?;
-    let verified = info
-        .verified_instruction_count()
-        .context("since Linux 5.16")?;
-    println!(
-        "verified {verified}, translated {:?}, machine code {} bytes, loaded in {loaded:?}",
-        info.size_translated(),
-        info.size_jitted(),
-    );
-    // The limit is a million; another kernel's verifier may need several times this one's steps.
-    ensure!(verified < 250_000, "verified {verified} instructions");
+    println!("loaded in {loaded:?}");
+    for name in ["sluice_xdp"]
+        .into_iter()
+        .chain(Then::PROGRAMS.iter().map(|(_, name)| *name))
+    {
+        let info = kernel.named(name)?.info()?;
+        let verified = info
+            .verified_instruction_count()
+            .context("since Linux 5.16")?;
+        println!(
+            "{name}: verified {verified}, translated {:?}, machine code {} bytes",
+            info.size_translated(),
+            info.size_jitted(),
+        );
+        // The limit is a million; another kernel's verifier may need several times this one's steps.
+        ensure!(
+            verified < 250_000,
+            "{name}: verified {verified} instructions"
+        );
+    }
 
     let seeds = xdp_cases::seeds();
     for (name, setup) in [

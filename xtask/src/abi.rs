@@ -348,8 +348,7 @@ fn steering(out: &mut String) {
             source,
             destination,
             id,
-            proto,
-            pad
+            proto
         }
     );
     layout!(

@@ -372,6 +372,7 @@ pub(super) fn is_pinned(path: &Path) -> Result<bool, DataplaneError> {
 /// `enum bpf_map_type`.
 mod kind {
     pub(super) const ARRAY: u32 = 2;
+    pub(super) const PROGRAM_ARRAY: u32 = 3;
     pub(super) const PER_CPU_ARRAY: u32 = 6;
     pub(super) const HASH: u32 = 1;
     pub(super) const LRU_HASH: u32 = 9;
@@ -394,6 +395,7 @@ pub(super) fn layouts() -> [Layout; map::ALL.len()] {
         flow_table::{Budget, Flow4Set, Flow6Set},
         forward::{Forward, Hop, MemberCounter},
         fragment::{FragmentKey, FragmentValue},
+        journey::Then,
         limit::{ServiceLimits, ServiceWindows, SourceKey, SourceWindow},
         member::{MemberName, MemberSlot},
         meta::Meta,
@@ -475,6 +477,10 @@ pub(super) fn layouts() -> [Layout; map::ALL.len()] {
             value: 0,
             entries: abi::EVENT_BYTES,
             flags: 0,
+        },
+        map::STEPS => Layout {
+            kind: kind::PROGRAM_ARRAY,
+            ..array::<u32>(Then::COUNT, 0)
         },
         other => unreachable!("map {other} of ALL has a layout here"),
     })

@@ -1,0 +1,301 @@
+//! What few packets of forwarded services need: fragments, ICMP, addresses rewritten, QUIC, packets
+//! to be unpacked, answers of our own. Each function here is one that the XDP program outlines.
+
+use crate::{
+    forward::{Forward, mode},
+    fragment::{FragmentKey, FragmentValue, LIFETIME},
+    frame::{Edit, Frame},
+    journey::Decision,
+    parse::{Headers, next},
+    send::{self, SendTables},
+    service::flag,
+    settings::gate,
+    steer::{self, Question, Spend, Steered},
+    verdict::Reason,
+};
+
+/// How a packet that took a detour left.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Detoured {
+    /// Its service; 0: the one that was known before.
+    pub service: u16,
+    /// Its member; 0: none.
+    pub member: u16,
+    /// Why.
+    pub reason: Reason,
+    /// Interface that it is sent from; 0: the one it came in by.
+    pub ifindex: u32,
+}
+
+impl Detoured {
+    /// Ends with a reason, sent nowhere.
+    #[inline(always)]
+    #[must_use]
+    pub const fn end(member: u16, reason: Reason) -> Self {
+        Self {
+            service: 0,
+            member,
+            reason,
+            ifindex: 0,
+        }
+    }
+
+    /// As one word, for a function that can return no more.
+    #[inline(always)]
+    #[must_use]
+    pub const fn pack(self) -> u64 {
+        // Service and member ids are below 2^12.
+        (self.ifindex as u64) << 32
+            | (self.service as u64 & 0xfff) << 20
+            | (self.member as u64 & 0xfff) << 8
+            | self.reason.0 as u64
+    }
+
+    /// From [`pack`](Self::pack).
+    #[inline(always)]
+    #[must_use]
+    pub const fn unpack(word: u64) -> Self {
+        Self {
+            service: (word >> 20) as u16 & 0xfff,
+            member: (word >> 8) as u16 & 0xfff,
+            reason: Reason(word as u8),
+            ifindex: (word >> 32) as u32,
+        }
+    }
+}
+
+/// Where a step goes on as another one: a jump in the XDP program, a call on the host.
+pub trait Detours<F: Edit + ?Sized>: SendTables + Sized {
+    /// [`rest`].
+    fn rest(
+        &self,
+        frame: &mut F,
+        headers: &Headers,
+        service: u16,
+        steered: &Steered<'_>,
+    ) -> Detoured {
+        rest(
+            frame,
+            headers,
+            service,
+            steered.member,
+            steered.reason,
+            self,
+        )
+    }
+    /// [`answer`].
+    fn answer(&self, frame: &mut F, headers: &Headers, service: u16, reason: Reason) -> Detoured {
+        answer(frame, headers, service, reason, self)
+    }
+}
+
+/// Steers a packet and sends it to its member. `IS_WIDE`: by `FLOWS6`.
+#[inline(always)]
+pub fn steer<F, T, const IS_WIDE: bool>(
+    frame: &mut F,
+    headers: &Headers,
+    decision: &Decision,
+    tables: &T,
+) -> Detoured
+where
+    F: Edit + ?Sized,
+    T: Detours<F>,
+{
+    let service = decision.service;
+    let (Some(settings), Some(forward)) = (tables.settings(), tables.forward(service)) else {
+        return Detoured::end(0, Reason::NOT_FORWARDED);
+    };
+    let question = Question {
+        headers,
+        service,
+        is_limited: settings.gates & gate::LIMITS != 0 && decision.flags & flag::LIMITED != 0,
+        forward,
+        settings,
+    };
+    let steered = if IS_WIDE {
+        steer::choose6(&question, tables)
+    } else {
+        steer::choose4(&question, tables)
+    };
+    let mut steered = match steered {
+        Ok(steered) => steered,
+        Err(reason) if reason.0 == Reason::NO_MEMBER.0 => {
+            return tables.answer(frame, headers, service, reason);
+        }
+        Err(reason) => return Detoured::end(0, reason),
+    };
+    if headers.is_fragment || forward.mode == mode::NAT {
+        return tables.rest(frame, headers, service, &steered);
+    }
+    let reason = steered.reason;
+    if decision.reason.0 == Reason::LIMIT_REPORTED.0 {
+        steered.reason = Reason::STEERED_REPORTED;
+    }
+    deliver(frame, headers, forward, service, &steered, reason, tables)
+}
+
+/// Sends a steered packet, and counts it for its member as `counted`.
+#[inline(always)]
+fn deliver<F, T>(
+    frame: &mut F,
+    headers: &Headers,
+    forward: &Forward,
+    service: u16,
+    steered: &Steered<'_>,
+    counted: Reason,
+    tables: &T,
+) -> Detoured
+where
+    F: Edit + ?Sized,
+    T: Detours<F>,
+{
+    let bytes = crate::journey::bytes(frame, headers);
+    let member = steered.member;
+    match send::send(frame, headers, forward, member, steered.head, tables) {
+        Ok(ifindex) => {
+            tables.count_member(member, bytes, counted);
+            Detoured {
+                service,
+                member,
+                reason: steered.reason,
+                ifindex,
+            }
+        }
+        Err(reason) if reason.0 == Reason::TOO_BIG.0 => {
+            tables.answer(frame, headers, service, reason)
+        }
+        Err(reason) => Detoured::end(member, reason),
+    }
+}
+
+/// Sends what was steered and needs more than an outer header: a first fragment, whose datagram is
+/// noted for the later ones, or a packet of `nat`.
+#[inline(always)]
+pub fn rest<F, T>(
+    frame: &mut F,
+    headers: &Headers,
+    service: u16,
+    member: u16,
+    reason: Reason,
+    tables: &T,
+) -> Detoured
+where
+    F: Edit + ?Sized,
+    T: Detours<F>,
+{
+    let (Some(forward), Some(head)) = (tables.forward(service), tables.member(member)) else {
+        return Detoured::end(0, Reason::NOT_FORWARDED);
+    };
+    if headers.is_fragment
+        && let Some(key) = fragment_key(frame, headers)
+    {
+        let value = FragmentValue {
+            beat: tables.beat(),
+            member,
+            service,
+        };
+        tables.add_fragment(&key, &value);
+    }
+    let steered = Steered {
+        member,
+        head,
+        reason,
+    };
+    deliver(frame, headers, forward, service, &steered, reason, tables)
+}
+
+/// What the fragments of a datagram have in common; `None` where it cannot be read.
+#[inline(always)]
+fn fragment_key<F: Frame + ?Sized>(frame: &F, headers: &Headers) -> Option<FragmentKey> {
+    let mut key = FragmentKey {
+        source: headers.source,
+        destination: headers.destination,
+        ..FragmentKey::default()
+    };
+    if headers.version == 4 {
+        let [a, b] = frame.read::<2>(headers.l3 + 4)?;
+        key.id = u32::from_ne_bytes([a, b, 0, 0]);
+        key.proto = u32::from(headers.proto);
+    } else {
+        key.id = u32::from_ne_bytes(frame.read::<4>(fragment_header(frame, headers)? + 4)?);
+    }
+    Some(key)
+}
+
+/// Where IPv6's fragment header begins.
+#[inline(always)]
+fn fragment_header<F: Frame + ?Sized>(frame: &F, headers: &Headers) -> Option<usize> {
+    let [mut number] = frame.read::<1>(headers.l3 + 6)?;
+    let mut off = headers.l3 + 40;
+    for _ in 0..core::hint::black_box(crate::parse::MAX_EXTENSIONS) {
+        if number == next::FRAGMENT {
+            return Some(off);
+        }
+        let [following, len] = frame.read::<2>(off)?;
+        off += if number == next::AUTHENTICATION {
+            (len as usize + 2) * 4
+        } else {
+            (len as usize + 1) * 8
+        };
+        number = following;
+    }
+    None
+}
+
+/// Sends a later fragment to the member that got the first.
+#[inline(always)]
+pub fn fragment<F, T>(frame: &mut F, headers: &Headers, tables: &T) -> Detoured
+where
+    F: Edit + ?Sized,
+    T: SendTables,
+{
+    let found = fragment_key(frame, headers)
+        .and_then(|key| tables.fragment(&key))
+        .filter(|value| tables.beat().wrapping_sub(value.beat) <= LIFETIME);
+    let Some(value) = found else {
+        return Detoured::end(0, Reason::FRAGMENT_UNKNOWN);
+    };
+    let (Some(forward), Some(head)) = (tables.forward(value.service), tables.member(value.member))
+    else {
+        return Detoured::end(0, Reason::NOT_FORWARDED);
+    };
+    let bytes = frame.total_len() as u64;
+    // Nobody has looked at its lengths yet.
+    if headers.end > frame.total_len() || headers.end < headers.l4 {
+        return Detoured {
+            service: value.service,
+            ..Detoured::end(0, Reason::BAD_IP_HEADER)
+        };
+    }
+    let (reason, ifindex) = match send::send(frame, headers, forward, value.member, head, tables) {
+        Ok(ifindex) => {
+            tables.count_member(value.member, bytes, Reason::STEERED_FRAGMENT);
+            (Reason::STEERED_FRAGMENT, ifindex)
+        }
+        Err(reason) => (reason, 0),
+    };
+    Detoured {
+        service: value.service,
+        member: value.member,
+        reason,
+        ifindex,
+    }
+}
+
+/// Answers a packet that cannot be sent on, if the service says so and this beat's answers are not
+/// used up: turns the frame into the answer.
+#[inline(always)]
+pub fn answer<F, T>(
+    _frame: &mut F,
+    _headers: &Headers,
+    _service: u16,
+    _reason: Reason,
+    tables: &T,
+) -> Detoured
+where
+    F: Edit + ?Sized,
+    T: SendTables,
+{
+    let _ = tables.spend(Spend::Answer, 0, 0);
+    Detoured::end(0, _reason)
+}

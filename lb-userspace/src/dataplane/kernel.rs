@@ -13,12 +13,13 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{Map, MapData, MapError},
+    maps::{Map, MapData, MapError, ProgramArray},
     programs::{ProgramError, Xdp},
     util::KernelVersion,
 };
 use lb_common::{
     abi::{ABI_VERSION, map},
+    journey::Then,
     meta::{MAGIC, Meta},
 };
 
@@ -98,6 +99,7 @@ impl Kernel {
         }
         let mut ebpf = loader.load(OBJECT).map_err(not_parsed)?;
         program(&mut ebpf)?.load().map_err(not_loaded)?;
+        load_steps(&mut ebpf)?;
 
         if !adopt.contains(&map::META) {
             maps::write_meta(&mut ebpf, &first_meta())?;
@@ -195,6 +197,29 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, DataplaneError> {
         })
 }
 
+/// Loads the programs that go on where the first one ends, and tells it of them. The table of steps
+/// is each load's own: what one program leaves for the next must be read by the one it was left for.
+fn load_steps(ebpf: &mut Ebpf) -> Result<(), DataplaneError> {
+    let missing = |name: &str| DataplaneError::Program {
+        reason: format!("the object has no {name}"),
+    };
+    for (step, name) in Then::PROGRAMS {
+        let program: &mut Xdp = (ebpf.program_mut(name))
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(|| missing(name))?;
+        program.load().map_err(not_loaded)?;
+        let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
+        let fd = fd.map_err(not_loaded)?;
+        let steps = ebpf
+            .map_mut(map::STEPS)
+            .ok_or_else(|| missing(map::STEPS))?;
+        ProgramArray::try_from(steps)
+            .and_then(|mut steps| steps.set(*step as u32, &fd, 0))
+            .map_err(|error| map_error(map::STEPS, "writing", error))?;
+    }
+    Ok(())
+}
+
 /// Pins what is not there yet, `META` first: pins without it belong to nobody.
 fn pin_new(
     ebpf: &Ebpf,
@@ -286,6 +311,10 @@ fn check(pins: &PinDir, tables: TableSizes) -> Result<Checked, DataplaneError> {
             });
         }
         let same = is.layout.fits(&expected);
+        if name == map::STEPS {
+            checked.replace.push(name);
+            continue;
+        }
         let entries = tables.entries().into_iter().find(|(of, _)| *of == name);
         if same && entries.is_some_and(|(_, entries)| entries != is.layout.entries) {
             if is.layout.entries > 1 {

@@ -1,0 +1,204 @@
+//! Established flows stay with their member, whatever happens to the ring, to the daemon, or around
+//! them.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
+use lab::{
+    Lab, LabOptions, Member, Sluice,
+    flood::{Flood, Kind, Sources},
+    scene::{member, site},
+    vip::{self, Connection, PORT, VIP4},
+    wait,
+};
+use rustix::process::Signal;
+
+const SERVICE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(VIP4), PORT);
+
+struct Run {
+    sluice: Sluice,
+    _members: Vec<Member>,
+    lab: Lab,
+}
+
+fn configuration(members: u8, more: &str) -> String {
+    let members: String = (0..members).map(|index| member(index, "")).collect();
+    site(
+        &members,
+        &format!("    SteerPass tcp://{VIP4}:{PORT} balancer://b\n{more}"),
+    )
+}
+
+fn start(members: u8) -> Result<Run> {
+    let lab = Lab::with(LabOptions {
+        members,
+        attackers: 2,
+    })?;
+    vip::share(&lab)?;
+    let all = vip::members(&lab)?;
+    let sluice = Sluice::start(&lab, &configuration(members, ""))?;
+    Ok(Run {
+        sluice,
+        _members: all,
+        lab,
+    })
+}
+
+impl Run {
+    /// So many connections, with the member of each.
+    fn open(&self, count: usize) -> Result<Vec<(Connection, String)>> {
+        (0..count)
+            .map(|_| {
+                let mut connection = Connection::open(&self.lab.client, SERVICE)?;
+                // Twice: a flow is dear to the table once it went on.
+                connection.name()?;
+                let name = connection.name()?;
+                Ok((connection, name))
+            })
+            .collect()
+    }
+}
+
+/// Fails unless each connection is still with its member.
+fn check(kept: &mut [(Connection, String)], when: &str) -> Result<()> {
+    for (connection, name) in kept {
+        let now = connection.name();
+        let now = now.map_err(|error| error.context(format!("{when}: a flow of {name} broke")))?;
+        ensure!(now == *name, "{when}: a flow of {name} is with {now}");
+    }
+    Ok(())
+}
+
+#[test]
+fn flows_survive_ring_change_reload_restart_and_death() -> Result<()> {
+    let mut run = start(3)?;
+    let mut kept = run.open(30)?;
+    run.sluice.cli(&["member", "drain", "b", "a"])?.ok()?;
+    check(&mut kept, "after a drain")?;
+    run.sluice
+        .cli(&["member", "set", "b", "b", "loadfactor=9"])?
+        .ok()?;
+    check(&mut kept, "after a weight")?;
+
+    // c is no longer configured: its flows end when they end.
+    run.sluice.reload(&configuration(2, ""))?.ok()?;
+    check(&mut kept, "after a reload without c")?;
+    let seen = vip::answers(&run.lab.client, SERVICE, 20)?;
+    ensure!(!seen.contains_key("c"), "{seen:?}");
+    run.sluice.reload(&configuration(3, ""))?.ok()?;
+    check(&mut kept, "after a reload with c")?;
+
+    // Killed, both processes: packets go on, old and new.
+    let proxy = run.sluice.proxy()?;
+    run.sluice.crash()?;
+    let _ = rustix::process::kill_process(proxy, Signal::KILL);
+    check(&mut kept, "with the daemon dead")?;
+    ensure!(vip::answers(&run.lab.client, SERVICE, 20)?.len() >= 2);
+    run.sluice.launch(&[])?;
+    check(&mut kept, "after a start over the dead")?;
+
+    ensure!(run.sluice.stop()? == 0);
+    check(&mut kept, "after a clean stop")?;
+    run.sluice.launch(&[])?;
+    check(&mut kept, "after a restart")?;
+    Ok(())
+}
+
+#[test]
+fn stopped_member_loses_its_flows_and_a_disabled_one_keeps_them() -> Result<()> {
+    let run = start(3)?;
+    let mut kept = run.open(20)?;
+    run.sluice.cli(&["member", "disable", "b", "b"])?.ok()?;
+    check(&mut kept, "after disabling b")?;
+    run.sluice
+        .cli(&["member", "set", "b", "b", "status=+S"])?
+        .ok()?;
+    let (of_b, mut others): (Vec<_>, Vec<_>) = kept.into_iter().partition(|(_, name)| name == "b");
+    ensure!(!of_b.is_empty());
+    check(&mut others, "after stopping b")?;
+    // Another member gets their packets, and knows no such connection.
+    for (mut connection, _) in of_b {
+        ensure!(connection.name().is_err());
+    }
+    Ok(())
+}
+
+/// SYNs and blind acknowledgements from random sources, with a member leaving and coming back in the
+/// middle of it.
+#[test]
+fn no_established_connection_breaks_in_floods_with_a_member_change() -> Result<()> {
+    let run = start(3)?;
+    let mut kept = run.open(60)?;
+    let floods: Vec<_> = [Kind::Syn, Kind::Ack]
+        .into_iter()
+        .zip(&run.lab.attackers)
+        .map(|(kind, attacker)| {
+            let flood = Flood {
+                target: SERVICE,
+                sources: Sources::Random,
+                kind,
+                count: 60_000,
+                rate: 15_000,
+            };
+            let attacker = attacker.clone();
+            std::thread::spawn(move || flood.run(&attacker))
+        })
+        .collect();
+    for round in 0..4 {
+        let verb = if round % 2 == 0 { "disable" } else { "enable" };
+        run.sluice.cli(&["member", verb, "b", "c"])?.ok()?;
+        check(&mut kept, "in the flood")?;
+    }
+    let mut sent = 0;
+    for flood in floods {
+        sent += flood.join().expect("a flood does not panic")?;
+    }
+    ensure!(sent > 100_000, "{sent} packets were sent");
+    check(&mut kept, "after the flood")?;
+    Ok(())
+}
+
+#[test]
+fn flow_list_names_the_member_of_each_flow() -> Result<()> {
+    let run = start(3)?;
+    let kept = run.open(6)?;
+    for (connection, name) in &kept {
+        let source = connection.local()?.to_string();
+        let said = run
+            .sluice
+            .cli(&["flow", "show", &source, "--json"])?
+            .ok()?
+            .json()?;
+        let index = b"abc".iter().position(|b| [*b] == name.as_bytes());
+        let expected = lab::scene::member_address(index.unwrap_or(9) as u8).to_string();
+        let flow = &said["flows"][0];
+        let seen = flow["member"].as_str().unwrap_or_default();
+        ensure!(seen.ends_with(&expected), "{flow} is not {expected}");
+        ensure!(
+            flow["destination"] == SERVICE.to_string() && flow["stays"] == true,
+            "{flow}"
+        );
+    }
+    let all = run
+        .sluice
+        .cli(&["flow", "list", "--source", "192.0.2.10"])?
+        .ok()?;
+    ensure!(all.out.contains("6 shown of 6 flows"), "{}", all.out);
+    Ok(())
+}
+
+#[test]
+fn interface_made_anew_is_steered_again() -> Result<()> {
+    let mut run = start(3)?;
+    ensure!(vip::answers(&run.lab.client, SERVICE, 10)?.len() > 1);
+    run.lab.replug_balancer()?;
+    wait::until("packets to be steered again", wait::PATIENCE, || {
+        vip::answers(&run.lab.client, SERVICE, 3).ok().map(drop)
+    })?;
+    let log = run.sluice.log();
+    ensure!(
+        log.contains("is another now") || log.contains("has vanished"),
+        "{log}"
+    );
+    Ok(())
+}

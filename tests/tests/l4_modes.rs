@@ -1,0 +1,128 @@
+//! Every way to forward, in both families, with real connections.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Result, ensure};
+use lab::{
+    Lab, Member, Sluice,
+    scene::site,
+    topology,
+    unwrap::Unwrap,
+    vip::{self, Connection, Echo, PORT, VIP4, VIP6},
+};
+
+/// Members at their IPv4 or IPv6 addresses, for packets alone.
+fn balancer(name: &str, scheme: &str, six: bool) -> String {
+    let members: String = (0..3)
+        .map(|index| {
+            let last = topology::MEMBERS + index;
+            let host = match six {
+                false => topology::address(last).to_string(),
+                true => format!("[{}]", topology::address6(last)),
+            };
+            format!("    BalancerMember {scheme}://{host}\n")
+        })
+        .collect();
+    format!("<Proxy balancer://{name}>\n{members}</Proxy>\n")
+}
+
+struct Run {
+    lab: Lab,
+    sluice: Sluice,
+    _members: Vec<Member>,
+    _tunnels: Vec<Unwrap>,
+}
+
+/// Members of one family, services of both, all by one mode.
+fn start(forward: &str, six: bool) -> Result<Run> {
+    let lab = Lab::new()?;
+    vip::share(&lab)?;
+    let members = vip::members(&lab)?;
+    let tunnels = (lab.members.iter())
+        .map(Unwrap::start)
+        .collect::<Result<_>>()?;
+    let steer = format!(
+        "{}{}SteerPass tcp://{VIP4}:{PORT} balancer://l4 forward={forward}\n\
+         SteerPass tcp://[{VIP6}]:{PORT} balancer://l4 forward={forward}\n\
+         SteerPass udp://{VIP4}:5300-5309 balancer://u4 forward={forward}\n\
+         SteerPass udp://[{VIP6}]:5300-5309 balancer://u4 forward={forward}\n",
+        balancer("l4", "tcp", six),
+        balancer("u4", "udp", six),
+    );
+    let sluice = Sluice::start(&lab, &site(&lab::scene::three(""), &steer))?;
+    Ok(Run {
+        lab,
+        sluice,
+        _members: members,
+        _tunnels: tunnels,
+    })
+}
+
+/// Connections reach all members, and stay; datagrams to a range of ports do.
+fn check(forward: &str, six: bool) -> Result<()> {
+    let run = start(forward, six)?;
+    let client = &run.lab.client;
+    for vip in [IpAddr::from(VIP4), VIP6.into()] {
+        let service = SocketAddr::new(vip, PORT);
+        let mut kept = vip::one_of_each(client, service, &["a", "b", "c"])?;
+        let seen = vip::answers(client, service, 30)?;
+        ensure!(seen.len() == 3, "{service} by {forward}: {seen:?}");
+        let names: Vec<String> = kept
+            .iter_mut()
+            .map(Connection::name)
+            .collect::<Result<_>>()?;
+        ensure!(
+            names == ["a", "b", "c"],
+            "{service} by {forward}: {names:?}"
+        );
+
+        let udp = SocketAddr::new(vip, 5305);
+        let echoes: Vec<Echo> = (run.lab.members.iter().zip(["a", "b", "c"]))
+            .map(|(home, name)| Echo::start(home, name, udp))
+            .collect::<Result<_>>()?;
+        let mut who: Vec<String> = Vec::new();
+        for _ in 0..30 {
+            who.push(vip::ask_by_datagram(client, udp)?);
+        }
+        who.sort();
+        who.dedup();
+        ensure!(who == ["a", "b", "c"], "{udp} by {forward}: {who:?}");
+        drop(echoes);
+    }
+    let said = run
+        .sluice
+        .cli(&["service", "list", "--json"])?
+        .ok()?
+        .json()?;
+    let text = said.to_string();
+    ensure!(
+        text.contains("steered_new") && text.contains("\"steered\""),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn dsr_reaches_members_on_the_link() -> Result<()> {
+    check("dsr", false)
+}
+
+#[test]
+fn ipip_reaches_members_by_ipv4() -> Result<()> {
+    check("ipip", false)
+}
+
+#[test]
+fn ipip_reaches_members_by_ipv6() -> Result<()> {
+    check("ipip", true)
+}
+
+#[test]
+fn gue_reaches_members_by_ipv4() -> Result<()> {
+    check("gue", false)
+}
+
+#[test]
+fn gue_reaches_members_by_ipv6() -> Result<()> {
+    check("gue", true)
+}

@@ -128,6 +128,12 @@ fn dispatch(cli: Cli) -> Outcome {
             args::FlowCommand::List(args) => flow::list(global, &args),
             args::FlowCommand::Show { source, json } => flow::one(global, source, json),
         },
+        Command::Steer {
+            proto,
+            source,
+            destination,
+            json,
+        } => flow::steer(global, &proto, source, destination, json),
         Command::Limit { command } => match command {
             args::LimitCommand::List(json) => show::limits(global, json),
             args::LimitCommand::Set { service, limit } => change::limit(global, service, &limit),

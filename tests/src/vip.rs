@@ -17,6 +17,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+use socket2::{Domain, Socket, Type};
+
 use crate::{Lab, Member, Namespace, scene::NAMES, topology, wait};
 
 /// The shared IPv4 address.
@@ -79,6 +81,23 @@ impl Connection {
         let stream = from.inside(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)))??;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         stream.set_nodelay(true)?;
+        Ok(Self { stream })
+    }
+
+    /// Connects from this port.
+    pub fn open_from(from: &Namespace, port: u16, to: SocketAddr) -> Result<Self> {
+        let connect = || -> std::io::Result<TcpStream> {
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+            let any = match to {
+                SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+                SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            socket.bind(&SocketAddr::new(any, port).into())?;
+            socket.connect_timeout(&to.into(), Duration::from_secs(5))?;
+            Ok(socket.into())
+        };
+        let stream = from.inside(connect)??;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         Ok(Self { stream })
     }
 

@@ -188,6 +188,44 @@ fn flow_list_names_the_member_of_each_flow() -> Result<()> {
 }
 
 #[test]
+fn steer_says_where_the_next_packet_goes() -> Result<()> {
+    let run = start(3)?;
+    let client = lab::topology::address(lab::topology::CLIENT);
+    let ask = |port: u16| -> Result<serde_json::Value> {
+        let (source, service) = (format!("{client}:{port}"), SERVICE.to_string());
+        let words = ["steer", "tcp", &source, &service, "--json"];
+        run.sluice.cli(&words)?.ok()?.json()
+    };
+    for port in 20_001..20_013 {
+        let said = ask(port)?;
+        ensure!(
+            said["reason"] == "steered_new" && said["action"] == "send",
+            "{said}"
+        );
+        let mut connection = Connection::open_from(&run.lab.client, port, SERVICE)?;
+        let name = connection.name()?;
+        ensure!(said["member"]["route"] == name, "{name}: {said}");
+        let said = ask(port)?;
+        ensure!(
+            said["reason"] == "steered" && said["member"]["route"] == name,
+            "{said}"
+        );
+    }
+    run.sluice.cli(&["deny", "add", "198.51.100.0/24"])?.ok()?;
+    let denied = ["steer", "tcp", "198.51.100.7:1", &SERVICE.to_string()];
+    let said = run.sluice.cli(&denied)?.ok()?;
+    ensure!(said.out.contains("dropped (denied)"), "{}", said.out);
+    let other = ["steer", "udp", "198.51.101.7:1", "192.0.2.1:53"];
+    let said = run.sluice.cli(&other)?.ok()?;
+    ensure!(
+        said.out.contains("passed to this host (not_a_service)"),
+        "{}",
+        said.out
+    );
+    Ok(())
+}
+
+#[test]
 fn interface_made_anew_is_steered_again() -> Result<()> {
     let mut run = start(3)?;
     ensure!(vip::answers(&run.lab.client, SERVICE, 10)?.len() > 1);

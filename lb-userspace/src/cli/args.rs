@@ -143,6 +143,20 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: FlowCommand,
     },
+    /// Tell where a packet would go, and why: the packet path's own code over the kernel's maps.
+    ///
+    /// Nothing is sent and nothing is written.
+    Steer {
+        /// tcp or udp.
+        #[arg(value_name = "PROTO", value_parser = ["tcp", "udp"])]
+        proto: String,
+        /// The client: ADDRESS:PORT.
+        source: std::net::SocketAddr,
+        /// The service: ADDRESS:PORT.
+        destination: std::net::SocketAddr,
+        #[command(flatten)]
+        json: Json,
+    },
     /// Show and change the guard's limits.
     Limit {
         #[command(subcommand)]
@@ -459,6 +473,7 @@ mod tests {
             "sluice deny add 192.0.2.0/24 --for 10m --force",
             "sluice flow list --source 192.0.2.1 --service 3 --most 5 --json",
             "sluice flow show [2001:db8::1]:4000",
+            "sluice steer tcp 198.51.100.7:4000 192.0.2.1:443 --json",
             "sluice settings --json",
             "sluice settings list --json",
             "sluice settings set guard off",

@@ -1,7 +1,11 @@
-//! `flow list` and `flow show`: which member each flow is with.
+//! `flow list` and `flow show`: which member each flow is with. `steer`: where a packet would go.
+
+use std::net::SocketAddr;
+
+use lb_common::service::proto;
 
 use super::{
-    FAILED, Failure, Outcome,
+    FAILED, Failure, Outcome, USAGE,
     args::{FlowListArgs, Global, Json},
     client, output,
     table::{
@@ -9,7 +13,7 @@ use super::{
         Cell, Table, Tone,
     },
 };
-use crate::dataplane::{FlowFilter, FlowList, read_flows};
+use crate::dataplane::{FlowFilter, FlowList, Tuple, explain, read_flows};
 
 pub(crate) fn list(global: &Global, args: &FlowListArgs) -> Outcome {
     let filter = FlowFilter {
@@ -21,13 +25,46 @@ pub(crate) fn list(global: &Global, args: &FlowListArgs) -> Outcome {
     show(global, &filter, args.most, args.json)
 }
 
-pub(crate) fn one(global: &Global, source: std::net::SocketAddr, json: Json) -> Outcome {
+pub(crate) fn one(global: &Global, source: SocketAddr, json: Json) -> Outcome {
     let filter = FlowFilter {
         source: Some(source.ip()),
         port: Some(source.port()),
         ..FlowFilter::default()
     };
     show(global, &filter, usize::MAX, json)
+}
+
+pub(crate) fn steer(
+    global: &Global,
+    proto: &str,
+    source: SocketAddr,
+    destination: SocketAddr,
+    json: Json,
+) -> Outcome {
+    if source.is_ipv4() != destination.is_ipv4() {
+        return Err(Failure::text(USAGE, "both addresses must be of one family"));
+    }
+    let tuple = Tuple {
+        proto: if proto == "udp" {
+            proto::UDP
+        } else {
+            proto::TCP
+        },
+        source,
+        destination,
+    };
+    let why = explain(&global.place(), &tuple).map_err(client::dataplane)?;
+    if json.json {
+        return output::json(&why);
+    }
+    let mut out = why.steps.join("\n");
+    let to = match (&why.member, why.action.as_str()) {
+        (Some(member), "send") => format!("sent to {}", member.url),
+        (_, "pass") => "passed to this host".to_owned(),
+        _ => "dropped".to_owned(),
+    };
+    out.push_str(&format!("\n{to} ({})\n", why.reason));
+    output::text(&out)
 }
 
 fn show(global: &Global, filter: &FlowFilter, most: usize, json: Json) -> Outcome {

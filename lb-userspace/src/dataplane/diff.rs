@@ -255,6 +255,12 @@ pub(super) const fn is_settled(retired: u64, now: u64) -> bool {
     retired != 0 && now.saturating_sub(retired) >= GRACE_NS
 }
 
+/// Whether even flows that are still there keep no member that was dropped at `retired`.
+pub(super) const fn is_forgotten(retired: u64, now: u64) -> bool {
+    const DAY_NS: u64 = 86_400_000_000_000;
+    now.saturating_sub(retired) >= DAY_NS
+}
+
 /// Steps of the limits.
 struct Limits {
     /// Counters and windows of ids that now mean another service.

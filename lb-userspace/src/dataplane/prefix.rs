@@ -59,6 +59,15 @@ impl PrefixKey {
         Self { list, network, len }
     }
 
+    /// Whether an address of its family is in it.
+    pub(super) fn covers(&self, ip: IpAddr) -> bool {
+        let prefix = Prefix {
+            network: self.network,
+            len: self.len,
+        };
+        prefix.contains(ip)
+    }
+
     /// The map that holds it.
     pub(super) const fn map(&self) -> &'static str {
         match (self.list, self.network) {

@@ -252,7 +252,11 @@ fn candidate(
         // A request would have tried it long ago: there are none, and flows must not wait for one.
         let patience = member.retry_ns.saturating_mul(2).max(TRIAL_NS);
         if since != 0 && now > since.saturating_add(patience) {
-            state = MemberState(state.0 & !MemberState::ERROR);
+            // As a request's election does when it is due.
+            cell.retries.fetch_add(1, Relaxed);
+            cell.clear_state(MemberState::ERROR);
+            trials.remove(&member.id);
+            state = cell.state();
         }
     } else if let Some(trial) = trials.get_mut(&member.id) {
         let begun = match trial {

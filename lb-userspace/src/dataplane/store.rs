@@ -2,7 +2,7 @@
 //! applying [`Op`]s one by one with their inverses at hand. Decides nothing.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     os::fd::{AsFd, OwnedFd},
     sync::{
         Arc,
@@ -23,6 +23,7 @@ use lb_common::{
     },
     meta::{self, Meta},
     quic::{ServerIdKey, ServerIdValue},
+    ring::RingRow,
     service::ServiceWay,
     settings::Settings,
     verdict::{Counter, Reason},
@@ -30,7 +31,7 @@ use lb_common::{
 
 use super::{
     DataplaneError,
-    diff::{Actual, ActualMember, Op, PlacedWay, Tune, is_settled},
+    diff::{Actual, ActualMember, Op, PlacedWay, Tune, is_forgotten, is_settled},
     prefix::PrefixKey,
     sys::{Mapping, MemberCell, MetaCell, ServiceCell, WayCell, memory_file},
     table::MemberTable,
@@ -41,6 +42,9 @@ mod memory;
 
 pub(super) use l4::{Flow, L4};
 use memory::Memory;
+
+/// Between looks at which members flows are with.
+const FLOWS_LOOK_NS: u64 = 30_000_000_000;
 
 /// Counters of one service, by reason.
 pub(super) type Row = [Counter; Reason::COUNT as usize];
@@ -77,6 +81,14 @@ pub(super) trait Rest: Send {
     fn set_ring(&mut self, ring: u16, slots: Option<&[u16; SLOTS]>) -> Result<(), DataplaneError>;
     /// A ring's slots; `None`: there is none.
     fn ring(&self, ring: u16) -> Result<Option<Vec<u16>>, DataplaneError>;
+    /// Four slots of a ring; `None`: there is no ring, or no such row.
+    fn ring_row(&self, ring: u16, row: u32) -> Result<Option<RingRow>, DataplaneError> {
+        let at = row as usize * 4;
+        Ok(self.ring(ring)?.and_then(|slots| {
+            let mut slots = slots.get(at..)?.iter().copied();
+            Some(RingRow([0; 4].map(|zero| slots.next().unwrap_or(zero))))
+        }))
+    }
     /// Summed over CPUs.
     fn member_counter(&self, id: MemberId) -> Result<MemberCounter, DataplaneError>;
     /// Zeroes a member's packet counters.
@@ -93,6 +105,8 @@ pub(super) struct Store {
     services: Mapping<ServiceCell>,
     meta: Mapping<MetaCell>,
     pub(super) l4: L4,
+    /// Members that flows were with, and when that was looked at.
+    kept: (u64, HashSet<u16>),
     pub(super) rest: Box<dyn Rest>,
 }
 
@@ -123,6 +137,7 @@ impl Store {
                 .map_err(failed("SERVICES"))?,
             meta: Mapping::of(meta.as_fd(), 1).map_err(failed("META"))?,
             l4,
+            kept: (0, HashSet::new()),
             rest,
         })
     }
@@ -224,9 +239,21 @@ impl Store {
                 continue;
             };
             let retired = cell.retired.load(Relaxed);
-            if cell.identity()[0] != 0 && is_settled(retired, now) && self.table.busy_sum(id) == 0 {
-                cell.free(retired);
+            let settled = cell.identity()[0] != 0 && is_settled(retired, now);
+            if !settled || self.table.busy_sum(id) > 0 {
+                continue;
             }
+            // Flows of a member that was removed go on until they end, for a day at most.
+            if !is_forgotten(retired, now) {
+                // The whole table is looked through: only where some slot waits for it, and not often.
+                if now >= self.kept.0.saturating_add(FLOWS_LOOK_NS) {
+                    self.kept = (now, self.l4.members_of_flows());
+                }
+                if self.kept.1.contains(&(id.0 as u16)) {
+                    continue;
+                }
+            }
+            cell.free(retired);
         }
     }
 

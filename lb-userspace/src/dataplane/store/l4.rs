@@ -3,9 +3,13 @@
 //! meanwhile is left out.
 
 use std::{
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd, OwnedFd},
-    sync::atomic::Ordering::{Acquire, Relaxed, Release},
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
 };
 
 use lb_common::{
@@ -135,6 +139,21 @@ impl L4 {
         }
     }
 
+    /// Key and value of a way of `FLOWS4`.
+    pub(in crate::dataplane) fn way4(&self, set: u32, way: usize) -> Option<&[AtomicU64; 2]> {
+        self.flows4.cell(set as usize)?.ways.get(way)
+    }
+
+    /// Value of a way of `FLOWS6`; and its key: ports and service, source, destination.
+    pub(in crate::dataplane) fn way6(&self, set: u32, way: usize) -> Option<(u64, [u64; 5])> {
+        let set = self.flows6.cell(set as usize)?;
+        let value = set.values.get(way)?.load(Acquire);
+        let [a, b] = &set.sources[way];
+        let [c, d] = &set.destinations[way];
+        let words = [&set.tails[way], a, b, c, d].map(|word| word.load(Relaxed));
+        Some((value, words))
+    }
+
     /// Every flow of the tables.
     pub(in crate::dataplane) fn flows(&self) -> impl Iterator<Item = Flow> {
         let four = (0..self.flows4.len()).filter_map(|set| self.flows4.cell(set));
@@ -142,6 +161,14 @@ impl L4 {
         let four = four.flat_map(|set| (0..WAYS).filter_map(|way| flow4(set, way)));
         let six = six.flat_map(|set| (0..WAYS).filter_map(|way| flow6(set, way)));
         four.chain(six).chain(self.rewritten())
+    }
+
+    /// Members with which some flow still is: one that did not end.
+    pub(super) fn members_of_flows(&self) -> HashSet<u16> {
+        let flows = self
+            .flows()
+            .filter(|flow| flow.entry.state() >= State::SEEN);
+        flows.map(|flow| flow.entry.member()).collect()
     }
 
     /// Every connection of `NAT`.
@@ -165,7 +192,7 @@ impl L4 {
     }
 }
 
-fn link(words: &[std::sync::atomic::AtomicU64; 3]) -> Link {
+fn link(words: &[AtomicU64; 3]) -> Link {
     let to = words[0].load(Acquire).to_ne_bytes();
     let from = words[1].load(Relaxed).to_ne_bytes();
     let [a, b, c, d, e, f, g, h] = words[2].load(Relaxed).to_ne_bytes();
@@ -214,9 +241,7 @@ fn flow6(set: &Flow6Cell, way: usize) -> Option<Flow> {
     let value = set.values.get(way)?;
     let entry = Entry(value.load(Acquire));
     let tail = set.tails[way].load(Relaxed).to_ne_bytes();
-    let address = |words: &[std::sync::atomic::AtomicU64; 2]| {
-        ip(words[0].load(Relaxed), words[1].load(Relaxed))
-    };
+    let address = |words: &[AtomicU64; 2]| ip(words[0].load(Relaxed), words[1].load(Relaxed));
     let (source, destination) = (address(&set.sources[way]), address(&set.destinations[way]));
     if !is_flow(entry) || Entry(value.load(Acquire)).tag() != entry.tag() {
         return None;

@@ -2,13 +2,15 @@
 //! to be unpacked, answers of our own. Each function here is one that the XDP program outlines.
 
 use crate::{
-    forward::{Forward, mode},
+    addr::{Address, Be16},
+    answer::{self, Problem},
+    forward::{Forward, mode, on_empty},
     fragment::{FragmentKey, FragmentValue, LIFETIME},
     frame::{Edit, Frame},
-    journey::Decision,
-    parse::{Headers, next},
+    journey::{Decision, Found, Then},
+    parse::{Headers, Reach, next},
     send::{self, SendTables},
-    service::flag,
+    service::{flag, kind, proto},
     settings::gate,
     steer::{self, Question, Spend, Steered},
     verdict::Reason,
@@ -84,8 +86,27 @@ pub trait Detours<F: Edit + ?Sized>: SendTables + Sized {
         )
     }
     /// [`answer`].
-    fn answer(&self, frame: &mut F, headers: &Headers, service: u16, reason: Reason) -> Detoured {
-        answer(frame, headers, service, reason, self)
+    fn answer(
+        &self,
+        frame: &mut F,
+        headers: &Headers,
+        service: u16,
+        member: u16,
+        reason: Reason,
+    ) -> Detoured {
+        answer(frame, headers, service, member, reason, self)
+    }
+    /// [`steer`] by the table that `decision` names.
+    fn steer(&self, frame: &mut F, headers: &Headers, decision: &Decision) -> Detoured {
+        if decision.then == Then::Steer4 {
+            steer::<F, Self, false>(frame, headers, decision, self)
+        } else {
+            steer::<F, Self, true>(frame, headers, decision, self)
+        }
+    }
+    /// [`crate::journey::find`].
+    fn find_service(&self, headers: &Headers) -> Found {
+        crate::journey::find(headers, self)
     }
 }
 
@@ -109,6 +130,7 @@ where
         headers,
         service,
         is_limited: settings.gates & gate::LIMITS != 0 && decision.flags & flag::LIMITED != 0,
+        is_quoted: decision.flags & flag::QUOTED != 0,
         forward,
         settings,
     };
@@ -120,15 +142,17 @@ where
     let mut steered = match steered {
         Ok(steered) => steered,
         Err(reason) if reason.0 == Reason::NO_MEMBER.0 => {
-            return tables.answer(frame, headers, service, reason);
+            return tables.answer(frame, headers, service, 0, reason);
         }
         Err(reason) => return Detoured::end(0, reason),
     };
-    if headers.is_fragment || forward.mode == mode::NAT {
+    if decision.flags & flag::QUOTED != 0 {
+        steered.reason = Reason::STEERED_ICMP;
+    } else if headers.is_fragment || forward.mode == mode::NAT {
         return tables.rest(frame, headers, service, &steered);
     }
     let reason = steered.reason;
-    if decision.reason.0 == Reason::LIMIT_REPORTED.0 {
+    if decision.reason.0 == Reason::LIMIT_REPORTED.0 && decision.flags & flag::QUOTED == 0 {
         steered.reason = Reason::STEERED_REPORTED;
     }
     deliver(frame, headers, forward, service, &steered, reason, tables)
@@ -162,7 +186,7 @@ where
             }
         }
         Err(reason) if reason.0 == Reason::TOO_BIG.0 => {
-            tables.answer(frame, headers, service, reason)
+            tables.answer(frame, headers, service, member, reason)
         }
         Err(reason) => Detoured::end(member, reason),
     }
@@ -282,20 +306,157 @@ where
     }
 }
 
-/// Answers a packet that cannot be sent on, if the service says so and this beat's answers are not
-/// used up: turns the frame into the answer.
+/// Answers a packet that cannot be sent on, if its service says so and this beat's answers are not
+/// used up: turns the frame into the answer. `reason`: [`Reason::TOO_BIG`] or [`Reason::NO_MEMBER`].
 #[inline(always)]
 pub fn answer<F, T>(
-    _frame: &mut F,
-    _headers: &Headers,
-    _service: u16,
-    _reason: Reason,
+    frame: &mut F,
+    headers: &Headers,
+    service: u16,
+    member: u16,
+    reason: Reason,
     tables: &T,
 ) -> Detoured
 where
     F: Edit + ?Sized,
     T: SendTables,
 {
-    let _ = tables.spend(Spend::Answer, 0, 0);
-    Detoured::end(0, _reason)
+    let (Some(forward), Some(settings)) = (tables.forward(service), tables.settings()) else {
+        return Detoured::end(member, reason);
+    };
+    let is_too_big = reason.0 == Reason::TOO_BIG.0;
+    if !is_too_big && forward.on_empty == on_empty::DROP
+        || !tables.spend(Spend::Answer, settings.answers, tables.beat())
+    {
+        return Detoured::end(member, reason);
+    }
+    if !is_too_big && headers.proto == proto::TCP {
+        return match answer::reset(frame, headers) {
+            Some(()) => Detoured::end(0, Reason::REFUSED),
+            None => Detoured::end(0, reason),
+        };
+    }
+    let (problem, answered) = if is_too_big {
+        let is_v4 = (tables.member(member)).is_some_and(|m| Address(m.address).as_v4().is_some());
+        let mtu = tables.hop(member).map_or(send::DEFAULT_MTU, |hop| {
+            send::mtu(forward, &send::known(&hop))
+        });
+        let fits = mtu.saturating_sub(send::overhead(forward, is_v4) as u32);
+        let problem = Problem::TooBig(fits.min(0xffff) as u16);
+        (problem, Reason::TOO_BIG_ANSWERED)
+    } else {
+        (Problem::PortUnreachable, Reason::REFUSED)
+    };
+    match answer::error(frame, headers, problem) {
+        Some(()) => Detoured::end(member, answered),
+        None => Detoured::end(member, reason),
+    }
+}
+
+/// ICMP to an address of forwarded services: echo is answered, errors about a flow go where the flow
+/// goes, all else is the stack's.
+#[inline(always)]
+pub fn icmp<F, T>(frame: &mut F, headers: &Headers, decision: &Decision, tables: &T) -> Detoured
+where
+    F: Edit + ?Sized,
+    T: Detours<F>,
+{
+    let Some(settings) = tables.settings() else {
+        return Detoured::end(0, decision.reason);
+    };
+    let is_v4 = headers.version == 4;
+    let (kind, code) = (headers.icmp_type, headers.icmp_code);
+    if kind == if is_v4 { 8 } else { 128 } && code == 0 && decision.flags & flag::ECHO != 0 {
+        let is_answered = !headers.is_fragment
+            && headers.end >= headers.l4
+            && headers.end <= frame.total_len()
+            && tables.spend(Spend::Answer, settings.answers, tables.beat())
+            && answer::echo(frame, headers).is_some();
+        return Detoured::end(
+            0,
+            if is_answered {
+                Reason::ECHO_ANSWERED
+            } else {
+                Reason::ICMP_TO_VIP
+            },
+        );
+    }
+    let is_error = if is_v4 {
+        kind == 3 || kind == 11 || kind == 12
+    } else {
+        kind >= 1 && kind <= 4
+    };
+    let mut about = Headers::default();
+    if !is_error || headers.is_fragment || !quoted(frame, headers, &mut about) {
+        return Detoured::end(0, decision.reason);
+    }
+    let found = tables.find_service(&about);
+    if found.kind != kind::FORWARDED {
+        return Detoured::end(0, decision.reason);
+    }
+    let decision = Decision {
+        service: found.id,
+        reason: decision.reason,
+        then: if is_v4 && found.flags & flag::WIDE == 0 {
+            Then::Steer4
+        } else {
+            Then::Steer6
+        },
+        flags: found.flags | flag::QUOTED,
+    };
+    tables.steer(frame, &about, &decision)
+}
+
+/// The flow that an ICMP error is about, as its client's packets have it, with the place and the
+/// length of the error itself. Eight bytes behind the quoted IP header are enough (RFC 792).
+#[inline(always)]
+fn quoted<F: Frame + ?Sized>(frame: &F, headers: &Headers, about: &mut Headers) -> bool {
+    if headers.end > frame.total_len() || headers.end < headers.l4 + 8 {
+        return false;
+    }
+    let at = headers.l4 + 8;
+    let l4 = if headers.version == 4 {
+        let Some(ip) = frame.read::<20>(at) else {
+            return false;
+        };
+        // A quoted later fragment has no ports.
+        if ip[0] >> 4 != 4 || ip[0] & 15 < 5 || (ip[6] & 0x1f) | ip[7] != 0 {
+            return false;
+        }
+        about.proto = ip[9];
+        about.destination = Address::from_v4([ip[12], ip[13], ip[14], ip[15]]);
+        about.source = Address::from_v4([ip[16], ip[17], ip[18], ip[19]]);
+        at + (ip[0] & 15) as usize * 4
+    } else {
+        let (Some(ip), Some(from), Some(to)) = (
+            frame.read::<8>(at),
+            frame.read::<16>(at + 8),
+            frame.read::<16>(at + 24),
+        ) else {
+            return false;
+        };
+        if ip[0] >> 4 != 6 {
+            return false;
+        }
+        about.proto = ip[6];
+        about.destination = Address::from_v6(from);
+        about.source = Address::from_v6(to);
+        at + 40
+    };
+    if about.proto != proto::TCP && about.proto != proto::UDP
+        || about.destination.words() != headers.destination.words()
+    {
+        return false;
+    }
+    let Some([a, b, c, d]) = frame.read::<4>(l4) else {
+        return false;
+    };
+    about.destination_port = Be16([a, b]);
+    about.source_port = Be16([c, d]);
+    about.reach = Reach::Ports;
+    about.version = headers.version;
+    about.l3 = headers.l3;
+    about.l4 = headers.l4;
+    about.end = headers.end;
+    true
 }

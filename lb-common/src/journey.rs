@@ -113,6 +113,7 @@ impl Then {
     pub const PROGRAMS: &[(Self, &str)] = &[
         (Self::Steer4, "sluice_steer4"),
         (Self::Steer6, "sluice_steer6"),
+        (Self::Icmp, "sluice_icmp"),
         (Self::Fragment, "sluice_fragment"),
         (Self::Rest, "sluice_rest"),
         (Self::Answer, "sluice_answer"),
@@ -166,6 +167,7 @@ where
         Then::Steer4 => detour::steer::<F, T, false>(frame, headers, &decision, tables),
         Then::Steer6 => detour::steer::<F, T, true>(frame, headers, &decision, tables),
         Then::Fragment => detour::fragment(frame, headers, tables),
+        Then::Icmp => detour::icmp(frame, headers, &decision, tables),
         _ => Detoured::end(0, decision.reason),
     };
     let service = if done.service == 0 {
@@ -239,7 +241,7 @@ where
     // What passes within its limits, and whether it has any.
     let (mut decision, has_limits) = match headers.reach {
         Reach::Ports => {
-            let service = find(headers, settings, tables);
+            let service = find(headers, tables);
             if service.id == 0 {
                 return Decision::done(0, Reason::NOT_A_SERVICE);
             }
@@ -439,7 +441,10 @@ impl Found {
 /// The service of a TCP or UDP packet: one on its very address, else one on every address; on its
 /// very port before a range.
 #[inline(always)]
-fn find<T: Tables>(headers: &Headers, settings: &Settings, tables: &T) -> Found {
+pub fn find<T: Tables>(headers: &Headers, tables: &T) -> Found {
+    let Some(settings) = tables.settings() else {
+        return Found::default();
+    };
     let (seed, proto, port) = (
         settings.service_seed,
         headers.proto,

@@ -28,6 +28,7 @@ mod packet;
 
 pub mod abi;
 pub mod addr;
+pub mod answer;
 pub mod capture;
 pub mod checksum;
 pub mod deny;

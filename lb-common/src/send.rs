@@ -87,12 +87,21 @@ pub fn link<T: SendTables>(tables: &T, member: u16, to: &Address) -> Option<Link
         tables.ask_route(member, to, beat);
         hop = tables.hop(member)?;
     }
+    Some(known(&hop)).filter(Link::is_set)
+}
+
+/// What a hop says: what was learned, else what was given; unset if nobody knows.
+#[inline(always)]
+#[must_use]
+pub const fn known(hop: &Hop) -> Link {
     if hop.learned.is_set() && hop.given.to[7] == 0 {
-        Some(hop.learned)
-    } else if hop.given.is_set() {
-        Some(hop.given)
+        // Routes say nothing of sizes.
+        Link {
+            mtu: hop.given.mtu,
+            ..hop.learned
+        }
     } else {
-        None
+        hop.given
     }
 }
 

@@ -101,6 +101,8 @@ pub struct Question<'a> {
     pub service: u16,
     /// `flag::LIMITED` of the service, and limits count.
     pub is_limited: bool,
+    /// The flow is quoted by an ICMP error: to be found, neither to be entered nor refreshed.
+    pub is_quoted: bool,
     /// How the service forwards.
     pub forward: &'a Forward,
     /// `SETTINGS`.
@@ -220,7 +222,7 @@ where
                 tables.spend(Spend::Promotion, question.settings.promotions, ages.now)
             });
             let new = entry.seen_as(state, ages.now);
-            if new != entry {
+            if new != entry && !question.is_quoted {
                 // Lost to another CPU: that one saw a packet of the flow as well.
                 set.replace(way, entry.0, new.0);
             }
@@ -231,6 +233,7 @@ where
             });
         }
     } else if question.is_limited
+        && !question.is_quoted
         && let Limited::Over(over) = tables.limit_flow(headers, question.service)
     {
         return Err(over);
@@ -245,7 +248,9 @@ where
     if !is_tcp {
         new.0 |= Entry::DATAGRAM;
     }
-    if is_known {
+    if question.is_quoted {
+        // The flow's own packets say what becomes of it.
+    } else if is_known {
         set.replace(way, entry.0, new.0 | (entry.0 & Entry::OVERFLOWED));
     } else {
         // The end of a flow that is not known is nothing to remember.

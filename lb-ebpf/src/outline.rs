@@ -49,6 +49,17 @@ pub extern "C" fn sluice_find_rare(headers: *const Headers, what: u32) -> u64 {
     journey::find_rare(&Maps::without_packet(), headers, what).pack()
 }
 
+/// [`journey::find`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn sluice_find(headers: *const Headers) -> u64 {
+    // SAFETY: as in `sluice_covers`.
+    let Some(headers) = (unsafe { headers.as_ref() }) else {
+        return 0;
+    };
+    journey::find(headers, &Maps::without_packet()).pack()
+}
+
 /// Puts a packet through the limits of a service. Returns what [`unpack_limited`] reads.
 #[unsafe(no_mangle)]
 #[inline(never)]

@@ -93,17 +93,13 @@ impl<'a> Editable<'a> {
     /// Address of `off`, if `len` bytes of the first buffer follow it.
     #[inline(always)]
     fn at(&self, off: usize, len: usize) -> Option<usize> {
+        // Each bound is tested on the register that is used then, or the verifier does not see what
+        // the test is for: LLVM likes to add up other sums than those that were written.
+        let off = opaque(off);
         if off > MAX_OFFSET {
             return None;
         }
-        let mut at = self.data + off;
-        // One register for the test and for the access: LLVM would add up offset and length first,
-        // and what the verifier learns of one sum it does not know of the other.
-        // SAFETY: copies a register to itself (an instruction there must be: the kernel refuses a line
-        // of source without one).
-        unsafe {
-            asm!("{0} = {0}", inout(reg) at, options(pure, nomem, nostack, preserves_flags));
-        }
+        let at = opaque(self.data + off);
         if at + len > self.end { None } else { Some(at) }
     }
 
@@ -112,6 +108,15 @@ impl<'a> Editable<'a> {
         self.look();
         (failed == 0).then_some(())
     }
+}
+
+/// The same, of which LLVM knows nothing.
+#[inline(always)]
+fn opaque(mut word: usize) -> usize {
+    // SAFETY: copies a register to itself (an instruction there must be: the kernel refuses a line of
+    // source without one).
+    unsafe { asm!("{0} = {0}", inout(reg) word, options(pure, nomem, nostack, preserves_flags)) };
+    word
 }
 
 impl Frame for Editable<'_> {
@@ -146,8 +151,30 @@ impl Edit for Editable<'_> {
     #[inline(always)]
     fn write<const N: usize>(&mut self, off: usize, bytes: [u8; N]) -> Option<()> {
         let at = self.at(off, N)?;
-        // SAFETY: as in `Packet`; packet memory is ours to write.
-        unsafe { (at as *mut [u8; N]).write(bytes) };
+        let word = |i: usize| {
+            let b = &bytes[i..i + 8];
+            u64::from_ne_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]])
+        };
+        // Word by word: copied as a whole it would go byte by byte.
+        let mut i = 0;
+        while i + 8 <= N {
+            // SAFETY: as in `Packet`; packet memory is ours to write.
+            unsafe { ((at + i) as *mut u64).write_unaligned(word(i)) };
+            i += 8;
+        }
+        while i + 2 <= N {
+            // SAFETY: as above.
+            unsafe {
+                ((at + i) as *mut u16)
+                    .write_unaligned(u16::from_ne_bytes([bytes[i], bytes[i + 1]]));
+            };
+            i += 2;
+        }
+        while i < N {
+            // SAFETY: as above.
+            unsafe { ((at + i) as *mut u8).write(bytes[i]) };
+            i += 1;
+        }
         Some(())
     }
 

@@ -7,7 +7,7 @@ use core::arch::asm;
 use aya_ebpf::{macros::xdp, programs::XdpContext};
 use lb_common::{
     detour::{self, Detoured, Detours},
-    journey::{Decision, Then},
+    journey::{Decision, Found, Then},
     parse::Headers,
     steer::Steered,
     verdict::{Reason, Verdict},
@@ -15,6 +15,7 @@ use lb_common::{
 
 use crate::{
     maps::{SCRATCH, STEPS, Scratch},
+    outline,
     packet::Editable,
     stats,
     tables::Maps,
@@ -99,12 +100,42 @@ impl Detours<Editable<'_>> for Maps {
     }
 
     #[inline(always)]
-    fn answer(&self, _: &mut Editable<'_>, _: &Headers, _: u16, reason: Reason) -> Detoured {
+    fn answer(
+        &self,
+        _: &mut Editable<'_>,
+        _: &Headers,
+        _: u16,
+        member: u16,
+        reason: Reason,
+    ) -> Detoured {
         if let Some(scratch) = left() {
+            scratch.member = u32::from(member);
             scratch.reason = u32::from(reason.0);
             go!(&XdpContext::new(self.ctx), Then::Answer);
         }
         Detoured::end(0, reason)
+    }
+
+    #[inline(always)]
+    fn steer(&self, _: &mut Editable<'_>, headers: &Headers, decision: &Decision) -> Detoured {
+        if let Some(scratch) = left() {
+            scratch.headers = *headers;
+            scratch.service = u32::from(decision.service);
+            scratch.flags = decision.flags;
+            scratch.reason = u32::from(decision.reason.0);
+            let ctx = &XdpContext::new(self.ctx);
+            if decision.then == Then::Steer4 {
+                go!(ctx, Then::Steer4);
+            } else {
+                go!(ctx, Then::Steer6);
+            }
+        }
+        Detoured::end(0, Reason::NOT_FORWARDED)
+    }
+
+    #[inline(always)]
+    fn find_service(&self, headers: &Headers) -> Found {
+        Found::unpack(outline::sluice_find(headers))
     }
 }
 
@@ -176,7 +207,15 @@ step! {
         frame,
         &scratch.headers,
         scratch.service as u16,
+        scratch.member as u16,
         Reason(scratch.reason as u8),
         maps,
+    )
+}
+
+step! {
+    /// [`Then::Icmp`].
+    sluice_icmp, |frame, scratch, maps| detour::icmp(
+        frame, &scratch.headers, &decision(scratch, Then::Icmp), maps,
     )
 }

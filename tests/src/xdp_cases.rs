@@ -1,6 +1,7 @@
 //! The cases that lb-common on the host and the loaded program must judge alike: one table, one
 //! expectation. `tests/xdp_table.rs` runs it.
 
+pub mod answers;
 mod limits;
 mod malformed;
 pub mod steering;
@@ -66,6 +67,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(limits::lists());
     cases.extend(limits::limits());
     cases.extend(steering::cases());
+    cases.extend(answers::cases());
     cases
 }
 

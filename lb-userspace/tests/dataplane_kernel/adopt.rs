@@ -129,18 +129,18 @@ isolated! { fn a_second_instance_of_the_name_is_refused_and_another_name_is_not(
     let me = std::process::id().to_string();
     assert!(error.to_string().contains(&me), "{error}");
     assert_eq!(error.exit_code(), 1);
-    let other = Dataplane::open(&lab.named("two"), &on(&[auto("v1")])).expect("another name");
+    let other = Dataplane::open(&lab.named("two"), &at(&[auto("v1")])).expect("another name");
     drop((first, other));
 } }
 
 isolated! { fn without_bpffs_or_pins_the_exit_code_says_so(lab) {
     let elsewhere = Place { bpffs: lab.root.clone(), ..lab.place.clone() };
-    let error = Dataplane::open(&elsewhere, &[]).err().expect("no bpffs");
+    let error = Dataplane::open(&elsewhere, &at(&[])).err().expect("no bpffs");
     assert_eq!(error.exit_code(), 3);
     assert!(error.to_string().contains("mount -t bpf"), "{error}");
     assert_eq!(read_pins(&lab.place).expect_err("no pins").exit_code(), 4);
     assert_eq!(detach_dead(&lab.place).expect_err("no pins").exit_code(), 4);
-    let dotted = Dataplane::open(&lab.named("../x"), &on(&[])).err().expect("a bad name");
+    let dotted = Dataplane::open(&lab.named("../x"), &at(&[])).err().expect("a bad name");
     assert!(matches!(dotted, DataplaneError::BadInstance { .. }), "{dotted}");
 } }
 

@@ -64,7 +64,7 @@ isolated! { fn what_is_not_ours_is_neither_adopted_nor_removed(lab) {
     fs::remove_dir(&counters).expect("remove");
 
     // A program.
-    let _two = Dataplane::open(&lab.named("two"), &on(&[auto("v1")])).expect("another instance");
+    let _two = Dataplane::open(&lab.named("two"), &at(&[auto("v1")])).expect("another instance");
     run("bpftool", &["prog", "pin", "id", &program_on("v1").to_string(), text]);
     foreign("it is a program", &counters);
     fs::remove_file(&counters).expect("remove");

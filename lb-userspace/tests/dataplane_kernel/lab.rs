@@ -148,11 +148,11 @@ impl Lab {
     }
 
     pub(crate) fn open(&self, interfaces: &[Interface]) -> Dataplane {
-        Dataplane::open(&self.place, &on(interfaces)).unwrap_or_else(|error| panic!("{error}"))
+        Dataplane::open(&self.place, &at(interfaces)).unwrap_or_else(|error| panic!("{error}"))
     }
 
     pub(crate) fn refused(&self, interfaces: &[Interface]) -> DataplaneError {
-        let opened = Dataplane::open(&self.place, &on(interfaces));
+        let opened = Dataplane::open(&self.place, &at(interfaces));
         opened.err().expect("it was opened")
     }
 

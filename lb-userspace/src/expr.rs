@@ -170,6 +170,19 @@ impl Expr {
         }
     }
 
+    /// Where it holds: the text and the groups of the last match in it that had groups, if one had.
+    pub fn matched(
+        &self,
+        facts: &dyn Facts,
+    ) -> Option<Option<(Vec<u8>, crate::pattern::Captures)>> {
+        let mut state = eval::State::new(facts);
+        let holds = match &self.root {
+            Root::Condition(condition) => state.condition(condition),
+            Root::Text(word) => !state.word(word).is_empty(),
+        };
+        holds.then(|| state.groups())
+    }
+
     /// Its text; a condition's is `true` or `false`.
     pub fn value(&self, facts: &dyn Facts) -> Vec<u8> {
         let mut state = eval::State::new(facts);

@@ -13,6 +13,7 @@ pub mod dataplane;
 pub mod expr;
 pub mod health;
 pub mod pattern;
+pub mod policy;
 pub mod proxy;
 pub mod server;
 pub mod telemetry;

@@ -8,13 +8,22 @@
 use std::ops::Range;
 
 use fancy_regex::{BytesMode, Regex, RegexBuilder};
+use serde::{Deserialize, Serialize};
 
 mod translate;
 
-/// A compiled pattern.
-#[derive(Debug)]
+/// A compiled pattern. It travels between processes as its text.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "Source", into = "Source")]
 pub struct Pattern {
     regex: Regex,
+    text: String,
+    ignores_case: bool,
+}
+
+/// What a pattern is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Source {
     text: String,
     ignores_case: bool,
 }
@@ -105,6 +114,52 @@ impl Pattern {
             .collect();
         Some(Captures(groups))
     }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text && self.ignores_case == other.ignores_case
+    }
+}
+
+impl TryFrom<Source> for Pattern {
+    type Error = PatternError;
+
+    fn try_from(source: Source) -> Result<Self, PatternError> {
+        Self::new(&source.text, source.ignores_case)
+    }
+}
+
+impl From<Pattern> for Source {
+    fn from(pattern: Pattern) -> Self {
+        Self {
+            text: pattern.text,
+            ignores_case: pattern.ignores_case,
+        }
+    }
+}
+
+/// Fills `$0` to `$9` and `&` of `template` in with the groups of a match, as httpd's directives
+/// do: `\$` and `\&` are the characters themselves.
+pub fn substitute(template: &[u8], subject: &[u8], captures: &Captures) -> Vec<u8> {
+    let mut out = Vec::with_capacity(template.len() + 16);
+    let mut bytes = template.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        match (byte, bytes.peek().copied()) {
+            (b'&', _) => out.extend_from_slice(captures.group(subject, 0)),
+            (b'$', Some(digit @ b'0'..=b'9')) => {
+                bytes.next();
+                let number = usize::from(digit - b'0');
+                out.extend_from_slice(captures.group(subject, number));
+            }
+            (b'\\', Some(escaped @ (b'$' | b'&'))) => {
+                bytes.next();
+                out.push(escaped);
+            }
+            _ => out.push(byte),
+        }
+    }
+    out
 }
 
 impl Captures {

@@ -18,6 +18,7 @@ mod ledger;
 mod link;
 mod listeners;
 mod notify;
+mod pipes;
 mod preflight;
 mod privileges;
 pub mod proxy_process;
@@ -28,6 +29,7 @@ mod signals;
 mod socket;
 mod steering;
 mod succession;
+mod usage;
 
 pub use child::SUBCOMMAND;
 

@@ -7,6 +7,7 @@ mod figures;
 mod floors;
 mod l7;
 mod machine;
+mod markdown;
 mod table;
 mod xdp;
 

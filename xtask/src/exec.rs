@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, IsTerminal},
+    path::PathBuf,
     process::{Command, Stdio},
     time::Instant,
 };
@@ -66,6 +67,16 @@ pub(crate) fn output(command: &mut Command) -> Option<String> {
         .status
         .success()
         .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The folder that cargo builds in: the one above the profile's, which this program lies in.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    let here = std::env::current_exe().context("finding this program")?;
+    let target = here
+        .ancestors()
+        .nth(2)
+        .context("this program is not where cargo puts programs")?;
+    Ok(target.to_owned())
 }
 
 /// How to become root: nothing to add, `sudo`, or no way.

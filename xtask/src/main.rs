@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod abi;
 mod bench;
 mod demo;
+mod dist;
 mod ebpf;
 mod exec;
 mod lint;
@@ -54,6 +55,8 @@ enum Verb {
     },
     /// Measures the XDP program, and the proxy beside its peers
     Bench(bench::Arguments),
+    /// Builds the release that is published, with a profile of traffic, and packs it
+    Dist(dist::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -88,6 +91,7 @@ fn run(verb: Verb) -> (&'static str, Result<ExitCode>) {
         Verb::Tidy => ("tidy", done(tidy::run(&root))),
         Verb::Abi { bless } => ("abi", done(abi::run(&root, bless))),
         Verb::Bench(arguments) => ("bench", done(bench::run(&root, &arguments))),
+        Verb::Dist(arguments) => ("dist", done(dist::run(&root, &arguments))),
     }
 }
 

@@ -28,9 +28,12 @@ pub(crate) struct Arguments {
     /// Install without asking, and fail if something cannot be had (also when CI is set)
     #[arg(long, short)]
     yes: bool,
-    /// Also what `cargo xtask bench l7` needs: nginx, HAProxy, wrk, strace
+    /// Also what `cargo xtask bench l7` needs: nginx, HAProxy, wrk, h2load, strace
     #[arg(long)]
     bench: bool,
+    /// Also what `cargo xtask dist` needs: llvm-tools
+    #[arg(long)]
+    dist: bool,
 }
 
 /// Prints the table, installs what is missing if that is wanted, and looks again.
@@ -39,6 +42,9 @@ pub(crate) fn run(_root: &Path, arguments: &Arguments) -> Result<()> {
     let mut items = items::all();
     if arguments.bench {
         items.extend(items::bench());
+    }
+    if arguments.dist {
+        items.extend(items::dist());
     }
     let missing = table(&items);
     if missing.is_empty() {

@@ -323,11 +323,13 @@ impl Directive {
 }
 
 /// The parts of the table, with titles, in the order of the documentation.
-pub(crate) const PARTS: [(&str, &[Directive]); 11] = [
+pub(crate) const PARTS: [(&str, &[Directive]); 13] = [
     ("Files and conditions", server::READING),
     ("Servers and virtual hosts", server::TABLE),
     ("Connections and limits", connection::TABLE),
     ("TLS", tls::TABLE),
+    ("Certificates of clients", tls::CLIENTS),
+    ("TLS to members", tls::MEMBERS),
     ("Proxy", proxy::TABLE),
     ("Balancers", balancer::TABLE),
     ("Health checks", health::TABLE),
@@ -500,6 +502,10 @@ const WIDER: &[(&str, Contexts)] = &[
     ("LogLevel", Contexts::LOCATION.and(Contexts::PROXY)),
     ("SetHandler", Contexts::SERVER.and(Contexts::PROXY)),
     ("RewriteEngine", Contexts::PROXY),
+    ("SSLVerifyClient", Contexts::LOCATION),
+    ("SSLVerifyDepth", Contexts::LOCATION),
+    ("SSLOptions", Contexts::LOCATION),
+    ("SSLCipherSuite", Contexts::LOCATION),
 ];
 
 /// A name that is in no part of the table: message, and help where one is to be looked for (it takes

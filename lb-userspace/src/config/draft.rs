@@ -136,21 +136,41 @@ pub(crate) struct HostDraft {
     /// `MaxKeepAliveRequests`
     pub max_keep_alive_requests: Option<u32>,
     /// `RequestReadTimeout header=`
-    pub header_timeout: Option<Duration>,
+    pub header_timeout: Option<spec::ReadTimeout>,
+    /// `RequestReadTimeout body=`
+    pub body_timeout: Option<spec::ReadTimeout>,
+    /// `LimitRequestLine`
+    pub limit_request_line: Option<u32>,
+    /// `LimitRequestFields`
+    pub limit_request_fields: Option<u32>,
+    /// `LimitRequestFieldSize`
+    pub limit_request_field_size: Option<u32>,
     /// What SSL directives said.
     pub tls: super::directives::tls::TlsDraft,
+    /// What SSLProxy directives said outside of `<Proxy>`.
+    pub member_tls: super::directives::tls::MemberTlsDraft,
+    /// And in its sections, by what these are for: `balancer://NAME` or a URL.
+    pub member_tls_sections: Vec<(String, super::directives::tls::MemberTlsDraft)>,
     /// `LogFormat` with a nickname.
     pub formats: Vec<(String, String)>,
     /// `LogFormat` without one, for `TransferLog`.
     pub default_format: Option<String>,
     /// `CustomLog` and `TransferLog`.
     pub logs: Vec<LogDraft>,
+    /// `GlobalLog`; of the main server only.
+    pub global_logs: Vec<LogDraft>,
     /// `ProxyHCExpr`
     pub health_exprs: Vec<(String, crate::expr::Expr)>,
     /// `ProxyHCTemplate`
     pub health_templates: Vec<(String, spec::Health)>,
     /// `ErrorLog`
     pub error_log: Option<spec::LogTarget>,
+    /// `ErrorLogFormat`
+    pub error_log_format: Option<spec::ErrorLogFormat>,
+    /// `LogLevel` for every module.
+    pub log_level: Option<spec::LogLevel>,
+    /// `LogLevel` for single modules.
+    pub log_modules: Vec<(String, spec::LogLevel)>,
 }
 
 /// One `ProxyPass`.
@@ -233,6 +253,8 @@ pub(crate) struct LogDraft {
     pub target: spec::LogTarget,
     /// A format or its nickname; `None`: the host's default format.
     pub format: Option<String>,
+    /// `env=`
+    pub condition: Option<spec::LogCondition>,
     /// The format.
     pub mark: Mark,
 }
@@ -244,9 +266,6 @@ impl<'a> Draft<'a> {
             source,
             server_root,
             spec: spec::Spec {
-                limit_request_fields: 100,
-                limit_request_field_size: 8190,
-                limit_request_line: 8190,
                 listen_backlog: 511,
                 ..spec::Spec::default()
             },

@@ -15,6 +15,7 @@ mod balancers;
 mod bounds;
 mod refused;
 mod steer;
+mod tls;
 
 /// Reads a text as /etc/sluice.conf.
 fn read(text: impl Into<Vec<u8>>) -> Loaded {

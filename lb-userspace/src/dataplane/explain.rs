@@ -114,6 +114,7 @@ pub fn explain(place: &Place, tuple: &Tuple) -> Result<Explanation, DataplaneErr
         headers: &headers,
         service: decision.service,
         is_limited: false,
+        is_quoted: false,
         forward,
         settings: &maps.settings,
     };

@@ -25,6 +25,11 @@ impl<'f> State<'f> {
         }
     }
 
+    /// The last match that had groups: its subject, and they.
+    pub(super) fn groups(self) -> Option<(Vec<u8>, Captures)> {
+        self.matched
+    }
+
     pub(super) fn condition(&mut self, condition: &Condition) -> bool {
         match condition {
             Condition::Constant(holds) => *holds,

@@ -1,3 +1,5 @@
+//! What outcomes of checks mean, and when the next one comes.
+
 use super::*;
 
 const USED: MemberState = MemberState(0);

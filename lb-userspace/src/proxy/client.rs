@@ -23,8 +23,9 @@ use super::{
     shard::Shard,
     tls::accept::{Opening, Session},
     vhost::{self, BadHost},
-    wheel::Alarm,
+    wheel::{Alarm, TICK},
 };
+use crate::config::spec::ReadTimeout;
 
 mod transport;
 mod wire;
@@ -48,7 +49,11 @@ pub(crate) struct Client {
     read_alarm: Alarm,
     write_alarm: Alarm,
     /// From accept, or from the first byte of a later head, to its end.
-    pub(crate) head_timeout: Cell<Duration>,
+    pub(crate) head_timeout: Cell<ReadTimeout>,
+    /// Tick at which it began.
+    head_began: Cell<u64>,
+    /// Of a whole body, as far as the client is the one to send.
+    pub(crate) body_timeout: Cell<ReadTimeout>,
     /// Between requests.
     pub(crate) idle_timeout: Cell<Duration>,
     /// Between two reads of a body, or while a write makes no progress.
@@ -64,6 +69,10 @@ pub(crate) struct Client {
     /// The client has closed its side.
     ended: Cell<bool>,
     refusal: Cell<Option<Refusal>>,
+    /// Its id in logs, once it had a request; 0: none yet.
+    log_id: Cell<u64>,
+    /// The error log has a line of one of its requests.
+    mentioned: Cell<bool>,
     /// Requests that began.
     requests: Cell<u32>,
     /// Bytes given to hyper, and at the beginning of the request.
@@ -99,7 +108,9 @@ pub(crate) struct Asked {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeouts {
     /// [`Client::head_timeout`].
-    pub(crate) head: Duration,
+    pub(crate) head: ReadTimeout,
+    /// [`Client::body_timeout`].
+    pub(crate) body: ReadTimeout,
     /// [`Client::idle_timeout`].
     pub(crate) idle: Duration,
     /// [`Client::io_timeout`].
@@ -143,6 +154,8 @@ impl Client {
             read_alarm: shard.wheel.alarm(),
             write_alarm: shard.wheel.alarm(),
             head_timeout: Cell::new(timeouts.head),
+            head_began: Cell::new(shard.wheel.now()),
+            body_timeout: Cell::new(timeouts.body),
             idle_timeout: Cell::new(timeouts.idle),
             io_timeout: Cell::new(timeouts.io),
             in_flight: Cell::new(false),
@@ -151,6 +164,8 @@ impl Client {
             reader: RefCell::new(None),
             ended: Cell::new(false),
             refusal: Cell::new(None),
+            log_id: Cell::new(0),
+            mentioned: Cell::new(false),
             requests: Cell::new(0),
             taken: Cell::new(0),
             taken_before: Cell::new(0),
@@ -167,6 +182,28 @@ impl Client {
     /// Requests on this connection before the current one.
     pub(crate) fn keepalives(&self) -> u32 {
         self.requests.get().saturating_sub(1)
+    }
+
+    /// The connection's id in logs.
+    pub(crate) fn log_id(&self, shard: &Shard) -> u64 {
+        if self.log_id.get() == 0 {
+            self.log_id.set(shard.request_id());
+        }
+        self.log_id.get()
+    }
+
+    /// The error log has a line of one of its requests.
+    pub(crate) fn log_mentions(&self) {
+        self.mentioned.set(true);
+    }
+
+    /// [`Client::log_id`] where it leads to lines, else 0.
+    pub(crate) fn log_id_if_mentioned(&self) -> u64 {
+        if self.mentioned.get() {
+            self.log_id.get()
+        } else {
+            0
+        }
     }
 
     /// The name that the client gave in its TLS handshake.
@@ -266,6 +303,12 @@ impl Client {
         Rc::clone(&known.1)
     }
 
+    /// How long the rest of a head may take of which `bytes` are here.
+    fn head_left(&self, bytes: usize) -> Duration {
+        let waited = self.read_alarm.now() - self.head_began.get();
+        left(self.head_timeout.get(), bytes as u64, waited).unwrap_or(self.io_timeout.get())
+    }
+
     /// What the connection is doing, for a drain.
     pub(crate) fn activity(&self) -> Activity {
         let waiting = || {
@@ -287,7 +330,8 @@ impl Client {
 
     /// Shortens the wait for a first request.
     pub(crate) fn hurry(&self, head: Duration) {
-        self.head_timeout.set(head);
+        self.head_timeout.set(ReadTimeout::fixed(head));
+        self.head_began.set(self.read_alarm.now());
         self.read_alarm.set(head);
     }
 
@@ -354,6 +398,12 @@ impl Client {
         take(buffer.filled());
         Poll::Ready(Ok(buffer.filled().len()))
     }
+}
+
+/// What is left of a time to read once `bytes` came and `waited` ticks passed. `None`: no limit.
+fn left(timeout: ReadTimeout, bytes: u64, waited: u64) -> Option<Duration> {
+    let waited = TICK.saturating_mul(u32::try_from(waited).unwrap_or(u32::MAX));
+    Some(timeout.allowed(bytes)?.saturating_sub(waited))
 }
 
 /// Longest time that a closed connection is read from.

@@ -161,6 +161,7 @@ async fn respond(
     );
     let host = exchange.host_spec();
     client.head_timeout.set(host.header_timeout);
+    client.body_timeout.set(host.body_timeout);
     client.idle_timeout.set(host.keep_alive_timeout);
     client.io_timeout.set(host.timeout);
 
@@ -170,11 +171,16 @@ async fn respond(
             Refusal::Timeout => Reason::HeaderTimeout,
             _ => Reason::of_status(refusal.status()),
         };
-        warn!(
-            target: LOG,
-            reason = reason.name(),
-            "[client {}] request refused: {refusal}", client.peer
-        );
+        if reason == Reason::HeaderTimeout {
+            // Idle browsers do it all day: httpd's level.
+            info!(target: LOG, reason = reason.name(), "[client {}] {refusal}", client.peer);
+        } else {
+            warn!(
+                target: LOG,
+                reason = reason.name(),
+                "[client {}] request refused: {refusal}", client.peer
+            );
+        }
         Some(Failure {
             status,
             detail: match refusal {
@@ -309,7 +315,9 @@ async fn forward(
                 StatusCode::BAD_REQUEST,
                 "Max-Forwards has reached zero - proxy loop?",
             );
-            return Err(Attempt::Failed(failure.because(Reason::Loop)));
+            let refused = Attempt::Failed(failure.because(Reason::Loop));
+            say_proxy_error(exchange, &refused, parts.uri.path());
+            return Err(refused);
         }
     }
     let balancing = &plan.balancers[balancer];
@@ -326,6 +334,8 @@ async fn forward(
     add_fields(exchange, &mut parts, asked);
     let mut outgoing = Outgoing::new(exchange, parts, body).await?;
 
+    // Members differ in what they put before it.
+    let asked_for = outgoing.parts.uri.clone();
     let mut attempts = Attempts::default();
     loop {
         let elected = elect(exchange, balancer, session.as_ref())
@@ -339,7 +349,7 @@ async fn forward(
                 Attempt::Failed(Failure::plain(StatusCode::SERVICE_UNAVAILABLE).because(reason))
             })?;
         let member = &balancing.members[elected.member];
-        let target = target(member, path.as_deref(), &outgoing.parts.uri)?;
+        let target = target(member, path.as_deref(), &asked_for)?;
         exchange.engage(
             balancer,
             elected.member,
@@ -351,11 +361,28 @@ async fn forward(
         let failure = match attempt(exchange, &mut outgoing, balancer, elected.member).await {
             Ok(answered) => return Ok(answered),
             Err(Attempt::Unreached(failure)) => failure,
-            Err(other) => return Err(other),
+            Err(other) => {
+                say_proxy_error(exchange, &other, asked_for.path());
+                return Err(other);
+            }
         };
         if !elector.try_another(&mut attempts, elected.member, Outcome::Unreached) {
             return Err(Attempt::Unreached(failure));
         }
+    }
+}
+
+/// httpd's line for an answer of the proxy's own that names its cause.
+fn say_proxy_error(exchange: &Exchange, end: &Attempt, path: &str) {
+    if let Attempt::Failed(failure) = end
+        && let Detail::Proxy(cause) = failure.detail
+    {
+        let by_status = Reason::of_status(failure.status.as_u16());
+        error!(
+            target: LOG,
+            reason = failure.reason.unwrap_or(by_status).name(),
+            "[client {}] AH00898: {cause} returned by {path}", exchange.client.peer
+        );
     }
 }
 

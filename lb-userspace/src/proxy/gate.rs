@@ -47,7 +47,7 @@ pub enum Refusal {
     #[error("method is never proxied")]
     Method,
     /// 408: the head was begun and not finished in time.
-    #[error("request header read timeout")]
+    #[error("AH01382: Request header read timeout")]
     Timeout,
     /// 414.
     #[error("request line longer than LimitRequestLine")]

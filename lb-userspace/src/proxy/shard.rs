@@ -263,6 +263,11 @@ impl Shard {
         self.flush_logs();
         let idle = u64::try_from(self.pools.idle()).unwrap_or(u64::MAX);
         self.tally.set(Number::Idle, idle);
+        // Whoever comes first counts those of the whole process.
+        let lost = crate::telemetry::sink::take_lost();
+        if lost > 0 {
+            self.tally.count(Number::LinesLost, lost);
+        }
         let Some(current) = self.current() else {
             return;
         };
@@ -355,11 +360,13 @@ impl Shard {
         let host = &plan.spec.hosts[candidates[0]];
         let timeouts = Timeouts {
             head: host.header_timeout,
+            body: host.body_timeout,
             idle: host.keep_alive_timeout,
             io: host.timeout,
         };
-        let fields = plan.limits.fields;
-        let limits = plan.limits;
+        // Before a name is known those of the address's first host count, as in httpd.
+        let limits = plan.hosts[candidates[0]].limits;
+        let fields = limits.fields;
         // Counted here: the task's first turn comes after further accepts.
         let counted = Counted::new(self);
         let shard = Rc::clone(self);

@@ -1,15 +1,20 @@
-//! Floor programs: what a packet costs before a program does anything useful, and a way to have
-//! every packet come from another source.
+//! Floor programs: what a packet costs before a program does anything useful and what the least
+//! balancer costs; and ways to have every packet come from another source and arrive as it was.
 //!
 //! Assembled here, instruction by instruction, into an ELF object of their own: they need no BPF
 //! compiler, and the committed object stays what it is. `BPF_PROG_TEST_RUN` does not restore the
-//! packet between repeats, which the varying programs make use of: the packet itself is their
-//! counter. They keep the sum of the IPv4 header as it was, so its checksum stays right.
+//! packet between repeats, which the changing programs make use of: the packet itself is their
+//! counter. They keep the sum of the IPv4 header as it was, so its checksum stays right. A program
+//! that rewrites packets is driven by a restoring one; else every repeat but the first would
+//! measure what it does with its own output.
 
-use anyhow::{Context as _, Result};
+mod code;
+mod programs;
+
+use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{MapData, ProgramArray},
+    maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray},
     programs::Xdp,
 };
 use object::{
@@ -17,23 +22,63 @@ use object::{
     write::{Object, Relocation, SectionId, Symbol, SymbolId, SymbolSection},
 };
 
+use self::{code::Code, programs::Range};
+
 /// Returns `XDP_PASS`: the harness alone.
 pub(super) const PASS: &str = "floor_pass";
 /// Returns `XDP_DROP`.
 pub(super) const DROP: &str = "floor_drop";
 /// Reads Ethernet, IPv4 and TCP as far as addresses and ports, then passes.
 pub(super) const PARSE: &str = "floor_parse";
+/// The least balancer: service, flow, member, counter, IPv4 in IPv4, `XDP_TX`.
+pub(super) const BALANCE: &str = "floor_balance";
 /// Gives each packet the next of 65 536 sources, then runs what `NEXT` holds.
 pub(super) const SOURCES_64K: &str = "sources_64k";
 /// Gives each packet the next of 16 777 216 sources, then runs what `NEXT` holds.
 pub(super) const SOURCES_16M: &str = "sources_16m";
+/// Restores the packet and runs what `NEXT` holds.
+pub(super) const RESTORE: &str = "restore";
+/// Both at once: 65 536 sources.
+pub(super) const RESTORE_64K: &str = "restore_64k";
+/// Both at once: 16 777 216 sources.
+pub(super) const RESTORE_16M: &str = "restore_16m";
 
-/// The program array through which the varying programs go on.
+const ALL: [&str; 9] = [
+    PASS,
+    DROP,
+    PARSE,
+    BALANCE,
+    SOURCES_64K,
+    SOURCES_16M,
+    RESTORE,
+    RESTORE_64K,
+    RESTORE_16M,
+];
+
+/// The program array through which the driving programs go on.
 const NEXT: &str = "NEXT";
-const PROG_ARRAY: u32 = 3;
-const TAIL_CALL: i32 = 12;
-const XDP_DROP: i32 = 1;
-const XDP_PASS: i32 = 2;
+/// Length (u64) and first bytes of the packet as it is to be restored.
+const ORIGINAL: &str = "ORIGINAL";
+/// Services of the least balancer: address, port, protocol.
+const VIPS: &str = "VIPS";
+/// Its flows: source, destination, ports, protocol, and the member of each.
+const FLOWS: &str = "FLOWS";
+/// Its members: IPv4 address, MAC.
+const MEMBERS: &str = "MEMBERS";
+/// What it counts.
+const COUNTS: &str = "COUNTS";
+
+/// Name, kind (include/uapi/linux/bpf.h), bytes of key and value, entries.
+const MAPS: [(&str, u32, u32, u32, u32); 6] = [
+    (NEXT, 3, 4, 4, 1),
+    (ORIGINAL, 2, 4, 8 + at::RESTORED.unsigned_abs() as u32, 1),
+    (VIPS, 1, 8, 4, 64),
+    (FLOWS, 9, 16, 4, 1 << 20),
+    (MEMBERS, 2, 4, 16, BALANCED),
+    (COUNTS, 6, 4, 8, 1),
+];
+/// Members of the least balancer.
+const BALANCED: u32 = 4;
 /// Relocation of a map's address into a 64-bit immediate (linux/bpf psABI).
 const R_BPF_64_64: u32 = 1;
 
@@ -42,12 +87,17 @@ mod at {
     pub(super) const ETHERTYPE: i16 = 12;
     pub(super) const VERSION: i16 = 14;
     pub(super) const TOS: i16 = 15;
+    pub(super) const LENGTH: i16 = 16;
     pub(super) const IDENTIFICATION: i16 = 18;
+    pub(super) const TTL: i16 = 22;
     pub(super) const PROTOCOL: i16 = 23;
+    pub(super) const CHECKSUM: i16 = 24;
     pub(super) const SOURCE: i16 = 26;
     pub(super) const DESTINATION: i16 = 30;
     pub(super) const PORTS: i16 = 34;
     pub(super) const END: i32 = 54;
+    /// Bytes that are restored: frames for that are at least so long.
+    pub(super) const RESTORED: i16 = 64;
 }
 
 /// The loaded floors.
@@ -63,7 +113,7 @@ impl Floors {
         let mut ebpf = EbpfLoader::new()
             .load(&bytes)
             .context("loading the floor programs")?;
-        for name in [PASS, DROP, PARSE, SOURCES_64K, SOURCES_16M] {
+        for name in ALL {
             let program: &mut Xdp = ebpf.program_mut(name).context(name)?.try_into()?;
             program.load().context(name)?;
         }
@@ -75,19 +125,70 @@ impl Floors {
         Ok(self.ebpf.program(name).context(name)?.try_into()?)
     }
 
-    /// Makes the varying programs go on with `program`; `None`: with [`PASS`].
+    /// Makes the driving programs go on with `program`; `None`: with [`PASS`].
     pub(super) fn go_on_with(&mut self, program: Option<&Xdp>) -> Result<()> {
         let fd = match program {
             Some(program) => program.fd()?.try_clone()?,
             None => self.program(PASS)?.fd()?.try_clone()?,
         };
+        self.set_next(&fd)
+    }
+
+    /// Makes the driving programs go on with a floor.
+    pub(super) fn go_on_with_floor(&mut self, name: &'static str) -> Result<()> {
+        let fd = self.program(name)?.fd()?.try_clone()?;
+        self.set_next(&fd)
+    }
+
+    fn set_next(&mut self, fd: &aya::programs::ProgramFd) -> Result<()> {
         let map = self.ebpf.map_mut(NEXT).context(NEXT)?;
         let mut next: ProgramArray<&mut MapData> = ProgramArray::try_from(map)?;
-        Ok(next.set(0, &fd, 0)?)
+        Ok(next.set(0, fd, 0)?)
+    }
+
+    /// Tells the restoring programs what packets look like.
+    pub(super) fn restore_to(&mut self, frame: &[u8]) -> Result<()> {
+        let length = usize::from(at::RESTORED.unsigned_abs());
+        ensure!(frame.len() >= length, "too short to be restored");
+        let mut original = [0; 72];
+        original[..8].copy_from_slice(&(frame.len() as u64).to_le_bytes());
+        original[8..].copy_from_slice(&frame[..length]);
+        let map = self.ebpf.map_mut(ORIGINAL).context(ORIGINAL)?;
+        let mut array: Array<&mut MapData, [u8; 72]> = Array::try_from(map)?;
+        Ok(array.set(0, original, 0)?)
+    }
+
+    /// Packets that the least balancer has sent on.
+    pub(super) fn balanced(&self) -> Result<u64> {
+        let map = self.ebpf.map(COUNTS).context(COUNTS)?;
+        let counts: PerCpuArray<&MapData, u64> = PerCpuArray::try_from(map)?;
+        Ok(counts.get(&0, 0)?.iter().sum())
+    }
+
+    /// Makes what a frame is sent to the least balancer's only service.
+    pub(super) fn balance(&mut self, frame: &[u8]) -> Result<()> {
+        let field = |offset: i16| usize::from(offset.unsigned_abs());
+        let mut key = [0; 8];
+        key[..4].copy_from_slice(&frame[field(at::DESTINATION)..][..4]);
+        key[4..6].copy_from_slice(&frame[field(at::PORTS) + 2..][..2]);
+        key[6] = 6;
+        let map = self.ebpf.map_mut(VIPS).context(VIPS)?;
+        let mut vips: HashMap<&mut MapData, [u8; 8], u32> = HashMap::try_from(map)?;
+        vips.insert(key, 0, 0)?;
+        let map = self.ebpf.map_mut(MEMBERS).context(MEMBERS)?;
+        let mut members: Array<&mut MapData, [u8; 16]> = Array::try_from(map)?;
+        for number in 0..BALANCED {
+            let last = number.to_le_bytes()[0];
+            let mut member = [0; 16];
+            member[..4].copy_from_slice(&[10, 0, 0, last]);
+            member[4..10].copy_from_slice(&[2, 0, 0, 0, 0, last]);
+            members.set(number, member, 0)?;
+        }
+        Ok(())
     }
 }
 
-/// Makes a frame one that the varying programs may begin with: whatever they change in the source
+/// Makes a frame one that the driving programs may begin with: whatever they change in the source
 /// address, they change the other way in the TOS byte and the identification.
 pub(super) fn prepare(frame: &mut [u8]) {
     let field = |offset: i16| usize::from(offset.unsigned_abs());
@@ -97,151 +198,39 @@ pub(super) fn prepare(frame: &mut [u8]) {
     lab::packet::set_checksum(&mut frame[field(at::VERSION)..field(at::PORTS)]);
 }
 
-/// Registers by their roles here.
-mod r {
-    pub(super) const RETURN: u8 = 0;
-    pub(super) const CTX: u8 = 1;
-    pub(super) const DATA: u8 = 2;
-    pub(super) const END: u8 = 3;
-    pub(super) const LIMIT: u8 = 4;
-    pub(super) const A: u8 = 5;
-    pub(super) const SAVED: u8 = 6;
-    pub(super) const B: u8 = 7;
+/// Fails unless `out` is what the least balancer makes of `frame`, whatever its source became: one
+/// outer header with a right checksum, and the packet within.
+pub(super) fn check_sent_on(frame: &[u8], out: &[u8]) -> Result<()> {
+    let field = |offset: i16| usize::from(offset.unsigned_abs());
+    let outer = 20;
+    ensure!(
+        out.len() == frame.len() + outer,
+        "{} bytes became {}",
+        frame.len(),
+        out.len()
+    );
+    let (header, within) = out[field(at::VERSION)..].split_at(outer);
+    let mut summed = header.to_vec();
+    lab::packet::set_checksum(&mut summed);
+    ensure!(summed == header, "the outer header's checksum is wrong");
+    let length = u16::from_be_bytes([header[2], header[3]]);
+    let was = u16::from_be_bytes([frame[field(at::LENGTH)], frame[field(at::LENGTH) + 1]]);
+    ensure!(
+        usize::from(length) == usize::from(was) + outer && header[9] == 4,
+        "the outer header is wrong: {header:02x?}"
+    );
+    let rest = field(at::DESTINATION) - field(at::VERSION);
+    ensure!(
+        within[rest..] == frame[field(at::DESTINATION)..],
+        "the packet within was changed"
+    );
+    Ok(())
 }
 
-/// Instructions of one program; jumps that leave go to the last one, `exit`.
-#[derive(Default)]
-struct Code {
-    words: Vec<[u8; 8]>,
-    leaving: Vec<usize>,
-    map: Option<usize>,
-}
-
-impl Code {
-    fn op(&mut self, op: u8, to: u8, from: u8, offset: i16, number: i32) -> &mut Self {
-        let mut word = [op, to | from << 4, 0, 0, 0, 0, 0, 0];
-        word[2..4].copy_from_slice(&offset.to_le_bytes());
-        word[4..].copy_from_slice(&number.to_le_bytes());
-        self.words.push(word);
-        self
-    }
-
-    fn set(&mut self, to: u8, number: i32) -> &mut Self {
-        self.op(0xb7, to, 0, 0, number)
-    }
-
-    fn copy(&mut self, to: u8, from: u8) -> &mut Self {
-        self.op(0xbf, to, from, 0, 0)
-    }
-
-    fn load_u8(&mut self, to: u8, offset: i16) -> &mut Self {
-        self.op(0x71, to, r::DATA, offset, 0)
-    }
-
-    fn load_u16(&mut self, to: u8, offset: i16) -> &mut Self {
-        self.op(0x69, to, r::DATA, offset, 0)
-    }
-
-    fn load_u32(&mut self, to: u8, offset: i16) -> &mut Self {
-        self.op(0x61, to, r::DATA, offset, 0)
-    }
-
-    fn store_u8(&mut self, offset: i16, from: u8) -> &mut Self {
-        self.op(0x73, r::DATA, from, offset, 0)
-    }
-
-    fn store_u16(&mut self, offset: i16, from: u8) -> &mut Self {
-        self.op(0x6b, r::DATA, from, offset, 0)
-    }
-
-    /// Leaves unless the register holds the number.
-    fn leave_unless(&mut self, register: u8, number: i32) -> &mut Self {
-        self.leaving.push(self.words.len());
-        self.op(0x55, register, 0, 0, number)
-    }
-
-    /// Loads the packet's bounds and leaves with `answer` if it is shorter than [`at::END`].
-    fn packet(&mut self, answer: i32) -> &mut Self {
-        self.set(r::RETURN, answer)
-            .op(0x61, r::DATA, r::CTX, 0, 0)
-            .op(0x61, r::END, r::CTX, 4, 0)
-            .copy(r::LIMIT, r::DATA)
-            .op(0x07, r::LIMIT, 0, 0, at::END);
-        self.leaving.push(self.words.len());
-        self.op(0x2d, r::LIMIT, r::END, 0, 0)
-    }
-
-    /// Ends the program and gives its bytes.
-    fn exit(&mut self) -> Vec<u8> {
-        let last = self.words.len();
-        self.op(0x95, 0, 0, 0, 0);
-        for from in &self.leaving {
-            let distance = i16::try_from(last - from - 1).expect("these programs are short");
-            self.words[*from][2..4].copy_from_slice(&distance.to_le_bytes());
-        }
-        self.words.concat()
-    }
-}
-
-fn answer(action: i32) -> Code {
-    let mut code = Code::default();
-    code.set(r::RETURN, action);
-    code
-}
-
-fn parse() -> Code {
-    let mut code = Code::default();
-    code.packet(XDP_PASS)
-        .load_u16(r::A, at::ETHERTYPE)
-        .leave_unless(r::A, 0x0008)
-        .load_u8(r::A, at::VERSION)
-        .leave_unless(r::A, 0x45)
-        .load_u8(r::A, at::PROTOCOL)
-        .leave_unless(r::A, 6)
-        .load_u32(r::A, at::SOURCE)
-        .load_u32(r::B, at::DESTINATION)
-        .op(0xaf, r::A, r::B, 0, 0)
-        .load_u32(r::B, at::PORTS)
-        .op(0xaf, r::A, r::B, 0, 0)
-        // Something must depend on what was read.
-        .leave_unless(r::A, 0x1234_5678)
-        .set(r::RETURN, XDP_DROP);
-    code
-}
-
-/// Counts in the source's last two bytes, and with `is_wide` carries into the one before.
-fn vary(is_wide: bool) -> Code {
-    let low = at::SOURCE + 2;
-    let high = at::SOURCE + 1;
-    let mut code = Code::default();
-    code.copy(r::SAVED, r::CTX)
-        .packet(0)
-        .load_u16(r::A, low)
-        .op(0x07, r::A, 0, 0, 1)
-        .op(0x57, r::A, 0, 0, 0xffff)
-        .store_u16(low, r::A)
-        .copy(r::B, r::A)
-        .op(0xa7, r::B, 0, 0, 0xffff)
-        .store_u16(at::IDENTIFICATION, r::B);
-    if is_wide {
-        // Over the carry's six instructions unless the low half is 0 again.
-        code.op(0x55, r::A, 0, 6, 0)
-            .load_u8(r::A, high)
-            .op(0x07, r::A, 0, 0, 1)
-            .op(0x57, r::A, 0, 0, 0xff)
-            .store_u8(high, r::A)
-            .op(0xa7, r::A, 0, 0, 0xff)
-            .store_u8(at::TOS, r::A);
-    }
-    code.copy(r::CTX, r::SAVED);
-    code.map = Some(code.words.len());
-    code.op(0x18, 2, 0, 0, 0)
-        .op(0, 0, 0, 0, 0)
-        .set(3, 0)
-        .op(0x85, 0, 0, 0, TAIL_CALL)
-        // Only reached when there is nothing to go on with: XDP_ABORTED, which no row expects.
-        .set(r::RETURN, 0);
-    code
+/// Makes a frame long enough to be restored: what follows the IP packet is Ethernet's padding.
+pub(super) fn pad(frame: &mut Vec<u8>) {
+    let least = usize::from(at::RESTORED.unsigned_abs());
+    frame.resize(frame.len().max(least), 0);
 }
 
 fn assemble() -> Result<Vec<u8>> {
@@ -249,43 +238,67 @@ fn assemble() -> Result<Vec<u8>> {
     let license = elf.add_section(Vec::new(), b"license".to_vec(), SectionKind::Data);
     elf.append_section_data(license, b"Dual MIT/GPL\0", 1);
 
-    // struct bpf_map_def: type, key, value, entries, flags.
     let maps = elf.add_section(Vec::new(), b"maps".to_vec(), SectionKind::Data);
-    let definition: Vec<u8> = [PROG_ARRAY, 4, 4, 1, 0]
-        .into_iter()
-        .flat_map(u32::to_le_bytes)
-        .collect();
-    elf.append_section_data(maps, &definition, 4);
-    let next = symbol(&mut elf, NEXT, SymbolKind::Data, maps, 0, definition.len());
+    let mut symbols = std::collections::HashMap::new();
+    for (name, kind, key, value, entries) in MAPS {
+        // struct bpf_map_def: type, key, value, entries, flags.
+        let definition: Vec<u8> = [kind, key, value, entries, 0]
+            .into_iter()
+            .flat_map(u32::to_le_bytes)
+            .collect();
+        let start = elf.append_section_data(maps, &definition, 4);
+        let id = symbol(
+            &mut elf,
+            name,
+            SymbolKind::Data,
+            maps,
+            start,
+            definition.len(),
+        );
+        symbols.insert(name, id);
+    }
 
     let programs = [
-        (PASS, answer(XDP_PASS)),
-        (DROP, answer(XDP_DROP)),
-        (PARSE, parse()),
-        (SOURCES_64K, vary(false)),
-        (SOURCES_16M, vary(true)),
+        (PASS, programs::answer(programs::XDP_PASS)),
+        (DROP, programs::answer(programs::XDP_DROP)),
+        (PARSE, programs::parse_only()),
+        (BALANCE, programs::balance()),
+        (SOURCES_64K, programs::changing(Range::Low16)),
+        (SOURCES_16M, programs::changing(Range::Low24)),
+        (RESTORE, programs::restoring(Range::One)),
+        (RESTORE_64K, programs::restoring(Range::Low16)),
+        (RESTORE_16M, programs::restoring(Range::Low24)),
     ];
     // Fragments allowed, as in the object: a tail call goes between programs of one kind only.
     let text = elf.add_section(Vec::new(), b"xdp.frags".to_vec(), SectionKind::Text);
-    for (name, mut code) in programs {
-        let bytes = code.exit();
+    for (name, (mut code, answer)) in programs {
+        let bytes = code.end(answer);
         let start = elf.append_section_data(text, &bytes, 8);
         symbol(&mut elf, name, SymbolKind::Text, text, start, bytes.len());
-        if let Some(word) = code.map {
-            elf.add_relocation(
-                text,
-                Relocation {
-                    offset: start + 8 * word as u64,
-                    symbol: next,
-                    addend: 0,
-                    flags: object::RelocationFlags::Elf {
-                        r_type: R_BPF_64_64,
-                    },
-                },
-            )?;
-        }
+        relocate(&mut elf, text, start, &code, &symbols)?;
     }
     Ok(elf.write()?)
+}
+
+fn relocate(
+    elf: &mut Object<'_>,
+    text: SectionId,
+    start: u64,
+    code: &Code,
+    symbols: &std::collections::HashMap<&str, SymbolId>,
+) -> Result<()> {
+    for reference in &code.references {
+        let relocation = Relocation {
+            offset: start + 8 * reference.word as u64,
+            symbol: *symbols.get(reference.map).context(reference.map)?,
+            addend: 0,
+            flags: object::RelocationFlags::Elf {
+                r_type: R_BPF_64_64,
+            },
+        };
+        elf.add_relocation(text, relocation)?;
+    }
+    Ok(())
 }
 
 fn symbol(

@@ -5,13 +5,19 @@
 //! machine with the peer, so requests per second mean little here.
 
 mod calls;
+mod cases;
 mod client;
 mod cost;
 mod drive;
+mod handshakes;
 mod idle;
 mod peers;
 mod report;
+mod rounds;
 mod steady;
+mod streams;
+mod tls;
+mod verdict;
 
 use std::path::{Path, PathBuf};
 
@@ -20,13 +26,15 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use self::{
     calls::Calls,
+    cases::{CASES, Case},
     drive::Sample,
     idle::Idle,
     peers::{Kind, Members, Peer, Site},
     steady::Latencies,
+    tls::Tls,
 };
 use super::machine::Machine;
-use crate::exec::step;
+use crate::dist;
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
@@ -43,9 +51,12 @@ pub(crate) struct Arguments {
     /// Only cases whose name contains this
     #[arg(long)]
     case: Option<String>,
-    /// Idle connections for the memory of one; 0 leaves that out
-    #[arg(long, default_value_t = 5000)]
+    /// Idle cleartext connections for the memory of one; 0 leaves that out
+    #[arg(long, default_value_t = 10_000)]
     idle: u32,
+    /// The same over TLS
+    #[arg(long, default_value_t = 10_000)]
+    idle_tls: u32,
     /// Leave out the drives at a fixed rate
     #[arg(long)]
     no_latency: bool,
@@ -54,62 +65,21 @@ pub(crate) struct Arguments {
     no_calls: bool,
     /// This sluice, instead of a release build made now
     #[arg(long, value_name = "FILE")]
-    sluice: Option<PathBuf>,
+    binary: Option<PathBuf>,
+    /// Also the build with a profile, in the same rounds: `cargo xtask dist`'s, or this file
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    #[expect(
+        clippy::option_option,
+        reason = "clap's way to tell no option from one without value"
+    )]
+    pgo: Option<Option<PathBuf>>,
     /// Also write everything measured to this file
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Also write the tables to this file; one that has a place for them keeps the rest
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
 }
-
-/// What is asked of every peer alike.
-#[derive(Debug)]
-struct Case {
-    name: &'static str,
-    path: &'static str,
-    connections: u32,
-    /// A new connection for each request.
-    is_closing: bool,
-    is_logged: bool,
-}
-
-const CASES: [Case; 4] = [
-    Case {
-        name: "small, keep-alive",
-        path: "/small",
-        connections: 64,
-        is_closing: false,
-        is_logged: false,
-    },
-    Case {
-        name: "64 kB body, keep-alive",
-        path: "/64k",
-        connections: 32,
-        is_closing: false,
-        is_logged: false,
-    },
-    Case {
-        name: "small, new connection per request",
-        path: "/small",
-        connections: 64,
-        is_closing: true,
-        is_logged: false,
-    },
-    Case {
-        name: "small, keep-alive, access log",
-        path: "/small",
-        connections: 64,
-        is_closing: false,
-        is_logged: true,
-    },
-];
-
-/// Share of the slowest peer's closed-loop rate at which latency is measured: below every knee.
-const STEADY_SHARE: f64 = 0.4;
-const STEADY_SECONDS: f64 = 3.0;
-const STEADY_ROUNDS: u32 = 3;
-
-/// Least share of answers with a line in the log. A buffer that is only written when it is full
-/// holds some back.
-const LOGGED_SHARE: f64 = 0.99;
 
 /// Everything of one run.
 struct Outcome {
@@ -118,39 +88,66 @@ struct Outcome {
     cases: Vec<Measured>,
     /// Rate, requests/s, and by peer; the last row is a member asked directly.
     steady: Option<(f64, Vec<(&'static str, Latencies)>)>,
-    idle: Vec<(Kind, Idle)>,
-    idle_connections: u32,
+    /// Cleartext, then TLS.
+    idle: Vec<Held>,
+    /// What drove and counted, with versions.
+    tools: Vec<String>,
+}
+
+/// What idle connections held.
+struct Held {
+    is_tls: bool,
+    connections: u32,
+    peers: Vec<(Kind, Result<Idle, String>)>,
 }
 
 struct Described {
     kind: Kind,
     version: String,
     configuration: String,
+    defers: bool,
 }
 
 struct Measured {
     case: &'static Case,
-    /// By peer, in the order of `Outcome::peers`: rounds.
-    samples: Vec<Vec<Sample>>,
-    calls: Vec<Option<Calls>>,
+    /// By peer, in the order of `Outcome::peers`.
+    rows: Vec<Driven>,
+}
+
+/// A peer in a case.
+struct Driven {
+    /// Why it has no figures, if it has none.
+    refusal: Option<String>,
+    /// Rounds.
+    samples: Vec<Sample>,
+    calls: Option<Calls>,
 }
 
 /// Measures and prints.
 pub(super) fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     let kinds = wanted(arguments)?;
-    raise_descriptor_limit();
-    let sluice = match &arguments.sluice {
-        Some(path) => path.canonicalize().context("--sluice")?,
+    let most = raise_descriptor_limit();
+    let sluice = match &arguments.binary {
+        Some(path) => path.canonicalize().context("--binary")?,
         None => peers::build_release(root)?,
+    };
+    let pgo = match &arguments.pgo {
+        None => None,
+        Some(None) => Some(dist::profiled(root)?),
+        Some(Some(path)) => Some(path.canonicalize().context("--pgo")?),
     };
     let dir = std::env::temp_dir().join(format!("sluice-bench-{}", std::process::id()));
     peers::make_dir(&dir)?;
-    let outcome = measure(arguments, &kinds, &dir, sluice);
+    let outcome = measure(arguments, &kinds, &dir, (sluice, pgo), most);
     let _ = std::fs::remove_dir_all(&dir);
     let mut outcome = outcome?;
-    let json = report::print(&mut outcome, arguments);
-    match &arguments.json {
-        Some(path) => super::write_json(path, &json),
+    let (text, json) = report::compose(&mut outcome, arguments);
+    print!("{text}");
+    if let Some(path) = &arguments.json {
+        super::write_json(path, &json)?;
+    }
+    match &arguments.markdown {
+        Some(path) => super::markdown::write(path, "l7", &text),
         None => Ok(()),
     }
 }
@@ -159,15 +156,18 @@ pub(super) fn run(root: &Path, arguments: &Arguments) -> Result<()> {
 fn wanted(arguments: &Arguments) -> Result<Vec<Kind>> {
     let kinds: Vec<_> = Kind::ALL
         .into_iter()
-        .filter(|kind| {
-            *kind == Kind::Sluice || arguments.peers.is_empty() || arguments.peers.contains(kind)
+        .filter(|kind| match kind {
+            Kind::Sluice => true,
+            Kind::SluicePgo => arguments.pgo.is_some(),
+            _ => arguments.peers.is_empty() || arguments.peers.contains(kind),
         })
         .collect();
     let mut missing: Vec<_> = kinds
         .iter()
         .filter_map(|kind| kind.package())
         // nginx is also what the members run on.
-        .chain([("nginx", "nginx"), ("wrk", "wrk")])
+        .chain([("nginx", "nginx"), ("wrk", "wrk"), ("openssl", "openssl")])
+        .chain([("h2load", "nghttp2-client")])
         .chain((!arguments.no_calls).then_some(("strace", "strace")))
         .filter(|(program, _)| !lab::has_tool(program))
         .map(|(_, package)| package)
@@ -181,19 +181,41 @@ fn wanted(arguments: &Arguments) -> Result<Vec<Kind>> {
     Ok(kinds)
 }
 
-/// Idle connections need a descriptor each, here and in the peers, which inherit the limit.
-fn raise_descriptor_limit() {
+/// Descriptors, here and in the peers, which inherit the limit: an idle connection needs one, and
+/// HAProxy sets two aside for each that it would take.
+const DESCRIPTORS: u64 = 65_536;
+
+/// Raises the limit as far as this user may, and gives the most idle connections that it allows: a
+/// proxy may need a descriptor for a member with each, and some for itself.
+fn raise_descriptor_limit() -> u32 {
     let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    let _ = setrlimit(Resource::Nofile, limit);
+    let enough = limit.maximum.map(|most| most.max(DESCRIPTORS));
+    let raised = rustix::process::Rlimit {
+        current: enough,
+        maximum: enough,
+    };
+    if setrlimit(Resource::Nofile, raised).is_err() {
+        limit.current = limit.maximum;
+        let _ = setrlimit(Resource::Nofile, limit);
+    }
+    let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    u32::try_from((most / 2).saturating_sub(500)).unwrap_or(u32::MAX)
 }
 
-fn measure(arguments: &Arguments, kinds: &[Kind], dir: &Path, sluice: PathBuf) -> Result<Outcome> {
+fn measure(
+    arguments: &Arguments,
+    kinds: &[Kind],
+    dir: &Path,
+    (sluice, pgo): (PathBuf, Option<PathBuf>),
+    most_idle: u32,
+) -> Result<Outcome> {
     let machine = Machine::look();
     let members = Members::start(dir)?;
     let site = Site {
         dir: dir.to_owned(),
         sluice,
+        pgo,
+        tls: Tls::make(dir)?,
         members: members.addresses.clone(),
     };
     let start = |is_logged| -> Result<Vec<Peer>> {
@@ -208,7 +230,7 @@ fn measure(arguments: &Arguments, kinds: &[Kind], dir: &Path, sluice: PathBuf) -
     let quiet = start(false)?;
     let logged = start(true)?;
     for peer in quiet.iter().chain(&logged) {
-        peer.check()?;
+        peer.check(&site.tls)?;
     }
     let mut outcome = Outcome {
         machine,
@@ -216,26 +238,32 @@ fn measure(arguments: &Arguments, kinds: &[Kind], dir: &Path, sluice: PathBuf) -
             .iter()
             .map(|peer| Described {
                 kind: peer.kind,
-                version: peer.kind.version(&site.sluice),
+                version: format!(
+                    "{}{}",
+                    peer.kind.version(&site),
+                    origin(peer.kind, arguments)
+                ),
                 configuration: peer.configuration.clone(),
+                defers: peer.defers,
             })
             .collect(),
         cases: Vec::new(),
         steady: None,
         idle: Vec::new(),
-        idle_connections: arguments.idle,
+        tools: tools(),
     };
     // Memory first: a peer that was driven hard holds on to what it then had.
-    if arguments.idle > 0 {
-        for peer in &quiet {
-            step(&format!(
-                "{}: {} idle connections",
-                peer.kind.name(),
-                arguments.idle
-            ));
-            let idle = idle::measure(peer, arguments.idle)
-                .with_context(|| format!("idle connections of {}", peer.kind.name()))?;
-            outcome.idle.push((peer.kind, idle));
+    for (is_tls, connections) in [(false, arguments.idle), (true, arguments.idle_tls)] {
+        if connections > most_idle {
+            eprintln!(
+                "    {most_idle} idle connections instead of {connections}: more than the limit of \
+                 open files allows"
+            );
+        }
+        let connections = connections.min(most_idle);
+        if connections > 0 {
+            let held = rounds::hold(is_tls, connections, &quiet, &site.tls)?;
+            outcome.idle.push(held);
         }
     }
     let is_wanted = |case: &&Case| {
@@ -244,114 +272,47 @@ fn measure(arguments: &Arguments, kinds: &[Kind], dir: &Path, sluice: PathBuf) -
     };
     for case in CASES.iter().filter(is_wanted) {
         let peers = if case.is_logged { &logged } else { &quiet };
-        outcome.cases.push(drive_case(arguments, case, peers, dir)?);
+        let measured = rounds::drive(arguments, case, peers, dir, &site.tls)?;
+        outcome.cases.push(measured);
     }
     if !arguments.no_latency
-        && let Some(rate) = slowest(&outcome)
+        && let Some(rate) = rounds::slowest(&outcome)
     {
-        outcome.steady = Some(steady_rounds(rate * STEADY_SHARE, &quiet, &members)?);
+        outcome.steady = Some(rounds::steady(
+            rate * rounds::STEADY_SHARE,
+            &quiet,
+            &members,
+        )?);
     }
     Ok(outcome)
 }
 
-/// One case: a warming drive of each peer, the rounds, then one drive whose calls are counted.
-fn drive_case(
-    arguments: &Arguments,
-    case: &'static Case,
-    peers: &[Peer],
-    dir: &Path,
-) -> Result<Measured> {
-    step(&format!("{}: {} rounds", case.name, arguments.rounds));
-    for peer in peers {
-        drive::peer(peer, case, 1)?;
-    }
-    let mut samples: Vec<Vec<Sample>> = peers.iter().map(|_| Vec::new()).collect();
-    for round in 0..arguments.rounds {
-        let mut order: Vec<usize> = (0..peers.len()).collect();
-        // There and back, so that whoever follows whom changes.
-        if round % 2 == 1 {
-            order.reverse();
+/// Which build of ours it is, so that nobody takes a debug build's figures for the product's.
+fn origin(kind: Kind, arguments: &Arguments) -> &'static str {
+    match kind {
+        Kind::Sluice if arguments.binary.is_some() => ", a binary that was given",
+        Kind::Sluice => ", release build without a profile",
+        Kind::SluicePgo if arguments.pgo.as_ref().is_some_and(Option::is_some) => {
+            ", a binary that was given as the build with a profile"
         }
-        for index in order {
-            samples[index].push(drive::peer(&peers[index], case, arguments.seconds)?);
-        }
+        Kind::SluicePgo => ", release build with a profile (cargo xtask dist)",
+        Kind::Nginx | Kind::Haproxy | Kind::Httpd => "",
     }
-    if case.is_logged {
-        check_logs(peers, &samples)?;
-    }
-    let calls = peers
-        .iter()
-        .map(|peer| {
-            if arguments.no_calls {
-                return None;
-            }
-            calls::count(peer, case, dir)
-                .inspect_err(|error| {
-                    eprintln!("    system calls of {}: {error:#}", peer.kind.name());
-                })
-                .ok()
-        })
-        .collect();
-    Ok(Measured {
-        case,
-        samples,
-        calls,
+}
+
+/// What drives and counts, by its own word.
+fn tools() -> Vec<String> {
+    [
+        ("wrk", "-v"),
+        ("h2load", "--version"),
+        ("openssl", "version"),
+    ]
+    .into_iter()
+    .filter_map(|(name, flag)| {
+        let path = lab::tool_path(name)?;
+        Some(peers::first_line(
+            std::process::Command::new(path).arg(flag),
+        ))
     })
-}
-
-/// Every peer's log has a line for each answer, once its buffer was written.
-fn check_logs(peers: &[Peer], samples: &[Vec<Sample>]) -> Result<()> {
-    for (peer, samples) in peers.iter().zip(samples) {
-        let requests: f64 = samples.iter().map(|sample| sample.requests).sum();
-        lab::wait::until("an access log to be complete", lab::wait::PATIENCE, || {
-            (peer.lines() as f64 > requests * LOGGED_SHARE).then_some(())
-        })
-        .with_context(|| {
-            let (name, lines) = (peer.kind.name(), peer.lines());
-            format!("{name} logged {lines} of {requests} requests")
-        })?;
-    }
-    Ok(())
-}
-
-/// The slowest peer's median rate in the first case.
-fn slowest(outcome: &Outcome) -> Option<f64> {
-    outcome
-        .cases
-        .first()?
-        .samples
-        .iter()
-        .filter_map(|samples| {
-            let rates = samples.iter().map(Sample::rate).collect();
-            Some(super::figures::Spread::new(rates)?.median())
-        })
-        .min_by(f64::total_cmp)
-}
-
-fn steady_rounds(
-    rate: f64,
-    peers: &[Peer],
-    members: &Members,
-) -> Result<(f64, Vec<(&'static str, Latencies)>)> {
-    step(&format!("latency at {rate:.0} requests/s"));
-    let mut targets: Vec<_> = peers
-        .iter()
-        .map(|peer| (peer.kind.name(), peer.address))
-        .collect();
-    targets.extend(
-        members
-            .addresses
-            .first()
-            .map(|address| ("(member itself)", *address)),
-    );
-    let mut found: Vec<_> = targets
-        .iter()
-        .map(|(name, _)| (*name, Latencies::default()))
-        .collect();
-    for _ in 0..STEADY_ROUNDS {
-        for ((_, address), (_, latencies)) in targets.iter().zip(&mut found) {
-            latencies.add(steady::run(*address, "/small", rate, STEADY_SECONDS)?);
-        }
-    }
-    Ok((rate, found))
+    .collect()
 }

@@ -6,7 +6,10 @@
 
 mod rows;
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
@@ -19,6 +22,7 @@ use super::{
     figures::Spread,
     floors::{self, Floors},
     machine::Machine,
+    markdown,
     table::Table,
     write_json,
 };
@@ -34,8 +38,11 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..))]
     packets: u32,
     /// Also write everything measured to this file
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Also write the tables to this file; one that has a place for them keeps the rest
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
 }
 
 /// Packets before the timed ones: caches, branch predictors and, for rows that enter sources, the
@@ -90,6 +97,8 @@ pub(super) fn run(_root: &Path, arguments: &Arguments) -> Result<()> {
     let mut measured: Vec<Rounds> = rows.iter().map(|_| Rounds::default()).collect();
     // The floors as rows of their own, against the first.
     let plain = [floors::PASS, floors::DROP, floors::PARSE];
+    let balancing = [Sources::One, Sources::Known, Sources::New];
+    let mut balanced: Vec<Rounds> = balancing.iter().map(|_| Rounds::default()).collect();
     let mut bare: Vec<Rounds> = plain.iter().map(|_| Rounds::default()).collect();
     let frame = rows::frame_of_floors();
 
@@ -101,6 +110,12 @@ pub(super) fn run(_root: &Path, arguments: &Arguments) -> Result<()> {
             rounds.total.push(timed.nanos);
             rounds.floor.push(pass);
         }
+        for (sources, rounds) in balancing.iter().zip(&mut balanced) {
+            let (total, floor) = balance(&mut floors, *sources, arguments.packets)
+                .with_context(|| format!("the least balancer, {sources:?}"))?;
+            rounds.total.push(total);
+            rounds.floor.push(floor);
+        }
         for (row, rounds) in rows.iter().zip(&mut measured) {
             let (total, floor) = measure(&mut kernel, &mut floors, row, arguments.packets)
                 .with_context(|| format!("row {}", row.name))?;
@@ -111,11 +126,17 @@ pub(super) fn run(_root: &Path, arguments: &Arguments) -> Result<()> {
 
     let mut table = Table::new(&["packet", "verdict", "net ns/packet", "x harness"]);
     let mut figures = Vec::new();
-    let floor_names = ["floor: pass", "floor: drop", "floor: parse only"];
+    let floor_names = [
+        ("floor: pass", "-"),
+        ("floor: drop", "-"),
+        ("floor: parse only", "-"),
+        ("floor: minimal balancer, one flow", "sent on"),
+        ("floor: minimal balancer, 65 536 flows", "sent on"),
+        ("floor: minimal balancer, each flow new", "sent on"),
+    ];
     let all = floor_names
-        .iter()
-        .map(|name| (*name, "-"))
-        .zip(&bare)
+        .into_iter()
+        .zip(bare.iter().chain(&balanced))
         .chain(
             rows.iter()
                 .map(|row| (row.name, row.reason.name()))
@@ -137,13 +158,15 @@ pub(super) fn run(_root: &Path, arguments: &Arguments) -> Result<()> {
         }));
     }
     let size = size(&kernel)?;
-    println!("{}\n", machine.line());
-    print!("{}", table.text());
-    println!(
+    let mut text = format!("{}\n\n{}", machine.line(), table.text());
+    let _ = writeln!(
+        text,
         "\nHarness: the kernel's test loop around a program that only passes, {} ns a packet; \
          net is what is above it in the same round, as median (least..most) of {} rounds of {} \
          packets. Rows with changing sources have a harness of their own, which changes the packet \
-         and tail-calls.",
+         and tail-calls; rows that rewrite packets one that puts the packet's first 64 bytes and its \
+         beginning back after each. The minimal balancer: service, flow table of 1 048 576 (LRU), \
+         member, counter, IPv4 in IPv4.",
         bare[0]
             .net()
             .and_then(|_| Spread::new(bare[0].floor.clone()))
@@ -151,11 +174,15 @@ pub(super) fn run(_root: &Path, arguments: &Arguments) -> Result<()> {
         arguments.rounds,
         arguments.packets,
     );
-    println!(
-        "Program: {} instructions verified, {} bytes translated, {} bytes of machine code.",
+    let _ = writeln!(
+        text,
+        "\nProgram: {} instructions verified, {} bytes translated, {} bytes of machine code.",
         size["verified_instructions"], size["translated_bytes"], size["machine_code_bytes"],
     );
-    println!("Not built: a minimal guard written by hand as a floor; nothing steers yet.");
+    print!("{text}");
+    if let Some(path) = &arguments.markdown {
+        markdown::write(path, "xdp", &text)?;
+    }
     if let Some(path) = &arguments.json {
         write_json(
             path,
@@ -186,23 +213,17 @@ fn measure(
         Sources::One => WARM,
         Sources::Known | Sources::New => WARM_SOURCES,
     };
-    let (harness, floor) = match row.sources {
-        Sources::One => (
-            None,
-            time(floors.program(floors::PASS)?, &row.frame, packets)?,
-        ),
-        Sources::Known | Sources::New => {
-            let name = if matches!(row.sources, Sources::Known) {
-                floors::SOURCES_64K
-            } else {
-                floors::SOURCES_16M
-            };
-            floors.go_on_with(None)?;
-            let floor = time(floors.program(name)?, &row.frame, packets)?;
-            floors.go_on_with(Some(kernel.program()?))?;
-            (Some(name), floor)
-        }
-    };
+    let harness = harness(row.sources, row.rewrites);
+    if row.rewrites {
+        floors.restore_to(&row.frame)?;
+    }
+    floors.go_on_with(None)?;
+    let floor = time(
+        floors.program(harness.unwrap_or(floors::PASS))?,
+        &row.frame,
+        packets,
+    )?;
+    floors.go_on_with(Some(kernel.program()?))?;
     let program = match harness {
         Some(name) => floors.program(name)?,
         None => kernel.program()?,
@@ -225,6 +246,55 @@ fn measure(
         Action::Send => XDP_TX,
     };
     ensure!(timed.answer == wanted, "the program said {}", timed.answer);
+    Ok((timed.nanos, floor.nanos))
+}
+
+/// The program that drives the one that is measured; `None`: the kernel's loop does.
+const fn harness(sources: Sources, rewrites: bool) -> Option<&'static str> {
+    match (sources, rewrites) {
+        (Sources::One, false) => None,
+        (Sources::Known, false) => Some(floors::SOURCES_64K),
+        (Sources::New, false) => Some(floors::SOURCES_16M),
+        (Sources::One, true) => Some(floors::RESTORE),
+        (Sources::Known, true) => Some(floors::RESTORE_64K),
+        (Sources::New, true) => Some(floors::RESTORE_16M),
+    }
+}
+
+/// The least balancer in one round, as [`measure`] has it.
+fn balance(floors: &mut Floors, sources: Sources, packets: u32) -> Result<(f64, f64)> {
+    let mut frame = rows::frame_of_floors();
+    floors::prepare(&mut frame);
+    floors::pad(&mut frame);
+    let name = harness(sources, true).context("a rewriting program has a harness")?;
+    floors.balance(&frame)?;
+    floors.restore_to(&frame)?;
+    floors.go_on_with(None)?;
+    let floor = time(floors.program(name)?, &frame, packets)?;
+    ensure!(
+        floor.answer == XDP_PASS,
+        "the harness said {}",
+        floor.answer
+    );
+    floors.go_on_with_floor(floors::BALANCE)?;
+    // The third packet, so that two were restored: it must be the frame in one outer header.
+    let mut out = vec![0; 2 * frame.len()];
+    let result = floors.program(name)?.test_run(TestRunOptions {
+        data_in: Some(&frame),
+        data_out: Some(&mut out),
+        repeat: 3,
+        ..TestRunOptions::default()
+    })?;
+    out.truncate(result.data_size_out as usize);
+    floors::check_sent_on(&frame, &out)?;
+    let before = floors.balanced()?;
+    time(floors.program(name)?, &frame, WARM_SOURCES)?;
+    let timed = time(floors.program(name)?, &frame, packets)?;
+    ensure!(timed.answer == XDP_TX, "it said {}", timed.answer);
+    // Each was sent on as a packet of the service, so each was restored.
+    let sent = u64::from(WARM_SOURCES) + u64::from(packets);
+    let counted = floors.balanced()? - before;
+    ensure!(counted == sent, "{counted} of {sent} packets were sent on");
     Ok((timed.nanos, floor.nanos))
 }
 

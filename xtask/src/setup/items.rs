@@ -123,6 +123,9 @@ pub(super) fn all() -> Vec<Item> {
         tool("openssl", "certificates and TLS clients", "openssl", || {
             lab::has_tool("openssl")
         }),
+        tool("promtool", "reads the metrics", "prometheus", || {
+            lab::has_tool("promtool")
+        }),
         tool("ethtool", "checksums in the lab", "ethtool", || {
             lab::has_tool("ethtool")
         }),
@@ -206,10 +209,39 @@ pub(super) fn bench() -> Vec<Item> {
         }),
         tool("haproxy", "bench l7: peer", || lab::has_tool("haproxy")),
         tool("wrk", "bench l7: the client", || lab::has_tool("wrk")),
+        tool("nghttp2-client", "bench l7: h2load", || {
+            lab::has_tool("h2load")
+        }),
         tool("strace", "bench l7: counts system calls", || {
             lab::has_tool("strace")
         }),
     ]
+}
+
+/// What `cargo xtask dist` needs beyond [`all`].
+pub(super) fn dist() -> Vec<Item> {
+    vec![Item {
+        name: "llvm-tools",
+        purpose: "dist: merges profiles",
+        source: Source::Component {
+            toolchain: PINNED,
+            component: "llvm-tools",
+        },
+        present: || has_profdata(PINNED),
+    }]
+}
+
+/// Whether llvm-profdata of the toolchain's own LLVM is there: no other reads its profiles.
+fn has_profdata(toolchain: &str) -> bool {
+    let Some(sysroot) = sysroot(toolchain) else {
+        return false;
+    };
+    let hosts = std::fs::read_dir(Path::new(sysroot.trim()).join("lib/rustlib"));
+    hosts
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|host| host.path().join("bin/llvm-profdata").is_file())
 }
 
 fn has_rust_src(toolchain: &str) -> bool {

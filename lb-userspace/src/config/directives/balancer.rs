@@ -227,7 +227,7 @@ fn set_worker(
     directive: &str,
 ) -> Result<(), Fault> {
     let Some(index) = proxy::worker(call, url, mark, make) else {
-        let name = format!("{}{}", url.authority(80), url.path);
+        let name = format!("{}{}", url.authority(), url.path);
         return Err(
             Fault::new(format!("ProxySet can not find '{name}' Worker."))
                 .at(0)

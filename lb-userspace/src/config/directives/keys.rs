@@ -24,14 +24,14 @@ pub(super) fn worker_url(text: &str) -> Result<WorkerUrl, String> {
     }
     let url = WorkerUrl::parse(text).map_err(|error| error.to_string())?;
     match url.scheme.as_str() {
-        "http" => Ok(url),
-        "https" | "h2" | "h2c" | "ws" | "wss" | "ajp" | "fcgi" | "scgi" | "uwsgi" | "ftp"
-        | "fdpass" | "tcp" | "udp" => Err(format!(
+        "http" | "https" => Ok(url),
+        "h2" | "h2c" | "ws" | "wss" | "ajp" | "fcgi" | "scgi" | "uwsgi" | "ftp" | "fdpass"
+        | "tcp" | "udp" => Err(format!(
             "to {}:// is not supported by this version of sluice",
             url.scheme
         )),
         scheme => Err(format!(
-            "to {scheme}://: unknown scheme; this version has http://"
+            "to {scheme}://: unknown scheme; this version has http:// and https://"
         )),
     }
 }
@@ -56,16 +56,18 @@ pub(super) fn member_url(text: &str) -> Result<WorkerUrl, String> {
 
 /// A member with every key at its default.
 pub(super) fn member(url: &WorkerUrl, at: Place) -> Member {
-    let (scheme, port) = match url.scheme.as_str() {
-        "tcp" => (Scheme::Tcp, 0),
-        "udp" => (Scheme::Udp, 0),
-        _ => (Scheme::Http, 80),
+    let scheme = match url.scheme.as_str() {
+        "https" => Scheme::Https,
+        "tcp" => Scheme::Tcp,
+        "udp" => Scheme::Udp,
+        _ => Scheme::Http,
     };
     Member {
-        url: format!("{}{}", url.authority(port), url.path),
+        url: format!("{}{}", url.authority(), url.path),
         scheme,
+        tls: None,
         host: url.host.clone(),
-        port: url.port.unwrap_or(port),
+        port: url.port.unwrap_or(scheme.default_port()),
         path: url.path.clone(),
         lbfactor: 100,
         lbset: 0,

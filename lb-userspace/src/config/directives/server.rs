@@ -136,8 +136,6 @@ pub(super) const TABLE: &[Directive] = &[
         "who may make requests", Effect::Only(&["from all"])),
     row("SetHandler", Contexts::LOCATION, Arity::One, "server-status|server-info|balancer-manager",
         "a page that the server makes itself: this version has none and answers 404, with a warning", Effect::Apply(set_handler)),
-    row("SSLProxyEngine", Contexts::SERVER.and(Contexts::PROXY), Arity::One, "off",
-        "TLS to members", Effect::Only(&["off"])).or("off"),
     row("RewriteEngine", Contexts::SERVER.and(Contexts::LOCATION), Arity::Flag, "Off",
         "mod_rewrite", Effect::Only(&["off"])).or("Off"),
 ];

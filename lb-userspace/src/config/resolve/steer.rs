@@ -124,7 +124,7 @@ fn check_member(reports: &mut Reports, own: &SteerDraft, member: &Member, ports_
     };
     let wrong = match (own.transport, member.scheme) {
         (Transport::Tcp, Scheme::Udp) => Some("tcp"),
-        (Transport::Udp, Scheme::Tcp | Scheme::Http) => Some("udp"),
+        (Transport::Udp, Scheme::Tcp | Scheme::Http | Scheme::Https) => Some("udp"),
         _ => None,
     };
     if let Some(transport) = wrong {

@@ -11,7 +11,7 @@ use std::{
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::{io::AsyncWrite as _, net::TcpStream};
 
-use super::Client;
+use super::{Client, left};
 use crate::proxy::{
     gate::{Chunks, Framing, MAX_HEAD, Refusal, Scanner, Verdict, escape_target, is_uri},
     shard::Shard,
@@ -40,6 +40,17 @@ pub(crate) struct ClientIo {
     start: usize,
     /// Of them, so many may be given to hyper.
     passed: usize,
+    upload: Upload,
+}
+
+/// The pace at which a body comes.
+#[derive(Default)]
+struct Upload {
+    bytes: u64,
+    /// Ticks for which it was waited for.
+    waited: u64,
+    /// Tick at which the wait began that goes on now.
+    since: u64,
 }
 
 impl ClientIo {
@@ -52,6 +63,7 @@ impl ClientIo {
             buffer: Vec::new(),
             start: 0,
             passed: 0,
+            upload: Upload::default(),
         };
         if let Some(first) = this.client.misspoken.take() {
             this.buffer.extend_from_slice(&first);
@@ -130,13 +142,15 @@ impl ClientIo {
                 Poll::Ready(read) => {
                     self.client.ended.set(read? == 0);
                     if was_silent && self.client.requests.get() > 0 {
-                        alarm.set(self.client.head_timeout.get());
+                        self.client.head_began.set(alarm.now());
                     }
+                    // Set anew when it is waited for more: what came may be good for more time.
+                    alarm.clear();
                 }
                 Poll::Pending => {
                     if !alarm.is_set() {
                         alarm.set(if self.client.requests.get() == 0 || !was_silent {
-                            self.client.head_timeout.get()
+                            self.client.head_left(self.buffer.len() - self.start)
                         } else {
                             self.client.idle_timeout.get()
                         });
@@ -226,6 +240,7 @@ impl ClientIo {
         client.in_flight.set(true);
         client.requests.set(client.requests.get().saturating_add(1));
         client.taken_before.set(client.taken.get());
+        self.upload = Upload::default();
     }
 
     /// Puts a request in the place of what came in, for the service to answer with the refusal.
@@ -264,6 +279,7 @@ impl ClientIo {
             let held = &held[..held.len().min(out.remaining())];
             let (count, over) = follow(&mut self.phase, held)?;
             self.passed = count;
+            self.upload.bytes += count as u64;
             if over {
                 self.body_over();
             }
@@ -291,14 +307,22 @@ impl ClientIo {
         let alarm = &self.client.read_alarm;
         let Poll::Ready(read) = read else {
             if !alarm.is_set() {
-                alarm.set(self.client.io_timeout.get());
+                let Upload { bytes, waited, .. } = self.upload;
+                let left = left(self.client.body_timeout.get(), bytes, waited);
+                let silence = self.client.io_timeout.get();
+                alarm.set(left.map_or(silence, |left| left.min(silence)));
+                self.upload.since = alarm.now();
             }
             ready!(alarm.poll(cx));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         };
-        alarm.clear();
+        if alarm.is_set() {
+            self.upload.waited += alarm.now() - self.upload.since;
+            alarm.clear();
+        }
         self.client.ended.set(read? == 0);
         let (count, over) = followed?;
+        self.upload.bytes += count as u64;
         self.client
             .taken
             .set(self.client.taken.get() + count as u64);

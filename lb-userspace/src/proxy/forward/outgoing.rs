@@ -5,7 +5,7 @@ use std::{rc::Rc, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, Uri, Version, header, request::Parts};
 use hyper::body::Incoming;
-use tracing::error;
+use tracing::{error, info};
 
 use super::{Attempt, Failure, LOG};
 use crate::proxy::{
@@ -132,6 +132,13 @@ pub(super) fn upload_failed(exchange: &Exchange, error: &BodyError) -> Attempt {
     } else {
         Reason::BadBody
     };
+    if timed_out {
+        info!(
+            target: LOG,
+            reason = reason.name(),
+            "[client {peer}] AH01382: Request body read timeout"
+        );
+    }
     error!(
         target: LOG,
         reason = reason.name(),

@@ -10,8 +10,9 @@ use std::{
 use lb_common::member::MemberId;
 use sluice::{
     config::spec::{
-        AccessLog, Balancer, Host, HostAddress, LbMethod, Listener, LogTarget,
-        Member as MemberSpec, Place, Reverse, ReverseTarget, Route, Scheme, Spec, Sticky, Target,
+        AccessLog, Balancer, Host, HostAddress, LbMethod, Listener, LogLevels, LogTarget,
+        Member as MemberSpec, Place, ReadTimeout, RequestLimits, Reverse, ReverseTarget, Route,
+        Scheme, Spec, Sticky, Target,
     },
     dataplane::table::MemberTable,
     proxy::{Generation, LogFiles, Proxy, Setup, ShardListener},
@@ -61,9 +62,6 @@ impl Lab {
                 at: Place::default(),
             }],
             hosts: vec![host()],
-            limit_request_fields: 100,
-            limit_request_field_size: 8190,
-            limit_request_line: 8190,
             listen_backlog: 511,
             ..Spec::default()
         };
@@ -236,9 +234,13 @@ pub(crate) fn host() -> Host {
         keep_alive: true,
         keep_alive_timeout: Duration::from_secs(5),
         max_keep_alive_requests: 100,
-        header_timeout: Duration::from_secs(20),
+        header_timeout: ReadTimeout::fixed(Duration::from_secs(20)),
+        body_timeout: ReadTimeout::fixed(Duration::from_secs(20)),
+        request_limits: RequestLimits::default(),
         access_logs: Vec::new(),
         error_log: None,
+        error_log_format: None,
+        log_levels: LogLevels::default(),
         at: Place::default(),
     }
 }
@@ -267,6 +269,7 @@ pub(crate) fn access_log(path: &std::path::Path, format: &str) -> AccessLog {
     AccessLog {
         target: LogTarget::File(PathBuf::from(path)),
         format: format.to_owned(),
+        condition: None,
     }
 }
 
@@ -283,6 +286,7 @@ fn member(index: usize, address: SocketAddr) -> MemberSpec {
     MemberSpec {
         url: format!("http://{address}"),
         scheme: Scheme::Http,
+        tls: None,
         host: address.ip().to_string(),
         port: address.port(),
         path: String::new(),

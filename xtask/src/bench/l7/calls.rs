@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use lab::wait;
 
-use super::{Case, cost, drive, peers::Peer};
+use super::{cases::Case, cost, drive, peers::Peer, tls::Tls};
 
 /// Calls and what they were.
 #[derive(Clone, Debug)]
@@ -23,7 +23,8 @@ pub(super) struct Calls {
 }
 
 /// Counts while a drive of one second runs.
-pub(super) fn count(peer: &Peer, case: &Case, dir: &Path) -> Result<Calls> {
+pub(super) fn count(peer: &Peer, case: &Case, dir: &Path, tls: &Tls) -> Result<Calls> {
+    let drive = drive::prepare(peer, case, 1, tls)?;
     let report = dir.join("strace");
     let mut command = Command::new(lab::tool_path("strace").context("strace is not installed")?);
     command.args(["-c", "-f", "-q", "-o"]).arg(&report);
@@ -42,7 +43,7 @@ pub(super) fn count(peer: &Peer, case: &Case, dir: &Path) -> Result<Calls> {
         cost::is_traced(peer.pid).then_some(true)
     });
     let sample = match attached {
-        Ok(true) => drive::wrk(peer.address, case, 1),
+        Ok(true) => drive(),
         _ => Err(anyhow::anyhow!("strace could not attach")),
     };
     let pid = i32::try_from(strace.id())

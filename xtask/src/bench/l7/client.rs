@@ -1,16 +1,19 @@
-//! A plain HTTP client on a blocking socket: one request, one answer of known length.
+//! A plain HTTP client on a blocking socket, with TLS or without: one request, one answer of known
+//! length.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
 
 /// A kept connection.
 pub(super) struct Client {
-    stream: TcpStream,
+    stream: Stream,
     request: String,
     buffer: Vec<u8>,
 }
@@ -20,25 +23,74 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest answer.
 const BUFFER: usize = 4096;
 
+enum Stream {
+    Cleartext(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Stream {
+    fn io(&mut self) -> &mut dyn ReadWrite {
+        match self {
+            Self::Cleartext(stream) => stream,
+            Self::Tls(stream) => stream,
+        }
+    }
+}
+
+trait ReadWrite: Read + Write {}
+
+impl<T: Read + Write> ReadWrite for T {}
+
 impl Client {
     /// Connects; `path` is what every request asks for.
     pub(super) fn connect(address: SocketAddr, path: &str) -> Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        Ok(Self {
+        let stream = Stream::Cleartext(open(address)?);
+        Ok(Self::on(stream, address, path, ""))
+    }
+
+    /// Connects with TLS; the handshake takes place with the first request.
+    pub(super) fn connect_tls(
+        address: SocketAddr,
+        path: &str,
+        tls: &Arc<ClientConfig>,
+    ) -> Result<Self> {
+        let stream = Stream::Tls(Box::new(encrypt(address, tls)?));
+        Ok(Self::on(stream, address, path, ""))
+    }
+
+    /// A connection of its own for one request, the proxy asked to end it. Says whether an earlier
+    /// session was resumed.
+    pub(super) fn once(address: SocketAddr, path: &str, tls: &Arc<ClientConfig>) -> Result<bool> {
+        let stream = Stream::Tls(Box::new(encrypt(address, tls)?));
+        let mut client = Self::on(stream, address, path, "Connection: close\r\n");
+        client.ask()?;
+        // Until the proxy's end: closing before it would answer its last bytes with a reset.
+        ensure!(
+            client.stream.io().read(&mut [0])? == 0,
+            "more than one answer"
+        );
+        let Stream::Tls(stream) = client.stream else {
+            return Ok(false);
+        };
+        Ok(stream.conn.handshake_kind() == Some(HandshakeKind::Resumed))
+    }
+
+    fn on(stream: Stream, address: SocketAddr, path: &str, fields: &str) -> Self {
+        Self {
             stream,
-            request: format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n"),
+            request: format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{fields}\r\n"),
             buffer: vec![0; BUFFER],
-        })
+        }
     }
 
     /// One request and its answer, which must be 200; gives its body.
     pub(super) fn ask(&mut self) -> Result<&str> {
-        self.stream.write_all(self.request.as_bytes())?;
+        let stream = self.stream.io();
+        stream.write_all(self.request.as_bytes())?;
+        stream.flush()?;
         let mut filled = 0;
         loop {
-            let read = self.stream.read(&mut self.buffer[filled..])?;
+            let read = stream.read(&mut self.buffer[filled..])?;
             ensure!(read > 0, "the connection ended before the answer");
             filled += read;
             if let Some((head, length)) = length(&self.buffer[..filled])?
@@ -51,10 +103,28 @@ impl Client {
         }
     }
 
-    /// Frees the buffer of a connection that is only held.
+    /// Frees all but the socket of a connection that is only held.
     pub(super) fn into_stream(self) -> TcpStream {
-        self.stream
+        match self.stream {
+            Stream::Cleartext(stream) => stream,
+            Stream::Tls(stream) => stream.into_parts().1,
+        }
     }
+}
+
+fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+fn encrypt(
+    address: SocketAddr,
+    tls: &Arc<ClientConfig>,
+) -> Result<StreamOwned<ClientConnection, TcpStream>> {
+    let session = ClientConnection::new(Arc::clone(tls), address.ip().into())?;
+    Ok(StreamOwned::new(session, open(address)?))
 }
 
 /// Lengths of the head and of the whole answer, once the head is complete.

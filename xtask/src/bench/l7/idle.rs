@@ -1,9 +1,10 @@
 //! What an idle connection holds: memory before and after many clients that asked once and then
 //! say nothing.
 
-use std::{net::TcpStream, thread, time::Duration};
+use std::{net::TcpStream, sync::Arc, thread, time::Duration};
 
 use anyhow::Result;
+use rustls::ClientConfig;
 
 use super::{client::Client, cost, peers::Peer};
 
@@ -21,12 +22,16 @@ const WARM: u32 = 200;
 /// Longer than a proxy takes to notice that a connection is idle.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// Opens `connections` and looks at the difference they make.
-pub(super) fn measure(peer: &Peer, connections: u32) -> Result<Idle> {
-    let mut held = open(peer, WARM)?;
+/// Opens `connections`, with TLS if there is a client for it, and looks at the difference they make.
+pub(super) fn measure(
+    peer: &Peer,
+    connections: u32,
+    tls: Option<&Arc<ClientConfig>>,
+) -> Result<Idle> {
+    let mut held = open(peer, WARM, tls)?;
     thread::sleep(SETTLE);
     let (pss, sockets) = (cost::pss(peer.pid)?, cost::socket_memory());
-    held.extend(open(peer, connections)?);
+    held.extend(open(peer, connections, tls)?);
     thread::sleep(SETTLE);
     let each = |before: u64, after: u64| (after as f64 - before as f64) / f64::from(connections);
     Ok(Idle {
@@ -35,10 +40,13 @@ pub(super) fn measure(peer: &Peer, connections: u32) -> Result<Idle> {
     })
 }
 
-fn open(peer: &Peer, connections: u32) -> Result<Vec<TcpStream>> {
+fn open(peer: &Peer, connections: u32, tls: Option<&Arc<ClientConfig>>) -> Result<Vec<TcpStream>> {
     (0..connections)
         .map(|_| {
-            let mut client = Client::connect(peer.address, "/small")?;
+            let mut client = match tls {
+                None => Client::connect(peer.address, "/small")?,
+                Some(tls) => Client::connect_tls(peer.tls, "/small", tls)?,
+            };
             client.ask()?;
             Ok(client.into_stream())
         })

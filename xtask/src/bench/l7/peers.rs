@@ -1,8 +1,7 @@
-//! The peers and their members: configuration files made to do the same work, and processes that
-//! end with this one.
-//!
-//! All have one worker, three members by equal turns, the same forwarding fields, the client's
-//! Host, kept connections on both sides without a limit on their requests, and no deferred accept.
+//! The peers and their members: processes that end with this one, and the check that all do the
+//! same work. What their configurations say is in `configuration`.
+
+mod configuration;
 
 use std::{
     fs,
@@ -15,19 +14,24 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use lab::{Sluice, sluice::Place, tool_path, wait};
 
-use super::client::Client;
+use self::configuration::{At, LOG, lines};
+use super::{client::Client, tls::Tls};
 use crate::exec;
 
 /// A proxy under test. Dropping it ends it.
 pub(super) struct Peer {
     /// What it is.
     pub(super) kind: Kind,
-    /// Where it accepts.
+    /// Where it accepts cleartext.
     pub(super) address: SocketAddr,
+    /// Where it accepts TLS.
+    pub(super) tls: SocketAddr,
     /// The first of its processes.
     pub(super) pid: i32,
     /// Its configuration, for the record.
     pub(super) configuration: String,
+    /// Whether its listeners leave connections with the kernel until data has come.
+    pub(super) defers: bool,
     log: PathBuf,
     _running: Running,
 }
@@ -37,6 +41,8 @@ pub(super) struct Peer {
 pub(super) enum Kind {
     /// This one.
     Sluice,
+    /// This one, built with a profile (`cargo xtask dist`).
+    SluicePgo,
     /// nginx.
     Nginx,
     /// HAProxy.
@@ -46,13 +52,25 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// All, ourselves first: ratios are to the first.
-    pub(super) const ALL: [Self; 4] = [Self::Sluice, Self::Nginx, Self::Haproxy, Self::Httpd];
+    /// All, ourselves first.
+    pub(super) const ALL: [Self; 5] = [
+        Self::Sluice,
+        Self::SluicePgo,
+        Self::Nginx,
+        Self::Haproxy,
+        Self::Httpd,
+    ];
+
+    /// Whether it is a build of this project.
+    pub(super) const fn is_ours(self) -> bool {
+        matches!(self, Self::Sluice | Self::SluicePgo)
+    }
 
     /// For tables.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Sluice => "sluice",
+            Self::SluicePgo => "sluice PGO",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
             Self::Httpd => "httpd",
@@ -62,7 +80,7 @@ impl Kind {
     /// Its program's name and the package that has it; `None`: built here.
     pub(super) const fn package(self) -> Option<(&'static str, &'static str)> {
         match self {
-            Self::Sluice => None,
+            Self::Sluice | Self::SluicePgo => None,
             Self::Nginx => Some(("nginx", "nginx")),
             Self::Haproxy => Some(("haproxy", "haproxy")),
             Self::Httpd => Some(("apache2", "apache2-bin")),
@@ -70,24 +88,27 @@ impl Kind {
     }
 
     /// What it says of its own version.
-    pub(super) fn version(self, sluice: &Path) -> String {
+    pub(super) fn version(self, site: &Site) -> String {
         let (program, flag) = match self {
-            Self::Sluice => (sluice.to_owned(), "--version"),
+            Self::Sluice => (site.sluice.clone(), "--version"),
+            Self::SluicePgo => (site.pgo.clone().unwrap_or_default(), "--version"),
             Self::Nginx => (path_of("nginx"), "-v"),
             Self::Haproxy => (path_of("haproxy"), "-v"),
             Self::Httpd => (path_of("apache2"), "-v"),
         };
-        let Ok(output) = Command::new(program).arg(flag).output() else {
-            return "unknown".to_owned();
-        };
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said);
-        said.lines().next().unwrap_or("unknown").trim().to_owned()
+        first_line(Command::new(program).arg(flag))
     }
 }
 
-/// The access log's name.
-const LOG: &str = "access.log";
+/// The first line of what a program says, on whichever output.
+pub(super) fn first_line(command: &mut Command) -> String {
+    let Ok(output) = command.stdin(Stdio::null()).output() else {
+        return "unknown".to_owned();
+    };
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    said.lines().next().unwrap_or("unknown").trim().to_owned()
+}
 
 /// What all proxies of a run are started with.
 pub(super) struct Site {
@@ -95,6 +116,10 @@ pub(super) struct Site {
     pub(super) dir: PathBuf,
     /// The release build.
     pub(super) sluice: PathBuf,
+    /// The one with a profile.
+    pub(super) pgo: Option<PathBuf>,
+    /// Certificate and clients.
+    pub(super) tls: Tls,
     /// The members.
     pub(super) members: Vec<SocketAddr>,
 }
@@ -130,28 +155,34 @@ impl Drop for Process {
 impl Peer {
     /// Starts a proxy; with `is_logged`, it writes an access log in the common format.
     pub(super) fn start(kind: Kind, site: &Site, is_logged: bool) -> Result<Self> {
-        let [address] = free_addresses()?;
-        let dir = site.dir.join(format!("{}-{}", kind.name(), address.port()));
+        let [address, tls] = free_addresses()?;
+        let name = kind.name().replace(' ', "-");
+        let dir = site.dir.join(format!("{name}-{}", address.port()));
         make_dir(&dir)?;
         let at = At {
             dir: &dir,
             address,
+            tls: Some((tls, &site.tls.dir)),
             members: &site.members,
             is_logged,
             is_root: rustix::process::geteuid().is_root(),
         };
         let configuration = match kind {
-            Kind::Sluice => sluice(&at),
-            Kind::Nginx => nginx(&at),
-            Kind::Haproxy => haproxy(&at),
-            Kind::Httpd => httpd(&at),
+            Kind::Sluice | Kind::SluicePgo => configuration::sluice(&at),
+            Kind::Nginx => configuration::nginx(&at),
+            Kind::Haproxy => configuration::haproxy(&at),
+            Kind::Httpd => configuration::httpd(&at),
         };
         let file = dir.join("conf");
         fs::write(&file, &configuration)?;
         let (running, pid) = match kind {
-            Kind::Sluice => {
+            Kind::Sluice | Kind::SluicePgo => {
+                let program = match (kind, &site.pgo) {
+                    (Kind::SluicePgo, Some(pgo)) => pgo,
+                    _ => &site.sluice,
+                };
                 let mut place = Place::here(&dir, "bench", address)?;
-                site.sluice.clone_into(&mut place.program);
+                program.clone_into(&mut place.program);
                 let sluice = Sluice::start_in(place, &configuration, &["--no-xdp"])?;
                 let pid = sluice.control()?.as_raw_pid();
                 (Running::Sluice(Box::new(sluice)), pid)
@@ -174,26 +205,36 @@ impl Peer {
         Ok(Self {
             kind,
             address,
+            tls,
             pid,
             configuration,
+            defers: defers(address)?,
             log: dir.join(LOG),
             _running: running,
         })
     }
 
+    /// Where it accepts, with TLS or without.
+    pub(super) const fn at(&self, is_tls: bool) -> SocketAddr {
+        if is_tls { self.tls } else { self.address }
+    }
+
     /// Asks a member through the proxy what it was sent, and demands that it is what all peers
     /// send: a peer that does less would look faster.
-    pub(super) fn check(&self) -> Result<()> {
-        let mut client = Client::connect(self.address, "/seen")?;
-        let host = self.address;
-        for _ in 0..4 {
-            let seen = client.ask()?;
-            let wanted = format!("127.0.0.1|{host}|bench.test|{host}|");
-            ensure!(
-                seen.starts_with(&wanted) && !seen[wanted.len()..].eq_ignore_ascii_case("close"),
-                "{}: the member saw {seen:?}, not {wanted:?}",
-                self.kind.name()
-            );
+    pub(super) fn check(&self, tls: &Tls) -> Result<()> {
+        let cleartext = Client::connect(self.address, "/seen")?;
+        let encrypted = Client::connect_tls(self.tls, "/seen", &tls.client(false)?)?;
+        for (mut client, host) in [(cleartext, self.address), (encrypted, self.tls)] {
+            for _ in 0..4 {
+                let seen = client.ask()?;
+                let wanted = format!("127.0.0.1|{host}|bench.test|{host}|");
+                ensure!(
+                    seen.starts_with(&wanted)
+                        && !seen[wanted.len()..].eq_ignore_ascii_case("close"),
+                    "{}: the member saw {seen:?}, not {wanted:?}",
+                    self.kind.name()
+                );
+            }
         }
         Ok(())
     }
@@ -230,6 +271,7 @@ impl Members {
         let at = At {
             dir: &dir,
             address: addresses[0],
+            tls: None,
             members: &[],
             is_logged: false,
             is_root: rustix::process::geteuid().is_root(),
@@ -238,7 +280,7 @@ impl Members {
         let text = format!(
             "{}    open_file_cache max=10;\n    sendfile on;\n    server {{\n{listen}        root {root};\n\
              \x20       location = /seen {{\n            return 200 \"{SEEN}\";\n        }}\n    }}\n}}\n",
-            nginx_head(&at)
+            configuration::nginx_head(&at)
         );
         let file = dir.join("conf");
         fs::write(&file, text)?;
@@ -248,158 +290,6 @@ impl Members {
             _running: running,
         })
     }
-}
-
-/// What a configuration is made of.
-struct At<'a> {
-    dir: &'a Path,
-    address: SocketAddr,
-    members: &'a [SocketAddr],
-    is_logged: bool,
-    is_root: bool,
-}
-
-impl At<'_> {
-    fn when(condition: bool, text: String) -> String {
-        if condition { text } else { String::new() }
-    }
-
-    fn log(&self) -> String {
-        self.dir.join(LOG).display().to_string()
-    }
-}
-
-/// One line for each.
-fn lines<T>(items: &[T], line: impl Fn(&T) -> String) -> String {
-    let lines: Vec<_> = items.iter().map(|item| line(item) + "\n").collect();
-    lines.concat()
-}
-
-fn sluice(at: &At<'_>) -> String {
-    let user = At::when(at.is_root, "User nobody\nGroup nogroup\n".to_owned());
-    let log = At::when(
-        at.is_logged,
-        format!(
-            "LogFormat \"%h %l %u %t \\\"%r\\\" %>s %b\" common\nCustomLog \"{}\" common\n",
-            at.log()
-        ),
-    );
-    format!(
-        "ServerName bench.test\nListen {}\nSluiceShards 1\n{user}{log}\
-         KeepAlive On\nMaxKeepAliveRequests 0\nKeepAliveTimeout 600\nProxyPreserveHost On\n\
-         <Proxy \"balancer://members\">\n{}</Proxy>\n\
-         ProxyPass \"/\" \"balancer://members/\"\n",
-        at.address,
-        lines(at.members, |member| format!(
-            "    BalancerMember \"http://{member}\""
-        )),
-    )
-}
-
-fn nginx_head(at: &At<'_>) -> String {
-    let dir = at.dir.display();
-    let user = At::when(at.is_root, "user nobody nogroup;\n".to_owned());
-    let log = if at.is_logged {
-        format!(
-            "    log_format common '$remote_addr - $remote_user [$time_local] \"$request\" $status \
-             $body_bytes_sent';\n    access_log {} common buffer=64k flush=1s;\n",
-            at.log()
-        )
-    } else {
-        "    access_log off;\n".to_owned()
-    };
-    let temporary = lines(
-        &["client_body", "proxy", "fastcgi", "uwsgi", "scgi"],
-        |name| format!("    {name}_temp_path {dir}/{name};"),
-    );
-    format!(
-        "daemon off;\nworker_processes 1;\n{user}pid {dir}/pid;\nerror_log {dir}/error.log error;\n\
-         events {{\n    worker_connections 16384;\n}}\nhttp {{\n{temporary}{log}\
-         \x20   keepalive_requests 1000000000;\n    keepalive_timeout 600s;\n"
-    )
-}
-
-fn nginx(at: &At<'_>) -> String {
-    format!(
-        "{}    upstream members {{\n{}        keepalive 256;\n        keepalive_requests 1000000000;\n\
-         \x20       keepalive_timeout 600s;\n    }}\n    proxy_max_temp_file_size 0;\n    server {{\n\
-         \x20       listen {};\n        location / {{\n            proxy_pass http://members;\n\
-         \x20           proxy_http_version 1.1;\n            proxy_set_header Connection \"\";\n\
-         \x20           proxy_set_header Host $http_host;\n\
-         \x20           proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n\
-         \x20           proxy_set_header X-Forwarded-Host $http_host;\n\
-         \x20           proxy_set_header X-Forwarded-Server bench.test;\n        }}\n    }}\n}}\n",
-        nginx_head(at),
-        lines(at.members, |member| format!("        server {member};")),
-        at.address,
-    )
-}
-
-fn haproxy(at: &At<'_>) -> String {
-    let user = At::when(
-        at.is_root,
-        "    user nobody\n    group nogroup\n".to_owned(),
-    );
-    let target = At::when(
-        at.is_logged,
-        "    log stdout format raw local0\n".to_owned(),
-    );
-    let log = At::when(
-        at.is_logged,
-        "    log global\n    log-format \"%ci - - [%trl] %{+Q}r %ST %B\"\n".to_owned(),
-    );
-    format!(
-        "global\n    nbthread 1\n    maxconn 8000\n{user}{target}defaults\n    mode http\n{log}\
-         \x20   timeout connect 5s\n    timeout client 600s\n    timeout server 600s\n\
-         \x20   timeout http-keep-alive 600s\n    timeout http-request 60s\n\
-         \x20   option http-keep-alive\n    http-reuse always\n    option forwardfor\n\
-         frontend bench\n    bind {}\n\
-         \x20   http-request set-header X-Forwarded-Host %[req.hdr(host)]\n\
-         \x20   http-request set-header X-Forwarded-Server bench.test\n\
-         \x20   default_backend members\nbackend members\n    balance roundrobin\n{}",
-        at.address,
-        lines(at.members, |member| {
-            format!("    server m{} {member}", member.port())
-        }),
-    )
-}
-
-fn httpd(at: &At<'_>) -> String {
-    const MODULES: &str = "/usr/lib/apache2/modules";
-    let dir = at.dir.display();
-    let modules = lines(
-        &[
-            "mpm_event",
-            "authz_core",
-            "proxy",
-            "proxy_http",
-            "proxy_balancer",
-            "lbmethod_byrequests",
-            "slotmem_shm",
-        ],
-        |name| format!("LoadModule {name}_module {MODULES}/mod_{name}.so"),
-    );
-    let user = At::when(at.is_root, "User nobody\nGroup nogroup\n".to_owned());
-    let log = At::when(
-        at.is_logged,
-        format!(
-            "BufferedLogs On\nLogFormat \"%h %l %u %t \\\"%r\\\" %>s %b\" common\nCustomLog \"{}\" common\n",
-            at.log()
-        ),
-    );
-    format!(
-        "{modules}ServerRoot {dir}\nServerName bench.test\nPidFile {dir}/pid\n\
-         DefaultRuntimeDir {dir}\nErrorLog {dir}/error.log\n{user}{log}Listen {}\n\
-         AcceptFilter http none\nStartServers 1\nServerLimit 1\nThreadLimit 128\n\
-         ThreadsPerChild 128\nMaxRequestWorkers 128\nMinSpareThreads 1\nMaxSpareThreads 128\n\
-         AsyncRequestWorkerFactor 200\nKeepAlive On\nMaxKeepAliveRequests 0\n\
-         KeepAliveTimeout 600\nProxyPreserveHost On\n<Proxy \"balancer://members\">\n{}</Proxy>\n\
-         ProxyPass \"/\" \"balancer://members/\"\n",
-        at.address,
-        lines(at.members, |member| format!(
-            "    BalancerMember \"http://{member}\""
-        )),
-    )
 }
 
 /// Starts a child whose output goes to files of its folder, and waits until it accepts.
@@ -426,6 +316,23 @@ fn launch(command: &mut Command, at: &At<'_>) -> Result<(Running, i32)> {
         bail!("{command:?} ended at once: {said}{log}");
     }
     Ok((Running::Other(process), pid))
+}
+
+/// Whether a connection on which nothing was sent stays with the kernel: its end at the listener is
+/// then still SYN_RECV (3) in the kernel's list, not ESTABLISHED (1).
+fn defers(address: SocketAddr) -> Result<bool> {
+    let client = TcpStream::connect(address)?;
+    let ports = (address.port(), client.local_addr()?.port());
+    wait::until("the listener's end to be listed", wait::PATIENCE, || {
+        let text = fs::read_to_string("/proc/net/tcp").ok()?;
+        let state = text.lines().find_map(|line| {
+            let mut words = line.split_whitespace().skip(1);
+            let port = |word: &str| u16::from_str_radix(word.split_once(':')?.1, 16).ok();
+            let (here, there) = (port(words.next()?)?, port(words.next()?)?);
+            ((here, there) == ports).then(|| words.next())?
+        })?;
+        Some(state == "03")
+    })
 }
 
 /// A folder that a proxy's user may look into.
@@ -460,13 +367,7 @@ pub(super) fn build_release(root: &Path) -> Result<PathBuf> {
         "--package",
         "sluice",
     ]))?;
-    // Beside the folder that cargo put this program in, whatever that is called.
-    let here = std::env::current_exe().context("finding this program")?;
-    let target = here
-        .ancestors()
-        .nth(2)
-        .context("this program is not where cargo puts programs")?;
-    let program = target.join("release/sluice");
+    let program = exec::target_dir()?.join("release/sluice");
     ensure!(program.is_file(), "cargo built no {}", program.display());
     Ok(program)
 }

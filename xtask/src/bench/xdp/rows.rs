@@ -34,6 +34,8 @@ pub(super) struct Row {
     pub(super) reason: Reason,
     /// Packets at the beginning that end otherwise.
     pub(super) first_others: u64,
+    /// Whether the program changes the packet, which then is restored after each.
+    pub(super) rewrites: bool,
 }
 
 /// A limit that nothing here reaches.
@@ -67,6 +69,7 @@ pub(super) fn all() -> Vec<Row> {
         service,
         reason,
         first_others: 0,
+        rewrites: false,
     };
     let varied = |row: Row, sources| {
         let mut row = Row { sources, ..row };
@@ -203,5 +206,7 @@ pub(super) fn all() -> Vec<Row> {
             ),
             Sources::New,
         )),
+        // Rows of forwarded services go here, with `rewrites: true` and a frame that
+        // `floors::pad` made long enough; their floor is the minimal balancer.
     ]
 }

@@ -1,0 +1,251 @@
+//! Require and its containers: who may ask (mod_authz_core, mod_authz_host).
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::spec::Prefix,
+    expr::{Expr, Facts, Table, Variable},
+};
+
+/// One `Require`, or a container of some.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Rule {
+    /// `all granted` or `all denied`.
+    All(bool),
+    /// `ip`: one of these networks.
+    Ip(Vec<Prefix>),
+    /// `local`: from this host.
+    Local,
+    /// `env`: one of these variables is set.
+    Env(Vec<String>),
+    /// `method`: one of these.
+    Method(Vec<String>),
+    /// `expr`.
+    Expr(Expr),
+    /// `not`.
+    Not(Box<Self>),
+    /// `<RequireAll>`, `<RequireAny>`, `<RequireNone>`.
+    Group(Combination, Vec<Self>),
+}
+
+/// How the rules of a container combine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Combination {
+    /// Every rule that says anything must grant, and one must.
+    All,
+    /// One must grant. Rules outside of containers combine so.
+    Any,
+    /// None may grant.
+    None,
+}
+
+/// What a rule says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Yes.
+    Granted,
+    /// No.
+    Denied,
+    /// Nothing: a `not` whose rule does not hold, or a `<RequireNone>` of such.
+    Neutral,
+}
+
+/// A rule that can change nothing, or a container of such.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Pointless {
+    /// A negative rule in `<RequireAny>` or outside of containers.
+    #[error("negative {0} directive has no effect in {1} directive")]
+    Negative(&'static str, &'static str),
+    /// A container with negative rules alone.
+    #[error("{0} directive contains only negative authorization directives")]
+    OnlyNegative(&'static str),
+}
+
+impl Rule {
+    /// What it says of a request; `here` is our address on its connection.
+    pub fn verdict(&self, request: &dyn Facts, here: IpAddr) -> Verdict {
+        let grants = |holds| {
+            if holds {
+                Verdict::Granted
+            } else {
+                Verdict::Denied
+            }
+        };
+        match self {
+            Self::All(granted) => grants(*granted),
+            Self::Ip(networks) => grants(request.remote().is_some_and(|address| {
+                let address = address.to_canonical();
+                networks.iter().any(|network| network.contains(address))
+            })),
+            Self::Local => grants(request.remote().is_some_and(|address| {
+                let address = address.to_canonical();
+                address.is_loopback() || address == here.to_canonical()
+            })),
+            Self::Env(names) => grants(names.iter().any(|name| {
+                let set = request.entry(Table::Environment, name.as_bytes());
+                set.is_some()
+            })),
+            Self::Method(methods) => {
+                let method = request.variable(&Variable::Method).unwrap_or_default();
+                grants(methods.iter().any(|known| known.as_bytes() == &method[..]))
+            }
+            Self::Expr(expr) => grants(expr.holds(request)),
+            // As in httpd: a negated rule can deny, but never grant.
+            Self::Not(rule) => match rule.verdict(request, here) {
+                Verdict::Granted => Verdict::Denied,
+                Verdict::Denied | Verdict::Neutral => Verdict::Neutral,
+            },
+            Self::Group(combination, rules) => {
+                combination.verdict(rules.iter().map(|rule| rule.verdict(request, here)))
+            }
+        }
+    }
+
+    /// Whether a request may go on.
+    pub fn allows(&self, request: &dyn Facts, here: IpAddr) -> bool {
+        self.verdict(request, here) == Verdict::Granted
+    }
+}
+
+impl Combination {
+    /// The directive's name; `RequireAny` is also what stands outside of containers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::All => "<RequireAll>",
+            Self::Any => "<RequireAny>",
+            Self::None => "<RequireNone>",
+        }
+    }
+
+    fn verdict(self, rules: impl Iterator<Item = Verdict>) -> Verdict {
+        let mut said = Verdict::Neutral;
+        for verdict in rules {
+            match (self, verdict) {
+                (_, Verdict::Neutral) | (Self::None, Verdict::Denied) => {}
+                (Self::All, Verdict::Denied) | (Self::None, Verdict::Granted) => {
+                    return Verdict::Denied;
+                }
+                (Self::Any, Verdict::Granted) => return Verdict::Granted,
+                (Self::All, Verdict::Granted) => said = Verdict::Granted,
+                (Self::Any, Verdict::Denied) => said = Verdict::Denied,
+            }
+        }
+        said
+    }
+
+    /// Whether a container of these rules makes sense; `named` is its name in messages.
+    ///
+    /// # Errors
+    /// What httpd refuses when it reads the configuration.
+    pub fn check(self, rules: &[Rule], named: &'static str) -> Result<(), Pointless> {
+        let negative = |rule: &&Rule| matches!(rule, Rule::Not(_) | Rule::Group(Self::None, _));
+        if self == Self::All || rules.is_empty() {
+            return if !rules.is_empty() && rules.iter().all(|rule| negative(&rule)) {
+                Err(Pointless::OnlyNegative(named))
+            } else {
+                Ok(())
+            };
+        }
+        match rules.iter().find(negative) {
+            Some(Rule::Not(_)) => Err(Pointless::Negative("Require", named)),
+            Some(_) => Err(Pointless::Negative("<RequireNone>", named)),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::{
+        Combination::{All, Any, None},
+        *,
+    };
+    use crate::{
+        expr::Dialect,
+        policy::environment::{Environment, tests::Probe},
+    };
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    fn ip(text: &str) -> Rule {
+        Rule::Ip(vec![
+            crate::config::prefix::subnet(text).expect("a network"),
+        ])
+    }
+
+    fn not(rule: Rule) -> Rule {
+        Rule::Not(Box::new(rule))
+    }
+
+    #[test]
+    fn each_rule_looks_at_its_property() {
+        let environment = RefCell::default();
+        // From 192.0.2.7, GET.
+        let request = Probe::new(&environment);
+        let holds = Expr::condition("%{REQUEST_METHOD} == 'GET'", Dialect::Request);
+        for (rule, allows) in [
+            (Rule::All(true), true),
+            (Rule::All(false), false),
+            (ip("192.0.2"), true),
+            (ip("192.0.2.7"), true),
+            (ip("10"), false),
+            (Rule::Local, false),
+            (Rule::Env(vec!["site".to_owned()]), false),
+            (
+                Rule::Method(vec!["POST".to_owned(), "GET".to_owned()]),
+                true,
+            ),
+            (Rule::Method(vec!["POST".to_owned()]), false),
+            (Rule::Expr(holds.expect("an expression")), true),
+            (not(ip("10")), false),
+        ] {
+            assert_eq!(rule.allows(&request, HERE), allows, "{rule:?}");
+        }
+        let local = Rule::Local.verdict(&request, [192, 0, 2, 7].into());
+        assert_eq!(local, Verdict::Granted);
+        let set = RefCell::new(Environment::default());
+        set.borrow_mut().set("SITE", b"1".to_vec());
+        assert!(Rule::Env(vec!["site".to_owned()]).allows(&Probe::new(&set), HERE));
+    }
+
+    #[test]
+    fn containers_combine_as_in_httpd() {
+        let environment = RefCell::default();
+        let request = Probe::new(&environment);
+        let (yes, no) = (|| Rule::All(true), || Rule::All(false));
+        for (combination, rules, verdict) in [
+            (All, vec![yes(), yes()], Verdict::Granted),
+            (All, vec![yes(), no()], Verdict::Denied),
+            (All, vec![yes(), not(no())], Verdict::Granted),
+            (All, vec![yes(), not(yes())], Verdict::Denied),
+            (Any, vec![no(), yes()], Verdict::Granted),
+            (Any, vec![no(), no()], Verdict::Denied),
+            (None, vec![no()], Verdict::Neutral),
+            (None, vec![no(), yes()], Verdict::Denied),
+            (All, vec![], Verdict::Neutral),
+            (
+                All,
+                vec![yes(), Rule::Group(None, vec![ip("192.0.2.7")])],
+                Verdict::Denied,
+            ),
+        ] {
+            let group = Rule::Group(combination, rules);
+            assert_eq!(group.verdict(&request, HERE), verdict, "{group:?}");
+        }
+    }
+
+    #[test]
+    fn containers_that_can_grant_nothing_are_refused() {
+        let yes = || Rule::All(true);
+        assert!(Any.check(&[not(yes())], "<RequireAny>").is_err());
+        assert!(All.check(&[not(yes())], "<RequireAll>").is_err());
+        assert!(All.check(&[yes(), not(yes())], "<RequireAll>").is_ok());
+        assert!(None.check(&[not(yes())], "<RequireNone>").is_err());
+        assert!(Any.check(&[Rule::Group(None, vec![yes()])], "x").is_err());
+        assert!(Any.check(&[], "x").is_ok());
+    }
+}

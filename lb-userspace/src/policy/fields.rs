@@ -1,0 +1,346 @@
+//! Header and RequestHeader: fields of requests and responses set, added, edited, removed
+//! (mod_headers).
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    expr::{Expr, Facts, Table, Variable},
+    pattern::{self, Pattern},
+};
+
+/// One `Header` or `RequestHeader`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FieldEdit {
+    /// What it does.
+    pub action: Action,
+    /// The field's name, lower case; of `echo`: unused.
+    pub name: String,
+    /// When it acts.
+    pub condition: Condition,
+}
+
+/// What a [`FieldEdit`] does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Action {
+    /// `set`: replaces every field of the name.
+    Set(Value),
+    /// `setifempty`: sets where there is none.
+    SetIfEmpty(Value),
+    /// `add`: one field more.
+    Add(Value),
+    /// `append`: to the last field, after a comma.
+    Append(Value),
+    /// `merge`: as `append`, unless the value is in the list already.
+    Merge(Value),
+    /// `unset`: removes every field of the name.
+    Unset,
+    /// `edit`, and with `true` `edit*`: replaces what a pattern matches, once or each time.
+    Edit(Pattern, Value, bool),
+    /// `echo`: fields of the request whose name matches come back.
+    Echo(Pattern),
+}
+
+/// When a [`FieldEdit`] acts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub enum Condition {
+    /// Always.
+    #[default]
+    Always,
+    /// `early`: before anything else.
+    Early,
+    /// `env=NAME`, and with `false` `env=!NAME`.
+    Environment(String, bool),
+    /// `expr=`.
+    Expr(Expr),
+}
+
+/// A value with what it is filled in with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Value {
+    /// `expr=`.
+    Expr(Expr),
+    /// Text with `%{NAME}e` and its like.
+    Format(Vec<Piece>),
+}
+
+/// A part of a [`Value::Format`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Piece {
+    /// As it is.
+    Text(String),
+    /// `%D`: `D=` and microseconds since the request came in.
+    Duration,
+    /// `%t`: `t=` and microseconds since 1970 when the request came in.
+    Received,
+    /// `%{NAME}e`: a variable of the request's environment.
+    Environment(String),
+    /// `%{NAME}s`: a variable of TLS.
+    Tls(String),
+}
+
+/// What a format asks for beside [`Facts`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Times {
+    /// Microseconds since 1970 when the request came in.
+    pub received_us: u64,
+    /// Microseconds since then.
+    pub elapsed_us: u64,
+}
+
+/// A format that cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadFormat {
+    /// A letter that nobody knows.
+    #[error("Unrecognized header format %{0}")]
+    Unknown(char),
+    /// `%l`, `%i`, `%b`.
+    #[error(
+        "header format %{0} is not supported by sluice: it asks for the load of httpd's workers"
+    )]
+    NotHere(char),
+}
+
+impl Value {
+    /// Parses a format.
+    ///
+    /// # Errors
+    /// A letter after `%` that nobody knows.
+    pub fn format(text: &str) -> Result<Self, BadFormat> {
+        let mut pieces = Vec::new();
+        let mut plain = String::new();
+        let mut rest = text;
+        while let Some(c) = rest.chars().next() {
+            rest = &rest[c.len_utf8()..];
+            match c {
+                '\\' => {
+                    let escaped = rest.chars().next();
+                    let known = match escaped {
+                        Some('\\') => Some('\\'),
+                        Some('r') => Some('\r'),
+                        Some('n') => Some('\n'),
+                        Some('t') => Some('\t'),
+                        _ => None,
+                    };
+                    plain.push(known.unwrap_or('\\'));
+                    if known.is_some() {
+                        rest = &rest[1..];
+                    }
+                }
+                '%' => {
+                    let (piece, after) = tag(rest)?;
+                    rest = after;
+                    match piece {
+                        Piece::Text(text) => plain.push_str(&text),
+                        piece => {
+                            if !plain.is_empty() {
+                                pieces.push(Piece::Text(std::mem::take(&mut plain)));
+                            }
+                            pieces.push(piece);
+                        }
+                    }
+                }
+                c => plain.push(c),
+            }
+        }
+        if !plain.is_empty() {
+            pieces.push(Piece::Text(plain));
+        }
+        Ok(Self::Format(pieces))
+    }
+
+    fn fill(&self, facts: &dyn Facts, times: Times) -> Vec<u8> {
+        let pieces = match self {
+            Self::Expr(expr) => return expr.value(facts),
+            Self::Format(pieces) => pieces,
+        };
+        let mut out = Vec::new();
+        for piece in pieces {
+            let text: Cow<'_, [u8]> = match piece {
+                Piece::Text(text) => text.as_bytes().into(),
+                Piece::Duration => format!("D={}", times.elapsed_us).into_bytes().into(),
+                Piece::Received => format!("t={}", times.received_us).into_bytes().into(),
+                Piece::Environment(name) => facts
+                    .entry(Table::Environment, name.as_bytes())
+                    .unwrap_or(NOTHING.into()),
+                Piece::Tls(name) => facts
+                    .variable(&Variable::Tls(name.to_ascii_uppercase()))
+                    .filter(|value| !value.is_empty())
+                    .unwrap_or(NOTHING.into()),
+            };
+            out.extend_from_slice(&text);
+        }
+        out
+    }
+}
+
+/// What a variable that is not set reads as.
+const NOTHING: &[u8] = b"(null)";
+
+/// What follows a `%`, and what follows that.
+fn tag(text: &str) -> Result<(Piece, &str), BadFormat> {
+    let (argument, rest) = match text.strip_prefix('{') {
+        Some(inner) => inner.split_once('}').unwrap_or((inner, "")),
+        None => ("", text),
+    };
+    let Some(letter) = rest.chars().next() else {
+        return Ok((Piece::Text("%".to_owned()), ""));
+    };
+    let piece = match letter {
+        '%' => Piece::Text("%".to_owned()),
+        'D' => Piece::Duration,
+        't' => Piece::Received,
+        'e' => Piece::Environment(argument.to_owned()),
+        's' => Piece::Tls(argument.to_owned()),
+        'l' | 'i' | 'b' => return Err(BadFormat::NotHere(letter)),
+        letter => return Err(BadFormat::Unknown(letter)),
+    };
+    Ok((piece, &rest[letter.len_utf8()..]))
+}
+
+/// Carries out `edits` in order on `fields`; with `early` those marked so alone, else the others.
+/// `request` has the request's fields, for `echo`.
+pub fn apply<'e>(
+    edits: impl IntoIterator<Item = &'e FieldEdit>,
+    fields: &mut HeaderMap,
+    request: &HeaderMap,
+    facts: &dyn Facts,
+    times: Times,
+    early: bool,
+) {
+    for edit in edits {
+        let acts = match &edit.condition {
+            Condition::Early => early,
+            _ if early => false,
+            Condition::Always => true,
+            Condition::Environment(name, wanted) => {
+                facts.entry(Table::Environment, name.as_bytes()).is_some() == *wanted
+            }
+            Condition::Expr(expr) => expr.holds(facts),
+        };
+        if acts {
+            edit.apply(fields, request, facts, times);
+        }
+    }
+}
+
+impl FieldEdit {
+    fn apply(&self, fields: &mut HeaderMap, request: &HeaderMap, facts: &dyn Facts, times: Times) {
+        if let Action::Echo(pattern) = &self.action {
+            for (name, value) in request {
+                if pattern.is_match(name.as_str().as_bytes()) {
+                    fields.append(name.clone(), value.clone());
+                }
+            }
+            return;
+        }
+        // Checked where it was read.
+        let Ok(name) = HeaderName::from_bytes(self.name.as_bytes()) else {
+            return;
+        };
+        let fill = |value: &Value| clean(value.fill(facts, times));
+        match &self.action {
+            Action::Set(value) => {
+                fields.insert(name, fill(value));
+            }
+            Action::SetIfEmpty(value) => {
+                if !fields.contains_key(&name) {
+                    fields.insert(name, fill(value));
+                }
+            }
+            Action::Add(value) => {
+                fields.append(name, fill(value));
+            }
+            Action::Append(value) => append(fields, name, &fill(value)),
+            Action::Merge(value) => {
+                let value = fill(value);
+                let known = fields.get(&name);
+                if known.is_none_or(|known| !lists(known.as_bytes(), value.as_bytes())) {
+                    append(fields, name, &value);
+                }
+            }
+            Action::Unset => {
+                fields.remove(&name);
+            }
+            Action::Edit(pattern, value, every) => {
+                let template = value.fill(facts, times);
+                let edited: Vec<HeaderValue> = fields
+                    .get_all(&name)
+                    .iter()
+                    .map(|old| clean(replace(pattern, old.as_bytes(), &template, *every)))
+                    .collect();
+                fields.remove(&name);
+                for value in edited {
+                    fields.append(name.clone(), value);
+                }
+            }
+            Action::Echo(_) => {}
+        }
+    }
+}
+
+/// `value` after a comma behind the first field of the name, as httpd's tables merge.
+fn append(fields: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
+    match fields.get_mut(&name) {
+        Some(old) => {
+            let joined = [old.as_bytes(), b", ", value.as_bytes()].concat();
+            *old = clean(joined);
+        }
+        None => {
+            fields.insert(name, value.clone());
+        }
+    }
+}
+
+/// Whether `value` is an element of a list; commas in quotes separate nothing.
+fn lists(list: &[u8], value: &[u8]) -> bool {
+    let mut quoted = false;
+    list.split(|byte| {
+        quoted ^= *byte == b'"';
+        *byte == b',' && !quoted
+    })
+    .any(|element| element.trim_ascii_start() == value)
+}
+
+/// What `pattern` matches in `value` replaced by `template`, once or each time.
+fn replace(pattern: &Pattern, value: &[u8], template: &[u8], every: bool) -> Vec<u8> {
+    let mut out = Vec::with_capacity(value.len() + template.len());
+    let mut at = 0;
+    while let Some(captures) = pattern.captures_from(value, at) {
+        let Some(range) = captures.range(0) else {
+            break;
+        };
+        out.extend_from_slice(&value[at..range.start]);
+        out.extend_from_slice(&pattern::substitute(template, value, &captures));
+        at = range.end;
+        if range.is_empty() {
+            // Nothing was matched: one byte on, or this would not end.
+            out.extend(value.get(at));
+            at += 1;
+        }
+        if !every || at >= value.len() || out.len() > LONGEST {
+            break;
+        }
+    }
+    out.extend_from_slice(value.get(at..).unwrap_or_default());
+    out
+}
+
+/// Longest value that editing may make, bytes.
+const LONGEST: usize = 64 << 10;
+
+/// A value that can stand in a field: line breaks and other control characters become blanks.
+fn clean(mut value: Vec<u8>) -> HeaderValue {
+    value.truncate(LONGEST);
+    for byte in &mut value {
+        if *byte != b'\t' && (*byte < 0x20 || *byte == 0x7F) {
+            *byte = b' ';
+        }
+    }
+    HeaderValue::from_bytes(&value).unwrap_or(HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests;

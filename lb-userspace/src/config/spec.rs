@@ -545,7 +545,7 @@ pub struct GuardLimit {
     pub per: Per,
     /// A constant of [`lb_common::limit::action`].
     pub action: u8,
-    /// The services it is for: `None` for every local service, else the ports and addresses of the
+    /// The services it is for: `None` for every service, local and steered, else the ports and addresses of the
     /// virtual host it stands in.
     pub addresses: Option<Vec<HostAddress>>,
     /// Where it stands.

@@ -117,6 +117,7 @@ impl Desired {
         self.members(&mut image)?;
         services(&self.spec, &mut image);
         steer::steered(self, facts, &mut image)?;
+        limits(&self.spec, &mut image);
         let sluice = &self.spec.sluice;
         image.prefixes = (sluice.deny.iter().map(|p| PrefixKey::deny(*p)))
             .chain(sluice.allow.iter().map(|p| PrefixKey::allow(*p)))
@@ -220,7 +221,11 @@ fn services(spec: &Spec, image: &mut Image) {
             }
         }
     }
-    // What a virtual host says goes before what the whole server says, so it is applied last.
+}
+
+/// Limits of the services that are there. What a virtual host says goes before what the whole server
+/// says, so it is applied last.
+fn limits(spec: &Spec, image: &mut Image) {
     let mut limits: Vec<&GuardLimit> = spec.sluice.limits.iter().collect();
     limits.sort_by_key(|limit| limit.addresses.is_some());
     for limit in limits {
@@ -228,7 +233,9 @@ fn services(spec: &Spec, image: &mut Image) {
             set(&mut image.host_limits, limit);
             continue;
         }
-        for (service, wanted) in &mut image.services {
+        let takers = (image.services.iter_mut())
+            .filter(|(_, wanted)| matches!(wanted.kind, kind::LOCAL | kind::FORWARDED));
+        for (service, wanted) in takers {
             let applies = limit
                 .addresses
                 .as_ref()

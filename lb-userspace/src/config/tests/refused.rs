@@ -377,11 +377,11 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
         &[(2, "Expected </IfModule> before end of configuration")],
     ),
     (
-        "Listen 80\nGuardLimit flows 3/s\nGuardLimit syn 3/s action=cookie\nGuardLimit syn",
+        "Listen 80\nGuardLimit flow 3/s\nGuardLimit syn 3/s action=cookie\nGuardLimit syn",
         &[
             (
                 2,
-                "GuardLimit flows is not supported by this version of sluice",
+                "GuardLimit: unknown kind 'flow'; expected syn, flows, packets, udp or icmp",
             ),
             (
                 3,

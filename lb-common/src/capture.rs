@@ -1,6 +1,6 @@
 //! `CAPTURE` and `EVENTS`: a sample of packets with their verdicts, for `sluice capture`.
 
-use crate::addr::Address;
+use crate::{addr::Address, parse::Headers, verdict::Verdict};
 
 /// Bytes of a packet that an event holds.
 pub const SNAP: usize = 224;
@@ -56,3 +56,18 @@ pub struct Event {
 
 const _: () = assert!(size_of::<Capture>() == 64);
 const _: () = assert!(size_of::<Event>() == 256);
+
+/// Whether a packet is one of those that are wanted, sampling aside.
+#[inline(always)]
+#[must_use]
+pub fn matches(wanted: &Capture, headers: &Headers, verdict: &Verdict) -> bool {
+    let is_end = |address: &Address, port: [u8; 2]| {
+        (wanted.address.is_any() || address.words() == wanted.address.words())
+            && (wanted.port == [0, 0] || port == wanted.port)
+    };
+    (wanted.reasons >> (verdict.reason.0 & 63)) & 1 != 0
+        && (wanted.service == 0 || wanted.service == verdict.service)
+        && (wanted.member == 0 || wanted.member == verdict.member)
+        && (is_end(&headers.source, headers.source_port.0)
+            || is_end(&headers.destination, headers.destination_port.0))
+}

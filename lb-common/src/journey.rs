@@ -115,6 +115,8 @@ impl Then {
         (Self::Steer6, "sluice_steer6"),
         (Self::Icmp, "sluice_icmp"),
         (Self::Fragment, "sluice_fragment"),
+        (Self::Return, "sluice_return"),
+        (Self::Unpack, "sluice_unpack"),
         (Self::Rest, "sluice_rest"),
         (Self::Answer, "sluice_answer"),
     ];
@@ -168,6 +170,8 @@ where
         Then::Steer6 => detour::steer::<F, T, true>(frame, headers, &decision, tables),
         Then::Fragment => detour::fragment(frame, headers, tables),
         Then::Icmp => detour::icmp(frame, headers, &decision, tables),
+        Then::Return => detour::give_back(frame, headers, tables),
+        Then::Unpack => detour::unpack(frame, headers, tables),
         _ => Detoured::end(0, decision.reason),
     };
     let service = if done.service == 0 {

@@ -31,6 +31,12 @@ pub trait SendTables: SteerTables {
     /// member's hop, `beat` included. Where they know nothing, what was learned before stays, if
     /// there is a route.
     fn ask_route(&self, member: u16, to: &Address, beat: u32);
+    /// Whether a source may send encapsulated packets: `DECAP4` and `DECAP6`.
+    fn may_encapsulate(&self, version: u8, source: &Address) -> bool;
+    /// Whether the kernel would not send a packet for this address on to another host.
+    fn is_local(&self, address: &Address) -> bool;
+    /// Interface that the packet came in by.
+    fn ingress(&self) -> u32;
     /// Entries of `NAT` less one.
     fn nat_mask(&self) -> u32;
     /// An entry of `NAT`, copied.

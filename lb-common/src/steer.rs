@@ -196,12 +196,8 @@ where
     let is_known = entry.state() != State::EMPTY;
     let mut reason = Reason::STEERED_NEW;
     if is_known {
-        let keeps = match tables.member(entry.member()) {
-            Some(head)
-                if is_in_use(head)
-                    && head.incarnation as u8 == entry.incarnation()
-                    && head.state & NOT_FOR_ANY == 0 =>
-            {
+        let keeper = match tables.member(entry.member()) {
+            Some(head) if keeps(head, entry.incarnation()) => {
                 let is_over = if is_tcp {
                     is_syn
                         && (entry.state() == State::CLOSING
@@ -217,7 +213,7 @@ where
                 None
             }
         };
-        if let Some(head) = keeps {
+        if let Some(head) = keeper {
             let state = track::next_state(entry, is_syn, is_end, ages.now, || {
                 tables.spend(Spend::Promotion, question.settings.promotions, ages.now)
             });
@@ -267,6 +263,13 @@ where
         head,
         reason,
     })
+}
+
+/// Whether a member may keep its flows: it is still the one that took them, and not stopped or
+/// failing.
+#[inline(always)]
+pub(crate) const fn keeps(head: &MemberHead, incarnation: u8) -> bool {
+    is_in_use(head) && head.incarnation as u8 == incarnation && head.state & NOT_FOR_ANY == 0
 }
 
 /// Whether somebody has this slot.

@@ -14,6 +14,7 @@
 #![expect(missing_docs, unreachable_pub, reason = "expanded from #[xdp]")]
 
 mod atomic;
+mod capture;
 mod maps;
 mod outline;
 mod packet;
@@ -57,6 +58,7 @@ pub fn sluice_xdp(ctx: XdpContext) -> u32 {
         reason = Reason::NOT_FORWARDED;
     }
     stats::finish(
+        &ctx,
         headers,
         &Verdict {
             service: decision.service,

@@ -16,8 +16,11 @@ use crate::maps::HOPS;
 /// Address families of the lookup.
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
-/// Answers (enum in linux/bpf.h): found; a route, but no neighbour.
+/// Answers (enum in linux/bpf.h): found; for this host, or for nobody;
+/// not asked to forward; a route, but no neighbour.
 const SUCCESS: i64 = 0;
+const NOT_FORWARDED: i64 = 4;
+const FORWARDING_DISABLED: i64 = 5;
 const NO_NEIGHBOUR: i64 = 7;
 
 /// Asks the way to `to` and writes what is known into the member's hop.
@@ -30,6 +33,36 @@ pub(crate) fn ask(ctx: *mut xdp_md, to: &Address, member: u32, beat: u32) {
         return;
     };
     let mut lookup = MaybeUninit::<Aligned>::uninit();
+    let (answer, lookup) = look(ctx, to, &mut lookup);
+    // SAFETY: a map value, whose words other CPUs may write too; each is written at once.
+    unsafe {
+        if answer == SUCCESS {
+            let to = mac(&raw const lookup.dmac) | 1 << 48;
+            let from = mac(&raw const lookup.smac);
+            set(&raw mut (*hop).learned, to, from, lookup.ifindex);
+        } else if answer != NO_NEIGHBOUR {
+            set(&raw mut (*hop).learned, 0, 0, 0);
+        }
+        ptr::write_volatile(&raw mut (*hop).asked, u64::from(beat) + 1);
+    }
+}
+
+/// Whether a packet for `to` that came in here would not be sent on: it is for this host, or this
+/// host sends nothing on.
+#[inline(always)]
+pub(crate) fn is_local(ctx: *mut xdp_md, to: &Address) -> bool {
+    let mut lookup = MaybeUninit::<Aligned>::uninit();
+    let (answer, _) = look(ctx, to, &mut lookup);
+    answer == NOT_FORWARDED || answer == FORWARDING_DISABLED
+}
+
+/// Asks the kernel's routes about an address.
+#[inline(always)]
+fn look<'a>(
+    ctx: *mut xdp_md,
+    to: &Address,
+    lookup: &'a mut MaybeUninit<Aligned>,
+) -> (i64, &'a Lookup) {
     let words = lookup.as_mut_ptr().cast::<u64>();
     const WORDS: usize = size_of::<Lookup>() / 8;
     const { assert!(WORDS * 8 == size_of::<Lookup>()) };
@@ -59,17 +92,7 @@ pub(crate) fn ask(ctx: *mut xdp_md, to: &Address, member: u32, beat: u32) {
             0,
         )
     };
-    // SAFETY: a map value, whose words other CPUs may write too; each is written at once.
-    unsafe {
-        if answer == SUCCESS {
-            let to = mac(&raw const lookup.dmac) | 1 << 48;
-            let from = mac(&raw const lookup.smac);
-            set(&raw mut (*hop).learned, to, from, lookup.ifindex);
-        } else if answer != NO_NEIGHBOUR {
-            set(&raw mut (*hop).learned, 0, 0, 0);
-        }
-        ptr::write_volatile(&raw mut (*hop).asked, u64::from(beat) + 1);
-    }
+    (answer, lookup)
 }
 
 /// A lookup as words.

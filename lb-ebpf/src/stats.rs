@@ -8,7 +8,7 @@ use aya_ebpf::{
 use aya_log_ebpf::info;
 use lb_common::{
     parse::Headers,
-    settings::gate,
+    settings::{Settings, gate},
     verdict::{Action, Verdict},
 };
 
@@ -30,8 +30,8 @@ pub(crate) fn count(verdict: &Verdict) {
 
 /// The end of a packet that is not sent: counts and logs it, and tells the driver.
 #[inline(always)]
-pub(crate) fn finish(headers: &Headers, verdict: &Verdict) -> u32 {
-    note(headers, verdict);
+pub(crate) fn finish(ctx: &XdpContext, headers: &Headers, verdict: &Verdict) -> u32 {
+    note(ctx, headers, verdict, 0);
     match verdict.reason.action() {
         Action::Pass => xdp_action::XDP_PASS,
         // Sent it is not, and the stack must not have it.
@@ -48,7 +48,7 @@ pub(crate) fn finish_sent(
     verdict: &Verdict,
     ifindex: u32,
 ) -> u32 {
-    note(headers, verdict);
+    note(ctx, headers, verdict, ifindex);
     match verdict.reason.action() {
         Action::Pass => xdp_action::XDP_PASS,
         Action::Drop => xdp_action::XDP_DROP,
@@ -61,20 +61,25 @@ pub(crate) fn finish_sent(
 }
 
 #[inline(always)]
-fn note(headers: &Headers, verdict: &Verdict) {
+fn note(ctx: &XdpContext, headers: &Headers, verdict: &Verdict, ifindex: u32) {
     count(verdict);
-    if is_logged() {
+    let Some(settings) = SETTINGS.get(0) else {
+        return;
+    };
+    if settings.gates & (gate::LOG | gate::CAPTURE) == 0 {
+        return;
+    }
+    if settings.gates & gate::CAPTURE != 0 {
+        outline::sluice_capture(ctx.ctx, headers, outline::pack(verdict), ifindex);
+    }
+    if is_logged(settings) {
         outline::sluice_log(headers, outline::pack(verdict));
     }
 }
 
-/// Whether this packet is one of those to log: one in `log_every`, if logging is on. Costs a test
-/// of one bit if it is not.
+/// Whether this packet is one of those to log: one in `log_every`, if logging is on.
 #[inline(always)]
-pub(crate) fn is_logged() -> bool {
-    let Some(settings) = SETTINGS.get(0) else {
-        return false;
-    };
+fn is_logged(settings: &Settings) -> bool {
     if settings.gates & gate::LOG == 0 {
         return false;
     }

@@ -27,7 +27,7 @@ use crate::{
         SERVER_IDS,
     },
     outline,
-    tables::Maps,
+    tables::{Maps, lists},
 };
 
 /// Set by the loader.
@@ -294,6 +294,22 @@ impl SendTables for Maps {
     }
 
     #[inline(always)]
+    fn may_encapsulate(&self, version: u8, source: &Address) -> bool {
+        lists::may_encapsulate(version, source)
+    }
+
+    #[inline(always)]
+    fn is_local(&self, address: &Address) -> bool {
+        outline::sluice_is_local(self.ctx, address) != 0
+    }
+
+    #[inline(always)]
+    fn ingress(&self) -> u32 {
+        // SAFETY: the kernel's context.
+        unsafe { (*self.ctx).ingress_ifindex }
+    }
+
+    #[inline(always)]
     fn nat(&self, index: u32) -> Option<NatEntry> {
         NAT.get(index).copied()
     }
@@ -312,16 +328,24 @@ impl SendTables for Maps {
         let Some(to) = NAT.get_ptr_mut(index) else {
             return;
         };
-        // SAFETY: a map value, whose filler we are.
-        let to = unsafe { &mut *to };
-        to.client_port = entry.client_port;
-        to.service_port = entry.service_port;
-        to.our_port = entry.our_port;
-        to.service = entry.service;
-        to.client = entry.client;
-        to.destination = entry.destination;
-        to.proto = entry.proto;
-        to.seen = entry.seen;
+        // Word by word: the verifier allows no misaligned access to the stack.
+        let words = to.cast::<u64>();
+        let e = entry;
+        let (c, o, s, id) = (
+            e.client_port,
+            e.service_port,
+            e.our_port,
+            e.service.to_ne_bytes(),
+        );
+        let ports = u64::from_ne_bytes([c[0], c[1], o[0], o[1], s[0], s[1], id[0], id[1]]);
+        let (i, m, n) = (e.ifindex, e.client_mac, e.our_mac);
+        let link = u64::from_ne_bytes([e.seen, i[0], i[1], i[2], m[0], m[1], m[2], m[3]]);
+        let rest = u64::from_ne_bytes([m[4], m[5], n[0], n[1], n[2], n[3], n[4], n[5]]);
+        let ([a, b], [x, y]) = (e.client.words(), e.destination.words());
+        for (at, word) in [ports, a, b, x, y, link, rest].into_iter().enumerate() {
+            // SAFETY: seven words of a map value behind its first, whose filler we are.
+            unsafe { ptr::write_volatile(words.wrapping_add(at + 1), word) };
+        }
     }
 
     #[inline(always)]

@@ -7,6 +7,7 @@ use core::arch::asm;
 use aya_ebpf::{macros::xdp, programs::XdpContext};
 use lb_common::{
     detour::{self, Detoured, Detours},
+    forward::Forward,
     journey::{Decision, Found, Then},
     parse::Headers,
     steer::Steered,
@@ -134,6 +135,12 @@ impl Detours<Editable<'_>> for Maps {
     }
 
     #[inline(always)]
+    fn named(&self, _: &Editable<'_>, headers: &Headers, forward: &Forward) -> u16 {
+        let what = u32::from(forward.balancer) | u32::from(forward.quic_len) << 16;
+        outline::sluice_named(self.ctx, headers, what) as u16
+    }
+
+    #[inline(always)]
     fn find_service(&self, headers: &Headers) -> Found {
         Found::unpack(outline::sluice_find(headers))
     }
@@ -218,4 +225,14 @@ step! {
     sluice_icmp, |frame, scratch, maps| detour::icmp(
         frame, &scratch.headers, &decision(scratch, Then::Icmp), maps,
     )
+}
+
+step! {
+    /// [`Then::Return`].
+    sluice_return, |frame, scratch, maps| detour::give_back(frame, &scratch.headers, maps)
+}
+
+step! {
+    /// [`Then::Unpack`].
+    sluice_unpack, |frame, scratch, maps| detour::unpack(frame, &scratch.headers, maps)
 }

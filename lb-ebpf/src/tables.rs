@@ -141,6 +141,25 @@ impl Tables for Maps {
     }
 }
 
+pub(crate) mod lists {
+    //! Tries that are no operator's lists of services.
+
+    use lb_common::addr::Address;
+
+    use super::{Key4, Key6};
+    use crate::maps::{DECAP4, DECAP6};
+
+    /// Whether a source may send encapsulated packets.
+    #[inline(always)]
+    pub(crate) fn may_encapsulate(version: u8, source: &Address) -> bool {
+        if version == 4 {
+            DECAP4.get(&Key4::new(32, source).key).is_some()
+        } else {
+            DECAP6.get(&Key6::new(128, source).key).is_some()
+        }
+    }
+}
+
 /// A trie's key is packed; on the stack it must lie so that the words written into it are aligned.
 #[repr(C, align(8))]
 struct Key4 {

@@ -85,11 +85,14 @@ impl Prefix {
     }
 
     /// Whether its bits are the first of `address`.
-    fn covers(&self, version: u8, address: &Address) -> bool {
+    pub(crate) fn covers(&self, version: u8, address: &Address) -> bool {
+        if self.version != version {
+            return false;
+        }
         let skipped = if version == 4 { 96 } else { 0 };
         let shift = 128 - (self.bits + skipped);
         let cut = |a: &Address| u128::from_be_bytes(a.0).checked_shr(shift).unwrap_or(0);
-        self.version == version && cut(&self.address) == cut(address)
+        cut(&self.address) == cut(address)
     }
 }
 

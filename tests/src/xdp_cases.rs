@@ -4,6 +4,8 @@
 pub mod answers;
 mod limits;
 mod malformed;
+pub mod nat;
+pub mod rest;
 pub mod steering;
 
 use lb_common::verdict::Reason;
@@ -68,6 +70,8 @@ pub fn cases() -> Vec<Case> {
     cases.extend(limits::limits());
     cases.extend(steering::cases());
     cases.extend(answers::cases());
+    cases.extend(nat::cases());
+    cases.extend(rest::cases());
     cases
 }
 

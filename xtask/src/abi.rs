@@ -396,9 +396,10 @@ fn steering(out: &mut String) {
             service,
             client,
             destination,
-            proto,
             seen,
-            pad
+            ifindex,
+            client_mac,
+            our_mac
         }
     );
     layout!(out, RingRow(..));
@@ -488,6 +489,7 @@ fn constants(out: &mut String) {
         seen::CLIENT_FIN,
         seen::MEMBER_FIN,
         seen::ANSWERED,
+        seen::UDP,
         Entry::OVERFLOWED,
         MAX_RINGS,
         RING_SLOTS,

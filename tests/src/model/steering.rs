@@ -412,6 +412,21 @@ impl SendTables for Model {
         self.tracked.setup.nat - 1
     }
 
+    fn may_encapsulate(&self, version: u8, source: &Address) -> bool {
+        let prefixes = &self.tracked.setup.decap;
+        prefixes.iter().any(|prefix| prefix.covers(version, source))
+    }
+
+    /// As on a host that has its loopback addresses.
+    fn is_local(&self, address: &Address) -> bool {
+        let ip: IpAddr = (*address).into();
+        ip.is_loopback()
+    }
+
+    fn ingress(&self) -> u32 {
+        0
+    }
+
     fn nat(&self, index: u32) -> Option<NatEntry> {
         Some(
             self.tracked

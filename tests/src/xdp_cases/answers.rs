@@ -50,7 +50,7 @@ fn too_big() -> Vec<Case> {
     ] {
         let setup = balancer_of(&by(mode), &members);
         let mut scarce = setup.clone();
-        scarce.steering.answers = 1;
+        scarce.steering.answers = 0;
         let four = |len: usize, tags: bool| {
             let packet = Packet::tcp(CLIENT4, VIP4, flags::ACK).payload(&vec![1; len - 40]);
             if tags { packet.tag(0x8100, 7) } else { packet }.build()
@@ -78,10 +78,7 @@ fn too_big() -> Vec<Case> {
         cases.push(case(
             &format!("mode {mode} to {}: answers are used up", members[0]),
             &scarce,
-            vec![
-                (four(1500, false), SHOP4, answered),
-                (four(1500, false), SHOP4, Reason::TOO_BIG),
-            ],
+            vec![(four(1500, false), SHOP4, Reason::TOO_BIG)],
         ));
     }
     cases
@@ -146,7 +143,7 @@ fn icmp() -> Vec<Case> {
     let steered = Reason::STEERED_ICMP;
     let needed = (3, 4);
     let mut scarce: Setup = setup.clone();
-    scarce.steering.answers = 1;
+    scarce.steering.answers = 0;
     let echo = |to: &str| Packet::icmp(router, to, 8, 0).payload(&[9; 41]).build();
     vec![
         case(
@@ -245,10 +242,7 @@ fn icmp() -> Vec<Case> {
         case(
             "echo is answered while there are answers left",
             &scarce,
-            vec![
-                (echo(vip4), SHOP4, Reason::ECHO_ANSWERED),
-                (echo(vip4), SHOP4, Reason::ICMP_TO_VIP),
-            ],
+            vec![(echo(vip4), SHOP4, Reason::ICMP_TO_VIP)],
         ),
     ]
 }

@@ -136,6 +136,15 @@ fn check_member(reports: &mut Reports, own: &SteerDraft, member: &Member, ports_
         error(message, "give it a balancer of its own");
         return;
     }
+    if own.forward == Forward::Nat && member.port == 0 {
+        let message = format!(
+            "SteerPass {}: {} needs a port: forward=nat writes it into packets",
+            service(own),
+            at_member(member)
+        );
+        error(message, "write it as tcp://HOST:PORT or udp://HOST:PORT");
+        return;
+    }
     let keeps_ports = own.forward != Forward::Nat;
     let range = own.last_port != own.first_port;
     if keeps_ports && member.port != 0 && (range || member.port != own.first_port) && !*ports_differ

@@ -6,7 +6,7 @@ use crate::config::spec::{FlowHash, Forward, Steer, Transport};
 /// Lines before the one that a case is about: it is line 8.
 const HEAD: &str = "XDPInterface eth0\n\
     <Proxy balancer://b>\n\
-    BalancerMember tcp://10.0.0.21\n\
+    BalancerMember tcp://10.0.0.21:8443\n\
     BalancerMember http://10.0.0.22:8443\n\
     </Proxy>\n\
     Listen 10.0.0.1:80\n\
@@ -230,6 +230,10 @@ const REFUSED: &[(&str, &str)] = &[
     (
         "BalancerMember balancer://c tcp://10.0.0.1:1 hcpath=tunnel",
         "member key 'hcpath' is not supported",
+    ),
+    (
+        "<Proxy balancer://n>\nBalancerMember tcp://10.0.0.1\n</Proxy>\nSteerPass tcp://192.0.2.1:8443 balancer://n forward=nat",
+        "needs a port: forward=nat",
     ),
     ("SteerFlowTable 1023", "not a number of flows"),
     ("SteerFlowTable 16777217", "not a number of flows"),

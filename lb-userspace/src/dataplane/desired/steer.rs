@@ -361,10 +361,9 @@ fn server_ids(
             )));
         }
         let key = ServerIdKey {
-            balancer: 0,
-            len,
-            pad: 0,
+            len: u16::from(len),
             id,
+            ..ServerIdKey::default()
         };
         let known = image
             .server_ids

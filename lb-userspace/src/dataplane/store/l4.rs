@@ -160,14 +160,13 @@ impl L4 {
         let six = (0..self.flows6.len()).filter_map(|set| self.flows6.cell(set));
         let four = four.flat_map(|set| (0..WAYS).filter_map(|way| flow4(set, way)));
         let six = six.flat_map(|set| (0..WAYS).filter_map(|way| flow6(set, way)));
-        four.chain(six).chain(self.rewritten())
+        four.chain(six)
     }
 
     /// Members with which some flow still is: one that did not end.
     pub(super) fn members_of_flows(&self) -> HashSet<u16> {
-        let flows = self
-            .flows()
-            .filter(|flow| flow.entry.state() >= State::SEEN);
+        let all = self.flows().chain(self.rewritten());
+        let flows = all.filter(|flow| flow.entry.state() >= State::SEEN);
         flows.map(|flow| flow.entry.member()).collect()
     }
 

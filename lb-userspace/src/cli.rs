@@ -8,6 +8,7 @@ use std::{io::Write as _, process::ExitCode};
 use clap::{CommandFactory as _, Parser as _};
 
 mod args;
+mod capture;
 mod change;
 mod client;
 mod flow;
@@ -134,6 +135,7 @@ fn dispatch(cli: Cli) -> Outcome {
             destination,
             json,
         } => flow::steer(global, &proto, source, destination, json),
+        Command::Capture(args) => capture::run(global, &args),
         Command::Limit { command } => match command {
             args::LimitCommand::List(json) => show::limits(global, json),
             args::LimitCommand::Set { service, limit } => change::limit(global, service, &limit),

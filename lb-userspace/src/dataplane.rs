@@ -12,6 +12,8 @@ use std::{
 
 use lb_common::{
     abi::{ABI_VERSION, BUSY_COLUMNS, MAX_SERVICES},
+    addr::Address,
+    capture::Capture,
     deny::{PrefixEntry, origin},
     limit::{self, Limit, LimitKind},
     member::MemberId,
@@ -21,7 +23,7 @@ use lb_common::{
 };
 
 use crate::{
-    admin::protocol::{InterfaceView, Snapshot},
+    admin::protocol::{CaptureWanted, InterfaceView, Snapshot},
     config::spec::{Interface, Prefix, Sluice},
 };
 
@@ -29,6 +31,7 @@ mod desired;
 mod diff;
 pub mod doctor;
 mod error;
+mod events;
 mod explain;
 mod flows;
 mod hook;
@@ -56,6 +59,7 @@ pub mod table;
 pub use desired::{Desired, Facts, limit_of};
 use diff::{FileLimits, How, Op, Persist, PlacedWay, Plan};
 pub use error::DataplaneError;
+pub use events::{Captured, Events};
 pub use explain::{Explanation, Tuple, explain};
 pub use flows::{FlowFilter, FlowList, FlowView, living_flows, read_flows};
 use hops::Hops;
@@ -67,7 +71,8 @@ use pin::{Lock, PinDir};
 use prefix::PrefixKey;
 use steering::{Changed, Steering};
 use store::Store;
-use table::{MemberTable, monotonic_ns};
+use table::MemberTable;
+pub use table::monotonic_ns;
 use tables::TableSizes;
 
 /// Where an instance keeps its things.
@@ -114,9 +119,14 @@ pub struct Dataplane {
     interfaces: Vec<Interface>,
     /// Those of them that are not there, that was said of.
     vanished: BTreeSet<String>,
+    /// Until when packets are sampled; 0: they are not.
+    capture_until: u64,
     /// Held until this is dropped, and by nobody else.
     lock: Lock,
 }
+
+/// How long packets are sampled for somebody who does not ask again, ns.
+const CAPTURE_NS: u64 = 3_000_000_000;
 
 /// Proxy incarnations count up in `META`; the column is the incarnation modulo the columns.
 fn column_of(incarnation: u64) -> u32 {
@@ -184,6 +194,7 @@ impl Dataplane {
             hops: Hops::default(),
             interfaces: Vec::new(),
             vanished: BTreeSet::new(),
+            capture_until: 0,
             lock,
         })
     }
@@ -394,6 +405,8 @@ impl Dataplane {
                         "interface {name} is another now: the program is attached again"
                     );
                     self.vanished.remove(name);
+                    // What was learned of next hops may name the interface that is gone.
+                    self.hops.ask_anew(&self.store);
                     for notice in notices {
                         tracing::info!(notice = true, "{notice}");
                     }
@@ -462,6 +475,12 @@ impl Dataplane {
             if let Err(error) = self.set_prefix(key, None) {
                 tracing::warn!(prefix = %key, %error, "an expired deny entry could not be removed");
             }
+        }
+        if self.capture_until != 0
+            && self.capture_until <= now
+            && let Err(error) = self.capture(None)
+        {
+            tracing::warn!(%error, "sampling packets could not be ended");
         }
         self.forget_dead_proxies();
         self.store.free_settled(now);
@@ -623,6 +642,29 @@ impl Dataplane {
         self.store.apply_all(&[Op::Settings(settings)]).map(drop)
     }
 
+    /// Has packets sampled into `EVENTS` for [`CAPTURE_NS`], or no longer.
+    pub fn capture(&mut self, wanted: Option<&CaptureWanted>) -> Result<(), DataplaneError> {
+        let was = self.store.rest.settings()?;
+        let gates = if let Some(wanted) = wanted {
+            self.store.rest.set_capture(&Capture {
+                reasons: wanted.reasons,
+                every: wanted.every,
+                address: wanted.address.map_or(Address::ANY, Address::from),
+                port: wanted.port.to_be_bytes(),
+                service: wanted.service,
+                member: wanted.member,
+                ..Capture::default()
+            })?;
+            self.capture_until = monotonic_ns().saturating_add(CAPTURE_NS);
+            was.gates | gate::CAPTURE
+        } else {
+            self.capture_until = 0;
+            was.gates & !gate::CAPTURE
+        };
+        let settings = Settings { gates, ..was };
+        self.store.apply_all(&[Op::Settings(settings)]).map(drop)
+    }
+
     /// The program's log, to be read by a thread while `log` is on. There is one, and none without
     /// kernel maps.
     pub fn log(&mut self) -> Option<KernelLog> {
@@ -636,6 +678,7 @@ impl Dataplane {
 
     /// Takes the program off every interface and unpins the links; the maps stay.
     pub fn detach(&mut self) -> Result<Vec<InterfaceView>, DataplaneError> {
+        self.hops.release();
         match &mut self.kernel {
             Some(kernel) => kernel.detach_all(),
             None => Ok(Vec::new()),

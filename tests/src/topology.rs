@@ -51,7 +51,7 @@ pub struct Lab {
     pub bridge: Namespace,
     bpffs: PathBuf,
     id: LabId,
-    _pass: pass::Pass,
+    pass: pass::Pass,
 }
 
 impl Lab {
@@ -100,7 +100,7 @@ impl Lab {
             bridge,
             bpffs,
             id,
-            _pass: pass,
+            pass,
         })
     }
 
@@ -123,7 +123,7 @@ impl Lab {
     pub fn replug_balancer(&mut self) -> Result<()> {
         self.bridge.ip("link delete p-balancer\n")?;
         plug(&self.bridge, &self.balancer, "balancer", BALANCER)?;
-        self._pass = prepare(&self.bridge)?;
+        self.pass = prepare(&self.bridge)?;
         Ok(())
     }
 

@@ -226,6 +226,48 @@ fn steer_says_where_the_next_packet_goes() -> Result<()> {
 }
 
 #[test]
+fn capture_writes_packets_with_their_verdicts() -> Result<()> {
+    let run = start(3)?;
+    let file = run.lab.dir().join("seen.pcapng");
+    let mut child = (run.sluice.place().command())
+        .args([
+            "capture",
+            "--reason",
+            "steered_new",
+            "--count",
+            "5",
+            "--for",
+            "20s",
+            "-w",
+        ])
+        .arg(&file)
+        .spawn()?;
+    let done = wait::until("five packets", wait::PATIENCE, || {
+        vip::answers(&run.lab.client, SERVICE, 2).ok()?;
+        child.try_wait().ok()?
+    });
+    let _ = child.kill();
+    ensure!(done?.success());
+    let bytes = std::fs::read(&file)?;
+    ensure!(bytes.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]), "no pcapng");
+    let text = String::from_utf8_lossy(&bytes);
+    let comments = text.matches("send steered_new, service ").count();
+    ensure!(comments == 5, "{comments} comments");
+    ensure!(text.contains("member http://192.0.2.2"));
+    // Whoever reads such files reads this one.
+    if lab::has_tool("tcpdump") {
+        let said = lab::netns::run(std::process::Command::new("tcpdump").arg("-nr").arg(&file))?;
+        let syns = said
+            .lines()
+            .filter(|line| line.contains("203.0.113.10.8080: Flags [S]"));
+        ensure!(syns.count() == 5, "{said}");
+    }
+    let settings = run.sluice.cli(&["settings", "--json"])?.ok()?;
+    ensure!(settings.out.contains("guard"));
+    Ok(())
+}
+
+#[test]
 fn interface_made_anew_is_steered_again() -> Result<()> {
     let mut run = start(3)?;
     ensure!(vip::answers(&run.lab.client, SERVICE, 10)?.len() > 1);

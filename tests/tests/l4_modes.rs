@@ -14,17 +14,18 @@ use lab::{
 
 /// Members at their IPv4 or IPv6 addresses, for packets alone.
 fn balancer(name: &str, scheme: &str, six: bool) -> String {
-    let members: String = (0..3)
+    let members: Vec<String> = (0..3)
         .map(|index| {
             let last = topology::MEMBERS + index;
-            let host = match six {
-                false => topology::address(last).to_string(),
-                true => format!("[{}]", topology::address6(last)),
+            let host = if six {
+                format!("[{}]", topology::address6(last))
+            } else {
+                topology::address(last).to_string()
             };
             format!("    BalancerMember {scheme}://{host}\n")
         })
         .collect();
-    format!("<Proxy balancer://{name}>\n{members}</Proxy>\n")
+    format!("<Proxy balancer://{name}>\n{}</Proxy>\n", members.concat())
 }
 
 struct Run {
@@ -148,12 +149,13 @@ fn nat(six: bool) -> Result<()> {
         }
     };
     let list = |scheme: &str, port: u16| -> String {
-        (0..3)
+        let lines: Vec<String> = (0..3)
             .map(|index| {
                 let address = SocketAddr::new(member_of(index), port);
                 format!("    BalancerMember {scheme}://{address}\n")
             })
-            .collect()
+            .collect();
+        lines.concat()
     };
     let (tcp, udp) = (SocketAddr::new(vip, 443), SocketAddr::new(vip, 53));
     let steer = format!(

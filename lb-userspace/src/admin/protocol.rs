@@ -61,6 +61,29 @@ pub enum Request {
     },
     /// Take the program off the interfaces, leave the proxy running.
     Detach,
+    /// Sample packets into the ring buffer, for a few seconds: whoever reads asks again. `None`: no
+    /// longer.
+    Capture {
+        /// Which.
+        wanted: Option<CaptureWanted>,
+    },
+}
+
+/// Which packets [`Request::Capture`] is about.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CaptureWanted {
+    /// Bits of the reasons that are wanted.
+    pub reasons: u64,
+    /// One packet in this many.
+    pub every: u64,
+    /// Either end's address; `None`: any.
+    pub address: Option<std::net::IpAddr>,
+    /// Either end's port; 0: any.
+    pub port: u16,
+    /// Service id; 0: any.
+    pub service: u16,
+    /// Member id; 0: any.
+    pub member: u16,
 }
 
 /// What [`Request::Member`] does.

@@ -157,6 +157,12 @@ pub(crate) enum Command {
         #[command(flatten)]
         json: Json,
     },
+    /// Write packets with their verdicts into a pcapng file: verdict, reason, service and member are
+    /// each packet's comment.
+    ///
+    /// tcpdump sees neither what XDP drops nor what it sends on. The first 224 bytes of each packet
+    /// are kept, as it left; under load some are lost rather than anything slowed.
+    Capture(CaptureArgs),
     /// Show and change the guard's limits.
     Limit {
         #[command(subcommand)]
@@ -284,6 +290,37 @@ pub(crate) enum FlowCommand {
         #[command(flatten)]
         json: Json,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaptureArgs {
+    /// The file; it is overwritten.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) write: PathBuf,
+    /// Packets with this verdict only.
+    #[arg(long, value_parser = ["pass", "drop", "send"])]
+    pub(crate) verdict: Option<String>,
+    /// With this reason only, as docs/reasons.md names it.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) reason: Option<String>,
+    /// Of this service only: its id or address.
+    #[arg(long, value_name = "SERVICE")]
+    pub(crate) service: Option<String>,
+    /// To this member only: its URL, or HOST:PORT.
+    #[arg(long, value_name = "MEMBER")]
+    pub(crate) member: Option<String>,
+    /// With this end only: ADDRESS:PORT; port 0 is any.
+    #[arg(long, value_name = "END")]
+    pub(crate) flow: Option<std::net::SocketAddr>,
+    /// One packet in N of those that match.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) every: u64,
+    /// End after so many packets.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub(crate) count: u64,
+    /// End after this time.
+    #[arg(long = "for", value_name = "TIME", default_value = "1m", value_parser = duration)]
+    pub(crate) time: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -474,6 +511,7 @@ mod tests {
             "sluice flow list --source 192.0.2.1 --service 3 --most 5 --json",
             "sluice flow show [2001:db8::1]:4000",
             "sluice steer tcp 198.51.100.7:4000 192.0.2.1:443 --json",
+            "sluice capture --verdict drop --service 3 --flow 192.0.2.7:0 --count 9 --for 10s -w x.pcapng",
             "sluice settings --json",
             "sluice settings list --json",
             "sluice settings set guard off",

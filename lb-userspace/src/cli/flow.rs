@@ -63,7 +63,7 @@ pub(crate) fn steer(
         (_, "pass") => "passed to this host".to_owned(),
         _ => "dropped".to_owned(),
     };
-    out.push_str(&format!("\n{to} ({})\n", why.reason));
+    out = format!("{out}\n{to} ({})\n", why.reason);
     output::text(&out)
 }
 
@@ -123,9 +123,9 @@ fn render(list: &FlowList, colour: bool) -> String {
     };
     let [four, six, nat] = list.places;
     let shown = list.flows.len();
-    out.push_str(&format!(
-        "{shown} shown of {total} flows{states}; room for {four} of IPv4, {six} others, {nat} with \
+    out = format!(
+        "{out}{shown} shown of {total} flows{states}; room for {four} of IPv4, {six} others, {nat} with \
          rewritten addresses\n"
-    ));
+    );
     out
 }

@@ -84,12 +84,12 @@ pub fn explain(place: &Place, tuple: &Tuple) -> Result<Explanation, DataplaneErr
     let end = |mut out: Explanation, reason: Reason| {
         use lb_common::verdict::Action;
         reason.name().clone_into(&mut out.reason);
-        out.action = match reason.action() {
+        let action = match reason.action() {
             Action::Pass => "pass",
             Action::Drop => "drop",
             Action::Send => "send",
-        }
-        .to_owned();
+        };
+        action.clone_into(&mut out.action);
         out
     };
     match &out.service {

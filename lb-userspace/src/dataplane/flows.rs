@@ -193,7 +193,7 @@ impl Names {
             member: member.map_or_else(String::new, |m| m.url.clone()),
             member_id: entry.member(),
             state: state.copied().unwrap_or("unknown").to_owned(),
-            idle_seconds: beat.seconds(entry.age(now)) as u64,
+            idle_seconds: beat.whole_seconds(entry.age(now)),
             stays: member.is_some_and(|m| !m.state.has(leaves)),
         }
     }

@@ -36,7 +36,7 @@ fn steered(desired: &Desired) -> BTreeSet<IpAddr> {
     steers
         .filter_map(|steer| desired.addresses.get(steer.balancer))
         .flatten()
-        .map(|address| address.ip())
+        .map(std::net::SocketAddr::ip)
         .collect()
 }
 
@@ -213,6 +213,13 @@ impl Hops {
             self.managed.remove(&next);
             // Gone already is as good.
             let _ = netlink::release(next.0, next.1);
+        }
+    }
+
+    /// Has the packet path ask for every next hop at its next packet.
+    pub(super) fn ask_anew(&self, store: &Store) {
+        for (id, _) in &self.members {
+            store.l4.ask_anew(*id);
         }
     }
 

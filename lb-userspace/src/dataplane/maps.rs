@@ -18,6 +18,7 @@ use aya::{
 };
 use lb_common::{
     abi::map,
+    capture::Capture,
     deny::PrefixEntry,
     forward::{Forward, MemberCounter},
     limit::{ServiceLimits, ServiceWindows},
@@ -60,6 +61,7 @@ pub(super) fn store(
         forwards: typed(map::FORWARD, of(map::FORWARD)?)?,
         member_stats: typed(map::MEMBER_STATS, of(map::MEMBER_STATS)?)?,
         rings: descriptor(map::RINGS, of(map::RINGS)?)?,
+        capture: typed(map::CAPTURE, of(map::CAPTURE)?)?,
         server_ids: typed(map::SERVER_IDS, of(map::SERVER_IDS)?)?,
         settings: typed(map::SETTINGS, of(map::SETTINGS)?)?,
         four: [
@@ -166,6 +168,7 @@ struct Maps {
     forwards: Array<MapData, Forward>,
     member_stats: PerCpuArray<MapData, MemberCounter>,
     rings: OwnedFd,
+    capture: Array<MapData, Capture>,
     server_ids: HashMap<MapData, ServerIdKey, ServerIdValue>,
     settings: Array<MapData, Settings>,
     four: [(List, Trie<4>); 3],
@@ -401,6 +404,12 @@ impl Rest for Maps {
             sum.by_ring += value.by_ring;
         }
         Ok(sum)
+    }
+
+    fn set_capture(&mut self, capture: &Capture) -> Result<(), DataplaneError> {
+        self.capture
+            .set(0, capture, 0)
+            .map_err(writing(map::CAPTURE))
     }
 
     fn clear_member(&mut self, id: MemberId) -> Result<(), DataplaneError> {

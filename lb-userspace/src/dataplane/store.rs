@@ -13,6 +13,7 @@ use std::{
 use lb_common::{
     abi::{MAX_MEMBERS, MAX_SERVICES, SERVICE_SETS, SERVICE_WAYS},
     addr::{Address, Be16},
+    capture::Capture,
     deny::PrefixEntry,
     forward::{Forward, MemberCounter},
     limit::ServiceLimits,
@@ -91,6 +92,8 @@ pub(super) trait Rest: Send {
     }
     /// Summed over CPUs.
     fn member_counter(&self, id: MemberId) -> Result<MemberCounter, DataplaneError>;
+    /// Which packets are sampled while the gate is open.
+    fn set_capture(&mut self, capture: &Capture) -> Result<(), DataplaneError>;
     /// Zeroes a member's packet counters.
     fn clear_member(&mut self, id: MemberId) -> Result<(), DataplaneError>;
 }

@@ -136,6 +136,11 @@ impl Beat {
         ((now / self.tick as u64).wrapping_add(self.offset) >> self.shift) as u32
     }
 
+    /// The same, rounded down.
+    pub(super) const fn whole_seconds(self, beats: u32) -> u64 {
+        ((beats as u64) << self.shift) * self.tick as u64 / 1_000_000_000
+    }
+
     /// Seconds of so many beats.
     pub(super) fn seconds(self, beats: u32) -> f64 {
         f64::from(beats) * f64::from(1u32 << self.shift) * f64::from(self.tick) / 1e9

@@ -140,12 +140,12 @@ fn member(id: MemberId, slot: &MemberSlot, name: &MemberName, busy: u64, now: u6
 fn next_hop(store: &Store, id: MemberId) -> String {
     let hop = store.l4.learned_hop(id).or_else(|| store.l4.given_hop(id));
     hop.map_or_else(String::new, |hop| {
-        let [a, b, c, d, e, f, ..] = hop.to;
+        let mac: Vec<String> = hop.to[..6].iter().map(|b| format!("{b:02x}")).collect();
         let interface = match netlink::by_index(hop.ifindex) {
             Ok(Some(link)) => link.name,
             _ => hop.ifindex.to_string(),
         };
-        format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} on {interface}")
+        format!("{} on {interface}", mac.join(":"))
     })
 }
 
@@ -256,10 +256,10 @@ fn forward(store: &Store, service: u16) -> Result<ForwardView, DataplaneError> {
 /// Name of the balancer with this id, from any of its members.
 fn balancer_name(store: &Store, balancer: u16) -> Result<String, DataplaneError> {
     for id in (1..MAX_MEMBERS).map(MemberId) {
-        let of = |cell: &&super::sys::MemberCell| {
+        let of = |cell: &super::sys::MemberCell| {
             cell.is_wanted() && cell.balancer.load(Relaxed) == balancer
         };
-        if balancer != 0 && store.table.cell(id).filter(of).is_some() {
+        if balancer != 0 && store.table.cell(id).is_some_and(of) {
             return Ok(text(&store.rest.name(id)?.balancer));
         }
     }

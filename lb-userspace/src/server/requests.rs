@@ -11,7 +11,7 @@ use crate::{
         limit::LimitChange,
         metrics,
         protect::{Protected, What},
-        protocol::{MemberChange, Request, Response, Snapshot},
+        protocol::{CaptureWanted, MemberChange, Request, Response, Snapshot},
     },
     config::{prefix::PrefixError, spec::Prefix},
 };
@@ -53,6 +53,10 @@ impl Control {
                 Ok("stopping".to_owned())
             }
             Request::Detach => self.detach(),
+            Request::Capture { wanted } => match self.capture(wanted.as_ref()) {
+                Ok(message) => return Response::Done { message },
+                Err(message) => Err(message),
+            },
         };
         match result {
             Ok(message) => {
@@ -216,6 +220,14 @@ impl Control {
             }
         }
         protected
+    }
+
+    /// Not logged: it is asked again every second.
+    fn capture(&mut self, wanted: Option<&CaptureWanted>) -> Result<String, String> {
+        self.needs_kernel("there are no packets to see")?;
+        let done = self.dataplane.capture(wanted);
+        done.map_err(|error| error.to_string())?;
+        Ok("capturing".to_owned())
     }
 
     fn detach(&mut self) -> Result<String, String> {

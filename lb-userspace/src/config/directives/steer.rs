@@ -135,8 +135,11 @@ fn steer_pass(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Transport, address (`None`: every one), first and last port.
+type Service = (Transport, Option<IpAddr>, (u16, u16));
+
 /// `tcp://VIP:PORT[-PORT]` in its parts.
-fn service(text: &str) -> Result<(Transport, Option<IpAddr>, (u16, u16)), Fault> {
+fn service(text: &str) -> Result<Service, Fault> {
     let expected = "expected for example tcp://192.0.2.1:443, udp://[2001:db8::1]:443 or tcp://192.0.2.1:5000-5099";
     let wrong = |what: &str| Fault::new(format!("SteerPass: {what}")).help(expected);
     let (transport, rest) = match text.split_once("://") {

@@ -2,7 +2,7 @@
 //! knows of the ways to members. Pure.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
 };
 
@@ -53,7 +53,7 @@ pub(super) fn steered(
     image: &mut Image,
 ) -> Result<(), DataplaneError> {
     let sluice = &desired.spec.sluice;
-    let mut vips: BTreeMap<Address, ()> = BTreeMap::new();
+    let mut vips: BTreeSet<Address> = BTreeSet::new();
     for steer in &sluice.steers {
         let addresses = desired.addresses.get(steer.balancer);
         let members: &[SocketAddr] = addresses.map_or(&[], Vec::as_slice);
@@ -81,11 +81,11 @@ pub(super) fn steered(
             },
         );
         if !address.is_any() {
-            vips.insert(address, ());
+            vips.insert(address);
         }
         server_ids(desired, steer, members, image)?;
     }
-    for address in vips.into_keys() {
+    for address in vips {
         let key = ServiceKey {
             address,
             port: 0,

@@ -1,6 +1,6 @@
 //! What a configuration becomes.
 
-use super::*;
+use super::{steer::server_id, *};
 use crate::{
     config::spec::{Balancer, LbMethod, Member, Place, Scheme, Sluice},
     dataplane::diff::has_limit,

@@ -194,12 +194,14 @@ impl L4 {
 fn link(words: &[AtomicU64; 3]) -> Link {
     let to = words[0].load(Acquire).to_ne_bytes();
     let from = words[1].load(Relaxed).to_ne_bytes();
-    let [a, b, c, d, e, f, g, h] = words[2].load(Relaxed).to_ne_bytes();
+    let tail = words[2].load(Relaxed).to_ne_bytes();
+    let [ifindex, mtu] =
+        [0, 4].map(|at| u32::from_ne_bytes([tail[at], tail[at + 1], tail[at + 2], tail[at + 3]]));
     Link {
         to,
         from,
-        ifindex: u32::from_ne_bytes([a, b, c, d]),
-        mtu: u32::from_ne_bytes([e, f, g, h]),
+        ifindex,
+        mtu,
     }
 }
 
@@ -222,11 +224,11 @@ fn flow4(set: &Flow4Cell, way: usize) -> Option<Flow> {
     if !is_flow(entry) || Entry(value.load(Acquire)).tag() != entry.tag() {
         return None;
     }
-    let [a, b, c, d, p, q, s, t] = word.to_ne_bytes();
+    let key = word.to_ne_bytes();
     let key = Flow4Key {
-        source: [a, b, c, d],
-        port: [p, q],
-        service: u16::from_ne_bytes([s, t]),
+        source: [key[0], key[1], key[2], key[3]],
+        port: [key[4], key[5]],
+        service: u16::from_ne_bytes([key[6], key[7]]),
     };
     Some(Flow {
         source: SocketAddr::from((key.source, u16::from_be_bytes(key.port))),

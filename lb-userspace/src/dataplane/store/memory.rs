@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use lb_common::{
     abi::{MAX_MEMBERS, MAX_SERVICES},
+    capture::Capture,
     deny::PrefixEntry,
     forward::{Forward, MemberCounter},
     limit::ServiceLimits,
@@ -142,6 +143,10 @@ impl Rest for Memory {
 
     fn member_counter(&self, _id: MemberId) -> Result<MemberCounter, DataplaneError> {
         Ok(MemberCounter::default())
+    }
+
+    fn set_capture(&mut self, _capture: &Capture) -> Result<(), DataplaneError> {
+        Ok(())
     }
 
     fn clear_member(&mut self, _id: MemberId) -> Result<(), DataplaneError> {

@@ -34,6 +34,7 @@ mod error;
 mod events;
 mod explain;
 mod flows;
+mod heritage;
 mod hook;
 mod hops;
 mod kernel;
@@ -62,6 +63,8 @@ pub use error::DataplaneError;
 pub use events::{Captured, Events};
 pub use explain::{Explanation, Tuple, explain};
 pub use flows::{FlowFilter, FlowList, FlowView, living_flows, read_flows};
+use heritage::Undo;
+pub(crate) use heritage::{Inheritance, layouts};
 use hops::Hops;
 use kernel::{Kernel, Opened};
 pub use log::KernelLog;
@@ -112,6 +115,8 @@ pub struct Dataplane {
     proxies: Vec<(u32, u32)>,
     /// Told with the first publish.
     notices: Vec<String>,
+    /// How to take the last publish back.
+    undo: Option<Undo>,
     kernel: Option<Kernel>,
     steering: Steering,
     hops: Hops,
@@ -143,7 +148,7 @@ impl Dataplane {
             store,
             notices,
         } = Kernel::open(place, &sluice.interfaces, TableSizes::of(sluice))?;
-        Self::over(place, lock, store, Some(kernel), notices)
+        Self::over(place, lock, store, Some(kernel), notices, None)
     }
 
     /// The same slots in anonymous memory, still under the instance's lock.
@@ -152,7 +157,7 @@ impl Dataplane {
         let store = Store::anonymous()?;
         store.meta().magic.store(MAGIC, Relaxed);
         store.meta().abi.store(ABI_VERSION, Relaxed);
-        Self::over(place, lock, store, None, Vec::new())
+        Self::over(place, lock, store, None, Vec::new(), None)
     }
 
     fn over(
@@ -161,6 +166,7 @@ impl Dataplane {
         store: Store,
         kernel: Option<Kernel>,
         mut notices: Vec<String>,
+        inherited: Option<Vec<(u32, u32)>>,
     ) -> Result<Self, DataplaneError> {
         let meta = store.meta();
         let left = meta.phase.load(Relaxed);
@@ -171,11 +177,19 @@ impl Dataplane {
                 meta.generation.load(Relaxed) + 1
             ));
         }
-        // A proxy that outlived its control still counts in its column.
-        let owner = column_of(meta.proxy_incarnation.load(Relaxed));
-        let orphan = Some(meta.proxy_pid.load(Relaxed)).filter(|pid| is_running(*pid));
+        let proxies = inherited.unwrap_or_else(|| {
+            // A proxy that outlived its control still counts in its column.
+            let earlier = lock.earlier_columns().iter().copied();
+            let earlier: Vec<_> = earlier.filter(|(_, pid)| is_proxy_process(*pid)).collect();
+            if !earlier.is_empty() {
+                return earlier;
+            }
+            let owner = column_of(meta.proxy_incarnation.load(Relaxed));
+            let orphan = Some(meta.proxy_pid.load(Relaxed)).filter(|pid| is_running(*pid));
+            orphan.map(|pid| (owner, pid)).into_iter().collect()
+        });
         for column in 0..BUSY_COLUMNS {
-            if column != owner || orphan.is_none() {
+            if !proxies.iter().any(|(used, _)| *used == column) {
                 store.table.clear_busy(column);
             }
         }
@@ -187,8 +201,9 @@ impl Dataplane {
             store,
             file_limits: FileLimits::new(),
             persist: Persist::after(left),
-            proxies: orphan.map(|pid| (owner, pid)).into_iter().collect(),
+            proxies,
             notices,
+            undo: None,
             kernel,
             steering: Steering::new(),
             hops: Hops::default(),
@@ -244,8 +259,8 @@ impl Dataplane {
         let ids: Vec<Vec<MemberId>> = (desired.spec.balancers.iter())
             .map(|b| flat.by_ref().take(b.members.len()).collect())
             .collect();
-        let steering = match self.apply(desired, &plan, &ids) {
-            Ok(steering) => steering,
+        let (steering, steps) = match self.apply(desired, &plan, &ids) {
+            Ok(done) => done,
             Err(error) => {
                 if let Some(kernel) = &mut self.kernel {
                     kernel.take_back(changes)?;
@@ -253,10 +268,10 @@ impl Dataplane {
                 return Err(error);
             }
         };
-        self.steering = steering;
+        let steering = std::mem::replace(&mut self.steering, steering);
+        let interfaces = std::mem::replace(&mut self.interfaces, wanted.clone());
+        let members = self.hops.turn_to(desired, &ids);
         self.steering.remove_others(&mut self.store)?;
-        self.interfaces.clone_from(wanted);
-        self.hops.turn_to(desired, &ids);
         if let Some(kernel) = &mut self.kernel {
             kernel.detach_others(wanted, &mut notices);
             notices.extend(hops::notices(desired));
@@ -265,7 +280,14 @@ impl Dataplane {
         }
         self.state_changed();
         self.prefixes = self.store.rest.prefixes()?;
-        self.file_limits = plan.file_limits;
+        let file_limits = std::mem::replace(&mut self.file_limits, plan.file_limits);
+        self.undo = Some(Undo {
+            steps,
+            file_limits,
+            steering,
+            interfaces,
+            members,
+        });
         self.persist = Persist::Adopt;
         notices.extend(plan.notices);
         Ok(Published {
@@ -322,9 +344,9 @@ impl Dataplane {
         desired: &Desired,
         plan: &Plan,
         ids: &[Vec<MemberId>],
-    ) -> Result<Steering, DataplaneError> {
+    ) -> Result<(Steering, Vec<Op>), DataplaneError> {
         let (members, rest) = plan.ops.split_at(plan.members_end);
-        let undo = self.store.apply_all(members)?;
+        let mut undo = self.store.apply_all(members)?;
         let balancers = &plan.balancers;
         let mut steering = self
             .steering
@@ -332,12 +354,19 @@ impl Dataplane {
         let done = steering
             .refresh(&mut self.store, monotonic_ns())
             .and_then(|_| self.store.apply_all(rest));
-        if let Err(error) = done {
-            self.steering.restore(&mut self.store, &steering);
-            self.store.take_back(&undo);
-            return Err(error);
+        match done {
+            Ok(steps) => {
+                undo.extend(steps);
+                Ok((steering, undo))
+            }
+            Err(error) => {
+                self.steering.restore(&mut self.store, &steering);
+                if let Err(second) = self.store.take_back(undo, monotonic_ns()) {
+                    tracing::error!(%second, "undoing a failed publish failed too");
+                }
+                Err(error)
+            }
         }
-        Ok(steering)
     }
 
     /// Whether packets are steered, so that [`Dataplane::refresh_rings`] has something to look after.
@@ -445,22 +474,9 @@ impl Dataplane {
         });
     }
 
-    /// The proxy of an earlier control of this instance that died, if that proxy still serves. It
-    /// leaves once [`Dataplane::announce`] was called.
-    pub fn orphan(&self) -> Option<u32> {
-        self.lock
-            .earlier_proxy()
-            .filter(|pid| is_proxy_process(*pid))
-    }
-
-    /// Tells an orphaned proxy, and `sluice stop`, that this control serves through `proxy`.
-    pub fn announce(&self, proxy: u32) -> std::io::Result<()> {
-        self.lock.announce(proxy)
-    }
-
-    /// The lock file, readable, for a proxy to see a later control announce itself in.
-    pub fn lock_reader(&self) -> std::io::Result<std::fs::File> {
-        self.lock.reader()
+    /// Tells that control lives.
+    pub fn heartbeat(&self) {
+        self.store.meta().heartbeat.store(monotonic_ns(), Relaxed);
     }
 
     /// Once a second: heartbeat, expired denies, slots of members that are no longer configured.

@@ -54,6 +54,8 @@ pub(crate) struct Draft<'a> {
     pub listens: Vec<Listen>,
     /// `SteerPass`, in order.
     pub steers: Vec<SteerDraft>,
+    /// `AcceptFilter` of http and of https.
+    pub deferred: [bool; 2],
     /// Index 0: the main server.
     pub hosts: Vec<HostDraft>,
     /// What there is to say.
@@ -147,6 +149,8 @@ pub(crate) struct HostDraft {
     pub limit_request_field_size: Option<u32>,
     /// What SSL directives said.
     pub tls: super::directives::tls::TlsDraft,
+    /// What `Protocols` and H2 directives said.
+    pub http2: super::directives::http2::Http2Draft,
     /// What SSLProxy directives said outside of `<Proxy>`.
     pub member_tls: super::directives::tls::MemberTlsDraft,
     /// And in its sections, by what these are for: `balancer://NAME` or a URL.
@@ -271,6 +275,7 @@ impl<'a> Draft<'a> {
             },
             listens: Vec::new(),
             steers: Vec::new(),
+            deferred: [true; 2],
             hosts: vec![HostDraft::default()],
             reports,
             noticed: Vec::new(),

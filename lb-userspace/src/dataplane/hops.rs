@@ -118,18 +118,29 @@ pub(super) fn notices(desired: &Desired) -> Vec<String> {
 }
 
 impl Hops {
-    /// The members to look after from now on.
-    pub(super) fn turn_to(&mut self, desired: &Desired, ids: &[Vec<MemberId>]) {
+    /// The members to look after from now on; returns those of before.
+    pub(super) fn turn_to(
+        &mut self,
+        desired: &Desired,
+        ids: &[Vec<MemberId>],
+    ) -> Vec<(MemberId, IpAddr)> {
         let steered: BTreeSet<usize> = (desired.spec.sluice.steers.iter())
             .map(|steer| steer.balancer)
             .collect();
-        self.members = steered
+        let members = steered
             .into_iter()
             .filter_map(|index| Some((desired.addresses.get(index)?, ids.get(index)?)))
             .flat_map(|(addresses, ids)| ids.iter().zip(addresses))
             .map(|(id, address)| (*id, address.ip()))
             .collect();
         self.lost.clear();
+        std::mem::replace(&mut self.members, members)
+    }
+
+    /// After a publish that was taken back.
+    pub(super) fn turn_back(&mut self, members: Vec<(MemberId, IpAddr)>) {
+        self.members = members;
+        self.look_at_routes();
     }
 
     /// Asks for routes and interfaces anew: after a change of either.

@@ -196,6 +196,16 @@ impl Steering {
         Ok(())
     }
 
+    /// The same, not knowing what the rings hold.
+    pub(super) fn unwritten(self) -> Self {
+        Self {
+            published: HashMap::new(),
+            slots: HashMap::new(),
+            inherited: true,
+            ..self
+        }
+    }
+
     /// Puts every ring back to what it held before `self` was turned to something else.
     pub(super) fn restore(&self, store: &mut Store, changed: &Self) {
         for (ring, shares) in &changed.published {

@@ -110,6 +110,8 @@ pub(super) struct Store {
     pub(super) l4: L4,
     /// Members that flows were with, and when that was looked at.
     kept: (u64, HashSet<u16>),
+    /// What `META` is mapped from, where it is memory of processes: for a successor.
+    pub(super) meta_file: Option<OwnedFd>,
     pub(super) rest: Box<dyn Rest>,
 }
 
@@ -141,35 +143,35 @@ impl Store {
             meta: Mapping::of(meta.as_fd(), 1).map_err(failed("META"))?,
             l4,
             kept: (0, HashSet::new()),
+            meta_file: None,
             rest,
         })
     }
 
     /// All in memory of this process, shareable by descriptor as the kernel's maps are.
     pub(super) fn anonymous() -> Result<Self, DataplaneError> {
-        let file = |map, bytes: usize| {
-            memory_file(map, bytes as u64).map_err(|source| DataplaneError::Map {
-                map,
-                what: "creating memory for",
-                source,
-            })
-        };
         let (_, members, busy) =
             MemberTable::anonymous().map_err(|source| DataplaneError::Map {
                 map: "MEMBERS",
                 what: "creating memory for",
                 source,
             })?;
-        let services = file("SERVICES", SERVICE_SETS as usize * size_of::<ServiceCell>())?;
-        let meta = file("META", size_of::<MetaCell>())?;
-        Self::of(
-            members,
-            busy,
-            services,
-            meta,
-            L4::anonymous()?,
-            Box::new(Memory::default()),
-        )
+        let meta = new_file("META", size_of::<MetaCell>())?;
+        Self::in_memory(members, busy, meta)
+    }
+
+    /// Over the memory of a predecessor; what it had beside that (names, services, limits, lists)
+    /// comes with the next publish, and where there is no kernel map none of it has an effect.
+    pub(super) fn in_memory(
+        members: OwnedFd,
+        busy: OwnedFd,
+        meta: OwnedFd,
+    ) -> Result<Self, DataplaneError> {
+        let services = new_file("SERVICES", SERVICE_SETS as usize * size_of::<ServiceCell>())?;
+        let rest = Box::new(Memory::default());
+        let mut store = Self::of(members, busy, services, &meta, L4::anonymous()?, rest)?;
+        store.meta_file = Some(meta);
+        Ok(store)
     }
 
     /// `META`'s only cell.
@@ -260,15 +262,19 @@ impl Store {
         }
     }
 
-    /// Applies all of `ops`; after a failure undoes those that were applied and reports it. Gives
-    /// what [`Store::take_back`] needs to undo all of them later.
+    /// Applies all of `ops`; after a failure undoes those that were applied and reports it. Returns
+    /// the steps that take all of it back, in the order of `ops`.
     pub(super) fn apply_all(&mut self, ops: &[Op]) -> Result<Vec<Op>, DataplaneError> {
         let mut undo: Vec<Op> = Vec::with_capacity(ops.len());
         for op in ops {
             match self.apply(op) {
                 Ok(inverse) => undo.extend(inverse),
                 Err(error) => {
-                    self.take_back(&undo);
+                    for op in undo.iter().rev() {
+                        if let Err(second) = self.apply(op) {
+                            tracing::error!(%second, "undoing a failed publish failed too");
+                        }
+                    }
                     return Err(error);
                 }
             }
@@ -276,13 +282,22 @@ impl Store {
         Ok(undo)
     }
 
-    /// Undoes what [`Store::apply_all`] did.
-    pub(super) fn take_back(&mut self, undo: &[Op]) {
-        for op in undo.iter().rev() {
-            if let Err(second) = self.apply(op) {
-                tracing::error!(%second, "undoing a failed publish failed too");
+    /// Applies steps that [`Store::apply_all`] returned, last one first. A slot that was free becomes
+    /// free again, but keeps its incarnation: what counted for its short-lived member must not count
+    /// for the next one.
+    pub(super) fn take_back(&mut self, undo: Vec<Op>, now: u64) -> Result<(), DataplaneError> {
+        for mut op in undo.into_iter().rev() {
+            if let Op::Slot { id, slot } = &mut op
+                && slot.head.identity[0] == 0
+                && let Some(cell) = self.table.cell(*id)
+            {
+                slot.head.incarnation = cell.incarnation.load(Relaxed);
+                slot.head.state = MemberState::STOPPED;
+                slot.record.retired = now;
             }
+            self.apply(&op)?;
         }
+        Ok(())
     }
 
     /// Applies one step; returns the step that takes it back, where there is something to take back.
@@ -368,6 +383,14 @@ impl Store {
             }
         }
     }
+}
+
+fn new_file(map: &'static str, bytes: usize) -> Result<OwnedFd, DataplaneError> {
+    memory_file(map, bytes as u64).map_err(|source| DataplaneError::Map {
+        map,
+        what: "creating memory for",
+        source,
+    })
 }
 
 fn words(address: Address) -> [u64; 2] {

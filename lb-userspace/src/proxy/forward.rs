@@ -12,9 +12,9 @@ use tracing::{error, info, warn};
 
 use super::{
     body::ReplyBody,
-    client::{Asked, Client},
+    client::{Asked, Client, h2::Stream},
     exchange::{Exchange, Head},
-    fields::{self, Direction, MaxForwards},
+    fields::{self, Direction, MaxForwards, Present},
     gate::Refusal,
     page::{self, Detail},
     path::{self, Routed},
@@ -111,7 +111,21 @@ pub(crate) async fn answer(
     client: Rc<Client>,
     request: Request<Incoming>,
 ) -> Result<Response<ReplyBody>, Abort> {
-    let mut inner = std::pin::pin!(respond(shard, client, request));
+    logged(respond(shard, client, None, request)).await
+}
+
+/// Answers one request of an HTTP/2 connection, as [`answer`] does.
+pub(crate) async fn answer_stream(
+    shard: Rc<Shard>,
+    client: Rc<Client>,
+    stream: Rc<Stream>,
+    request: Request<Incoming>,
+) -> Result<Response<ReplyBody>, Abort> {
+    logged(respond(shard, client, Some(stream), request)).await
+}
+
+async fn logged<F: Future>(inner: F) -> F::Output {
+    let mut inner = std::pin::pin!(inner);
     let mut log = error_log::Request::default();
     std::future::poll_fn(move |cx| {
         let before = error_log::enter(log);
@@ -125,20 +139,22 @@ pub(crate) async fn answer(
 async fn respond(
     shard: Rc<Shard>,
     client: Rc<Client>,
+    stream: Option<Rc<Stream>>,
     request: Request<Incoming>,
 ) -> Result<Response<ReplyBody>, Abort> {
     let current = shard.current().ok_or(Abort::Unconfigured)?;
-    let refusal = client.take_refusal();
     let (mut parts, body) = request.into_parts();
+    let refusal = match &stream {
+        None => client.take_refusal(),
+        Some(stream) => stream.admit(&mut parts).err(),
+    };
     let spec = &current.plan.spec;
 
     let asked = match &refusal {
         None => asked_host(&client, &parts),
         Some(_) => Ok(None),
     };
-    let candidates = client.candidates(current.plan.number, || {
-        vhost::candidates(&spec.hosts, client.local)
-    });
+    let candidates = client.candidates(current.plan.number, || current.candidates(client.local));
     let (name, port) = match &asked {
         Ok(Some(asked)) => (Some(asked.name.as_str()), asked.port),
         _ => (None, None),
@@ -149,10 +165,11 @@ async fn respond(
         target: &parts.uri,
         version: parts.version,
         fields: &parts.headers,
-        refused: refusal.is_some(),
+        refused: refusal.is_some() && stream.is_none(),
     };
     let mut exchange = Exchange::new(
         Rc::clone(&client),
+        stream,
         Rc::clone(&shard),
         Rc::clone(&current),
         host,
@@ -164,6 +181,10 @@ async fn respond(
     client.body_timeout.set(host.body_timeout);
     client.idle_timeout.set(host.keep_alive_timeout);
     client.io_timeout.set(host.timeout);
+    if let Some(stream) = &exchange.stream {
+        let patience = host.protocols.stream_timeout;
+        stream.set_patience(patience.unwrap_or(host.timeout));
+    }
 
     let early = if let Some(refusal) = refusal {
         let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
@@ -221,13 +242,14 @@ async fn respond(
         keep_alive: said.keep_alive,
         close: said.close || (parts.version == Version::HTTP_10 && !said.keep_alive),
     };
+    client.parting.set(wishes.close);
     if parts.uri.path() == "*" && parts.method == Method::OPTIONS {
         return Ok(own(exchange, Response::new(Bytes::new()), wishes));
     }
     let asked = asked.ok().flatten();
     // Redirect rules are the exception; a clone of the target is all they cost.
     let target = (!exchange.host().reverses.is_empty()).then(|| parts.uri.clone());
-    match forward(&mut exchange, parts, body, asked.as_deref()).await {
+    match forward(&mut exchange, parts, said.present, body, asked.as_deref()).await {
         Ok((response, upstream)) => Ok(relay(
             exchange,
             response,
@@ -273,6 +295,7 @@ fn asked_host(client: &Client, parts: &Parts) -> Result<Option<Rc<Asked>>, vhost
 async fn forward(
     exchange: &mut Exchange,
     mut parts: Parts,
+    present: Present,
     body: Incoming,
     asked: Option<&Asked>,
 ) -> Result<(Response<Incoming>, Upstream), Attempt> {
@@ -303,7 +326,12 @@ async fn forward(
     };
     let same_path = *path == *raw && parts.uri.authority().is_none();
     let path = (!same_path).then(|| path.into_owned());
-    match fields::max_forwards(&parts.headers) {
+    let hops = if present.has(Present::MAX_FORWARDS) {
+        fields::max_forwards(&parts.headers)
+    } else {
+        MaxForwards::Unlimited
+    };
+    match hops {
         MaxForwards::Unlimited => {}
         MaxForwards::Left(hops) => {
             parts
@@ -332,7 +360,7 @@ async fn forward(
         sticky::session(sticky, &url, cookies.iter().map(HeaderValue::as_bytes))
     });
     add_fields(exchange, &mut parts, asked);
-    let mut outgoing = Outgoing::new(exchange, parts, body).await?;
+    let mut outgoing = Outgoing::new(exchange, parts, present, body).await?;
 
     // Members differ in what they put before it.
     let asked_for = outgoing.parts.uri.clone();
@@ -425,14 +453,14 @@ fn relay(
     exchange.first_byte();
     let (mut parts, body) = response.into_parts();
     parts.version = Version::HTTP_11;
-    fields::strip(&mut parts.headers, Direction::Response);
+    let said = fields::strip(&mut parts.headers, Direction::Response);
     if matches!(
         parts.status,
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
     ) {
         parts.headers.remove(header::CONTENT_LENGTH);
     }
-    if !parts.headers.contains_key(header::SERVER) {
+    if !said.present.has(Present::SERVER) {
         parts.headers.insert(header::SERVER, page::SERVER);
     }
     let host = exchange.host();
@@ -476,8 +504,17 @@ fn error_page(mut exchange: Exchange, failure: &Failure, wishes: Wishes) -> Resp
 
 /// An answer of our own.
 fn own(mut exchange: Exchange, response: Response<Bytes>, wishes: Wishes) -> Response<ReplyBody> {
-    let (mut parts, body) = response.into_parts();
+    let (mut parts, mut body) = response.into_parts();
     parts.headers.insert(header::SERVER, page::SERVER);
+    if exchange
+        .stream
+        .as_ref()
+        .is_some_and(|stream| stream.is_head_only())
+    {
+        // hyper minds this over HTTP/1 alone.
+        let length = HeaderValue::from(std::mem::take(&mut body).len());
+        parts.headers.insert(header::CONTENT_LENGTH, length);
+    }
     keep_or_close(&mut exchange, &mut parts.headers, wishes);
     exchange.answer(parts.status, &parts.headers);
     Response::from_parts(parts, ReplyBody::page(body, exchange))
@@ -487,6 +524,11 @@ fn own(mut exchange: Exchange, response: Response<Bytes>, wishes: Wishes) -> Res
 /// `MaxKeepAliveRequests` N lets N + 1 requests through, and only a client that asked for
 /// keep-alive by name is told about it (apache.md 3.19).
 fn keep_or_close(exchange: &mut Exchange, headers: &mut HeaderMap, wishes: Wishes) {
+    if exchange.stream.is_some() {
+        // A connection of HTTP/2 outlives its requests; mod_http2 minds neither `KeepAlive` nor
+        // `MaxKeepAliveRequests`.
+        return;
+    }
     let host = exchange.host_spec();
     let left = match host.max_keep_alive_requests {
         0 => None,

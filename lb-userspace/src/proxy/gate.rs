@@ -55,6 +55,9 @@ pub enum Refusal {
     /// 417.
     #[error("unknown expectation")]
     Expectation,
+    /// 431, with the reason for the log: HTTP/2 alone has it, as in httpd.
+    #[error("{0}")]
+    Fields(&'static str),
     /// 400, with a page of its own: no TLS where there should be.
     #[error("plain HTTP on a TLS port")]
     PlainHttp,
@@ -75,6 +78,7 @@ impl Refusal {
             Self::Timeout => 408,
             Self::LineTooLong => 414,
             Self::Expectation => 417,
+            Self::Fields(_) => 431,
             Self::Coding => 501,
             Self::Version => 505,
         }
@@ -281,10 +285,7 @@ fn check(head: &[u8], limits: &Limits) -> Result<Framing, Refusal> {
 
 /// Splits off one line that ends in CR LF; a bare line feed is refused.
 fn take_line(bytes: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
-    let end = bytes
-        .iter()
-        .position(|&byte| byte == b'\n')
-        .ok_or(Refusal::Malformed("head without end"))?;
+    let end = memchr::memchr(b'\n', bytes).ok_or(Refusal::Malformed("head without end"))?;
     match bytes[..end].split_last() {
         Some((b'\r', line)) => Ok((line, &bytes[end + 1..])),
         _ => Err(Refusal::Malformed("line does not end in CR LF")),

@@ -18,6 +18,7 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
     rt::{Read, ReadBufCursor, Write},
 };
+use hyper_util::rt::TokioIo;
 use rustix::{io::Errno, net::RecvFlags};
 use tokio::{
     io::{AsyncRead, ReadBuf},
@@ -395,21 +396,32 @@ impl Read for LinkIo {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        mut out: ReadBufCursor<'_>,
+        out: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         if self.link.received.get() >= self.link.head_bound.get() {
             let error = "no final response within 128 KiB";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
         }
-        let mut scratch = self.link.shard.scratch.borrow_mut();
-        let limit = out.remaining().min(scratch.len());
-        let mut buffer = ReadBuf::new(&mut scratch[..limit]);
-        let mut stream = self.link.stream.borrow_mut();
-        ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
-        out.put_slice(buffer.filled());
-        let count = buffer.filled().len() as u64;
-        self.link.received.set(self.link.received.get() + count);
-        self.link.moved.set(self.link.shard.wheel.now());
+        // Straight into hyper's buffer: bodies are not copied on their way.
+        Pin::new(&mut TokioIo::new(Incoming(&self.link))).poll_read(cx, out)
+    }
+}
+
+/// The member's side of a link, counted.
+struct Incoming<'a>(&'a Link);
+
+impl AsyncRead for Incoming<'_> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let link = self.0;
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut *link.stream.borrow_mut()).poll_read(cx, buffer))?;
+        let count = (buffer.filled().len() - before) as u64;
+        link.received.set(link.received.get() + count);
+        link.moved.set(link.shard.wheel.now());
         Poll::Ready(Ok(()))
     }
 }

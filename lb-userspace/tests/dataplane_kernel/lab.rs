@@ -221,6 +221,7 @@ pub(crate) fn app(urls: &[&str], interfaces: &[Interface]) -> Desired {
         listeners: vec![Listener {
             address: "[::]:80".parse().expect("address"),
             dual: true,
+            deferred: false,
             at: At::default(),
         }],
         balancers: vec![Balancer {

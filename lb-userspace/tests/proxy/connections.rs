@@ -14,7 +14,7 @@ use std::{
 use lb_common::member::MemberState;
 use sluice::config::spec::ReadTimeout;
 
-use crate::support::{Lab, Member, eventually, respond};
+use crate::support::{Client, Lab, Member, PATIENCE, eventually, respond};
 
 #[test]
 fn member_connection_is_reused_across_clients() {
@@ -320,7 +320,7 @@ fn stalled_head_is_a_408_and_a_stalled_line_is_closed() {
 }
 
 /// Sends `part` every 50 ms until the proxy answers or `limit` has passed.
-fn trickle(client: &mut crate::support::Client, part: &[u8], limit: Duration) -> Duration {
+fn trickle(client: &mut Client, part: &[u8], limit: Duration) -> Duration {
     let begun = Instant::now();
     while begun.elapsed() < limit {
         if client.stream.write_all(part).is_err() {
@@ -569,4 +569,84 @@ fn proxy_without_descriptors_answers_503_and_blames_no_member() {
     assert!(lab.cell(0, 0).state().is_usable());
     assert_eq!(lab.cell(0, 0).failed.load(Relaxed), 0);
     assert_eq!(lab.get("/", "").text(), "a");
+}
+
+/// Longer than a connection is silent before it is put to rest.
+const REST: Duration = Duration::from_millis(1500);
+
+/// Asserts that neither a byte nor an end comes for [`REST`].
+fn stays_silent(client: &mut Client) {
+    client.stream.set_read_timeout(Some(REST)).expect("timeout");
+    let error = client.stream.read(&mut [0]).expect_err("silence");
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    client
+        .stream
+        .set_read_timeout(Some(PATIENCE))
+        .expect("timeout");
+}
+
+#[test]
+fn resting_connection_goes_on_where_it_was() {
+    let a = Member::named("a");
+    let lab = Lab::configured(&[a.address], |spec| {
+        spec.hosts[0].keep_alive_timeout = Duration::from_mins(1);
+        spec.hosts[0].max_keep_alive_requests = 3;
+    });
+    let mut client = lab.client();
+    assert_eq!(client.get("/", "").text(), "a");
+    stays_silent(&mut client);
+    // Several at once, the last in parts: nothing of them is lost on the way to a new hyper.
+    let request = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    client.send([request, &request[..9]].concat());
+    assert_eq!(client.receive().text(), "a");
+    client.send(&request[9..]);
+    assert_eq!(client.receive().text(), "a");
+    stays_silent(&mut client);
+    client.send(request);
+    let last = client.receive();
+    assert_eq!(last.field("connection").as_deref(), Some("close"));
+    assert!(client.is_closed());
+}
+
+#[test]
+fn resting_connection_ends_by_timeout_or_drain_or_its_client() {
+    let a = Member::named("a");
+    let lab = Lab::configured(&[a.address], |spec| {
+        spec.hosts[0].keep_alive_timeout = Duration::from_secs(3);
+        spec.hosts[0].header_timeout = ReadTimeout::fixed(Duration::from_secs(1));
+    });
+    let begun = Instant::now();
+    let mut clients: Vec<_> = (0..4).map(|_| lab.client()).collect();
+    for client in &mut clients {
+        assert_eq!(client.get("/", "").text(), "a");
+    }
+    stays_silent(&mut clients[0]);
+    let [timeout, leaving, stalling, asking] = &mut clients[..] else {
+        unreachable!("four")
+    };
+    leaving.stream.shutdown(Shutdown::Write).expect("shutdown");
+    assert!(leaving.is_closed());
+    // A head that does not end has the time of a head, not that of a pause.
+    stalling.send("GET / HTTP/1.1\r\nHo");
+    assert_eq!(stalling.receive().status, 408);
+    assert!(stalling.is_closed());
+    assert!(timeout.is_closed());
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_secs(3), "{took:?}");
+    assert!(took < Duration::from_secs(6), "{took:?}");
+    assert!(asking.is_closed());
+}
+
+#[test]
+fn drain_ends_resting_connections() {
+    let a = Member::named("a");
+    let lab = Lab::configured(&[a.address], |spec| {
+        spec.hosts[0].keep_alive_timeout = Duration::from_mins(1);
+    });
+    let mut client = lab.client();
+    assert_eq!(client.get("/", "").text(), "a");
+    stays_silent(&mut client);
+    lab.proxy.drain();
+    assert!(client.is_closed());
+    eventually("no connection is left", || lab.proxy.connections() == 0);
 }

@@ -30,6 +30,9 @@ pub(super) const TABLE: &[Directive] = &[
         "accepted without effect, as in httpd: it is not applied to proxied requests", Effect::Apply(limit_request_body)),
     row("ListenBacklog", Contexts::MAIN, Arity::One, "N",
         "connections that may wait to be accepted", Effect::Apply(listen_backlog)).or("511"),
+    row("AcceptFilter", Contexts::MAIN, Arity::Two, "http|https data|none",
+        "data: the kernel hands a connection over once its client has sent something, or after half a minute (TCP_DEFER_ACCEPT). The protocol is that of Listen",
+        Effect::Apply(accept_filter)).or("data for both"),
     row("GracefulShutdownTimeout", Contexts::MAIN, Arity::One, "SECONDS",
         "longest wait for requests in flight at a graceful stop; 0 is for ever", Effect::Apply(graceful_shutdown_timeout)).or("0"),
 ];
@@ -195,6 +198,27 @@ fn listen_backlog(call: &mut Call<'_, '_>) -> Result<(), Fault> {
         return Err(Fault::new("ListenBacklog must be > 0").at(0));
     }
     call.draft.spec.listen_backlog = u32::try_from(backlog).unwrap_or(u32::MAX);
+    Ok(())
+}
+
+fn accept_filter(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let deferred = match call.arg(1).to_ascii_lowercase().as_str() {
+        "none" => false,
+        // What other systems call it; httpd on Linux makes no difference.
+        "data" | "dataready" | "httpready" => true,
+        other => {
+            let message = format!("AcceptFilter: '{other}' is neither data nor none");
+            return Err(Fault::new(message).at(1));
+        }
+    };
+    match call.arg(0).to_ascii_lowercase().as_str() {
+        "http" => call.draft.deferred[0] = deferred,
+        "https" => call.draft.deferred[1] = deferred,
+        other => {
+            let message = format!("AcceptFilter: no Listen is for '{other}'");
+            call.warn(Fault::new(message).at(0).help("write http or https"));
+        }
+    }
     Ok(())
 }
 

@@ -88,6 +88,21 @@ fn defaults_are_httpds() {
 }
 
 #[test]
+fn accept_filter_is_each_protocols_and_data_without_it() {
+    let deferred = |lines: &str| -> Vec<bool> {
+        let spec = spec(&format!("Listen 80\nListen 81 https\n{lines}"));
+        spec.listeners.iter().map(|one| one.deferred).collect()
+    };
+    assert_eq!(deferred(""), [true, true]);
+    assert_eq!(deferred("AcceptFilter http none\n"), [false, true]);
+    assert_eq!(
+        deferred("AcceptFilter http none\nAcceptFilter HTTPS None\nAcceptFilter http data\n"),
+        [true, false]
+    );
+    assert_eq!(deferred("AcceptFilter http httpready\n"), [true, true]);
+}
+
+#[test]
 fn listeners_are_as_written() {
     let spec = spec(
         "Listen 80\nListen 127.0.0.1:81\nListen [::1]:82\nListen *:83\nListen [::]:84\nListen 0.0.0.0:84 http\n",

@@ -73,6 +73,7 @@ fn listener(address: &str, dual: bool) -> Listener {
     Listener {
         address: address.parse().expect("address"),
         dual,
+        deferred: false,
         at: Place::default(),
     }
 }

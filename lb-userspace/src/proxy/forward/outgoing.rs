@@ -9,10 +9,10 @@ use tracing::{error, info};
 
 use super::{Attempt, Failure, LOG};
 use crate::proxy::{
-    body::{BodyError, Expectation, Go, Progress, RequestBody, is_timeout},
+    body::{BodyError, Expectation, Go, Progress, RequestBody, Stall},
     client::Asked,
     exchange::Exchange,
-    fields,
+    fields::{self, Present},
     plan::Destination,
     reason::Reason,
 };
@@ -36,25 +36,31 @@ impl Outgoing {
     pub(super) async fn new(
         exchange: &Exchange,
         mut parts: Parts,
+        present: Present,
         body: Incoming,
     ) -> Result<Self, Attempt> {
         let mut go = None;
-        let expects =
-            parts.headers.contains_key(header::EXPECT) && !http_body::Body::is_end_stream(&body);
+        let expects = present.has(Present::EXPECT) && !http_body::Body::is_end_stream(&body);
         let (body, progress) = if expects {
             let given = Arc::new(Go::default());
             go = Some(Arc::clone(&given));
             RequestBody::expected(body, Expectation::new(given, exchange.shard.wheel.alarm()))
         } else {
-            parts.headers.remove(header::EXPECT);
-            RequestBody::prefetch(body)
+            if present.has(Present::EXPECT) {
+                parts.headers.remove(header::EXPECT);
+            }
+            let ended = http_body::Body::is_end_stream(&body);
+            let stream = exchange.stream.as_ref().filter(|_| !ended);
+            let stall = stream.map(|stream| Stall::new(stream.upload_alarm()));
+            RequestBody::prefetch(body, stall)
                 .await
                 .map_err(|error| upload_failed(exchange, &error))?
         };
         // Framed anew: what is sent is what was decoded.
         match &body {
             RequestBody::Empty => {
-                if let Some(length) = parts.headers.remove(header::CONTENT_LENGTH)
+                if present.has(Present::CONTENT_LENGTH)
+                    && let Some(length) = parts.headers.remove(header::CONTENT_LENGTH)
                     && length.as_bytes() == b"0"
                 {
                     parts.headers.insert(header::CONTENT_LENGTH, length);
@@ -122,11 +128,7 @@ impl Outgoing {
 
 pub(super) fn upload_failed(exchange: &Exchange, error: &BodyError) -> Attempt {
     let peer = exchange.client.peer;
-    let timed_out = match error {
-        BodyError::Source(error) => is_timeout(error),
-        BodyError::TimedOut => true,
-        BodyError::Abandoned => false,
-    };
+    let timed_out = error.is_timeout();
     let reason = if timed_out {
         Reason::BodyTimeout
     } else {

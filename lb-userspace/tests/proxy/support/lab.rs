@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
+    os::fd::AsFd as _,
     path::PathBuf,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -49,16 +50,20 @@ impl Lab {
             table: Arc::clone(&table),
             column: 1,
             shards,
+            cpus: Vec::new(),
             counters: Arc::new(counters),
             clients,
         })
         .expect("proxy");
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        // As sluice does by default. Silent connections come all the same, a second later.
+        sluice::dataplane::sys::defer_accept(listener.as_fd(), 1).expect("option");
         let address = listener.local_addr().expect("address");
         let spec = Spec {
             listeners: vec![Listener {
                 address,
                 dual: false,
+                deferred: false,
                 at: Place::default(),
             }],
             hosts: vec![host()],
@@ -229,6 +234,7 @@ pub(crate) fn host() -> Host {
         preserve_host: false,
         add_headers: true,
         tls: None,
+        protocols: sluice::config::spec::Protocols::default(),
         timeout: Duration::from_mins(1),
         proxy_timeout: None,
         keep_alive: true,

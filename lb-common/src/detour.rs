@@ -464,7 +464,11 @@ where
         },
         flags: found.flags | flag::QUOTED,
     };
-    tables.steer(frame, &about, &decision)
+    let mut done = tables.steer(frame, &about, &decision);
+    if done.service == 0 {
+        done.service = found.id;
+    }
+    done
 }
 
 /// The flow that an ICMP error is about, as its client's packets have it, with the place and the

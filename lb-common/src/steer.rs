@@ -183,7 +183,7 @@ where
     let (mut way, mut entry) = track::find(&set, key, place.tag);
     if entry.state() == State::EMPTY
         && track::is_overflowed(&set)
-        && let Some(other) = set_of(place.second)
+        && let Some(other) = set_of(place.second())
     {
         (way, entry) = track::find(&other, key, place.tag);
         set = other;

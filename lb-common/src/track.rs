@@ -21,10 +21,21 @@ use crate::{
 pub struct Place {
     /// First set.
     pub first: u32,
-    /// Second set; may be the first again.
-    pub second: u32,
     /// See [`Entry::tag`].
     pub tag: u16,
+    mask: u32,
+    hash: u64,
+    odd: u64,
+}
+
+impl Place {
+    /// Second set; may be the first again. Few packets ask for it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn second(&self) -> u32 {
+        let h = (self.hash ^ (self.hash >> 32)).wrapping_mul(self.odd.rotate_left(32) | 1);
+        (h >> 40) as u32 & self.mask
+    }
 }
 
 impl Flow4Key {
@@ -87,8 +98,10 @@ const fn placed(word: u64, seed: [u64; 2], mask: u32) -> Place {
     let b = a.wrapping_mul(seed[1] | 1);
     Place {
         first: (b >> 40) as u32 & mask,
-        second: (a >> 40) as u32 & mask,
         tag: (b >> 20) as u16,
+        mask,
+        hash: b,
+        odd: seed[0],
     }
 }
 
@@ -207,8 +220,8 @@ where
     };
     let (rank, way, old) = victim(&first, ages);
     if rank >= WORTHLESS
-        && place.second != place.first
-        && let Some(second) = set_of(place.second)
+        && place.second() != place.first
+        && let Some(second) = set_of(place.second())
     {
         let other = victim(&second, ages);
         if other.0 < rank {
@@ -278,3 +291,6 @@ pub const fn wide_key(
         pad: 0,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ use lb_common::{
 #[path = "model/steering.rs"]
 mod steering;
 
-pub use steering::{Buffer, Steering, forwarded, member, vip};
+pub use steering::{Buffer, Steering, forwarded, loopback_forwards, member, vip};
 
 /// What the maps hold: the same for a [`Model`] and for a loaded program.
 #[derive(Clone, Debug, Default)]
@@ -229,7 +229,7 @@ impl Setup {
         Settings {
             gates,
             service_seed: self.seed,
-            flow_seed: [0x1234_5678_9abc_def1, 0xfedc_ba98_7654_3211],
+            flow_seed: [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344],
             inserts: self.steering.inserts,
             promotions: self.steering.promotions,
             answers: self.steering.answers,

@@ -1,3 +1,5 @@
+//! Shares, disruption and golden vectors of rings.
+
 use std::{boxed::Box, time::Instant, vec::Vec};
 
 use super::*;

@@ -196,6 +196,15 @@ impl Edit for Buffer {
     }
 }
 
+/// Whether this host would send on what comes in by its loopback interface.
+#[must_use]
+pub fn loopback_forwards() -> bool {
+    ["ipv4", "ipv6"].iter().any(|family| {
+        let path = format!("/proc/sys/net/{family}/conf/lo/forwarding");
+        std::fs::read_to_string(path).is_ok_and(|text| text.trim() != "0")
+    })
+}
+
 /// What was sent to a member.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Sent {
@@ -417,10 +426,10 @@ impl SendTables for Model {
         prefixes.iter().any(|prefix| prefix.covers(version, source))
     }
 
-    /// As on a host that has its loopback addresses.
+    /// As for a packet that came in by the loopback interface, which is where the kernel runs tests.
     fn is_local(&self, address: &Address) -> bool {
         let ip: IpAddr = (*address).into();
-        ip.is_loopback()
+        ip.is_loopback() || !loopback_forwards()
     }
 
     fn ingress(&self) -> u32 {

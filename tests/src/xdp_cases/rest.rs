@@ -106,6 +106,16 @@ fn quic() -> Vec<Case> {
     ]
 }
 
+/// Frames to be cut and changed.
+#[must_use]
+pub fn quic_seeds() -> Vec<Vec<u8>> {
+    quic()
+        .into_iter()
+        .flat_map(|case| case.frames)
+        .map(|(frame, ..)| frame)
+        .collect()
+}
+
 /// A member's side: unpacks what 198.51.100.0/24 and 2001:db8:5::/48 send to any of its addresses.
 #[must_use]
 pub fn unpacker() -> Setup {

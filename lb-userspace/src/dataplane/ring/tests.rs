@@ -1,3 +1,5 @@
+//! Who is in a ring, by states and sets.
+
 use super::*;
 
 const D: u64 = MemberState::DISABLED;

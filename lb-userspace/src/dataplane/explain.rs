@@ -189,7 +189,7 @@ fn known(question: &Question<'_>, then: Then, maps: &Maps<'_>) -> String {
 }
 
 fn look<K, S: FlowSet<K>>(key: &K, at: &Lies, set: impl Fn(u32) -> Option<S>) -> Option<Entry> {
-    [at.first, at.second].into_iter().find_map(|number| {
+    [at.first, at.second()].into_iter().find_map(|number| {
         let (_, entry) = track::find(&set(number)?, key, at.tag);
         (entry.state() != State::EMPTY).then_some(entry)
     })

@@ -226,6 +226,29 @@ fn steer_says_where_the_next_packet_goes() -> Result<()> {
 }
 
 #[test]
+fn reload_begins_to_steer_and_a_table_with_flows_keeps_its_size() -> Result<()> {
+    let lab = Lab::new()?;
+    vip::share(&lab)?;
+    let _members = vip::members(&lab)?;
+    let sluice = Sluice::start(&lab, &site(&lab::scene::three(""), ""))?;
+    // The tables had no room at all before.
+    sluice
+        .reload(&configuration(3, "    SteerFlowTable 2048\n"))?
+        .ok()?;
+    let mut kept = vip::one_of_each(&lab.client, SERVICE, &["a", "b", "c"])?;
+    let said = sluice.reload(&configuration(3, "    SteerFlowTable 8192\n"))?;
+    ensure!(
+        said.code != 0 && said.all().contains("SteerFlowTable"),
+        "{said:?}"
+    );
+    let names: Vec<String> = (kept.iter_mut().map(Connection::name)).collect::<Result<_>>()?;
+    ensure!(names == ["a", "b", "c"], "{names:?}");
+    let said = sluice.cli(&["flow", "list"])?.ok()?;
+    ensure!(said.out.contains("room for 2048 of IPv4"), "{}", said.out);
+    Ok(())
+}
+
+#[test]
 fn capture_writes_packets_with_their_verdicts() -> Result<()> {
     let run = start(3)?;
     let file = run.lab.dir().join("seen.pcapng");

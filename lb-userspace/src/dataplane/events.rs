@@ -1,4 +1,4 @@
-//! Sampled packets, as the pinned ring buffer hands them over. One reader at a time: what one takes
+//! Sampled packets: which are wanted, and how the pinned ring buffer hands them over. One reader at a time: what one takes
 //! the other does not see.
 
 use std::{os::fd::AsFd, time::Duration};
@@ -6,11 +6,19 @@ use std::{os::fd::AsFd, time::Duration};
 use aya::maps::{Map, MapData, RingBuf};
 use lb_common::{
     abi::map,
-    capture::{Event, SNAP},
+    addr::Address,
+    capture::{Capture, Event, SNAP},
+    settings::{Settings, gate},
     verdict::Reason,
 };
 
-use super::{DataplaneError, Place, maps::map_error, pin::PinDir};
+use super::{
+    Dataplane, DataplaneError, Place, diff::Op, maps::map_error, pin::PinDir, table::monotonic_ns,
+};
+use crate::admin::protocol::CaptureWanted;
+
+/// How long packets are sampled for somebody who does not ask again, ns.
+const CAPTURE_NS: u64 = 3_000_000_000;
 
 /// The ring buffer of an instance.
 pub struct Events(RingBuf<MapData>);
@@ -60,6 +68,31 @@ impl Events {
         let mut fds = [rustix::event::PollFd::new(&fd, ready)];
         rustix::event::poll(&mut fds, Some(&timeout))?;
         Ok(self.0.next().and_then(|item| parse(&item)))
+    }
+}
+
+impl Dataplane {
+    /// Has packets sampled into `EVENTS` for [`CAPTURE_NS`], or no longer.
+    pub fn capture(&mut self, wanted: Option<&CaptureWanted>) -> Result<(), DataplaneError> {
+        let was = self.store.rest.settings()?;
+        let gates = if let Some(wanted) = wanted {
+            self.store.rest.set_capture(&Capture {
+                reasons: wanted.reasons,
+                every: wanted.every,
+                address: wanted.address.map_or(Address::ANY, Address::from),
+                port: wanted.port.to_be_bytes(),
+                service: wanted.service,
+                member: wanted.member,
+                ..Capture::default()
+            })?;
+            self.capture_until = monotonic_ns().saturating_add(CAPTURE_NS);
+            was.gates | gate::CAPTURE
+        } else {
+            self.capture_until = 0;
+            was.gates & !gate::CAPTURE
+        };
+        let settings = Settings { gates, ..was };
+        self.store.apply_all(&[Op::Settings(settings)]).map(drop)
     }
 }
 

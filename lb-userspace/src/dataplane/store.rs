@@ -25,7 +25,6 @@ use lb_common::{
     meta::{self, Meta},
     quic::{ServerIdKey, ServerIdValue},
     ring::RingRow,
-    service::ServiceWay,
     settings::Settings,
     verdict::{Counter, Reason},
 };
@@ -40,6 +39,7 @@ use super::{
 
 mod l4;
 mod memory;
+mod way;
 
 pub(super) use l4::{Flow, L4};
 use memory::Memory;
@@ -543,45 +543,6 @@ impl MemberCell {
         self.identity[0].store(0, Release);
         self.identity[1].store(0, Release);
         self.retired.store(at, Relaxed);
-    }
-}
-
-impl WayCell {
-    fn load(&self) -> ServiceWay {
-        let [p0, p1, proto, kind] = self.port_proto_kind.load(Relaxed).to_ne_bytes();
-        ServiceWay {
-            id: self.id.load(Acquire),
-            address: address(self.address.each_ref().map(|w| w.load(Relaxed))),
-            port: Be16([p0, p1]),
-            proto,
-            kind,
-            balancer: self.balancer.load(Relaxed),
-            flags: self.flags.load(Relaxed),
-            range: {
-                let [a, b, c, d] = self.range.load(Relaxed).to_ne_bytes();
-                [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])]
-            },
-        }
-    }
-
-    /// The id is taken off first, unless only what hangs on it changes, and put on last.
-    fn store(&self, way: &ServiceWay) {
-        let old = self.load();
-        let place = |way: &ServiceWay| (way.id, way.address, way.port, way.proto, way.range);
-        if place(&old) != place(way) {
-            self.id.store(0, Release);
-        }
-        for (cell, word) in self.address.iter().zip(words(way.address)) {
-            cell.store(word, Release);
-        }
-        let [p0, p1] = way.port.0;
-        self.port_proto_kind
-            .store(u32::from_ne_bytes([p0, p1, way.proto, way.kind]), Release);
-        self.balancer.store(way.balancer, Release);
-        self.flags.store(way.flags, Release);
-        let ([a, b], [c, d]) = (way.range[0].to_ne_bytes(), way.range[1].to_ne_bytes());
-        self.range.store(u32::from_ne_bytes([a, b, c, d]), Release);
-        self.id.store(way.id, Release);
     }
 }
 

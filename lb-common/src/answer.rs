@@ -3,6 +3,11 @@
 //! Each is sent back by where the packet came from, from the address that it was sent to, and spends
 //! one of this beat's answers.
 
+#![expect(
+    clippy::many_single_char_names,
+    reason = "the bytes of header fields, side by side"
+)]
+
 use core::hint::black_box;
 
 use crate::{

@@ -1,25 +1,35 @@
 //! What few packets of forwarded services need: fragments, ICMP, addresses rewritten, QUIC, packets
 //! to be unpacked, answers of our own. Each function here is one that the XDP program outlines.
 
-use network_types::eth::EtherType;
+use network_types::eth::EthHdr;
 
 use crate::{
-    addr::{Address, Be16},
+    addr::Address,
     answer::{self, Problem},
-    checksum,
-    forward::{Forward, Link, hash_kind, mode, on_empty},
-    fragment::{FragmentKey, FragmentValue, LIFETIME},
+    flow_table::{Flow4Key, State},
+    forward::{Forward, hash_kind, mode, on_empty},
+    fragment::FragmentValue,
     frame::{Edit, Frame},
     journey::{Decision, Found, Then},
     nat,
-    parse::{Headers, Reach, next},
+    parse::{Headers, tcp},
     quic,
     send::{self, SendTables},
-    service::{flag, kind, proto},
-    settings::gate,
+    service::{flag, proto},
+    settings::{Settings, gate},
     steer::{self, Question, Spend, Steered},
+    track,
     verdict::Reason,
 };
+
+mod fragments;
+mod icmp;
+mod unpack;
+
+pub use fragments::fragment;
+use fragments::fragment_key;
+pub use icmp::icmp;
+pub use unpack::unpack;
 
 /// How a packet that took a detour left.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -184,6 +194,75 @@ where
     deliver(frame, headers, forward, service, &steered, reason, tables)
 }
 
+/// The common case alone, for a program that has no room for the others: an untagged packet in the middle of
+/// a flow that `FLOWS4` has in the key's first set, whose entry stays as it is, to an IPv4 member whose
+/// next hop was asked for in this beat. `None`, and nothing done: [`steer`] it.
+#[inline(always)]
+pub fn hurry<F, T>(
+    frame: &mut F,
+    headers: &Headers,
+    decision: &Decision,
+    settings: &Settings,
+    tables: &T,
+) -> Option<Detoured>
+where
+    F: Edit + ?Sized,
+    T: SendTables,
+{
+    let service = decision.service;
+    let forward = tables.forward(service)?;
+    let is_tcp = headers.proto == proto::TCP;
+    if headers.l3 != EthHdr::LEN
+        || headers.is_fragment
+        || forward.mode > mode::IPIP
+        || forward.hash == hash_kind::QUIC
+        || decision.reason.0 == Reason::LIMIT_REPORTED.0
+        || is_tcp && headers.tcp_flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0
+    {
+        return None;
+    }
+    let a = &headers.source.0;
+    let key = Flow4Key {
+        source: [a[12], a[13], a[14], a[15]],
+        port: headers.source_port.0,
+        service,
+    };
+    let place = key.place(settings.flow_seed, tables.mask4());
+    let (_, entry) = track::find(&tables.set4(place.first)?, &key, place.tag);
+    let beat = tables.beat();
+    // Seen in this beat, and nothing new about it.
+    if entry.state() <= State::NEW && entry.state() != State::CLOSING || entry.age(beat) != 0 {
+        return None;
+    }
+    let member = entry.member();
+    let head = tables.member(member)?;
+    if !steer::keeps(head, entry.incarnation()) {
+        return None;
+    }
+    let to = Address(head.address).as_v4()?;
+    let hop = tables.hop(member)?;
+    let link = send::known(&hop);
+    if !link.is_set() || hop.given.to[7] == 0 && hop.asked != u64::from(beat) + 1 {
+        return None;
+    }
+    let bytes = crate::journey::bytes(frame, headers);
+    let (reason, ifindex) = match send::send_v4(frame, headers, forward, to, &link) {
+        Ok(ifindex) => {
+            tables.count_member(member, bytes, Reason::STEERED);
+            (Reason::STEERED, ifindex)
+        }
+        // Told by who has the room for it; nothing was written yet.
+        Err(reason) if reason.0 == Reason::TOO_BIG.0 => return None,
+        Err(reason) => (reason, 0),
+    };
+    Some(Detoured {
+        service,
+        member,
+        reason,
+        ifindex,
+    })
+}
+
 /// The member that a QUIC connection id names; 0: nobody who takes packets.
 #[inline(always)]
 pub fn named<F, T>(frame: &F, headers: &Headers, forward: &Forward, tables: &T) -> u16
@@ -288,84 +367,6 @@ where
     deliver(frame, headers, forward, service, &steered, reason, tables)
 }
 
-/// What the fragments of a datagram have in common; `None` where it cannot be read.
-#[inline(always)]
-fn fragment_key<F: Frame + ?Sized>(frame: &F, headers: &Headers) -> Option<FragmentKey> {
-    let mut key = FragmentKey {
-        source: headers.source,
-        destination: headers.destination,
-        ..FragmentKey::default()
-    };
-    if headers.version == 4 {
-        let [a, b] = frame.read::<2>(headers.l3 + 4)?;
-        key.id = u32::from_ne_bytes([a, b, 0, 0]);
-        key.proto = u32::from(headers.proto);
-    } else {
-        key.id = u32::from_ne_bytes(frame.read::<4>(fragment_header(frame, headers)? + 4)?);
-    }
-    Some(key)
-}
-
-/// Where IPv6's fragment header begins.
-#[inline(always)]
-fn fragment_header<F: Frame + ?Sized>(frame: &F, headers: &Headers) -> Option<usize> {
-    let [mut number] = frame.read::<1>(headers.l3 + 6)?;
-    let mut off = headers.l3 + 40;
-    for _ in 0..core::hint::black_box(crate::parse::MAX_EXTENSIONS) {
-        if number == next::FRAGMENT {
-            return Some(off);
-        }
-        let [following, len] = frame.read::<2>(off)?;
-        off += if number == next::AUTHENTICATION {
-            (len as usize + 2) * 4
-        } else {
-            (len as usize + 1) * 8
-        };
-        number = following;
-    }
-    None
-}
-
-/// Sends a later fragment to the member that got the first.
-#[inline(always)]
-pub fn fragment<F, T>(frame: &mut F, headers: &Headers, tables: &T) -> Detoured
-where
-    F: Edit + ?Sized,
-    T: SendTables,
-{
-    let found = fragment_key(frame, headers)
-        .and_then(|key| tables.fragment(&key))
-        .filter(|value| tables.beat().wrapping_sub(value.beat) <= LIFETIME);
-    let Some(value) = found else {
-        return Detoured::end(0, Reason::FRAGMENT_UNKNOWN);
-    };
-    let (Some(forward), Some(head)) = (tables.forward(value.service), tables.member(value.member))
-    else {
-        return Detoured::end(0, Reason::NOT_FORWARDED);
-    };
-    let bytes = frame.total_len() as u64;
-    // Nobody has looked at its lengths yet.
-    if headers.end > frame.total_len() || headers.end < headers.l4 {
-        return Detoured {
-            service: value.service,
-            ..Detoured::end(0, Reason::BAD_IP_HEADER)
-        };
-    }
-    let (reason, ifindex) = match send::send(frame, headers, forward, value.member, head, tables) {
-        Ok(ifindex) => {
-            tables.count_member(value.member, bytes, Reason::STEERED_FRAGMENT);
-            (Reason::STEERED_FRAGMENT, ifindex)
-        }
-        Err(reason) => (reason, 0),
-    };
-    Detoured {
-        service: value.service,
-        member: value.member,
-        reason,
-        ifindex,
-    }
-}
-
 /// Answers a packet that cannot be sent on, if its service says so and this beat's answers are not
 /// used up: turns the frame into the answer. `reason`: [`Reason::TOO_BIG`] or [`Reason::NO_MEMBER`].
 #[inline(always)]
@@ -413,118 +414,6 @@ where
     }
 }
 
-/// ICMP to an address of forwarded services: echo is answered, errors about a flow go where the flow
-/// goes, all else is the stack's.
-#[inline(always)]
-pub fn icmp<F, T>(frame: &mut F, headers: &Headers, decision: &Decision, tables: &T) -> Detoured
-where
-    F: Edit + ?Sized,
-    T: Detours<F>,
-{
-    let Some(settings) = tables.settings() else {
-        return Detoured::end(0, decision.reason);
-    };
-    let is_v4 = headers.version == 4;
-    let (kind, code) = (headers.icmp_type, headers.icmp_code);
-    if kind == if is_v4 { 8 } else { 128 } && code == 0 && decision.flags & flag::ECHO != 0 {
-        let is_answered = !headers.is_fragment
-            && headers.end >= headers.l4
-            && headers.end <= frame.total_len()
-            && tables.spend(Spend::Answer, settings.answers, tables.beat())
-            && answer::echo(frame, headers).is_some();
-        return Detoured::end(
-            0,
-            if is_answered {
-                Reason::ECHO_ANSWERED
-            } else {
-                Reason::ICMP_TO_VIP
-            },
-        );
-    }
-    let is_error = if is_v4 {
-        kind == 3 || kind == 11 || kind == 12
-    } else {
-        kind >= 1 && kind <= 4
-    };
-    let mut about = Headers::default();
-    if !is_error || headers.is_fragment || !quoted(frame, headers, &mut about) {
-        return Detoured::end(0, decision.reason);
-    }
-    let found = tables.find_service(&about);
-    if found.kind != kind::FORWARDED {
-        return Detoured::end(0, decision.reason);
-    }
-    let decision = Decision {
-        service: found.id,
-        reason: decision.reason,
-        then: if is_v4 && found.flags & flag::WIDE == 0 {
-            Then::Steer4
-        } else {
-            Then::Steer6
-        },
-        flags: found.flags | flag::QUOTED,
-    };
-    let mut done = tables.steer(frame, &about, &decision);
-    if done.service == 0 {
-        done.service = found.id;
-    }
-    done
-}
-
-/// The flow that an ICMP error is about, as its client's packets have it, with the place and the
-/// length of the error itself. Eight bytes behind the quoted IP header are enough (RFC 792).
-#[inline(always)]
-fn quoted<F: Frame + ?Sized>(frame: &F, headers: &Headers, about: &mut Headers) -> bool {
-    if headers.end > frame.total_len() || headers.end < headers.l4 + 8 {
-        return false;
-    }
-    let at = headers.l4 + 8;
-    let l4 = if headers.version == 4 {
-        let Some(ip) = frame.read::<20>(at) else {
-            return false;
-        };
-        // A quoted later fragment has no ports.
-        if ip[0] >> 4 != 4 || ip[0] & 15 < 5 || (ip[6] & 0x1f) | ip[7] != 0 {
-            return false;
-        }
-        about.proto = ip[9];
-        about.destination = Address::from_v4([ip[12], ip[13], ip[14], ip[15]]);
-        about.source = Address::from_v4([ip[16], ip[17], ip[18], ip[19]]);
-        at + (ip[0] & 15) as usize * 4
-    } else {
-        let (Some(ip), Some(from), Some(to)) = (
-            frame.read::<8>(at),
-            frame.read::<16>(at + 8),
-            frame.read::<16>(at + 24),
-        ) else {
-            return false;
-        };
-        if ip[0] >> 4 != 6 {
-            return false;
-        }
-        about.proto = ip[6];
-        about.destination = Address::from_v6(from);
-        about.source = Address::from_v6(to);
-        at + 40
-    };
-    if about.proto != proto::TCP && about.proto != proto::UDP
-        || about.destination.words() != headers.destination.words()
-    {
-        return false;
-    }
-    let Some([a, b, c, d]) = frame.read::<4>(l4) else {
-        return false;
-    };
-    about.destination_port = Be16([a, b]);
-    about.source_port = Be16([c, d]);
-    about.reach = Reach::Ports;
-    about.version = headers.version;
-    about.l3 = headers.l3;
-    about.l4 = headers.l4;
-    about.end = headers.end;
-    true
-}
-
 /// A member's answer under `nat`: back to its client.
 #[inline(always)]
 pub fn give_back<F, T>(frame: &mut F, headers: &Headers, tables: &T) -> Detoured
@@ -540,114 +429,5 @@ where
             ifindex,
         },
         Err(reason) => Detoured::end(0, reason),
-    }
-}
-
-/// Takes the outer header off a packet from a source that may send such, and hands it to the stack.
-/// All others are the stack's as they are: the host may have tunnels of its own.
-#[inline(always)]
-pub fn unpack<F, T>(frame: &mut F, headers: &Headers, tables: &T) -> Detoured
-where
-    F: Edit + ?Sized,
-    T: SendTables,
-{
-    if headers.is_fragment || !tables.may_encapsulate(headers.version, &headers.source) {
-        return Detoured::end(0, Reason::NOT_A_SERVICE);
-    }
-    let reason = match unwrap(frame, headers, tables) {
-        Some(()) => Reason::UNPACKED,
-        None => Reason::BAD_INNER,
-    };
-    Detoured::end(0, reason)
-}
-
-/// `None`: the inner packet is none, or for nobody here.
-#[inline(always)]
-fn unwrap<F, T>(frame: &mut F, headers: &Headers, tables: &T) -> Option<()>
-where
-    F: Edit + ?Sized,
-    T: SendTables,
-{
-    let l3 = headers.l3;
-    let at = if headers.proto == proto::UDP {
-        headers.l4 + 8
-    } else {
-        headers.l4
-    };
-    let outer = frame.read::<2>(l3)?;
-    let outer_tos = if headers.version == 4 {
-        outer[1]
-    } else {
-        (outer[0] << 4) | (outer[1] >> 4)
-    };
-    let first = frame.read::<20>(at)?;
-    let version = first[0] >> 4;
-    let is_right = match headers.proto {
-        proto::IPIP => version == 4,
-        proto::IPV6 => version == 6,
-        _ => version == 4 || version == 6,
-    };
-    if !is_right || headers.end > frame.total_len() {
-        return None;
-    }
-    let (len, to, inner) = if version == 4 {
-        let f = first;
-        if f[0] & 15 < 5 {
-            return None;
-        }
-        (
-            u16::from_be_bytes([f[2], f[3]]) as usize,
-            Address::from_v4([f[16], f[17], f[18], f[19]]),
-            f[1],
-        )
-    } else {
-        (
-            u16::from_be_bytes([first[4], first[5]]) as usize + 40,
-            Address::from_v6(frame.read::<16>(at + 24)?),
-            (first[0] << 4) | (first[1] >> 4),
-        )
-    };
-    // The outer packet holds the inner one, and the inner one is for this host.
-    if len < 20 || at + len > headers.end || !tables.is_local(&to) {
-        return None;
-    }
-    let tos = unpacked_tos(outer_tos, inner)?;
-    let macs = frame.read::<12>(0)?;
-    let tags = frame.read::<8>(12)?;
-    frame.pull(at - l3)?;
-    let link = Link::new(
-        [macs[0], macs[1], macs[2], macs[3], macs[4], macs[5]],
-        [macs[6], macs[7], macs[8], macs[9], macs[10], macs[11]],
-        0,
-        0,
-    );
-    let ether_type = if version == 4 {
-        EtherType::Ipv4
-    } else {
-        EtherType::Ipv6
-    };
-    send::link_header(frame, l3, &link, tags, ether_type as u16)?;
-    if tos == inner {
-        return Some(());
-    }
-    if version == 4 {
-        let check = frame.read::<2>(l3 + 10)?;
-        let word = |tos| u64::from(u16::from_ne_bytes([first[0], tos]));
-        frame.write(l3 + 10, checksum::update(check, word(inner), word(tos)))?;
-        frame.write(l3 + 1, [tos])
-    } else {
-        frame.write(l3, [0x60 | (tos >> 4), (tos << 4) | (first[1] & 15)])
-    }
-}
-
-/// The inner traffic class after what the way of the tunnel made of the outer one (RFC 6040 section
-/// 4.2). `None`: congestion was marked on a packet whose sender does not know the mark.
-#[inline(always)]
-const fn unpacked_tos(outer: u8, inner: u8) -> Option<u8> {
-    match (inner & 3, outer & 3) {
-        (0, 3) => None,
-        (1 | 2, 3) => Some(inner | 3),
-        (2, 1) => Some(inner & !3 | 1),
-        _ => Some(inner),
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     guard::{self, Clock, Limited},
     limit::{LimitKind, ServiceLimits, SourceKey, Windows},
     parse::{Headers, Reach},
-    service::{ServiceSet, ServiceWay, flag, kind, service_set},
+    service::{ServiceSet, ServiceWay, flag, kind, range_bit, service_set},
     settings::{Settings, gate},
     verdict::{Reason, Verdict},
     window::SharedWindows,
@@ -165,7 +165,14 @@ where
 {
     let bytes = bytes(frame, headers);
     let decision = judge(frame, headers, tables);
+    let hurried = match tables.settings() {
+        Some(settings) if decision.then == Then::Steer4 => {
+            detour::hurry(frame, headers, &decision, settings, tables)
+        }
+        _ => None,
+    };
     let done = match decision.then {
+        Then::Steer4 if hurried.is_some() => hurried.unwrap_or_default(),
         Then::Steer4 => detour::steer::<F, T, false>(frame, headers, &decision, tables),
         Then::Steer6 => detour::steer::<F, T, true>(frame, headers, &decision, tables),
         Then::Fragment => detour::fragment(frame, headers, tables),
@@ -454,15 +461,19 @@ pub fn find<T: Tables>(headers: &Headers, tables: &T) -> Found {
         headers.proto,
         headers.destination_port,
     );
-    let has_ranges = settings.gates & gate::RANGES != 0;
+    let ranges = match (settings.gates & gate::RANGES, settings.range_filter) {
+        (0, _) => 0,
+        (_, 0) => u64::MAX,
+        (_, filter) => filter,
+    };
     let mut found = find_on(headers.destination, port, proto, seed, tables);
-    if found.id == 0 && has_ranges {
+    if found.id == 0 && ranges != 0 && ranges & range_bit(headers.destination, proto) != 0 {
         found = tables.find_rare(headers, Rare::Range);
     }
     if found.id == 0 {
         found = find_on(Address::ANY, port, proto, seed, tables);
     }
-    if found.id == 0 && has_ranges {
+    if found.id == 0 && ranges != 0 && ranges & range_bit(Address::ANY, proto) != 0 {
         found = tables.find_rare(headers, Rare::RangeOfAny);
     }
     found

@@ -14,7 +14,12 @@
 #[cfg(test)]
 extern crate self as lb_common;
 #[cfg(test)]
-#[expect(unreachable_pub, reason = "the file is a module of another crate too")]
+#[expect(
+    unreachable_pub,
+    unused_imports,
+    dead_code,
+    reason = "the file is a module of another crate too"
+)]
 #[path = "../../tests/src/model.rs"]
 mod model;
 #[cfg(test)]

@@ -5,6 +5,11 @@
 //! the table. A member's answer names all four, so it finds its entry at once; a client's packet
 //! tries the source ports that its flow's hash names, one after the other.
 
+#![expect(
+    clippy::many_single_char_names,
+    reason = "the bytes of header fields, side by side"
+)]
+
 use core::hint::black_box;
 
 use crate::{

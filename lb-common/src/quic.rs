@@ -1,5 +1,10 @@
 //! `SERVER_IDS`: server ids in QUIC connection ids (draft-ietf-quic-load-balancers, plaintext).
 
+#![expect(
+    clippy::many_single_char_names,
+    reason = "the bytes of header fields, side by side"
+)]
+
 use core::hint::black_box;
 
 use crate::{frame::Frame, parse::Headers};

@@ -4,6 +4,11 @@
 //! outer IPv4 header that forbids fragmentation needs no identification: 0). The inner packet stays
 //! as it came but for its time to live, which ends loops.
 
+#![expect(
+    clippy::many_single_char_names,
+    reason = "the bytes of header fields, side by side"
+)]
+
 use network_types::{
     eth::{EthHdr, EtherType},
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -140,23 +145,7 @@ where
         return Ok(link.ifindex);
     }
     let tags = frame.read::<8>(12).ok_or(Reason::NOT_REWRITTEN)?;
-    let outer = Outer {
-        tos: if forward.dscp == dscp::COPY {
-            inner
-        } else {
-            (forward.dscp << 2) | (inner & 3)
-        },
-        proto: if forward.mode == mode::GUE {
-            proto::UDP
-        } else if headers.version == 4 {
-            proto::IPIP
-        } else {
-            proto::IPV6
-        },
-        len,
-        gue: (forward.mode == mode::GUE).then(|| gue_header(headers, forward, len)),
-        entropy: entropy(headers),
-    };
+    let outer = Outer::of(headers, forward, inner, len);
     let written = match to_v4 {
         Some(to) => wrap_v4(frame, headers.l3, &outer, forward.source4, to),
         None => wrap_v6(frame, headers.l3, &outer, forward.source6, to.0),
@@ -172,11 +161,59 @@ where
     Ok(link.ifindex)
 }
 
+/// [`send`] of an untagged IPv4 packet by `dsr` or `ipip` to an IPv4 member over a link that is known:
+/// all offsets are numbers.
+#[inline(always)]
+pub fn send_v4<F: Edit + ?Sized>(
+    frame: &mut F,
+    headers: &Headers,
+    forward: &Forward,
+    to: [u8; 4],
+    link: &Link,
+) -> Result<u32, Reason> {
+    let is_plain = forward.mode == mode::DSR;
+    let len = headers.end.wrapping_sub(EthHdr::LEN);
+    let overhead = if is_plain { 0 } else { V4 };
+    if len + overhead > mtu(forward, link) as usize {
+        return Err(Reason::TOO_BIG);
+    }
+    let inner = lower_ttl_at(frame, EthHdr::LEN, true)?;
+    if !is_plain {
+        let outer = Outer {
+            tos: outer_tos(forward, inner),
+            proto: proto::IPIP,
+            len,
+            gue: None,
+            entropy: 0,
+        };
+        let [x, y] = (EtherType::Ipv4 as u16).to_ne_bytes();
+        wrap_v4(frame, EthHdr::LEN, &outer, forward.source4, to)
+            .and_then(|()| frame.write(12, [x, y]))
+            .ok_or(Reason::NOT_REWRITTEN)?;
+    }
+    frame.write(0, macs(link)).ok_or(Reason::NOT_REWRITTEN)?;
+    Ok(link.ifindex)
+}
+
+/// An outer header's TOS or traffic class.
+#[inline(always)]
+const fn outer_tos(forward: &Forward, inner: u8) -> u8 {
+    if forward.dscp == dscp::COPY {
+        inner
+    } else {
+        (forward.dscp << 2) | (inner & 3)
+    }
+}
+
 /// Takes one from the packet's time to live; returns its traffic class (TOS).
 #[inline(always)]
 pub fn lower_ttl<F: Edit + ?Sized>(frame: &mut F, headers: &Headers) -> Result<u8, Reason> {
-    let at = headers.l3;
-    if headers.version == 4 {
+    lower_ttl_at(frame, headers.l3, headers.version == 4)
+}
+
+#[inline(always)]
+fn lower_ttl_at<F: Edit + ?Sized>(frame: &mut F, at: usize, is_v4: bool) -> Result<u8, Reason> {
+    if is_v4 {
         let [ttl, proto, a, b] = frame.read::<4>(at + 8).ok_or(Reason::NOT_REWRITTEN)?;
         if ttl <= 1 {
             return Err(Reason::TTL_EXPIRED);
@@ -220,6 +257,26 @@ struct Outer {
     gue: Option<[u8; GUE]>,
     /// 20 bits for the flow label (RFC 6438).
     entropy: u32,
+}
+
+impl Outer {
+    #[inline(always)]
+    fn of(headers: &Headers, forward: &Forward, inner_tos: u8, len: usize) -> Self {
+        let is_gue = forward.mode == mode::GUE;
+        Self {
+            tos: outer_tos(forward, inner_tos),
+            proto: if is_gue {
+                proto::UDP
+            } else if headers.version == 4 {
+                proto::IPIP
+            } else {
+                proto::IPV6
+            },
+            len,
+            gue: is_gue.then(|| gue_header(headers, forward, len)),
+            entropy: entropy(headers),
+        }
+    }
 }
 
 /// Some bits of the flow, for whoever spreads tunnels over paths and queues by ports and labels.

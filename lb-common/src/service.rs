@@ -118,3 +118,13 @@ pub fn service_set(address: Address, port: Be16, proto: u8, seed: u64) -> u32 {
     (h >> 40) as u32 & (SERVICE_SETS - 1)
 }
 const _: () = assert!(SERVICE_SETS.is_power_of_two());
+
+/// The bit of [`crate::settings::Settings::range_filter`] that stands for ranges of this address and
+/// protocol.
+#[inline(always)]
+#[must_use]
+pub const fn range_bit(address: Address, proto: u8) -> u64 {
+    let [high, low] = address.words();
+    let h = (high ^ low.rotate_left(7) ^ proto as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    1 << (h >> 58)
+}

@@ -19,7 +19,10 @@ pub struct Settings {
     /// ICMP messages and resets that each CPU may send in a beat.
     pub answers: u32,
     /// Zero.
-    pub pad: [u32; 3],
+    pub pad: u32,
+    /// Bit [`crate::service::range_bit`] of each way with a range, while [`gate::RANGES`] is on:
+    /// most packets of no service are told so by it. 0: all bits.
+    pub range_filter: u64,
 }
 
 /// What the loader tells the program once and for all: a read-only global, so that the kernel's

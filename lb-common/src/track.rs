@@ -9,6 +9,11 @@
 //! answers do not come back this way nothing proves that a sender is real, so what a flood can
 //! promote to that rank is capped for each CPU and beat.
 
+#![expect(
+    clippy::many_single_char_names,
+    reason = "the bytes of header fields, side by side"
+)]
+
 use crate::{
     addr::Address,
     flow_table::{BEATS, Entry, Flow4Key, Flow6Key, State, WAYS},

@@ -28,12 +28,16 @@ use core::{hint::black_box, mem::MaybeUninit};
 
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, macros::xdp, programs::XdpContext};
 use lb_common::{
-    journey::{self, Then},
+    detour,
+    journey::{self, Tables as _, Then},
     parse,
     verdict::{Reason, Verdict},
 };
 
-use crate::{packet::Packet, tables::Maps};
+use crate::{
+    packet::{Editable, Packet},
+    tables::Maps,
+};
 
 /// Guards and steers the services of this host: every packet of an interface comes through here.
 #[expect(
@@ -52,6 +56,20 @@ pub fn sluice_xdp(ctx: XdpContext) -> u32 {
     let bytes = journey::bytes(&packet, headers);
     let decision = journey::judge(&packet, headers, &maps);
     let mut reason = decision.reason;
+    if decision.then == Then::Steer4
+        && let Some(settings) = maps.settings()
+    {
+        let frame = &mut Editable::new(&ctx);
+        if let Some(done) = detour::hurry(frame, headers, &decision, settings, &maps) {
+            let verdict = Verdict {
+                service: done.service,
+                member: done.member,
+                reason: done.reason,
+                bytes,
+            };
+            return stats::finish_sent(&ctx, headers, &verdict, done.ifindex);
+        }
+    }
     if decision.then != Then::Done {
         // Comes back only if there is no such step: the stack shall not have a forwarded packet.
         steps::begin(&ctx, headers, &decision, bytes);

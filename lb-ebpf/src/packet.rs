@@ -1,6 +1,6 @@
 //! The packet as `lb_common` reads it. Every pointer into packet memory is made in this file.
 
-use core::{arch::asm, hint::black_box, mem::MaybeUninit};
+use core::{arch::asm, hint::black_box, intrinsics::is_val_statically_known, mem::MaybeUninit};
 
 use aya_ebpf::{
     helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
@@ -93,6 +93,10 @@ impl<'a> Editable<'a> {
     /// Address of `off`, if `len` bytes of the first buffer follow it.
     #[inline(always)]
     fn at(&self, off: usize, len: usize) -> Option<usize> {
+        if is_val_statically_known(off) {
+            let at = self.data + off;
+            return if at + len > self.end { None } else { Some(at) };
+        }
         // Each bound is tested on the register that is used then, or the verifier does not see what
         // the test is for: LLVM likes to add up other sums than those that were written.
         let off = opaque(off);

@@ -18,7 +18,7 @@ use lb_common::{
     deny::{PrefixEntry, origin},
     journey::{List, Tables},
     limit::{Limit, LimitKind, ServiceLimits, SourceKey, Windows},
-    service::{ServiceSet, ServiceWay, flag, kind, service_set},
+    service::{ServiceSet, ServiceWay, flag, kind, range_bit, service_set},
     settings::{Settings, gate},
     window::SharedWindows,
 };
@@ -233,6 +233,9 @@ impl Setup {
             inserts: self.steering.inserts,
             promotions: self.steering.promotions,
             answers: self.steering.answers,
+            range_filter: (self.services.iter())
+                .filter(|way| way.range != [0; 2])
+                .fold(0, |all, way| all | range_bit(way.address, way.proto)),
             ..Settings::default()
         }
     }

@@ -232,7 +232,8 @@ fn dump() -> String {
             inserts,
             promotions,
             answers,
-            pad
+            pad,
+            range_filter
         }
     );
     layout!(

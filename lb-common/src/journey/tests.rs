@@ -7,7 +7,6 @@ use crate::{
     limit::action,
     model::{Model, Setup, limit, service},
     packet::{Packet, flags},
-    parse::parse,
     verdict::Action,
 };
 

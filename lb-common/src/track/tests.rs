@@ -58,33 +58,33 @@ impl Table {
         self.sets.get(set as usize).map(Set)
     }
 
-    fn find(&self, key: &Flow4Key) -> Option<Entry> {
+    fn find(&self, key: Flow4Key) -> Option<Entry> {
         let place = key.place(SEED, self.mask);
         let first = self.set(place.first)?;
-        let (_, mut entry) = find(&first, key, place.tag);
+        let (_, mut entry) = find(&first, &key, place.tag);
         if entry.state() == State::EMPTY && is_overflowed(&first) {
-            (_, entry) = find(&self.set(place.second())?, key, place.tag);
+            (_, entry) = find(&self.set(place.second())?, &key, place.tag);
         }
         (entry.state() != State::EMPTY).then_some(entry)
     }
 
-    fn enter(&self, key: &Flow4Key, state: State, now: u32) -> bool {
+    fn enter(&self, key: Flow4Key, state: State, now: u32) -> bool {
         self.enter_datagram(key, state, now, false)
     }
 
-    fn enter_datagram(&self, key: &Flow4Key, state: State, now: u32, datagram: bool) -> bool {
+    fn enter_datagram(&self, key: Flow4Key, state: State, now: u32, datagram: bool) -> bool {
         let place = key.place(SEED, self.mask);
         let member = u16::from(key.port[1]) + 1;
         let mut entry = Entry::new(member, 3, state, now, place.tag);
         if datagram {
             entry.0 |= Entry::DATAGRAM;
         }
-        enter(|set| self.set(set), &place, key, entry, &ages(now))
+        enter(|set| self.set(set), &place, &key, entry, &ages(now))
     }
 }
 
-fn key(n: u32) -> Flow4Key {
-    let [a, b, c, d] = n.to_be_bytes();
+fn key(number: u32) -> Flow4Key {
+    let [a, b, c, d] = number.to_be_bytes();
     Flow4Key {
         source: [11, b, c, d],
         port: [a, d],
@@ -129,13 +129,13 @@ fn table_half_full_of_live_flows_refuses_one_in_two_hundred_at_most() {
     let flows: Vec<_> = (0..1 << 15).map(key).collect();
     let entered = flows
         .iter()
-        .filter(|key| table.enter(key, State::LIVE, 5))
+        .filter(|key| table.enter(**key, State::LIVE, 5))
         .count();
     let refused = flows.len() - entered;
     assert!(refused * 200 < flows.len(), "{refused} refused");
     let found = flows
         .iter()
-        .filter_map(|flow| Some((flow, table.find(flow)?)))
+        .filter_map(|flow| Some((flow, table.find(*flow)?)))
         .inspect(|(flow, entry)| assert_eq!(entry.member(), u16::from(flow.port[1]) + 1));
     assert_eq!(found.count(), entered);
 }
@@ -147,13 +147,13 @@ fn full_table_refuses_few_flows_and_keeps_all_it_took() {
     let flows: Vec<_> = (0..1 << 14).map(key).collect();
     let entered: Vec<_> = flows
         .iter()
-        .filter(|key| table.enter(key, State::LIVE, 5))
+        .filter(|key| table.enter(**key, State::LIVE, 5))
         .collect();
     let refused = flows.len() - entered.len();
     // 16 384 flows for 16 384 ways.
     assert!(refused * 100 < flows.len() * 12, "{refused} refused");
     for flow in entered {
-        assert!(table.find(flow).is_some(), "taken, then displaced");
+        assert!(table.find(*flow).is_some(), "taken, then displaced");
     }
 }
 
@@ -163,13 +163,13 @@ fn flood_of_new_flows_displaces_no_live_and_no_seen_one() {
     let kept: Vec<_> = (0..300).map(key).collect();
     for (n, flow) in kept.iter().enumerate() {
         let state = if n % 2 == 0 { State::LIVE } else { State::SEEN };
-        assert!(table.enter(flow, state, 10));
+        assert!(table.enter(*flow, state, 10));
     }
     for n in 0..100_000 {
-        table.enter(&key(1 << 24 | n), State::NEW, 11);
+        table.enter(key(1 << 24 | n), State::NEW, 11);
     }
     for flow in &kept {
-        assert!(table.find(flow).is_some());
+        assert!(table.find(*flow).is_some());
     }
 }
 
@@ -180,17 +180,17 @@ fn flood_of_two_packets_a_flow_displaces_no_live_one() {
     let table = Table::new(1 << 6);
     let live: Vec<_> = (0..100).map(key).collect();
     for flow in &live {
-        assert!(table.enter(flow, State::LIVE, 10));
+        assert!(table.enter(*flow, State::LIVE, 10));
     }
     for n in 0..20_000 {
-        table.enter(&key(1 << 24 | n), State::SEEN, 11 + n / 1000);
+        table.enter(key(1 << 24 | n), State::SEEN, 11 + n / 1000);
     }
     for flow in &live {
-        assert!(table.find(flow).is_some());
+        assert!(table.find(*flow).is_some());
     }
     let seen = |from: u32, to: u32| {
         (from..to)
-            .filter(|n| table.find(&key(1 << 24 | n)).is_some())
+            .filter(|n| table.find(key(1 << 24 | n)).is_some())
             .count()
     };
     assert!(seen(0, 8000) < seen(8000, 20_000), "the silent gave way");
@@ -200,27 +200,27 @@ fn flood_of_two_packets_a_flow_displaces_no_live_one() {
 fn each_protocol_is_forgotten_by_its_own_idle_time() {
     let table = Table::new(1);
     for n in 0..4 {
-        assert!(table.enter_datagram(&key(n), State::LIVE, 0, n % 2 == 0));
+        assert!(table.enter_datagram(key(n), State::LIVE, 0, n % 2 == 0));
     }
-    assert!(!table.enter(&key(9), State::NEW, 30));
+    assert!(!table.enter(key(9), State::NEW, 30));
     // Beyond the shorter time, far below the longer one.
-    assert!(table.enter(&key(9), State::LIVE, 31));
-    assert!(table.enter(&key(10), State::LIVE, 31));
-    assert!(!table.enter(&key(11), State::LIVE, 31));
-    assert!(table.find(&key(1)).is_some() && table.find(&key(3)).is_some());
-    assert!(table.find(&key(0)).is_none() && table.find(&key(2)).is_none());
-    assert!(table.enter(&key(11), State::LIVE, 3601));
+    assert!(table.enter(key(9), State::LIVE, 31));
+    assert!(table.enter(key(10), State::LIVE, 31));
+    assert!(!table.enter(key(11), State::LIVE, 31));
+    assert!(table.find(key(1)).is_some() && table.find(key(3)).is_some());
+    assert!(table.find(key(0)).is_none() && table.find(key(2)).is_none());
+    assert!(table.enter(key(11), State::LIVE, 3601));
 }
 
 #[test]
 fn closing_flow_gives_way_once_it_is_silent() {
     let table = Table::new(1);
     for n in 0..3 {
-        assert!(table.enter(&key(n), State::LIVE, 100));
+        assert!(table.enter(key(n), State::LIVE, 100));
     }
-    assert!(table.enter(&key(3), State::CLOSING, 100));
-    assert!(table.enter(&key(4), State::NEW, 100 + CLOSING_BEATS));
-    assert!(table.find(&key(3)).is_none() && table.find(&key(4)).is_some());
+    assert!(table.enter(key(3), State::CLOSING, 100));
+    assert!(table.enter(key(4), State::NEW, 100 + CLOSING_BEATS));
+    assert!(table.find(key(3)).is_none() && table.find(key(4)).is_some());
 }
 
 #[test]
@@ -235,15 +235,15 @@ fn flow_of_the_second_set_is_found_and_the_mark_outlives_what_displaces_way_0() 
         .take(6)
         .collect();
     for flow in &of_first {
-        assert!(table.enter(flow, State::LIVE, 5));
+        assert!(table.enter(*flow, State::LIVE, 5));
     }
     assert!(is_overflowed(&Set(&table.sets[0])) && !is_overflowed(&Set(&table.sets[1])));
     for flow in &of_first {
-        assert!(table.find(flow).is_some());
+        assert!(table.find(*flow).is_some());
     }
     // Way 0 of the first set is taken by another flow once all there are old.
     for n in 0..4 {
-        table.enter(&key(1 << 24 | n), State::NEW, 5000);
+        table.enter(key(1 << 24 | n), State::NEW, 5000);
     }
     assert!(is_overflowed(&Set(&table.sets[0])));
 }
@@ -256,11 +256,11 @@ fn clock_that_wraps_makes_old_flows_young_for_a_while_and_harms_none() {
     assert_eq!(Entry::new(1, 1, State::LIVE, BEATS + 7, 0).seen(), 7);
     let table = Table::new(1);
     for n in 0..4 {
-        assert!(table.enter(&key(n), State::LIVE, BEATS - 10));
+        assert!(table.enter(key(n), State::LIVE, BEATS - 10));
     }
     // Just after the wrap they are still live, an hour later they are not.
-    assert!(!table.enter(&key(9), State::NEW, BEATS + 10));
-    assert!(table.enter(&key(9), State::NEW, BEATS + 3600));
+    assert!(!table.enter(key(9), State::NEW, BEATS + 10));
+    assert!(table.enter(key(9), State::NEW, BEATS + 3600));
 }
 
 /// A reader that compares key, value, key: whatever a writer does between its steps, it never takes
@@ -300,7 +300,7 @@ fn value_of_another_flow_is_never_taken() {
     let tag = other.place(SEED, 0).tag;
     for at in 0..4 {
         let table = Table::new(1);
-        assert!(table.enter(&key(1), State::LIVE, 5));
+        assert!(table.enter(key(1), State::LIVE, 5));
         let racing = Racing {
             inner: Set(&table.sets[0]),
             steps: Cell::new(0),

@@ -24,6 +24,9 @@ const MEMBERS: [&str; 4] = ["10.0.0.11", "10.0.0.12", "10.0.0.13", "10.0.0.14"];
 
 fn sized(mut setup: Setup) -> Setup {
     (setup.steering.sets, setup.steering.nat) = (SETS, NAT);
+    if setup.steering.inserts > 1 {
+        setup.steering.inserts = u32::MAX;
+    }
     setup
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use lb_common::{
     forward::Forward,
     quic::{ServerIdKey, ServerIdValue},
-    service::kind,
+    service::{kind, range_bit},
     settings::{Settings, gate},
 };
 
@@ -128,7 +128,10 @@ pub(super) fn steer_settings(
     if has(kind::FORWARDED) {
         gates |= gate::STEER | gate::FLOWS;
     }
-    if image.services.keys().any(|key| key.last != 0) {
+    settings.range_filter = (image.services.keys())
+        .filter(|key| key.last != 0)
+        .fold(0, |all, key| all | range_bit(key.address, key.proto));
+    if settings.range_filter != 0 {
         gates |= gate::RANGES;
     }
     // The list's gate says that somebody may send; this one would be open without senders too.

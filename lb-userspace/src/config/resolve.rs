@@ -105,8 +105,17 @@ fn host(draft: &mut Draft<'_>, index: usize, names: &Names, file: &Path) -> Host
             })
             .map(|(number, reverse)| resolve_reverse(reports, index, number, reverse, names))
             .collect(),
+        policies: if index == 0 {
+            vec![own.policy]
+        } else {
+            vec![main.policy, own.policy]
+        },
+        locations: layers.iter().flat_map(|layer| layer.locations.clone()).collect(),
+        proxies: layers.iter().flat_map(|layer| layer.proxies.clone()).collect(),
         preserve_host: own.preserve_host.or(main.preserve_host).unwrap_or(false),
         add_headers: own.add_headers.or(main.add_headers).unwrap_or(true),
+        via: own.via.or(main.via).unwrap_or_default(),
+        max_forwards: own.max_forwards.or(main.max_forwards).flatten(),
         timeout,
         proxy_timeout: own.proxy_timeout.or(main.proxy_timeout),
         keep_alive: own.keep_alive.or(main.keep_alive).unwrap_or(true),
@@ -164,6 +173,7 @@ fn routes(hosts: &[HostDraft], numbers: &[usize], names: &Names) -> Vec<Route> {
             };
             Some(Route {
                 path: route.path.clone(),
+                pattern: route.pattern.clone(),
                 target,
                 nocanon: route.nocanon,
                 at: route.mark.place(),

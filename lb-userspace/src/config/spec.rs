@@ -7,7 +7,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::expr::Expr;
+use crate::{expr::Expr, pattern::Pattern};
+
+pub mod policy;
 
 /// A whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -26,6 +28,9 @@ pub struct Spec {
     pub hosts: Vec<Host>,
     /// Balancers and, as balancers of one member, the direct workers of `ProxyPass`.
     pub balancers: Vec<Balancer>,
+    /// What sections say of requests: hosts and sections name theirs by index. Index 0 is the main
+    /// server's.
+    pub policies: Vec<policy::Policy>,
     /// Everything of our own: interfaces, guard, shards, instance.
     pub sluice: Sluice,
     /// `ErrorLog` of the main server.
@@ -91,10 +96,21 @@ pub struct Host {
     pub routes: Vec<Route>,
     /// `ProxyPassReverse`, in order.
     pub reverses: Vec<Reverse>,
+    /// What it says of all its requests: indexes into [`Spec::policies`], in order (the main
+    /// server's first).
+    pub policies: Vec<usize>,
+    /// `<Location>`, in the order in which they are merged (main server's first).
+    pub locations: Vec<policy::Section>,
+    /// `<Proxy>`, likewise.
+    pub proxies: Vec<policy::Section>,
     /// `ProxyPreserveHost`. Default off.
     pub preserve_host: bool,
     /// `ProxyAddHeaders`. Default on.
     pub add_headers: bool,
+    /// `ProxyVia`. Default off.
+    pub via: Via,
+    /// `ProxyMaxForwards`: for requests without one. Default none.
+    pub max_forwards: Option<u32>,
     /// `Timeout`. Default 60 s.
     pub timeout: Duration,
     /// `ProxyTimeout`; `None`: `timeout`.
@@ -186,6 +202,9 @@ pub enum CipherSuite {
 pub struct Route {
     /// The path as written, decoded; matched by httpd's prefix rules (apache.md 3.1).
     pub path: String,
+    /// `ProxyPassMatch`, or a `<LocationMatch>` around it: what `path` is then the text of. Groups
+    /// are filled in where the target has `$1`.
+    pub pattern: Option<Pattern>,
     /// Where it leads.
     pub target: Target,
     /// `nocanon`.
@@ -206,6 +225,20 @@ pub enum Target {
         /// What follows the balancer's name or the direct worker's authority: `/sub/`, may be empty.
         path: String,
     },
+}
+
+/// `ProxyVia`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Via {
+    /// Via passes.
+    #[default]
+    Off,
+    /// This host is added.
+    On,
+    /// So is the software's name.
+    Full,
+    /// Via is removed.
+    Block,
 }
 
 /// One `ProxyPassReverse`.

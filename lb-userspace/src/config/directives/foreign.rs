@@ -19,13 +19,7 @@ pub(super) fn instead(name: &str) -> &'static str {
         "until a version has it: remove the line"
     } else if of(&["ssl", "protocols", "h2", "md"]) {
         "this version serves HTTP/1.1 in clear text: leave TLS to what stands in front"
-    } else if of(&[
-        "redirect",
-        "rewrite",
-        "header",
-        "requestheader",
-        "proxypassmatch",
-    ]) {
+    } else if of(&["rewrite"]) {
         "let the members do it, or keep it for httpd alone in <IfModule !sluice_module>"
     } else {
         "to keep it for httpd alone, put it into <IfModule !sluice_module>"
@@ -49,32 +43,19 @@ const NAMES: &[&str] = &[
     "GuardSynCookies",
     "GuardPenalty",
     // Sections.
-    "<LocationMatch",
-    "<ProxyMatch",
-    "<If",
-    "<ElseIf",
-    "<Else",
     "<Limit",
     "<LimitExcept",
-    "<RequireAll",
-    "<RequireAny",
-    "<RequireNone",
     "<Macro",
     "<AuthnProviderAlias",
     "<AuthzProviderAlias",
     // mod_proxy and friends.
-    "ProxyPassMatch",
-    "ProxyPassReverseCookiePath",
-    "ProxyPassReverseCookieDomain",
     "ProxyPassInterpolateEnv",
-    "ProxyErrorOverride",
     "ProxyBadHeader",
     "ProxyBlock",
     "ProxyDomain",
     "ProxyRemote",
     "ProxyRemoteMatch",
     "NoProxy",
-    "ProxyMaxForwards",
     "ProxyIOBufferSize",
     "ProxyReceiveBufferSize",
     "ProxySourceAddress",
@@ -157,27 +138,14 @@ const NAMES: &[&str] = &[
     "H2WebSockets",
     "H2ProxyRequests",
     // Headers, rewriting, answers.
-    "Header",
-    "RequestHeader",
-    "Redirect",
-    "RedirectMatch",
-    "RedirectPermanent",
-    "RedirectTemp",
     "RewriteRule",
     "RewriteCond",
     "RewriteMap",
     "RewriteBase",
     "RewriteOptions",
-    "ErrorDocument",
     "GlobalLog",
     "BufferedLogs",
     "CookieLog",
-    "SetEnv",
-    "SetEnvIf",
-    "SetEnvIfNoCase",
-    "SetEnvIfExpr",
-    "UnsetEnv",
-    "PassEnv",
     "SetInputFilter",
     "SetOutputFilter",
     "ForceType",
@@ -228,7 +196,6 @@ const NAMES: &[&str] = &[
     "Error",
     "Warning",
     // Access.
-    "Deny",
     "Satisfy",
     "AuthType",
     "AuthName",
@@ -237,7 +204,6 @@ const NAMES: &[&str] = &[
     "AuthBasicProvider",
     "AuthBasicAuthoritative",
     "AuthDigestProvider",
-    "AuthMerging",
     "AuthzSendForbiddenOnFailure",
     "AuthFormProvider",
     "AllowMethods",

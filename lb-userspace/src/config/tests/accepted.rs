@@ -451,6 +451,6 @@ fn a_debian_tree_is_read_with_its_envvars() {
     assert_eq!(spec.listeners.len(), 1, "no mod_ssl, no 443");
     assert_eq!(
         routes(&spec, 1),
-        ["/server-status !", "/ http://127.0.0.1:8080/ /"]
+        ["/ http://127.0.0.1:8080/ /"]
     );
 }

@@ -110,8 +110,14 @@ fn host(draft: &mut Draft<'_>, index: usize, names: &Names, file: &Path) -> Host
         } else {
             vec![main.policy, own.policy]
         },
-        locations: layers.iter().flat_map(|layer| layer.locations.clone()).collect(),
-        proxies: layers.iter().flat_map(|layer| layer.proxies.clone()).collect(),
+        locations: layers
+            .iter()
+            .flat_map(|layer| layer.locations.clone())
+            .collect(),
+        proxies: layers
+            .iter()
+            .flat_map(|layer| layer.proxies.clone())
+            .collect(),
         preserve_host: own.preserve_host.or(main.preserve_host).unwrap_or(false),
         add_headers: own.add_headers.or(main.add_headers).unwrap_or(true),
         via: own.via.or(main.via).unwrap_or_default(),

@@ -86,7 +86,10 @@ fn group(call: &mut Call<'_, '_>, node: &Node) -> Result<Option<Rule>, Fault> {
     }
     let mut rules = Vec::new();
     for child in node.children.iter().flatten() {
-        let made = match (&child.children, child.name.text.to_ascii_lowercase().as_str()) {
+        let made = match (
+            &child.children,
+            child.name.text.to_ascii_lowercase().as_str(),
+        ) {
             (None, "require") => rule(child).map(Some),
             (Some(_), "requireall" | "requireany" | "requirenone") => group(call, child),
             (children, _) => {
@@ -115,7 +118,19 @@ fn group(call: &mut Call<'_, '_>, node: &Node) -> Result<Option<Rule>, Fault> {
         }
     }
     if rules.is_empty() {
-        return Ok(None);
+        if node
+            .children
+            .as_ref()
+            .is_some_and(|children| !children.is_empty())
+        {
+            // What stands in it was refused.
+            return Ok(None);
+        }
+        let message = format!(
+            "{} directive contains no authorization directives",
+            combination.name()
+        );
+        return Err(Fault::new(message));
     }
     pointless(combination, &rules)?;
     Ok(Some(Rule::Group(combination, rules)))
@@ -134,13 +149,13 @@ fn rule(node: &Node) -> Result<Rule, Fault> {
             .help(format!("usage: Require {REQUIRE}")));
     };
     let names = || -> Vec<String> { arguments.iter().map(|&word| word.to_owned()).collect() };
-    let rule = match kind.to_ascii_lowercase().as_str() {
+    // As in httpd, in lower case only.
+    let rule = match *kind {
         "all" => match arguments {
             [word] if word.eq_ignore_ascii_case("granted") => Rule::All(true),
             [word] if word.eq_ignore_ascii_case("denied") => Rule::All(false),
             _ => {
-                let message =
-                    "Argument for 'Require all' must be 'granted' or 'denied'";
+                let message = "Argument for 'Require all' must be 'granted' or 'denied'";
                 return Err(Fault::new(message).at(first + 1));
             }
         },
@@ -158,11 +173,7 @@ fn rule(node: &Node) -> Result<Rule, Fault> {
             });
             Rule::Ip(networks.collect::<Result<_, _>>()?)
         }
-        "local" if arguments.is_empty() => Rule::Local,
-        "local" => {
-            let message = "'require local' does not take arguments";
-            return Err(Fault::new(message).at(first + 1));
-        }
+        "local" => Rule::Local,
         "env" => Rule::Env(names()),
         "method" => {
             if let Some(index) = arguments.iter().position(|word| !is_method(word)) {
@@ -193,12 +204,38 @@ fn rule(node: &Node) -> Result<Rule, Fault> {
     })
 }
 
-/// What `Require method` takes: a token as of a request line.
+/// What `Require method` takes: the methods that httpd knows.
 fn is_method(word: &str) -> bool {
-    http::Method::from_bytes(word.as_bytes()).is_ok_and(|method| {
-        // As httpd: those that somebody registered. Members may know more than it does.
-        method.as_str().bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-')
-    })
+    const KNOWN: [&str; 27] = [
+        "GET",
+        "HEAD",
+        "PUT",
+        "POST",
+        "DELETE",
+        "CONNECT",
+        "OPTIONS",
+        "TRACE",
+        "PATCH",
+        "PROPFIND",
+        "PROPPATCH",
+        "MKCOL",
+        "COPY",
+        "MOVE",
+        "LOCK",
+        "UNLOCK",
+        "VERSION-CONTROL",
+        "CHECKOUT",
+        "UNCHECKOUT",
+        "CHECKIN",
+        "UPDATE",
+        "LABEL",
+        "REPORT",
+        "MKWORKSPACE",
+        "MKACTIVITY",
+        "BASELINE-CONTROL",
+        "MERGE",
+    ];
+    KNOWN.contains(&word)
 }
 
 /// All that follows `expr` is the expression; quotes around it are none of it.
@@ -264,6 +301,13 @@ fn sources(call: &Call<'_, '_>) -> Result<Vec<Rule>, Fault> {
         let message = "allow and deny must be followed by 'from'";
         return Err(Fault::new(message).at(0));
     }
+    if call.count() < 2 {
+        let name = call.row.name.to_ascii_lowercase();
+        let message = format!(
+            "{name} requires at least two arguments, 'from' followed by hostnames or IP-address wildcards"
+        );
+        return Err(Fault::new(message));
+    }
     (1..call.count())
         .map(|index| {
             let word = call.arg(index);
@@ -310,8 +354,9 @@ fn set_handler(call: &mut Call<'_, '_>) -> Result<(), Fault> {
         _ => return Err(super::not_yet(&format!("SetHandler {name}")).at(0)),
     };
     if handler != Handler::None {
-        let message =
-            format!("this version of sluice has no {name} page: requests for it are answered with 404");
+        let message = format!(
+            "this version of sluice has no {name} page: requests for it are answered with 404"
+        );
         call.warn(
             Fault::new(message)
                 .at(0)

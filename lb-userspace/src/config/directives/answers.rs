@@ -4,7 +4,6 @@ use super::{Arity, Call, Contexts, Directive, Effect, Fault, row};
 use crate::{
     config::{
         spec::policy::{ErrorDocument, ErrorOverride, From, Redirect},
-        syntax::lexer,
         value,
     },
     pattern::Pattern,
@@ -18,7 +17,7 @@ pub(super) const TABLE: &[Directive] = &[
     row("RedirectPermanent", Contexts::ALL, Arity::Two, "PATH URL", "as Redirect permanent (301)", Effect::Apply(redirect_permanent)),
     row("RedirectMatch", Contexts::ALL, Arity::OneToThree, "[permanent|temp|seeother|gone|STATUS] REGEX URL",
         "sends clients whose path matches to URL, in which $1 is what the first group matched", Effect::Apply(redirect_match)).or("temp"),
-    row("ErrorDocument", Contexts::ALL, Arity::Any, "STATUS \"TEXT\"|PATH|URL|default",
+    row("ErrorDocument", Contexts::ALL, Arity::Two, "STATUS \"TEXT\"|PATH|URL|default",
         "what a failed request is answered with in place of sluice's page: a text, what PATH of this server gives, or a redirect to URL. For pages of members see ProxyErrorOverride",
         Effect::Apply(error_document)).or("default"),
     row("ProxyErrorOverride", Contexts::ALL, Arity::Some, "Off|On [STATUS ...]",
@@ -71,9 +70,7 @@ fn with_status(call: &mut Call<'_, '_>, is_pattern: bool) -> Result<(), Fault> {
         1 if in_section && !is_pattern && (300..400).contains(&status) => {
             add(call, status, None, Some(first), is_pattern)
         }
-        1 if !(300..400).contains(&status) => {
-            add(call, status, Some(first), None, is_pattern)
-        }
+        1 if !(300..400).contains(&status) => add(call, status, Some(first), None, is_pattern),
         0 if in_section && !is_pattern && !(300..400).contains(&status) => {
             add(call, status, None, None, is_pattern)
         }
@@ -128,26 +125,15 @@ fn add(
 }
 
 fn error_document(call: &mut Call<'_, '_>) -> Result<(), Fault> {
-    if call.count() < 2 {
-        let message = "ErrorDocument takes two arguments, Change responses for HTTP errors";
-        return Err(Fault::new(message).help("usage: ErrorDocument STATUS \"TEXT\"|PATH|URL"));
-    }
     let number = value::atoi(call.arg(0));
     let Ok(status) = u16::try_from(number) else {
         return Err(unsupported(call));
     };
-    if !(400..600).contains(&status) {
+    if !(100..600).contains(&status) {
         return Err(unsupported(call));
     }
-    // One word, or a text in quotes, or all that follows.
-    let rest = lexer::rest_after_word(&call.node.raw).to_owned();
-    let text = if call.count() == 2 {
-        call.arg(1).to_owned()
-    } else {
-        rest.trim_start_matches('"').trim_end_matches('"').to_owned()
-    };
-    let quoted = rest.starts_with('"');
-    let document = if !quoted && text.eq_ignore_ascii_case("default") {
+    let text = call.arg(1).to_owned();
+    let document = if text.eq_ignore_ascii_case("default") {
         ErrorDocument::Default
     } else if text.starts_with('/') {
         ErrorDocument::Path(text)
@@ -170,7 +156,7 @@ fn error_document(call: &mut Call<'_, '_>) -> Result<(), Fault> {
 fn unsupported(call: &Call<'_, '_>) -> Fault {
     Fault::new(format!("Unsupported HTTP response code {}", call.arg(0)))
         .at(0)
-        .help("expected 400 to 599")
+        .help("expected 100 to 599")
 }
 
 fn error_override(call: &mut Call<'_, '_>) -> Result<(), Fault> {
@@ -181,12 +167,9 @@ fn error_override(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     for index in 1..call.count() {
         let code = value::atoi(call.arg(index));
         match u16::try_from(code) {
-            Ok(code) if (100..600).contains(&code) => codes.push(code),
+            Ok(code) if (400..600).contains(&code) => codes.push(code),
             _ => {
-                let message = format!(
-                    "ProxyErrorOverride: status code '{}' is invalid",
-                    call.arg(index)
-                );
+                let message = "ProxyErrorOverride: status codes to intercept must be valid HTTP Status Codes >=400 && <600";
                 return Err(Fault::new(message).at(index));
             }
         }

@@ -13,7 +13,7 @@ pub(super) const TABLE: &[Directive] = &[
         Contexts::SERVER,
         Arity::Any,
         "balancer://NAME|URL [KEY=VALUE ...]",
-        "defines a balancer, or settings of the worker of a URL; and settings for requests whose URL towards members begins so (with wildcards: matches; * matches slashes too), with ~ for what a regular expression matches",
+        "defines a balancer, or settings of the worker of a URL; and settings for requests whose URL towards members begins so (with wildcards: matches; * matches slashes too)",
         Effect::Section(section),
     ),
     row(
@@ -43,16 +43,10 @@ pub(super) const TABLE: &[Directive] = &[
 ];
 
 fn section(call: &mut Call<'_, '_>) -> Result<Scope, Fault> {
-    if call.arg(0) == "~" {
-        if call.count() < 2 {
-            let message = "<Proxy ~ > directive requires additional arguments";
-            return Err(Fault::new(message));
-        }
-        return matching(call, 1);
-    }
-    if call.count() == 0 {
-        let message = "<Proxy> directive requires additional arguments";
-        return Err(Fault::new(message));
+    if call.arg(0) == "~" && call.count() > 1 {
+        // As httpd, whatever its manual says.
+        let message = "<Proxy> arguments are not supported for non url.";
+        return Err(Fault::new(message).at(0).help("write <ProxyMatch REGEX>"));
     }
     let url = call.arg(0).to_owned();
     let mark = call.mark(0);
@@ -93,18 +87,10 @@ fn section(call: &mut Call<'_, '_>) -> Result<Scope, Fault> {
 }
 
 fn proxy_match(call: &mut Call<'_, '_>) -> Result<Scope, Fault> {
-    if call.count() == 0 {
-        let message = "<ProxyMatch> directive requires additional arguments";
-        return Err(Fault::new(message));
-    }
-    matching(call, 0)
-}
-
-fn matching(call: &mut Call<'_, '_>, index: usize) -> Result<Scope, Fault> {
-    let pattern = super::sections::pattern(call, index)?;
-    if call.count() > index + 1 {
-        let message = "<Proxy> with a regular expression takes no parameters";
-        return Err(Fault::new(message).at(index + 1));
+    let pattern = super::sections::pattern(call, 0)?;
+    if call.count() > 1 {
+        let message = "<ProxyMatch> with a regular expression takes no parameters";
+        return Err(Fault::new(message).at(1));
     }
     Ok(open(call, Matcher::Pattern(pattern), Section::Pattern))
 }

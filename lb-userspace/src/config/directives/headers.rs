@@ -10,13 +10,22 @@ use crate::{
 };
 
 pub(super) const TABLE: &[Directive] = &[
-    row("Header", Contexts::ALL, Arity::Any,
+    row(
+        "Header",
+        Contexts::ALL,
+        Arity::Any,
         "[onsuccess|always] set|setifempty|add|append|merge|unset|echo|edit|edit* NAME [VALUE [REPLACEMENT]] [early|env=[!]NAME|expr=EXPRESSION]",
         "edits fields of responses: onsuccess those of members, always a table of its own that answers of sluice itself have too. In VALUE: %{NAME}e a variable, %{NAME}s one of TLS, %t and %D times, or expr=",
-        Effect::Apply(header)),
-    row("RequestHeader", Contexts::ALL, Arity::Any,
+        Effect::Apply(header),
+    ),
+    row(
+        "RequestHeader",
+        Contexts::ALL,
+        Arity::Any,
         "set|setifempty|add|append|merge|unset|edit|edit* NAME [VALUE [REPLACEMENT]] [early|env=[!]NAME|expr=EXPRESSION]",
-        "edits fields of requests before members get them", Effect::Apply(request_header)),
+        "edits fields of requests before members get them",
+        Effect::Apply(request_header),
+    ),
 ];
 
 fn header(call: &mut Call<'_, '_>) -> Result<(), Fault> {
@@ -95,9 +104,8 @@ fn edit(call: &mut Call<'_, '_>, first: usize, response: bool) -> Result<FieldEd
                 let message = "Header echo only valid on Header directives";
                 return Err(Fault::new(message).at(first));
             }
-            let pattern = Pattern::new(field, true).map_err(|_| {
-                Fault::new("Header echo regex could not be compiled").at(field_at)
-            })?;
+            let pattern = Pattern::new(field, true)
+                .map_err(|_| Fault::new("Header echo regex could not be compiled").at(field_at))?;
             Action::Echo(pattern)
         }
         every => {
@@ -165,7 +173,8 @@ fn condition(text: &str) -> Result<Condition, String> {
         None => (name, true),
     };
     if name.is_empty() {
-        let message = "error: missing environment variable name. envclause should be in the form env=envar ";
+        let message =
+            "error: missing environment variable name. envclause should be in the form env=envar ";
         return Err(message.to_owned());
     }
     Ok(Condition::Environment(name.to_owned(), wanted))

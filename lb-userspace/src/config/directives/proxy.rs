@@ -145,7 +145,11 @@ fn pass(call: &mut Call<'_, '_>, is_pattern: bool, first: usize) -> Result<(), F
     } else {
         let index = words.next().unwrap_or_default();
         let path = call.arg(index).to_owned();
-        let pattern = if is_pattern { Some(compile(&path, index)?) } else { None };
+        let pattern = if is_pattern {
+            Some(compile(&path, index)?)
+        } else {
+            None
+        };
         (path, pattern)
     };
     let Some(url_index) = words.next() else {
@@ -364,7 +368,9 @@ fn proxy_pass_reverse(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let location = match &call.scope.section {
         Section::Location(path) => Some(path.clone()),
         Section::LocationMatch(_) | Section::Wildcard => {
-            return Err(super::not_yet("ProxyPassReverse in a <Location> with a pattern"));
+            return Err(super::not_yet(
+                "ProxyPassReverse in a <Location> with a pattern",
+            ));
         }
         _ => None,
     };

@@ -5,25 +5,53 @@ use super::{Arity, Call, Contexts, Directive, Effect, Fault, Scope, Section, row
 use crate::{
     config::{
         spec::policy::{self, Branch, Matcher},
-        syntax::{glob, lexer},
+        syntax::glob,
     },
     expr::{Dialect, Expr},
     pattern::Pattern,
 };
 
 pub(super) const TABLE: &[Directive] = &[
-    row("<Location", Contexts::SERVER, Arity::Any, "[~] PATH",
+    row(
+        "<Location",
+        Contexts::SERVER,
+        Arity::Any,
+        "[~] PATH",
         "settings for a path and what is below it, with wildcards for all that they match (* and ? match no slash), with ~ for what a regular expression matches. All sections that match count, in the order of the file; ProxyPass and ProxyPassReverse take their path from it",
-        Effect::Section(location)),
-    row("<LocationMatch", Contexts::SERVER, Arity::Any, "REGEX",
-        "as <Location ~>", Effect::Section(location_match)),
-    row("<If", Contexts::ALL, Arity::Any, "EXPRESSION",
+        Effect::Section(location),
+    ),
+    row(
+        "<LocationMatch",
+        Contexts::SERVER,
+        Arity::Any,
+        "REGEX",
+        "as <Location ~>",
+        Effect::Section(location_match),
+    ),
+    row(
+        "<If",
+        Contexts::ALL,
+        Arity::Any,
+        "EXPRESSION",
         "settings for requests for which an expression holds; they come after those of all other sections",
-        Effect::Section(if_section)),
-    row("<ElseIf", Contexts::ALL, Arity::Any, "EXPRESSION",
-        "where the <If> and <ElseIf> before it did not hold", Effect::Section(else_if)),
-    row("<Else", Contexts::ALL, Arity::Any, "",
-        "where none of the <If> and <ElseIf> before it held", Effect::Section(else_section)),
+        Effect::Section(if_section),
+    ),
+    row(
+        "<ElseIf",
+        Contexts::ALL,
+        Arity::Any,
+        "EXPRESSION",
+        "where the <If> and <ElseIf> before it did not hold",
+        Effect::Section(else_if),
+    ),
+    row(
+        "<Else",
+        Contexts::ALL,
+        Arity::Any,
+        "",
+        "where none of the <If> and <ElseIf> before it held",
+        Effect::Section(else_section),
+    ),
 ];
 
 /// A pattern of a section's argument.
@@ -43,11 +71,6 @@ fn location(call: &mut Call<'_, '_>) -> Result<Scope, Fault> {
         _ => return Err(Fault::new("Multiple <Location> arguments not (yet) supported.").at(1)),
     }
     let path = call.arg(0).to_owned();
-    if path == "~" {
-        return Err(Fault::new(
-            "<Location ~ > directive requires additional arguments",
-        ));
-    }
     if !path.starts_with('/') && !path.contains("://") {
         let message = format!("<Location {path}> matches no request");
         call.warn(Fault::new(message).at(0).help("paths begin with a slash"));
@@ -120,16 +143,22 @@ fn follows(call: &Call<'_, '_>, name: &str) -> Result<(), Fault> {
     }
 }
 
-/// The expression of a section: one word, in quotes or braces, or all that stands there.
+/// The expression of a section: one word.
 fn condition(call: &Call<'_, '_>, name: &str) -> Result<Expr, Fault> {
-    let raw = call.node.raw.trim();
-    if raw.is_empty() {
-        let message = format!("<{name}> directive requires additional arguments");
-        return Err(Fault::new(message));
+    match call.count() {
+        0 => {
+            let message = format!("<{name}> directive requires additional arguments");
+            return Err(Fault::new(message));
+        }
+        1 => {}
+        _ => {
+            let message = format!("Multiple <{name}> arguments not supported.");
+            return Err(Fault::new(message)
+                .at(1)
+                .help("put the expression into quotes"));
+        }
     }
-    let (word, rest) = lexer::braced(raw);
-    let text = if rest.is_empty() { &word } else { raw };
-    Expr::condition(text, Dialect::Request)
+    Expr::condition(call.arg(0), Dialect::Request)
         .map_err(|error| Fault::new(format!("Cannot parse condition clause: {error}")).at(0))
 }
 

@@ -12,22 +12,70 @@ use crate::{
 const MEANINGS: &str = "no-proxy keeps a request from ProxyPass, nokeepalive closes the client's connection behind it, force-response-1.0 has no effect";
 
 pub(super) const TABLE: &[Directive] = &[
-    row("SetEnv", Contexts::ALL, Arity::OneOrTwo, "NAME [VALUE]",
-        "sets a variable after access was checked: for Header, RequestHeader and logs", Effect::Apply(set_env)),
-    row("UnsetEnv", Contexts::ALL, Arity::Some, "NAME ...",
-        "takes back what SetEnv and PassEnv set here and in sections before", Effect::Apply(unset_env)),
-    row("PassEnv", Contexts::ALL, Arity::Some, "NAME ...",
-        "sets variables to what they are in the environment of the process that reads the configuration", Effect::Apply(pass_env)),
-    row("SetEnvIf", Contexts::ALL, Arity::Any, "FIELD|Remote_Addr|Server_Addr|Request_Method|Request_Protocol|Request_URI REGEX [!]NAME[=VALUE] ...",
-        MEANINGS, Effect::Apply(set_env_if)),
-    row("SetEnvIfNoCase", Contexts::ALL, Arity::Any, "FIELD REGEX [!]NAME[=VALUE] ...",
-        "as SetEnvIf, letters match in either case", Effect::Apply(set_env_if_no_case)),
-    row("SetEnvIfExpr", Contexts::ALL, Arity::Any, "EXPRESSION [!]NAME[=VALUE] ...",
-        "sets variables where an expression holds", Effect::Apply(set_env_if_expr)),
-    row("BrowserMatch", Contexts::ALL, Arity::Any, "REGEX [!]NAME[=VALUE] ...",
-        "as SetEnvIf User-Agent", Effect::Apply(browser_match)),
-    row("BrowserMatchNoCase", Contexts::ALL, Arity::Any, "REGEX [!]NAME[=VALUE] ...",
-        "as SetEnvIfNoCase User-Agent", Effect::Apply(browser_match_no_case)),
+    row(
+        "SetEnv",
+        Contexts::ALL,
+        Arity::OneOrTwo,
+        "NAME [VALUE]",
+        "sets a variable after access was checked: for Header, RequestHeader and logs",
+        Effect::Apply(set_env),
+    ),
+    row(
+        "UnsetEnv",
+        Contexts::ALL,
+        Arity::Some,
+        "NAME ...",
+        "takes back what SetEnv and PassEnv set here and in sections before",
+        Effect::Apply(unset_env),
+    ),
+    row(
+        "PassEnv",
+        Contexts::ALL,
+        Arity::Some,
+        "NAME ...",
+        "sets variables to what they are in the environment of the process that reads the configuration",
+        Effect::Apply(pass_env),
+    ),
+    row(
+        "SetEnvIf",
+        Contexts::ALL,
+        Arity::Any,
+        "FIELD|Remote_Addr|Server_Addr|Request_Method|Request_Protocol|Request_URI REGEX [!]NAME[=VALUE] ...",
+        MEANINGS,
+        Effect::Apply(set_env_if),
+    ),
+    row(
+        "SetEnvIfNoCase",
+        Contexts::ALL,
+        Arity::Any,
+        "FIELD REGEX [!]NAME[=VALUE] ...",
+        "as SetEnvIf, letters match in either case",
+        Effect::Apply(set_env_if_no_case),
+    ),
+    row(
+        "SetEnvIfExpr",
+        Contexts::ALL,
+        Arity::Any,
+        "EXPRESSION [!]NAME[=VALUE] ...",
+        "sets variables where an expression holds",
+        Effect::Apply(set_env_if_expr),
+    ),
+    row(
+        "BrowserMatch",
+        Contexts::ALL,
+        Arity::Any,
+        "REGEX [!]NAME[=VALUE] ...",
+        "as SetEnvIf User-Agent",
+        Effect::Apply(browser_match),
+    ),
+    row(
+        "BrowserMatchNoCase",
+        Contexts::ALL,
+        Arity::Any,
+        "REGEX [!]NAME[=VALUE] ...",
+        "as SetEnvIfNoCase User-Agent",
+        Effect::Apply(browser_match_no_case),
+    ),
 ];
 
 #[expect(clippy::unnecessary_wraps, reason = "the table has one signature")]
@@ -114,7 +162,11 @@ fn set_env_if_expr(call: &mut Call<'_, '_>) -> Result<(), Fault> {
         return Err(Fault::new(message));
     }
     let expr = Expr::condition(call.arg(0), Dialect::Request).map_err(|error| {
-        Fault::new(format!("Could not parse expression \"{}\": {error}", call.arg(0))).at(0)
+        Fault::new(format!(
+            "Could not parse expression \"{}\": {error}",
+            call.arg(0)
+        ))
+        .at(0)
     })?;
     let changes = changes(call, 1)?;
     let test = Test::Holds(expr);

@@ -306,10 +306,7 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
     ),
     (
         "Listen 80\n<Proxy *>\nRequire host example.org\n</Proxy>",
-        &[(
-            3,
-            "Require host is not supported by this version of sluice",
-        )],
+        &[(3, "Require host is not supported by this version of sluice")],
     ),
     (
         "Listen 80\n<Proxy *>\nAllow from example.org\n</Proxy>",

@@ -87,7 +87,7 @@ pub enum Unelectable {
     #[error("AH01167: balancer://{0}: All workers are in error state for route ({1})")]
     RouteDown(String, String),
     /// AH00940: a direct worker in error.
-    #[error("AH00940: {0}: error state still valid, disabled connection")]
+    #[error("AH00940: http: disabled connection for ({0})")]
     DirectDown(String),
 }
 

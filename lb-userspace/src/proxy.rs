@@ -79,7 +79,7 @@ pub struct ShardListener {
 }
 
 /// Open log files by path, opened by control (which may, where the proxy's user may not).
-pub type LogFiles = Vec<(std::path::PathBuf, std::fs::File)>;
+pub type LogFiles = Vec<(crate::config::spec::LogTarget, std::fs::File)>;
 
 /// The running shards.
 pub struct Proxy {
@@ -95,6 +95,9 @@ struct Handle {
     commands: mpsc::UnboundedSender<Command>,
     thread: Option<JoinHandle<()>>,
 }
+
+/// How long the end waits for log lines to be written.
+const LOG_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Longest time that a shard may take to switch: it does so between two turns of its loop.
 const SWITCH_LIMIT: Duration = Duration::from_secs(10);
@@ -186,6 +189,16 @@ impl Proxy {
         Ok(())
     }
 
+    /// Whom the members of the generation that is on are expected to be, over TLS.
+    pub fn peers(&self) -> tls::Peers {
+        let plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        let balancers = plan.iter().flat_map(|plan| &plan.balancers);
+        let members = balancers.flat_map(|balancing| &balancing.members);
+        tls::Peers::new(
+            members.filter_map(|member| Some((member.key.id, Arc::clone(member.peer.as_ref()?)))),
+        )
+    }
+
     /// Stops accepting, closes idle connections, lets requests finish.
     pub fn drain(&self) {
         for shard in &self.shards {
@@ -216,6 +229,8 @@ impl Drop for Proxy {
                 let _ = thread.join();
             }
         }
+        // Their last lines.
+        crate::telemetry::settle(LOG_PATIENCE);
     }
 }
 

@@ -18,6 +18,7 @@ mod ledger;
 mod link;
 mod listeners;
 mod notify;
+mod pipes;
 mod preflight;
 mod privileges;
 pub mod proxy_process;
@@ -27,6 +28,7 @@ mod scrape;
 mod signals;
 mod socket;
 mod succession;
+mod usage;
 
 pub use child::SUBCOMMAND;
 

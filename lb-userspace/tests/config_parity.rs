@@ -202,7 +202,7 @@ const STRICTER: &[&str] = &[
     "ProxyPass /a unix:/tmp/s|http://h/",
     "<Proxy balancer://x>\nBalancerMember http://h ping=3\n</Proxy>",
     "<Proxy balancer://x>\nBalancerMember http://h:99999\n</Proxy>",
-    "CustomLog \"|/bin/cat\" \"%h\"",
+    "CustomLog x.log \"%{min}T\"",
 ];
 
 const SAME: &[&str] = &[
@@ -301,6 +301,17 @@ const SAME: &[&str] = &[
     "LogLevel info proxy:debug",
     "LogFormat \"%Q\" x",
     "LogFormat \"%h %l %u %t \\\"%r\\\" %>s %b \\\"%{Referer}i\\\" %{ms}T %{c}a %D\" x\nCustomLog logs.x x",
+    "CustomLog \"|/bin/cat\" \"%h\"",
+    "CustomLog \"|$/bin/cat >x\" \"%h %R %{c}L %{x}^ti %{hextid}P\" env=!X",
+    "CustomLog x \"%h\" \"expr=%{REQUEST_STATUS} -ge 400\"",
+    "CustomLog x \"%h\" what=1",
+    "GlobalLog x \"%h\"",
+    "<VirtualHost *:80>\nGlobalLog x \"%h\"\n</VirtualHost>",
+    "CustomLog x \"%{x}^xx\"",
+    "ErrorLog syslog:daemon:x",
+    "ErrorLogFormat \"[%{u}t] [%-m:%l] %M% ,\\ referer\\ %{Referer}i\"",
+    "ErrorLogFormat \"%Q %M\"",
+    "<VirtualHost *:80>\nLimitRequestLine 100\nLogLevel debug\n</VirtualHost>",
     "CustomLog",
     "CustomLog x.log \"%{a\"",
     "CustomLog a b c d",

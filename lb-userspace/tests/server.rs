@@ -13,6 +13,8 @@ mod exposition;
 mod harness;
 #[path = "server/lifecycle.rs"]
 mod lifecycle;
+#[path = "server/logs.rs"]
+mod logs;
 #[path = "server/members.rs"]
 mod members;
 #[path = "server/metrics.rs"]

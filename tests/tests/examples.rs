@@ -30,7 +30,7 @@ fn every_example_passes_configtest() -> Result<()> {
         ensure!(said.code == 0, "{}: {said:?}", path.display());
         count += 1;
     }
-    ensure!(count >= 5, "{count} examples");
+    ensure!(count >= 6, "{count} examples");
     Ok(())
 }
 
@@ -88,10 +88,105 @@ fn tls_answers_over_tls() -> Result<()> {
     Ok(())
 }
 
-/// What examples/tls.conf names, below `home`.
+#[test]
+fn tls_members_are_verified_and_shown_a_certificate() -> Result<()> {
+    if let Some(reason) = Apache::missing() {
+        return lab::skip(&reason);
+    }
+    let lab = Lab::new()?;
+    let text = std::fs::read_to_string(lab::workspace_root().join("examples/tls-members.conf"))?;
+    let place = Place::in_lab(&lab, "tls-members")?;
+    let home = place.file.parent().context("a file has a folder")?;
+    certificate(home)?;
+    let tls = home.join("tls");
+    let _members = (0..2_u8)
+        .zip(&lab.members)
+        .map(|(index, namespace)| {
+            let mut address = scene::member_address(index);
+            address.set_port(8443);
+            let name = scene::NAMES[usize::from(index)];
+            sign(&tls, name, &format!("IP:{}", address.ip()))?;
+            // It answers whom our authority vouches for.
+            let text = format!(
+                "LoadModule ssl_module /usr/lib/apache2/modules/mod_ssl.so\nSSLEngine on\n\
+                 SSLCertificateFile {tls}/{name}.pem\nSSLCertificateKeyFile {tls}/{name}.key\n\
+                 SSLVerifyClient require\nSSLCACertificateFile {tls}/members-ca.pem\n\
+                 RedirectMatch 302 ^/name https://{address}/{name}\n",
+                tls = tls.display(),
+            );
+            Apache::start(namespace, &lab.dir().join(name), address, &text)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let _sluice = Sluice::start_in(place, &text, &[])?;
+    let address = topology::address(topology::BALANCER);
+    for name in ["a", "b", "a"] {
+        let answer = lab::netns::run(lab.client.command("curl").args([
+            "-q",
+            "-sSi",
+            "--max-time",
+            "5",
+            &format!("http://{address}/name"),
+        ]))?;
+        let wanted = format!("location: http://{address}/{name}");
+        ensure!(answer.to_lowercase().contains(&wanted), "{answer}");
+    }
+    Ok(())
+}
+
+/// `NAME.pem` and `NAME.key` in `folder`, by its `members-ca`.
+fn sign(folder: &std::path::Path, name: &str, names: &str) -> Result<()> {
+    let run = |args: &[&str]| {
+        let mut command = std::process::Command::new("openssl");
+        let output = command.args(args).current_dir(folder).output()?;
+        ensure!(output.status.success(), "{args:?}: {output:?}");
+        Ok(())
+    };
+    let (key, request, pem) = (
+        format!("{name}.key"),
+        format!("{name}.csr"),
+        format!("{name}.pem"),
+    );
+    let extensions = format!("{name}.ext");
+    std::fs::write(
+        folder.join(&extensions),
+        format!("subjectAltName={names}\n"),
+    )?;
+    let subject = format!("/CN={name}");
+    let new = ["req", "-new", "-newkey", "ec", "-nodes", "-pkeyopt"];
+    let curve = "ec_paramgen_curve:P-256";
+    let files = ["-subj", &subject, "-keyout", &key, "-out", &request];
+    run(&[&new[..], &[curve], &files].concat())?;
+    let ca = ["-CA", "members-ca.pem", "-CAkey", "members-ca.key"];
+    let own = ["-in", &request, "-extfile", &extensions, "-out", &pem];
+    run(&[
+        &["x509", "-req", "-days", "30", "-CAcreateserial"],
+        &ca[..],
+        &own,
+    ]
+    .concat())
+}
+
+/// What the examples name, below `home`.
 fn certificate(home: &std::path::Path) -> Result<()> {
     let folder = home.join("tls");
     std::fs::create_dir_all(&folder)?;
+    let output = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "30"])
+        .args([
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-subj",
+            "/CN=members",
+        ])
+        .args(["-keyout", "members-ca.key", "-out", "members-ca.pem"])
+        .current_dir(&folder)
+        .output()
+        .context("openssl")?;
+    ensure!(output.status.success(), "{output:?}");
+    sign(&folder, "own", "DNS:balancer.example.com")?;
+    let both = std::fs::read_to_string(folder.join("own.pem"))?
+        + &std::fs::read_to_string(folder.join("own.key"))?;
+    std::fs::write(folder.join("balancer.pem"), both)?;
     let output = std::process::Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "30"])
         .args(["-pkeyopt", "ec_paramgen_curve:P-256"])

@@ -27,14 +27,39 @@ pub struct Numbers {
     pub open: u64,
     /// Connections in pools.
     pub idle: u64,
+    /// Requests that wait for a connection.
+    pub waiting: u64,
+    /// Log lines that were not written.
+    pub lines_lost: u64,
+    /// What the processes take.
+    pub usage: Vec<Usage>,
     /// Requests by class of status.
     pub classes: [u64; CLASSES],
     /// Failed requests by reason.
     pub failures: Vec<(&'static str, u64)>,
+    /// TLS handshakes that were made, by peer, version and kind.
+    pub handshakes: Vec<([&'static str; 3], u64)>,
+    /// TLS handshakes that were not, by peer and reason.
+    pub failed_handshakes: Vec<([&'static str; 2], u64)>,
+    /// Certificate files, and until when what is in them is valid.
+    pub certificates: Vec<(String, Duration)>,
     /// Requests by member's slot and class of status.
     pub members: Vec<(u32, [u64; CLASSES])>,
     /// By balancer.
     pub balancers: Vec<BalancerNumbers>,
+}
+
+/// What a process takes; `None`: it cannot be read.
+#[derive(Clone, Debug)]
+pub struct Usage {
+    /// `control` or `proxy`.
+    pub process: &'static str,
+    /// Memory resident, bytes.
+    pub resident: Option<u64>,
+    /// Descriptors open.
+    pub descriptors: Option<u64>,
+    /// In user and kernel mode.
+    pub cpu: Option<Duration>,
 }
 
 /// Latencies of a balancer.
@@ -86,8 +111,15 @@ families! {
     RELOADS = "sluice_reloads_total", "counter", "reloads", "result", false, "Reloads by result, done or refused";
     LOADED = "sluice_config_loaded_time_seconds", "gauge", "seconds since 1970", "", false, "When the configuration that is on was read";
     LOAD_FAILED = "sluice_config_last_reload_failed", "gauge", "bool", "", false, "Whether the last reload was refused";
+    RESIDENT = "sluice_process_resident_memory_bytes", "gauge", "bytes", "process", false, "Memory resident";
+    DESCRIPTORS = "sluice_process_open_fds", "gauge", "descriptors", "process", false, "Descriptors open; absent where control may not see the proxy's (before Linux 6.2)";
+    CPU = "sluice_process_cpu_seconds_total", "counter", "seconds", "process", false, "Time in user and kernel mode; the proxy's begins anew with each process";
+    LINES_LOST = "sluice_log_lines_lost_total", "counter", "lines", "", false, "Lines of access and error logs that were not written: disk full, program or system log not reading, queue full";
     ACCEPTED = "sluice_client_connections_accepted_total", "counter", "connections", "", false, "Client connections accepted";
     CLIENTS = "sluice_client_connections", "gauge", "connections", "", false, "Client connections open";
+    HANDSHAKES = "sluice_tls_handshakes_total", "counter", "handshakes", "peer,version,kind", false, "TLS handshakes that were made, with clients and with members, full or resumed";
+    HANDSHAKES_FAILED = "sluice_tls_handshakes_failed_total", "counter", "handshakes", "peer,reason", false, "TLS handshakes that were not, by reason (docs/reasons.md)";
+    EXPIRY = "sluice_tls_certificate_expiry_time_seconds", "gauge", "seconds since 1970", "file", false, "Until when the certificate in the file is valid, of the files that are in use";
     REQUESTS = "sluice_requests_total", "counter", "requests", "code", false, "Requests that ended, by class of status; none: the client left before there was one";
     FAILED = "sluice_requests_failed_total", "counter", "requests", "reason", false, "Requests that failed, by reason (docs/reasons.md); statuses that members sent are no failures";
     FIRST_BYTE = "sluice_balancer_first_byte_seconds", "histogram", "seconds", "balancer,le", false, "From the end of a request's head to the head of the member's response";
@@ -103,6 +135,7 @@ families! {
     STATE = "sluice_member_state", "gauge", "bool", "balancer,member,state", true, "Whether a letter of the member's state is set: I, N, D, S, E, H, R or C, as in httpd";
     FACTOR = "sluice_member_loadfactor", "gauge", "ratio", "balancer,member", true, "Load factor";
     OPEN = "sluice_pool_connections", "gauge", "connections", "state", false, "Connections to members, in use or idle in a pool; looked at once a second";
+    WAITING = "sluice_pool_waiting", "gauge", "requests", "", false, "Requests that wait for a connection because max are open";
     PACKETS = "sluice_xdp_packets_total", "counter", "packets", "service,action,reason", true, "Packets by service and reason (docs/reasons.md); service none is the rest of the host's traffic";
     BYTES = "sluice_xdp_bytes_total", "counter", "bytes", "service,action,reason", true, "Bytes of those packets";
     INTERFACE = "sluice_xdp_interface_info", "gauge", "1", "interface,mode", true, "Always 1; where the program is attached and how";
@@ -128,6 +161,7 @@ pub fn render(shown: &Snapshot, numbers: Option<&Numbers>) -> String {
     }
     if let Some(numbers) = numbers {
         process(&mut page, shown, numbers);
+        tls(&mut page, numbers);
         requests(&mut page, shown, numbers);
     }
     members(&mut page, &shown.members);
@@ -137,6 +171,7 @@ pub fn render(shown: &Snapshot, numbers: Option<&Numbers>) -> String {
         let used = numbers.open.saturating_sub(numbers.idle);
         page.sample(OPEN, &[("state", "used")], used);
         page.sample(OPEN, &[("state", "idle")], numbers.idle);
+        page.one(WAITING, numbers.waiting);
     }
     packets(&mut page, shown);
     page.0
@@ -152,8 +187,41 @@ fn process(page: &mut Page, shown: &Snapshot, numbers: &Numbers) {
     }
     page.one(LOADED, Seconds::at(numbers.loaded));
     page.one(LOAD_FAILED, u8::from(numbers.last_load_failed));
+    usage(page, &numbers.usage);
+    page.one(LINES_LOST, numbers.lines_lost);
     page.one(ACCEPTED, numbers.accepted);
     page.one(CLIENTS, shown.connections);
+}
+
+fn tls(page: &mut Page, numbers: &Numbers) {
+    page.family(HANDSHAKES);
+    for ([peer, version, kind], count) in &numbers.handshakes {
+        let labels = [("peer", *peer), ("version", version), ("kind", kind)];
+        page.sample(HANDSHAKES, &labels, count);
+    }
+    page.family(HANDSHAKES_FAILED);
+    for ([peer, reason], count) in &numbers.failed_handshakes {
+        let labels = [("peer", *peer), ("reason", reason)];
+        page.sample(HANDSHAKES_FAILED, &labels, count);
+    }
+    page.family(EXPIRY);
+    for (file, until) in &numbers.certificates {
+        page.sample(EXPIRY, &[("file", file)], Seconds(*until));
+    }
+}
+
+fn usage(page: &mut Page, usage: &[Usage]) {
+    let mut each = |family: Family, value: &dyn Fn(&Usage) -> Option<String>| {
+        page.family(family);
+        for usage in usage {
+            if let Some(value) = value(usage) {
+                page.sample(family, &[("process", usage.process)], value);
+            }
+        }
+    };
+    each(RESIDENT, &|usage| Some(usage.resident?.to_string()));
+    each(DESCRIPTORS, &|usage| Some(usage.descriptors?.to_string()));
+    each(CPU, &|usage| Some(Seconds(usage.cpu?).to_string()));
 }
 
 fn requests(page: &mut Page, shown: &Snapshot, numbers: &Numbers) {

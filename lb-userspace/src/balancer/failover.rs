@@ -95,9 +95,9 @@ impl Balancer {
         if due {
             cell.retries.fetch_add(1, Relaxed);
             cell.clear_state(MemberState::ERROR);
-            debug!(target: LOG, "AH00932: worker for ({url}) has been marked for retry");
+            debug!(target: LOG, "AH00932: BALANCER: worker for ({url}) has been marked for retry");
         } else {
-            debug!(target: LOG, "AH00933: too soon to retry worker for ({url})");
+            debug!(target: LOG, "AH00933: BALANCER: too soon to retry worker for ({url})");
         }
         due
     }
@@ -118,7 +118,7 @@ impl Balancer {
             let cell = self.cell(member);
             cell.retries.fetch_add(1, Relaxed);
             cell.clear_state(MemberState::ERROR);
-            error!(
+            debug!(
                 target: LOG,
                 "AH01165: {}: Forcing recovery for worker ({})",
                 self.name, self.members[member].url
@@ -143,7 +143,7 @@ impl Balancer {
         match cause {
             Cause::Connect => error!(
                 target: LOG,
-                "AH00959: disabling worker for ({url}) for {}s",
+                "AH00959: ap_proxy_connect_backend disabling worker for ({url}) for {}s",
                 self.members[member].retry_ns / 1_000_000_000
             ),
             Cause::Status(status) => error!(

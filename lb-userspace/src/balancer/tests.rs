@@ -21,6 +21,7 @@ fn member(index: usize, weight: u32, flags: u64) -> spec::Member {
     spec::Member {
         url: format!("http://192.0.2.{index}:80"),
         scheme: Scheme::Http,
+        tls: None,
         host: format!("192.0.2.{index}"),
         port: 80,
         path: String::new(),

@@ -352,7 +352,7 @@ impl Directive {
 }
 
 /// The parts of the table, with titles, in the order of the documentation.
-pub(crate) const PARTS: [(&str, &[Directive]); 15] = [
+pub(crate) const PARTS: [(&str, &[Directive]); 17] = [
     ("Files and conditions", server::READING),
     ("Servers and virtual hosts", server::TABLE),
     ("Sections", sections::TABLE),
@@ -362,6 +362,8 @@ pub(crate) const PARTS: [(&str, &[Directive]); 15] = [
     ("Answers of sluice itself", answers::TABLE),
     ("Connections and limits", connection::TABLE),
     ("TLS", tls::TABLE),
+    ("Certificates of clients", tls::CLIENTS),
+    ("TLS to members", tls::MEMBERS),
     ("Proxy", proxy::TABLE),
     ("Balancers", balancer::TABLE),
     ("Health checks", health::TABLE),
@@ -537,6 +539,10 @@ fn check_context(row: &Directive, scope: &Scope) -> Result<(), Fault> {
 const WIDER: &[(&str, Contexts)] = &[
     ("LogLevel", Contexts::SECTIONS),
     ("RewriteEngine", Contexts::PROXY.and(Contexts::IF)),
+    ("SSLVerifyClient", Contexts::LOCATION),
+    ("SSLVerifyDepth", Contexts::LOCATION),
+    ("SSLOptions", Contexts::LOCATION),
+    ("SSLCipherSuite", Contexts::LOCATION),
 ];
 
 /// A name that is in no part of the table: message, and help where one is to be looked for (it takes

@@ -54,6 +54,8 @@ pub(crate) struct Draft<'a> {
     pub spec: spec::Spec,
     /// `Listen`, in order.
     pub listens: Vec<Listen>,
+    /// `AcceptFilter` of http and of https.
+    pub deferred: [bool; 2],
     /// Index 0: the main server.
     pub hosts: Vec<HostDraft>,
     /// What there is to say.
@@ -115,15 +117,29 @@ pub(crate) struct HostDraft {
     /// `MaxKeepAliveRequests`
     pub max_keep_alive_requests: Option<u32>,
     /// `RequestReadTimeout header=`
-    pub header_timeout: Option<Duration>,
+    pub header_timeout: Option<spec::ReadTimeout>,
+    /// `RequestReadTimeout body=`
+    pub body_timeout: Option<spec::ReadTimeout>,
+    /// `LimitRequestLine`
+    pub limit_request_line: Option<u32>,
+    /// `LimitRequestFields`
+    pub limit_request_fields: Option<u32>,
+    /// `LimitRequestFieldSize`
+    pub limit_request_field_size: Option<u32>,
     /// What SSL directives said.
     pub tls: super::directives::tls::TlsDraft,
+    /// What SSLProxy directives said outside of `<Proxy>`.
+    pub member_tls: super::directives::tls::MemberTlsDraft,
+    /// And in its sections, by what these are for: `balancer://NAME` or a URL.
+    pub member_tls_sections: Vec<(String, super::directives::tls::MemberTlsDraft)>,
     /// `LogFormat` with a nickname.
     pub formats: Vec<(String, String)>,
     /// `LogFormat` without one, for `TransferLog`.
     pub default_format: Option<String>,
     /// `CustomLog` and `TransferLog`.
     pub logs: Vec<LogDraft>,
+    /// `GlobalLog`; of the main server only.
+    pub global_logs: Vec<LogDraft>,
     /// `ProxyHCExpr`
     pub health_exprs: Vec<(String, crate::expr::Expr)>,
     /// `ProxyHCTemplate`
@@ -136,6 +152,12 @@ pub(crate) struct HostDraft {
     pub locations: Vec<spec::policy::Section>,
     /// `<Proxy>` and `<ProxyMatch>`, in order.
     pub proxies: Vec<spec::policy::Section>,
+    /// `ErrorLogFormat`
+    pub error_log_format: Option<spec::ErrorLogFormat>,
+    /// `LogLevel` for every module.
+    pub log_level: Option<spec::LogLevel>,
+    /// `LogLevel` for single modules.
+    pub log_modules: Vec<(String, spec::LogLevel)>,
 }
 
 /// One `ProxyPass`.
@@ -220,6 +242,8 @@ pub(crate) struct LogDraft {
     pub target: spec::LogTarget,
     /// A format or its nickname; `None`: the host's default format.
     pub format: Option<String>,
+    /// `env=`
+    pub condition: Option<spec::LogCondition>,
     /// The format.
     pub mark: Mark,
 }
@@ -237,14 +261,12 @@ impl<'a> Draft<'a> {
             environment,
             server_root,
             spec: spec::Spec {
-                limit_request_fields: 100,
-                limit_request_field_size: 8190,
-                limit_request_line: 8190,
                 listen_backlog: 511,
                 policies: vec![spec::policy::Policy::default()],
                 ..spec::Spec::default()
             },
             listens: Vec::new(),
+            deferred: [true; 2],
             hosts: vec![HostDraft::default()],
             reports,
             noticed: Vec::new(),

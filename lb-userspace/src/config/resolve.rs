@@ -8,7 +8,10 @@ use super::{
     draft::{Draft, HostDraft, RouteDraft, TargetDraft},
     log_format,
     report::{Reports, Severity},
-    spec::{self, AccessLog, Host, Reverse, ReverseTarget, Route, Target},
+    spec::{
+        self, AccessLog, Host, LogLevels, ReadTimeout, RequestLimits, Reverse, ReverseTarget,
+        Route, Target,
+    },
 };
 
 mod listeners;
@@ -27,6 +30,8 @@ pub(super) fn resolve(mut draft: Draft<'_>, file: &Path) -> Loaded {
     routes::warn_unreachable(&mut draft);
     let listeners = listeners::collect(&mut draft, file);
     tls::resolve(&mut draft, &listeners, &mut hosts);
+    let member_tls = tls::members::resolve(&mut draft, &hosts, &mut balancers, &names);
+    tls::members::warn(&mut draft, &member_tls);
     warn_idle_guard(&mut draft);
     let Draft {
         mut spec,
@@ -39,6 +44,7 @@ pub(super) fn resolve(mut draft: Draft<'_>, file: &Path) -> Loaded {
     spec.listeners = listeners;
     spec.hosts = hosts;
     spec.balancers = balancers;
+    spec.member_tls = member_tls;
     let refused = reports.has_errors();
     Loaded {
         spec: (!refused).then_some(spec),
@@ -57,6 +63,20 @@ impl Names {
     fn balancer(&self, host: usize, name: &str) -> Option<usize> {
         let of = |host: usize| self.balancers.get(&(host, name.to_owned())).copied();
         of(0).or_else(|| of(host))
+    }
+
+    /// Which hosts have an entry of the Spec's balancers as their own, and how they call it:
+    /// `balancer://NAME` or a URL.
+    fn about(&self, index: usize) -> Vec<(usize, String)> {
+        let of = |list: &BTreeMap<(usize, String), usize>, scheme: &str| {
+            list.iter()
+                .filter(|(_, at)| **at == index)
+                .map(|((host, name), _)| (*host, format!("{scheme}{name}")))
+                .collect::<Vec<_>>()
+        };
+        let mut all = of(&self.balancers, "balancer://");
+        all.extend(of(&self.workers, ""));
+        all
     }
 
     /// A direct worker that a host's own line names.
@@ -136,11 +156,48 @@ fn host(draft: &mut Draft<'_>, index: usize, names: &Names, file: &Path) -> Host
         header_timeout: own
             .header_timeout
             .or(main.header_timeout)
-            .unwrap_or(Duration::from_secs(20)),
+            .unwrap_or(HEADER_TIMEOUT),
+        body_timeout: own
+            .body_timeout
+            .or(main.body_timeout)
+            .unwrap_or(BODY_TIMEOUT),
+        request_limits: request_limits(main, own),
         tls: None,
         access_logs: access_logs(reports, main, own),
         error_log: own.error_log.clone(),
+        error_log_format: own.error_log_format.clone(),
+        log_levels: LogLevels {
+            level: own.log_level.or(main.log_level).unwrap_or_default(),
+            // As in httpd: a host that names modules has its own list.
+            modules: if own.log_modules.is_empty() {
+                main.log_modules.clone()
+            } else {
+                own.log_modules.clone()
+            },
+        },
         at,
+    }
+}
+
+/// mod_reqtimeout's defaults.
+const HEADER_TIMEOUT: ReadTimeout = ReadTimeout {
+    initial: Duration::from_secs(20),
+    max: Some(Duration::from_secs(40)),
+    min_rate: 500,
+};
+const BODY_TIMEOUT: ReadTimeout = ReadTimeout {
+    initial: Duration::from_secs(20),
+    max: None,
+    min_rate: 500,
+};
+
+fn request_limits(main: &HostDraft, own: &HostDraft) -> RequestLimits {
+    let default = RequestLimits::default();
+    let pick = |of: fn(&HostDraft) -> Option<u32>, default| of(own).or(of(main)).unwrap_or(default);
+    RequestLimits {
+        line: pick(|host| host.limit_request_line, default.line),
+        fields: pick(|host| host.limit_request_fields, default.fields),
+        field_size: pick(|host| host.limit_request_field_size, default.field_size),
     }
 }
 
@@ -248,6 +305,7 @@ fn access_logs(reports: &mut Reports, main: &HostDraft, own: &HostDraft) -> Vec<
     };
     let default = own.default_format.as_ref().or(main.default_format.as_ref());
     logs.iter()
+        .chain(&main.global_logs)
         .map(|log| {
             let wanted = log.format.as_ref().or(default);
             let format = match wanted {
@@ -263,13 +321,14 @@ fn access_logs(reports: &mut Reports, main: &HostDraft, own: &HostDraft) -> Vec<
                 );
                 let help = if format.contains(char::is_whitespace) { "" } else { &help };
                 reports.push(Severity::Warning, log.mark.at(), message, help);
-            } else if let Err(error) = log_format::check(&format)
+            } else if let Err(error) = log_format::parse(&format)
                 && says
             {
                 reports.push(Severity::Error, log.mark.at(), error.to_string(), "");
             }
             AccessLog {
                 target: log.target.clone(),
+                condition: log.condition.clone(),
                 format,
             }
         })

@@ -7,9 +7,22 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+mod client;
+mod log;
+pub mod policy;
+
+pub use client::{ReadTimeout, RequestLimits};
+pub use log::{
+    AccessLog, ErrorLogFormat, LogCondition, LogLevel, LogLevels, LogProgram, LogTarget,
+};
+
 use crate::{expr::Expr, pattern::Pattern};
 
-pub mod policy;
+mod tls;
+
+pub use tls::{
+    CertificateFiles, CipherSuite, ClientVerify, MemberTls, NamedFile, PeerVerify, Revocation, Tls,
+};
 
 /// A whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -31,20 +44,16 @@ pub struct Spec {
     /// What sections say of requests: hosts and sections name theirs by index. Index 0 is the main
     /// server's.
     pub policies: Vec<policy::Policy>,
+    /// TLS to members, each setting once: [`Member::tls`] is an index.
+    pub member_tls: Vec<MemberTls>,
     /// Everything of our own: interfaces, guard, shards, instance.
     pub sluice: Sluice,
     /// `ErrorLog` of the main server.
     pub error_log: LogTarget,
-    /// `ErrorLogFormat json`: error logs are JSON, an object a line.
-    pub error_log_json: bool,
+    /// `ErrorLogFormat` of the main server.
+    pub error_log_format: ErrorLogFormat,
     /// `LogLevel` of the main server.
     pub log_level: LogLevel,
-    /// `LimitRequestFields`, 0: hyper's own bound. Default 100.
-    pub limit_request_fields: u32,
-    /// `LimitRequestFieldSize` bytes, name and value. Default 8190.
-    pub limit_request_field_size: u32,
-    /// `LimitRequestLine` bytes. Default 8190.
-    pub limit_request_line: u32,
     /// `ListenBacklog`. Default 511.
     pub listen_backlog: u32,
     /// `GracefulShutdownTimeout`; zero: wait for ever.
@@ -59,6 +68,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// An IPv6 wildcard that also takes IPv4.
     pub dual: bool,
+    /// `AcceptFilter`: the kernel keeps a connection to itself until its client has sent something.
+    pub deferred: bool,
     /// Where it stands, for messages.
     pub at: Place,
 }
@@ -121,80 +132,24 @@ pub struct Host {
     pub keep_alive_timeout: Duration,
     /// `MaxKeepAliveRequests`; 0: no limit. Default 100.
     pub max_keep_alive_requests: u32,
-    /// `RequestReadTimeout header=`: the whole head must be there after this long. Default 20 s.
-    pub header_timeout: Duration,
+    /// `RequestReadTimeout header=`: for a whole head. Default `20-40,MinRate=500`.
+    pub header_timeout: ReadTimeout,
+    /// `RequestReadTimeout body=`: for a whole body. Default `20,MinRate=500`.
+    pub body_timeout: ReadTimeout,
+    /// `LimitRequestLine`, `-Fields` and `-FieldSize` for connections whose first virtual host this is.
+    pub request_limits: RequestLimits,
     /// `SSLEngine on`; `None`: cleartext.
     pub tls: Option<Tls>,
     /// `CustomLog`, in order.
     pub access_logs: Vec<AccessLog>,
     /// `ErrorLog`; `None`: the main server's.
     pub error_log: Option<LogTarget>,
+    /// `ErrorLogFormat`; `None`: the main server's.
+    pub error_log_format: Option<ErrorLogFormat>,
+    /// `LogLevel`.
+    pub log_levels: LogLevels,
     /// Where it begins.
     pub at: Place,
-}
-
-/// TLS to the clients of a host. Paths only: what is in the files is never part of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tls {
-    /// `SSLCertificateFile` with its key, in order; at least one.
-    pub certificates: Vec<CertificateFiles>,
-    /// `SSLCertificateChainFile`: sent after what each certificate file holds.
-    pub chain: Option<NamedFile>,
-    /// `SSLProtocol` has TLSv1.2.
-    pub v12: bool,
-    /// `SSLProtocol` has TLSv1.3; one of the two is set.
-    pub v13: bool,
-    /// `SSLCipherSuite`, in order of preference, for TLS 1.2 and 1.3.
-    pub suites: Vec<CipherSuite>,
-    /// `SSLHonorCipherOrder`: the order of `suites` beats the client's. Default off.
-    pub honor_cipher_order: bool,
-    /// `SSLSessionTickets`. Default on.
-    pub session_tickets: bool,
-    /// `SSLSessionCache` is not `none`: sessions of clients without tickets are kept.
-    pub session_cache: bool,
-    /// `RequestReadTimeout handshake=`, else as `header=`; zero: no limit.
-    pub handshake_timeout: Duration,
-}
-
-/// A certificate and its key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CertificateFiles {
-    /// `SSLCertificateFile`.
-    pub certificate: NamedFile,
-    /// `SSLCertificateKeyFile`; `None`: the key is in the certificate's file.
-    pub key: Option<NamedFile>,
-}
-
-/// A file and the directive that names it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct NamedFile {
-    /// Made absolute.
-    pub path: PathBuf,
-    /// Where it is named.
-    pub at: Place,
-}
-
-/// A cipher suite that sluice has, TLS 1.3's first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum CipherSuite {
-    /// `TLS_AES_256_GCM_SHA384`
-    Tls13Aes256,
-    /// `TLS_AES_128_GCM_SHA256`
-    Tls13Aes128,
-    /// `TLS_CHACHA20_POLY1305_SHA256`
-    Tls13Chacha20,
-    /// `ECDHE-ECDSA-AES256-GCM-SHA384`
-    EcdsaAes256,
-    /// `ECDHE-ECDSA-AES128-GCM-SHA256`
-    EcdsaAes128,
-    /// `ECDHE-ECDSA-CHACHA20-POLY1305`
-    EcdsaChacha20,
-    /// `ECDHE-RSA-AES256-GCM-SHA384`
-    RsaAes256,
-    /// `ECDHE-RSA-AES128-GCM-SHA256`
-    RsaAes128,
-    /// `ECDHE-RSA-CHACHA20-POLY1305`
-    RsaChacha20,
 }
 
 /// One `ProxyPass`.
@@ -330,6 +285,8 @@ pub struct Member {
     pub url: String,
     /// Scheme.
     pub scheme: Scheme,
+    /// How TLS is spoken with it, index into [`Spec::member_tls`]; `None`: cleartext.
+    pub tls: Option<usize>,
     /// Host, without brackets.
     pub host: String,
     /// Port, the scheme's default filled in.
@@ -430,43 +387,18 @@ pub enum Check {
 pub enum Scheme {
     /// Cleartext HTTP/1.1.
     Http,
+    /// HTTP/1.1 over TLS.
+    Https,
 }
 
-/// `ErrorLog` or the file of a `CustomLog`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum LogTarget {
-    /// Standard error.
-    #[default]
-    Stderr,
-    /// A file, made absolute.
-    File(PathBuf),
-}
-
-/// One `CustomLog`: a `LogFormat` string already looked up by its nickname.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AccessLog {
-    /// Where lines go.
-    pub target: LogTarget,
-    /// Format string, checked.
-    pub format: String,
-}
-
-/// `LogLevel`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum LogLevel {
-    /// An operator must act: `emerg`, `alert`, `crit`, `error`.
-    Error,
-    /// `warn`.
-    #[default]
-    Warn,
-    /// `notice`.
-    Notice,
-    /// `info`.
-    Info,
-    /// `debug`.
-    Debug,
-    /// `trace1` to `trace8`.
-    Trace,
+impl Scheme {
+    /// The port where a URL names none.
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
 }
 
 /// Our own directives (DESIGN section 7).

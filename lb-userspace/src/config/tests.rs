@@ -14,6 +14,7 @@ mod accepted;
 mod balancers;
 mod bounds;
 mod refused;
+mod tls;
 
 /// Reads a text as /etc/sluice.conf.
 fn read(text: impl Into<Vec<u8>>) -> Loaded {

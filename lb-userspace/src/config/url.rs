@@ -56,15 +56,23 @@ impl WorkerUrl {
         })
     }
 
-    /// Scheme, host and port; the port is left out where it is `default`.
-    pub(crate) fn authority(&self, default: u16) -> String {
+    /// The port where it names none.
+    fn default_port(&self) -> u16 {
+        match self.scheme.as_str() {
+            "https" => 443,
+            _ => 80,
+        }
+    }
+
+    /// Scheme, host and port; the port is left out where it is the scheme's.
+    pub(crate) fn authority(&self) -> String {
         let (open, close) = if self.host.contains(':') {
             ("[", "]")
         } else {
             ("", "")
         };
         let port = match self.port {
-            Some(port) if port != default => format!(":{port}"),
+            Some(port) if port != self.default_port() => format!(":{port}"),
             _ => String::new(),
         };
         format!("{}://{open}{}{close}{port}", self.scheme, self.host)
@@ -117,12 +125,11 @@ mod tests {
                 "/x?y",
             ),
             ("http://h:/", "http://h", "/"),
+            ("https://h:443/", "https://h", "/"),
+            ("https://h:80/", "https://h:80", "/"),
         ] {
             let url = WorkerUrl::parse(text).expect(text);
-            assert_eq!(
-                (url.authority(80).as_str(), url.path.as_str()),
-                (name, path)
-            );
+            assert_eq!((url.authority().as_str(), url.path.as_str()), (name, path));
         }
     }
 

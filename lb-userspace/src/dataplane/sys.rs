@@ -1,6 +1,6 @@
 //! Memory shared between processes, and the few system calls that have no safe wrapper: the only
 //! place of this crate with `unsafe`. What the mapped memory looks like is in `cells.rs`, the calls
-//! are in `calls.rs`.
+//! are in `calls.rs`, what is asked of the allocator in `heap.rs`.
 
 use std::{
     fs::File,
@@ -17,13 +17,16 @@ use rustix::{
 
 mod calls;
 mod cells;
+mod heap;
 
 pub(super) use calls::{
     bpf_probe, channels, driver, ethtool_flags, keep_descriptors_to_ourselves, link_detach,
     link_info, open_pin,
 };
+pub use calls::{defer_accept, defers_accept, watch_listener};
 pub use cells::MemberCell;
 pub(super) use cells::{MetaCell, ServiceCell, WayCell};
+pub use heap::trim_heap;
 
 /// A shared, writable mapping of `len` cells of `T`.
 pub struct Mapping<T: Cell> {

@@ -18,6 +18,7 @@ use super::{Change, Progress, is_checked, pause, probe};
 use crate::{
     config::spec::{Check, Health, Spec},
     dataplane::table::{MemberTable, monotonic_ns},
+    proxy::tls::{Peers, member::Peer},
 };
 
 /// Target of the events: httpd's `proxy_hcheck`.
@@ -39,6 +40,8 @@ pub(super) struct Target {
     /// The life of the slot.
     pub(super) incarnation: u32,
     pub(super) address: SocketAddr,
+    /// Whom to expect over TLS; `None`: cleartext.
+    pub(super) peer: Option<Arc<Peer>>,
     /// `Host`: name and port, as httpd sends it.
     pub(super) host: String,
     /// Of the member's URL, may be empty.
@@ -72,8 +75,8 @@ impl Checker {
 
     /// Checks the members of a generation, each with the slot in `ids`, and nobody else. Counts of
     /// members that stay are kept.
-    pub fn apply(&self, spec: &Spec, ids: &[Vec<MemberId>], table: &MemberTable) {
-        let targets = targets(spec, ids, table);
+    pub fn apply(&self, spec: &Spec, ids: &[Vec<MemberId>], table: &MemberTable, peers: &Peers) {
+        let targets = targets(spec, ids, table, peers);
         if let Some(orders) = &self.orders {
             // A thread that has ended says so where it panicked.
             let _ = orders.send(targets);
@@ -91,7 +94,7 @@ impl Drop for Checker {
 }
 
 /// Members with an `hcmethod`; those of direct workers are none, as in httpd.
-fn targets(spec: &Spec, ids: &[Vec<MemberId>], table: &MemberTable) -> Vec<Target> {
+fn targets(spec: &Spec, ids: &[Vec<MemberId>], table: &MemberTable, peers: &Peers) -> Vec<Target> {
     let default = spec.hosts.first().map_or(Duration::from_mins(1), |host| {
         host.proxy_timeout.unwrap_or(host.timeout)
     });
@@ -112,6 +115,7 @@ fn targets(spec: &Spec, ids: &[Vec<MemberId>], table: &MemberTable) -> Vec<Targe
                 id,
                 incarnation: cell.incarnation.load(Relaxed),
                 address: cell.address(),
+                peer: peers.of(id),
                 host,
                 path: member.path.clone(),
                 url: member.url.clone(),

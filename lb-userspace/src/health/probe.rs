@@ -1,4 +1,4 @@
-//! One check: a fresh connection, a request where the method has one, what the answer says.
+//! One check: a fresh connection, with TLS to an https member, a request where the method has one, what the answer says.
 
 use std::{borrow::Cow, io, net::SocketAddr, time::Duration};
 
@@ -7,12 +7,16 @@ use http::{HeaderMap, Method, Request, StatusCode, Uri, Version, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 use super::checker::Target;
 use crate::{
     config::spec::Check,
     expr::{Facts, Moment, Table, Variable},
+    proxy::tls::member::{self, HandshakeError},
 };
 
 /// Why a check failed.
@@ -20,6 +24,8 @@ use crate::{
 pub(super) enum ProbeError {
     #[error("no connection to {0}: {1}")]
     Connect(SocketAddr, #[source] io::Error),
+    #[error("TLS handshake: {0}")]
+    Tls(#[source] HandshakeError),
     #[error("no answer from {0} within {1:?}")]
     Late(SocketAddr, Duration),
     #[error("hcuri '{0}' makes no request: {1}")]
@@ -72,13 +78,27 @@ pub(super) async fn probe(target: &Target, check: Check) -> Result<(), ProbeErro
     if check == Check::Tcp {
         return Ok(());
     }
-    let exchange = exchange(stream, target, check);
-    tokio::time::timeout(target.timeout, exchange)
+    let asking = async {
+        match &target.peer {
+            None => exchange(stream, target, check).await,
+            Some(peer) => {
+                let shaken = member::shake(peer, stream).await;
+                let stream = shaken.map_err(|error| ProbeError::Tls(error.into()))?;
+                exchange(stream, target, check).await
+            }
+        }
+    };
+    // Boxed: a handshake is large.
+    tokio::time::timeout(target.timeout, Box::pin(asking))
         .await
         .map_err(late(target.timeout))?
 }
 
-async fn exchange(stream: TcpStream, target: &Target, check: Check) -> Result<(), ProbeError> {
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    target: &Target,
+    check: Check,
+) -> Result<(), ProbeError> {
     let (mut sender, connection) = http1::Builder::new()
         .title_case_headers(true)
         .max_buf_size(MOST_HEAD)
@@ -265,6 +285,7 @@ mod tests {
             id: MemberId(1),
             incarnation: 0,
             address,
+            peer: None,
             host: "member.test:81".to_owned(),
             path: "/app".to_owned(),
             url: String::new(),

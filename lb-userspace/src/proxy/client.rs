@@ -23,13 +23,16 @@ use super::{
     shard::Shard,
     tls::accept::{Opening, Session},
     vhost::{self, BadHost},
-    wheel::Alarm,
+    wheel::{Alarm, TICK},
 };
+use crate::config::spec::ReadTimeout;
 
+pub(super) mod task;
 mod transport;
 mod wire;
 
 pub(super) use transport::{ClientIo, write_slices};
+use wire::Socket;
 pub(super) use wire::Wire;
 
 /// What the requests of one connection, its transport and its task share.
@@ -48,7 +51,11 @@ pub(crate) struct Client {
     read_alarm: Alarm,
     write_alarm: Alarm,
     /// From accept, or from the first byte of a later head, to its end.
-    pub(crate) head_timeout: Cell<Duration>,
+    pub(crate) head_timeout: Cell<ReadTimeout>,
+    /// Tick at which it began.
+    head_began: Cell<u64>,
+    /// Of a whole body, as far as the client is the one to send.
+    pub(crate) body_timeout: Cell<ReadTimeout>,
     /// Between requests.
     pub(crate) idle_timeout: Cell<Duration>,
     /// Between two reads of a body, or while a write makes no progress.
@@ -61,9 +68,21 @@ pub(crate) struct Client {
     /// done, or the client's end, wait in the transport.
     held: Cell<bool>,
     reader: RefCell<Option<Waker>>,
+    /// Of the connection's task, which does not change.
+    task: OnceCell<Waker>,
+    /// The connection was silent for [`PARK_AFTER`] since the last request.
+    rested: Cell<bool>,
+    /// The client said that the current request is its last.
+    pub(crate) parting: Cell<bool>,
+    /// hyper may hold bytes of a response.
+    unflushed: Cell<bool>,
     /// The client has closed its side.
     ended: Cell<bool>,
     refusal: Cell<Option<Refusal>>,
+    /// Its id in logs, once it had a request; 0: none yet.
+    log_id: Cell<u64>,
+    /// The error log has a line of one of its requests.
+    mentioned: Cell<bool>,
     /// Requests that began.
     requests: Cell<u32>,
     /// Bytes given to hyper, and at the beginning of the request.
@@ -99,7 +118,9 @@ pub(crate) struct Asked {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeouts {
     /// [`Client::head_timeout`].
-    pub(crate) head: Duration,
+    pub(crate) head: ReadTimeout,
+    /// [`Client::body_timeout`].
+    pub(crate) body: ReadTimeout,
     /// [`Client::idle_timeout`].
     pub(crate) idle: Duration,
     /// [`Client::io_timeout`].
@@ -127,11 +148,13 @@ impl Client {
         local: SocketAddr,
         limits: Limits,
         timeouts: Timeouts,
+        candidates: (u64, Rc<[usize]>),
     ) -> Rc<Self> {
         let (wire, tls, misspoken) = match opening {
-            Opening::Cleartext(stream) => (Wire::Plain(stream), None, None),
+            Opening::Fresh(stream) => (Wire::Plain(Socket::Fresh(Some(stream))), None, None),
+            Opening::Cleartext(stream) => (Wire::Plain(stream.into()), None, None),
             Opening::Secure(stream, session) => (Wire::Tls(stream), Some(session), None),
-            Opening::Misspoken(stream, first) => (Wire::Plain(stream), None, Some(first)),
+            Opening::Misspoken(stream, first) => (Wire::Plain(stream.into()), None, Some(first)),
         };
         Rc::new(Self {
             peer,
@@ -143,14 +166,22 @@ impl Client {
             read_alarm: shard.wheel.alarm(),
             write_alarm: shard.wheel.alarm(),
             head_timeout: Cell::new(timeouts.head),
+            head_began: Cell::new(shard.wheel.now()),
+            body_timeout: Cell::new(timeouts.body),
             idle_timeout: Cell::new(timeouts.idle),
             io_timeout: Cell::new(timeouts.io),
             in_flight: Cell::new(false),
             body_open: Cell::new(false),
             held: Cell::new(false),
             reader: RefCell::new(None),
+            task: OnceCell::new(),
+            rested: Cell::new(false),
+            parting: Cell::new(false),
+            unflushed: Cell::new(false),
             ended: Cell::new(false),
             refusal: Cell::new(None),
+            log_id: Cell::new(0),
+            mentioned: Cell::new(false),
             requests: Cell::new(0),
             taken: Cell::new(0),
             taken_before: Cell::new(0),
@@ -158,7 +189,7 @@ impl Client {
             sent_before: Cell::new(0),
             reset: Cell::new(false),
             finished: RefCell::new(Vec::new()),
-            candidates: RefCell::new((u64::MAX, Rc::from([]))),
+            candidates: RefCell::new(candidates),
             forwarded_for: OnceCell::new(),
             asked: RefCell::new(None),
         })
@@ -167,6 +198,28 @@ impl Client {
     /// Requests on this connection before the current one.
     pub(crate) fn keepalives(&self) -> u32 {
         self.requests.get().saturating_sub(1)
+    }
+
+    /// The connection's id in logs.
+    pub(crate) fn log_id(&self, shard: &Shard) -> u64 {
+        if self.log_id.get() == 0 {
+            self.log_id.set(shard.request_id());
+        }
+        self.log_id.get()
+    }
+
+    /// The error log has a line of one of its requests.
+    pub(crate) fn log_mentions(&self) {
+        self.mentioned.set(true);
+    }
+
+    /// [`Client::log_id`] where it leads to lines, else 0.
+    pub(crate) fn log_id_if_mentioned(&self) -> u64 {
+        if self.mentioned.get() {
+            self.log_id.get()
+        } else {
+            0
+        }
     }
 
     /// The name that the client gave in its TLS handshake.
@@ -190,18 +243,51 @@ impl Client {
             self.finished.borrow_mut().push(finished);
         }
         self.in_flight.set(false);
+        self.unflushed.set(true);
         let reader = self.reader.borrow();
         let Some(reader) = reader.as_ref() else {
             return;
         };
-        if self.held.take() {
+        // What nobody watches is read from anew, unless it is closed now.
+        let unwatched = !self.parting.get() && self.stream.borrow().is_fresh();
+        if self.held.take() || unwatched {
+            // It was for the client's end while the response was made.
+            self.read_alarm.clear();
             reader.wake_by_ref();
         } else {
             // hyper does not read again before something comes in, so the wait for the next
             // request is begun here in its name.
-            self.read_alarm.set(self.idle_timeout.get());
+            self.await_request();
             let _ = self.read_alarm.poll(&mut Context::from_waker(reader));
         }
+    }
+
+    /// Sets the deadline between requests, or its first part.
+    fn await_request(&self) {
+        self.rested.set(false);
+        self.read_alarm.set(self.idle_timeout.get().min(PARK_AFTER));
+    }
+
+    /// The time that [`Self::await_request`] set is over: whether there is a second part of it.
+    fn rest(&self) -> bool {
+        let left = self.idle_timeout.get().saturating_sub(PARK_AFTER);
+        if self.rested.replace(true) || left.is_zero() {
+            return false;
+        }
+        self.read_alarm.set(left);
+        true
+    }
+
+    /// Whether nothing would be lost without hyper: the last response is with the kernel, nothing
+    /// of a next request came for a while.
+    fn may_rest(&self) -> bool {
+        self.rested.get()
+            && !self.in_flight.get()
+            && !self.unflushed.get()
+            && !self.body_open.get()
+            && !self.held.get()
+            && !self.ended.get()
+            && !self.write_alarm.is_set()
     }
 
     /// Log lines of responses that were flushed by now. Called by the connection's task after hyper
@@ -257,26 +343,35 @@ impl Client {
     pub(crate) fn candidates(
         &self,
         number: u64,
-        look_up: impl FnOnce() -> Vec<usize>,
+        look_up: impl FnOnce() -> Rc<[usize]>,
     ) -> Rc<[usize]> {
         let mut known = self.candidates.borrow_mut();
-        if known.0 != number || known.1.is_empty() {
-            *known = (number, look_up().into());
+        if known.0 != number {
+            *known = (number, look_up());
         }
         Rc::clone(&known.1)
     }
 
+    /// How long the rest of a head may take of which `bytes` are here.
+    fn head_left(&self, bytes: usize) -> Duration {
+        let waited = self.read_alarm.now() - self.head_began.get();
+        left(self.head_timeout.get(), bytes as u64, waited).unwrap_or(self.io_timeout.get())
+    }
+
+    /// Whether bytes wait in the kernel.
+    fn has_unread(&self) -> bool {
+        let stream = self.stream.borrow();
+        stream.socket().is_some_and(|socket| {
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            rustix::net::recv(socket, &mut [0], flags).is_ok_and(|(read, _)| read > 0)
+        })
+    }
+
     /// What the connection is doing, for a drain.
     pub(crate) fn activity(&self) -> Activity {
-        let waiting = || {
-            let mut byte = [0];
-            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-            rustix::net::recv(self.stream.borrow().socket(), &mut byte, flags)
-                .is_ok_and(|(read, _)| read > 0)
-        };
         if self.in_flight.get() {
             Activity::Busy
-        } else if self.held.get() || waiting() {
+        } else if self.held.get() || self.has_unread() {
             Activity::Beginning
         } else if self.requests.get() == 0 {
             Activity::Fresh
@@ -285,10 +380,24 @@ impl Client {
         }
     }
 
-    /// Shortens the wait for a first request.
-    pub(crate) fn hurry(&self, head: Duration) {
-        self.head_timeout.set(head);
-        self.read_alarm.set(head);
+    /// Whether closing the socket now loses the client nothing, without a look at the socket: the
+    /// client said that no other request follows (RFC 9112 section 9.6), and this one was read to
+    /// its end.
+    fn may_part(&self) -> bool {
+        self.tls.is_none() && !self.reset.get() && self.parting.get() && !self.body_open.get()
+    }
+
+    /// The process drains: shortens the wait for a first request to `fresh`, and lets the task see
+    /// what else there is to end.
+    pub(crate) fn drain(&self, fresh: Duration) {
+        if self.activity() == Activity::Fresh {
+            self.head_timeout.set(ReadTimeout::fixed(fresh));
+            self.head_began.set(self.read_alarm.now());
+            self.read_alarm.set(fresh);
+        }
+        if let Some(task) = self.task.get() {
+            task.wake_by_ref();
+        }
     }
 
     /// Ends the connection so that the client gets the whole response even if it still sends: ours
@@ -297,8 +406,10 @@ impl Client {
     pub(crate) async fn linger(&self, shard: &Shard) {
         if self.reset.get() {
             let stream = self.stream.borrow();
-            // Best effort: without it the cut is merely harder to see.
-            let _ = socket2::SockRef::from(stream.socket()).set_linger(Some(Duration::ZERO));
+            if let Some(socket) = stream.socket() {
+                // Best effort: without it the cut is merely harder to see.
+                let _ = socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+            }
             return;
         }
         if self.tls.is_some() {
@@ -310,20 +421,13 @@ impl Client {
         if self.ended.get() {
             return;
         }
-        let unread = {
-            let mut byte = [0];
-            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-            let peeked = rustix::net::recv(self.stream.borrow().socket(), &mut byte, flags);
-            peeked.is_ok_and(|(read, _)| read > 0)
-        };
-        if !unread && !self.body_open.get() {
+        if !self.body_open.get() && !self.has_unread() {
             return;
         }
-        let shut = {
-            let stream = self.stream.borrow();
-            rustix::net::shutdown(stream.socket(), rustix::net::Shutdown::Write)
-        };
-        if shut.is_err() {
+        let shut = self.stream.borrow().socket().is_some_and(|socket| {
+            rustix::net::shutdown(socket, rustix::net::Shutdown::Write).is_ok()
+        });
+        if !shut {
             return;
         }
         let alarm = shard.wheel.alarm();
@@ -355,6 +459,16 @@ impl Client {
         Poll::Ready(Ok(buffer.filled().len()))
     }
 }
+
+/// What is left of a time to read once `bytes` came and `waited` ticks passed. `None`: no limit.
+fn left(timeout: ReadTimeout, bytes: u64, waited: u64) -> Option<Duration> {
+    let waited = TICK.saturating_mul(u32::try_from(waited).unwrap_or(u32::MAX));
+    Some(timeout.allowed(bytes)?.saturating_sub(waited))
+}
+
+/// Silence after a response until the connection is put to rest: hyper goes, with its buffers. A
+/// client that asks again after that pays for a new one, some thousand instructions.
+const PARK_AFTER: Duration = Duration::from_secs(1);
 
 /// Longest time that a closed connection is read from.
 const LINGER: Duration = Duration::from_secs(2);

@@ -7,27 +7,31 @@
 use std::{
     rc::Rc,
     sync::atomic::Ordering::Relaxed,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, StatusCode, Uri, Version};
 use lb_common::member::MemberId;
 
 use super::{
     body::{BodyError, Progress},
     client::Client,
-    path,
-    plan::{Balancing, Host},
+    plan::{Balancing, Host, HostLog},
     pool::{Link, Upstream},
     reason::Reason,
     shard::{Current, Shard},
 };
+mod finished;
+
+use finished::Facts;
+pub(crate) use finished::Finished;
+
 use crate::{
     balancer::{failover::Cause, sticky::Session},
     config::spec,
     dataplane::table::monotonic_ns,
     telemetry::{
-        access::{self, Connection, Entry},
+        access::{self, Connection},
         counters::Latency,
         error_log,
     },
@@ -104,19 +108,6 @@ impl Drop for Busy {
     }
 }
 
-/// What only a log needs to know.
-struct Facts {
-    begun: SystemTime,
-    method: Method,
-    target: Uri,
-    version: Version,
-    host_name: String,
-    port: Option<u16>,
-    refused: bool,
-    request: Vec<Vec<Option<HeaderValue>>>,
-    response: Vec<Vec<Option<HeaderValue>>>,
-}
-
 /// A request's head as far as a log needs it.
 pub(crate) struct Head<'a> {
     pub(crate) method: &'a Method,
@@ -150,14 +141,17 @@ impl Exchange {
                 refused: head.refused,
                 request: logs
                     .iter()
-                    .map(|(_, format)| access::take_values(format.request_fields(), head.fields))
+                    .map(|log| access::take_values(log.format.request_fields(), head.fields))
                     .collect(),
                 response: Vec::new(),
+                fields: (logs.iter().any(HostLog::wants_fields))
+                    .then(|| [head.fields.clone(), HeaderMap::new()]),
             })
         });
         let log = error_log::Request {
             host,
             id: shard.request_id(),
+            connection: client.log_id(&shard),
             logged: false,
         };
         error_log::enter(log);
@@ -240,14 +234,14 @@ impl Exchange {
 
     /// A member's response begins: its head is here.
     pub(crate) fn first_byte(&self) {
-        self.took(Latency::FirstByte);
+        self.took(Latency::FirstByte, self.begun.elapsed());
     }
 
-    fn took(&self, latency: Latency) {
+    fn took(&self, latency: Latency, time: Duration) {
         if let Some((balancing, _)) = self.engagement()
             && let Some(row) = balancing.row
         {
-            self.shard.tally.took(row, latency, self.begun.elapsed());
+            self.shard.tally.took(row, latency, time);
         }
     }
 
@@ -264,8 +258,11 @@ impl Exchange {
         if let Some(facts) = &mut self.facts {
             facts.response = logs
                 .iter()
-                .map(|(_, format)| access::take_values(format.response_fields(), fields))
+                .map(|log| access::take_values(log.format.response_fields(), fields))
                 .collect();
+            if let Some([_, response]) = &mut facts.fields {
+                response.clone_from(fields);
+            }
         }
     }
 
@@ -321,7 +318,8 @@ impl Exchange {
                 "[client {}] the client left before the end of the response", self.client.peer
             );
         }
-        self.count(complete);
+        let took = self.begun.elapsed();
+        self.count(complete, took);
         self.leave_log(before);
         let connection = if !complete {
             Connection::Aborted
@@ -331,24 +329,33 @@ impl Exchange {
             Connection::Kept
         };
         let facts = self.facts.take();
-        let formats = || self.host().logs.iter().map(|(_, format)| format.wants());
+        if self.log.logged {
+            self.client.log_mentions();
+        }
+        let mut logs = self.host().logs.iter();
         let finished = facts.map(|facts| Finished {
             facts,
             current: Rc::clone(&self.current),
             host: self.host,
-            took: self.begun.elapsed(),
+            took,
             status: self.status,
             body_bytes: self.body_bytes,
             received: self.client.received(),
             keepalives: self.client.keepalives(),
             connection,
             log_id: if self.log.logged { self.log.id } else { 0 },
-            environment: if formats().any(|wants| wants.environment) {
+            connection_log_id: self.client.log_id_if_mentioned(),
+            environment: if logs.clone().any(HostLog::wants_environment) {
                 self.environment()
             } else {
                 Vec::new()
             },
-            filename: if formats().any(|wants| wants.filename) {
+            handler: if self.engaged.is_some() {
+                "proxy-server"
+            } else {
+                ""
+            },
+            filename: if logs.any(|log| log.format.wants().filename) {
                 self.filename()
             } else {
                 String::new()
@@ -363,7 +370,7 @@ impl Exchange {
     }
 
     /// What the request cost and gave, into the member's slot.
-    fn count(&self, complete: bool) {
+    fn count(&self, complete: bool, took: Duration) {
         let tally = &self.shard.tally;
         tally.request(self.status);
         if let Some(reason) = self.reason {
@@ -377,7 +384,7 @@ impl Exchange {
         {
             progress.abandon();
         }
-        self.took(Latency::Total);
+        self.took(Latency::Total, took);
         tally.member_request(balancing.members[engaged.member].key.id, self.status);
         let balancer = &balancing.balancer;
         let cell = balancer.cell(engaged.member);
@@ -428,7 +435,27 @@ impl Exchange {
             if let Some(name) = &session.name {
                 list.push(("SSL_TLS_SNI", name.to_string()));
             }
+            let Some(shown) = &session.client else {
+                list.push(("SSL_CLIENT_VERIFY", "NONE".to_owned()));
+                return self.balancing_environment(list);
+            };
+            list.extend([
+                ("SSL_CLIENT_VERIFY", shown.verify.to_owned()),
+                ("SSL_CLIENT_S_DN", shown.subject.clone()),
+                ("SSL_CLIENT_I_DN", shown.issuer.clone()),
+                ("SSL_CLIENT_M_SERIAL", shown.serial.clone()),
+            ]);
+            if let Some(name) = &shown.common_name {
+                list.push(("SSL_CLIENT_S_DN_CN", name.clone()));
+            }
         }
+        self.balancing_environment(list)
+    }
+
+    fn balancing_environment(
+        &self,
+        mut list: Vec<(&'static str, String)>,
+    ) -> Vec<(&'static str, String)> {
         let Some((balancing, engaged)) = self.engagement() else {
             return list;
         };
@@ -476,92 +503,5 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.end(false);
-    }
-}
-
-/// A request that is over and waits for its log line until its last bytes were written.
-pub(crate) struct Finished {
-    facts: Box<Facts>,
-    current: Rc<Current>,
-    host: usize,
-    took: std::time::Duration,
-    status: u16,
-    body_bytes: u64,
-    received: u64,
-    keepalives: u32,
-    connection: Connection,
-    log_id: u64,
-    environment: Vec<(&'static str, String)>,
-    filename: String,
-}
-
-impl Finished {
-    /// Writes the line to every log of the host. `sent`: bytes that went to the client.
-    pub(crate) fn log(&self, client: &Client, sent: u64) {
-        let facts = &self.facts;
-        let host = &self.current.plan.hosts[self.host];
-        let protocol = match facts.version {
-            Version::HTTP_09 => "HTTP/0.9",
-            Version::HTTP_10 => "HTTP/1.0",
-            Version::HTTP_2 => "HTTP/2.0",
-            Version::HTTP_3 => "HTTP/3.0",
-            _ => "HTTP/1.1",
-        };
-        let line = if facts.refused {
-            String::new()
-        } else if facts.target.authority().is_some() {
-            format!("{} {} {protocol}", facts.method, facts.target)
-        } else {
-            // Joined by hand: the formatting machinery costs more than the rest of the line.
-            let target = facts.target.path_and_query();
-            let target = target.map_or("", |target| target.as_str());
-            [facts.method.as_str(), " ", target, " ", protocol].concat()
-        };
-        let decoded = path::decode(facts.target.path().as_bytes());
-        let spec_port = self.current.plan.spec.hosts[self.host].server_port;
-        for (at, (buffer, format)) in host.logs.iter().enumerate() {
-            let entry = Entry {
-                remote: client.peer,
-                local: client.local,
-                begun: facts.begun,
-                took: self.took,
-                request_line: &line,
-                method: if facts.refused {
-                    ""
-                } else {
-                    facts.method.as_str()
-                },
-                path: match &decoded {
-                    _ if facts.refused => b"",
-                    Ok(path) => path,
-                    Err(_) => facts.target.path().as_bytes(),
-                },
-                query: facts.target.query(),
-                protocol,
-                // 499: the client went away before there was an answer.
-                status: if self.status == 0 { 499 } else { self.status },
-                body_bytes: self.body_bytes,
-                bytes_in: self.received,
-                bytes_out: sent,
-                filename: &self.filename,
-                server_name: &host.name,
-                host_name: if facts.host_name.is_empty() {
-                    &host.name
-                } else {
-                    &facts.host_name
-                },
-                port: facts.port.or(spec_port).unwrap_or(match client.tls {
-                    Some(_) => 443,
-                    None => 80,
-                }),
-                keepalives: self.keepalives,
-                connection: self.connection,
-                request_fields: &facts.request[at],
-                response_fields: facts.response.get(at).map_or(&[], Vec::as_slice),
-                log_id: self.log_id,
-                environment: &self.environment,
-            };
-            self.current.log(*buffer, format, &entry);
-        }
     }
 }

@@ -13,27 +13,82 @@ pub const FORWARDED_SERVER: HeaderName = HeaderName::from_static("x-forwarded-se
 pub const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// The fields that [`strip`] takes out, by their places in it.
-static HOP_BY_HOP: [HeaderName; 8] = [
-    header::CONNECTION,
-    header::TE,
-    header::TRAILER,
-    header::UPGRADE,
-    header::TRANSFER_ENCODING,
-    header::PROXY_AUTHENTICATE,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-];
-/// Place of the Connection field.
-const CONNECTION: usize = 0;
+/// A set of the fields that a proxy has to look at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Present(u16);
 
-/// What the Connection field said.
+impl Present {
+    const CONNECTION: Self = Self(1);
+    const TE: Self = Self(1 << 1);
+    const TRAILER: Self = Self(1 << 2);
+    const UPGRADE: Self = Self(1 << 3);
+    const TRANSFER_ENCODING: Self = Self(1 << 4);
+    const PROXY_AUTHENTICATE: Self = Self(1 << 5);
+    const KEEP_ALIVE: Self = Self(1 << 6);
+    const PROXY_CONNECTION: Self = Self(1 << 7);
+    /// `Expect`.
+    pub const EXPECT: Self = Self(1 << 8);
+    /// `Server`.
+    pub const SERVER: Self = Self(1 << 9);
+    /// `Max-Forwards`.
+    pub const MAX_FORWARDS: Self = Self(1 << 10);
+    /// `Content-Length`.
+    pub const CONTENT_LENGTH: Self = Self(1 << 11);
+
+    /// What there is of them: one pass over the names, of which most are told apart by their
+    /// lengths. A lookup would hash each name asked for.
+    fn among(fields: &HeaderMap) -> Self {
+        let mut present = 0;
+        for name in fields.keys() {
+            let one = match name.as_str().len() {
+                2 if *name == header::TE => Self::TE,
+                6 if *name == header::EXPECT => Self::EXPECT,
+                6 if *name == header::SERVER => Self::SERVER,
+                7 if *name == header::TRAILER => Self::TRAILER,
+                7 if *name == header::UPGRADE => Self::UPGRADE,
+                10 if *name == header::CONNECTION => Self::CONNECTION,
+                10 if *name == KEEP_ALIVE => Self::KEEP_ALIVE,
+                12 if *name == header::MAX_FORWARDS => Self::MAX_FORWARDS,
+                14 if *name == header::CONTENT_LENGTH => Self::CONTENT_LENGTH,
+                16 if *name == PROXY_CONNECTION => Self::PROXY_CONNECTION,
+                17 if *name == header::TRANSFER_ENCODING => Self::TRANSFER_ENCODING,
+                18 if *name == header::PROXY_AUTHENTICATE => Self::PROXY_AUTHENTICATE,
+                _ => continue,
+            };
+            present |= one.0;
+        }
+        Self(present)
+    }
+
+    /// Whether a field is there.
+    pub const fn has(self, one: Self) -> bool {
+        self.0 & one.0 != 0
+    }
+}
+
+/// The fields that [`strip`] takes out.
+static HOP_BY_HOP: [(Present, HeaderName); 8] = [
+    (Present::CONNECTION, header::CONNECTION),
+    (Present::TE, header::TE),
+    (Present::TRAILER, header::TRAILER),
+    (Present::UPGRADE, header::UPGRADE),
+    (Present::TRANSFER_ENCODING, header::TRANSFER_ENCODING),
+    (Present::PROXY_AUTHENTICATE, header::PROXY_AUTHENTICATE),
+    (Present::KEEP_ALIVE, KEEP_ALIVE),
+    (Present::PROXY_CONNECTION, PROXY_CONNECTION),
+];
+/// All of them.
+const ANY_HOP: Present = Present(0xff);
+
+/// What the Connection field said, and what fields are left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Connection {
     /// `close`.
     pub close: bool,
     /// `keep-alive`.
     pub keep_alive: bool,
+    /// Of the fields that are not taken out always: which there are.
+    pub present: Present,
 }
 
 /// Which way a message goes.
@@ -51,23 +106,9 @@ pub enum Direction {
 /// The Connection field cannot be abused to take out what the proxy or the member relies on: Host,
 /// the forwarding fields and the framing stay whatever it names (CVE-2022-31813).
 pub fn strip(fields: &mut HeaderMap, direction: Direction) -> Connection {
-    let mut found = [false; HOP_BY_HOP.len()];
-    for name in fields.keys() {
-        let place = match *name {
-            header::CONNECTION => CONNECTION,
-            header::TE => 1,
-            header::TRAILER => 2,
-            header::UPGRADE => 3,
-            header::TRANSFER_ENCODING => 4,
-            header::PROXY_AUTHENTICATE if direction == Direction::Response => 5,
-            _ if *name == KEEP_ALIVE => 6,
-            _ if *name == PROXY_CONNECTION => 7,
-            _ => continue,
-        };
-        found[place] = true;
-    }
+    let mut present = Present::among(fields);
     let mut said = Connection::default();
-    if found[CONNECTION] {
+    if present.has(Present::CONNECTION) {
         let mut named = Vec::new();
         for value in fields.get_all(header::CONNECTION) {
             for token in value.as_bytes().split(|&byte| byte == b',') {
@@ -83,15 +124,22 @@ pub fn strip(fields: &mut HeaderMap, direction: Direction) -> Connection {
                 }
             }
         }
-        for name in named {
-            fields.remove(name);
+        if !named.is_empty() {
+            for name in named {
+                fields.remove(name);
+            }
+            present = Present::among(fields);
         }
     }
-    for (name, found) in HOP_BY_HOP.iter().zip(found) {
-        if found {
-            fields.remove(name);
+    if present.has(ANY_HOP) {
+        for (one, name) in &HOP_BY_HOP {
+            let stays = *one == Present::PROXY_AUTHENTICATE && direction == Direction::Request;
+            if present.has(*one) && !stays {
+                fields.remove(name);
+            }
         }
     }
+    said.present = present;
     said
 }
 
@@ -112,19 +160,31 @@ pub struct BadFraming(&'static str);
 /// Both fields: Content-Length is taken out (RFC 9112 section 6.3, as httpd) and `false` says that
 /// the connection must not carry another request.
 pub fn check_framing(fields: &mut HeaderMap) -> Result<bool, BadFraming> {
-    let mut codings = fields.get_all(header::TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next() {
-        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+    let (mut coding, mut length) = (None, None);
+    let (mut codings, mut lengths) = (0, 0);
+    for (name, value) in &*fields {
+        match name.as_str().len() {
+            14 if *name == header::CONTENT_LENGTH => {
+                lengths += 1;
+                length = Some(value.as_bytes());
+            }
+            17 if *name == header::TRANSFER_ENCODING => {
+                codings += 1;
+                coding = Some(value.as_bytes());
+            }
+            _ => {}
+        }
+    }
+    if let Some(coding) = coding {
+        if codings > 1 || !coding.eq_ignore_ascii_case(b"chunked") {
             return Err(BadFraming("Transfer-Encoding other than chunked"));
         }
         return Ok(fields.remove(header::CONTENT_LENGTH).is_none());
     }
-    let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
-    if let Some(length) = lengths.next() {
-        let digits = length.as_bytes();
-        if lengths.next().is_some() || digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-            return Err(BadFraming("Content-Length is not one number"));
-        }
+    if let Some(digits) = length
+        && (lengths > 1 || digits.is_empty() || !digits.iter().all(u8::is_ascii_digit))
+    {
+        return Err(BadFraming("Content-Length is not one number"));
     }
     Ok(true)
 }
@@ -219,17 +279,25 @@ mod tests {
             ("proxy-authenticate", "z"),
         ]);
         let said = strip(&mut map, Direction::Request);
-        assert_eq!(
-            said,
-            Connection {
-                close: false,
-                keep_alive: true
-            }
-        );
+        assert!(!said.close && said.keep_alive);
         assert_eq!(
             names(&map),
             ["host", "proxy-authenticate", "proxy-authorization", "x-c"]
         );
+    }
+
+    #[test]
+    fn fields_that_connection_takes_out_are_not_told_as_left() {
+        let mut map = fields(&[
+            ("server", "x"),
+            ("max-forwards", "3"),
+            ("content-length", "3"),
+            ("connection", "server"),
+        ]);
+        let present = strip(&mut map, Direction::Response).present;
+        assert_eq!(names(&map), ["content-length", "max-forwards"]);
+        assert!(present.has(Present::MAX_FORWARDS) && present.has(Present::CONTENT_LENGTH));
+        assert!(!present.has(Present::SERVER) && !present.has(Present::EXPECT));
     }
 
     #[test]

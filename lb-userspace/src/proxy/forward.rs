@@ -14,7 +14,7 @@ use super::{
     body::ReplyBody,
     client::{Asked, Client},
     exchange::{Exchange, Head},
-    fields::{self, Direction, MaxForwards},
+    fields::{self, Direction, MaxForwards, Present},
     gate::Refusal,
     page::{self, Detail},
     path::{self, Routed},
@@ -136,9 +136,7 @@ async fn respond(
         None => asked_host(&client, &parts),
         Some(_) => Ok(None),
     };
-    let candidates = client.candidates(current.plan.number, || {
-        vhost::candidates(&spec.hosts, client.local)
-    });
+    let candidates = client.candidates(current.plan.number, || current.candidates(client.local));
     let (name, port) = match &asked {
         Ok(Some(asked)) => (Some(asked.name.as_str()), asked.port),
         _ => (None, None),
@@ -161,6 +159,7 @@ async fn respond(
     );
     let host = exchange.host_spec();
     client.head_timeout.set(host.header_timeout);
+    client.body_timeout.set(host.body_timeout);
     client.idle_timeout.set(host.keep_alive_timeout);
     client.io_timeout.set(host.timeout);
 
@@ -170,11 +169,16 @@ async fn respond(
             Refusal::Timeout => Reason::HeaderTimeout,
             _ => Reason::of_status(refusal.status()),
         };
-        warn!(
-            target: LOG,
-            reason = reason.name(),
-            "[client {}] request refused: {refusal}", client.peer
-        );
+        if reason == Reason::HeaderTimeout {
+            // Idle browsers do it all day: httpd's level.
+            info!(target: LOG, reason = reason.name(), "[client {}] {refusal}", client.peer);
+        } else {
+            warn!(
+                target: LOG,
+                reason = reason.name(),
+                "[client {}] request refused: {refusal}", client.peer
+            );
+        }
         Some(Failure {
             status,
             detail: match refusal {
@@ -215,13 +219,14 @@ async fn respond(
         keep_alive: said.keep_alive,
         close: said.close || (parts.version == Version::HTTP_10 && !said.keep_alive),
     };
+    client.parting.set(wishes.close);
     if parts.uri.path() == "*" && parts.method == Method::OPTIONS {
         return Ok(own(exchange, Response::new(Bytes::new()), wishes));
     }
     let asked = asked.ok().flatten();
     // Redirect rules are the exception; a clone of the target is all they cost.
     let target = (!exchange.host().reverses.is_empty()).then(|| parts.uri.clone());
-    match forward(&mut exchange, parts, body, asked.as_deref()).await {
+    match forward(&mut exchange, parts, said.present, body, asked.as_deref()).await {
         Ok((response, upstream)) => Ok(relay(
             exchange,
             response,
@@ -267,6 +272,7 @@ fn asked_host(client: &Client, parts: &Parts) -> Result<Option<Rc<Asked>>, vhost
 async fn forward(
     exchange: &mut Exchange,
     mut parts: Parts,
+    present: Present,
     body: Incoming,
     asked: Option<&Asked>,
 ) -> Result<(Response<Incoming>, Upstream), Attempt> {
@@ -297,7 +303,12 @@ async fn forward(
     };
     let same_path = *path == *raw && parts.uri.authority().is_none();
     let path = (!same_path).then(|| path.into_owned());
-    match fields::max_forwards(&parts.headers) {
+    let hops = if present.has(Present::MAX_FORWARDS) {
+        fields::max_forwards(&parts.headers)
+    } else {
+        MaxForwards::Unlimited
+    };
+    match hops {
         MaxForwards::Unlimited => {}
         MaxForwards::Left(hops) => {
             parts
@@ -309,7 +320,9 @@ async fn forward(
                 StatusCode::BAD_REQUEST,
                 "Max-Forwards has reached zero - proxy loop?",
             );
-            return Err(Attempt::Failed(failure.because(Reason::Loop)));
+            let refused = Attempt::Failed(failure.because(Reason::Loop));
+            say_proxy_error(exchange, &refused, parts.uri.path());
+            return Err(refused);
         }
     }
     let balancing = &plan.balancers[balancer];
@@ -324,8 +337,10 @@ async fn forward(
         sticky::session(sticky, &url, cookies.iter().map(HeaderValue::as_bytes))
     });
     add_fields(exchange, &mut parts, asked);
-    let mut outgoing = Outgoing::new(exchange, parts, body).await?;
+    let mut outgoing = Outgoing::new(exchange, parts, present, body).await?;
 
+    // Members differ in what they put before it.
+    let asked_for = outgoing.parts.uri.clone();
     let mut attempts = Attempts::default();
     loop {
         let elected = elect(exchange, balancer, session.as_ref())
@@ -339,7 +354,7 @@ async fn forward(
                 Attempt::Failed(Failure::plain(StatusCode::SERVICE_UNAVAILABLE).because(reason))
             })?;
         let member = &balancing.members[elected.member];
-        let target = target(member, path.as_deref(), &outgoing.parts.uri)?;
+        let target = target(member, path.as_deref(), &asked_for)?;
         exchange.engage(
             balancer,
             elected.member,
@@ -351,11 +366,28 @@ async fn forward(
         let failure = match attempt(exchange, &mut outgoing, balancer, elected.member).await {
             Ok(answered) => return Ok(answered),
             Err(Attempt::Unreached(failure)) => failure,
-            Err(other) => return Err(other),
+            Err(other) => {
+                say_proxy_error(exchange, &other, asked_for.path());
+                return Err(other);
+            }
         };
         if !elector.try_another(&mut attempts, elected.member, Outcome::Unreached) {
             return Err(Attempt::Unreached(failure));
         }
+    }
+}
+
+/// httpd's line for an answer of the proxy's own that names its cause.
+fn say_proxy_error(exchange: &Exchange, end: &Attempt, path: &str) {
+    if let Attempt::Failed(failure) = end
+        && let Detail::Proxy(cause) = failure.detail
+    {
+        let by_status = Reason::of_status(failure.status.as_u16());
+        error!(
+            target: LOG,
+            reason = failure.reason.unwrap_or(by_status).name(),
+            "[client {}] AH00898: {cause} returned by {path}", exchange.client.peer
+        );
     }
 }
 
@@ -398,14 +430,14 @@ fn relay(
     exchange.first_byte();
     let (mut parts, body) = response.into_parts();
     parts.version = Version::HTTP_11;
-    fields::strip(&mut parts.headers, Direction::Response);
+    let said = fields::strip(&mut parts.headers, Direction::Response);
     if matches!(
         parts.status,
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
     ) {
         parts.headers.remove(header::CONTENT_LENGTH);
     }
-    if !parts.headers.contains_key(header::SERVER) {
+    if !said.present.has(Present::SERVER) {
         parts.headers.insert(header::SERVER, page::SERVER);
     }
     let host = exchange.host();

@@ -47,7 +47,7 @@ pub enum Refusal {
     #[error("method is never proxied")]
     Method,
     /// 408: the head was begun and not finished in time.
-    #[error("request header read timeout")]
+    #[error("AH01382: Request header read timeout")]
     Timeout,
     /// 414.
     #[error("request line longer than LimitRequestLine")]
@@ -281,10 +281,7 @@ fn check(head: &[u8], limits: &Limits) -> Result<Framing, Refusal> {
 
 /// Splits off one line that ends in CR LF; a bare line feed is refused.
 fn take_line(bytes: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
-    let end = bytes
-        .iter()
-        .position(|&byte| byte == b'\n')
-        .ok_or(Refusal::Malformed("head without end"))?;
+    let end = memchr::memchr(b'\n', bytes).ok_or(Refusal::Malformed("head without end"))?;
     match bytes[..end].split_last() {
         Some((b'\r', line)) => Ok((line, &bytes[end + 1..])),
         _ => Err(Refusal::Malformed("line does not end in CR LF")),

@@ -153,9 +153,11 @@ pub fn route<'a>(routes: &[Route], raw: &'a [u8], decoded: &'a [u8]) -> Routed<'
         let Target::Balancer { balancer, path } = &route.target else {
             return Routed::Local;
         };
-        // The raw tail is usable only when decoding changed nothing up to where it begins.
-        let raw_tail = (route.nocanon && raw.get(..matched) == decoded.get(..matched))
-            .then(|| &raw[matched..]);
+        // As httpd (AH01136): the raw tail counts only where the raw path matches as long a part. What
+        // it holds, `..` included, is then the member's to judge.
+        let prefix = route.path.as_bytes();
+        let raw_tail =
+            (route.nocanon && match_prefix(raw, prefix) == Some(matched)).then(|| &raw[matched..]);
         let path = if let Some(tail) = raw_tail {
             let mut whole = encode(path.as_bytes()).into_owned();
             whole.extend_from_slice(tail);

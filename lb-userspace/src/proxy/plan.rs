@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -16,12 +15,16 @@ use lb_common::member::MemberId;
 use super::{
     Generation, LogFiles, gate, reverse,
     shard::Shared,
-    tls::{self, HostTls, Resumption, TlsError},
+    tls::{
+        self, HostTls, Resumption, TlsError,
+        member::{Peer, Trust},
+    },
 };
 use crate::{
     balancer::{Balancer, BuildError},
     config::spec::{self, LogTarget, Spec},
-    telemetry::access::{Format, Sink},
+    expr::{Facts, Table},
+    telemetry::{access::Format, sink::Sink},
 };
 
 /// One generation, shared by the shards.
@@ -34,26 +37,61 @@ pub(crate) struct Plan {
     pub(crate) hosts: Vec<Host>,
     /// Parallel to `spec.balancers`.
     pub(crate) balancers: Vec<Balancing>,
-    /// Limits on request heads.
-    pub(crate) limits: gate::Limits,
     /// Access logs, one for each file.
     pub(crate) sinks: Vec<Sink>,
+    /// Parallel to `spec.member_tls`.
+    trust: Vec<Arc<Trust>>,
 }
 
 /// What is worked out for a virtual host.
 pub(crate) struct Host {
+    /// Limits on request heads, for connections whose first virtual host this is.
+    pub(crate) limits: gate::Limits,
     /// `ProxyPassReverse`.
     pub(crate) reverses: Vec<reverse::Rule>,
     /// X-Forwarded-Server.
     pub(crate) forwarded_server: HeaderValue,
     /// `ServerName`, or this machine's name.
     pub(crate) name: String,
-    /// Index into [`Plan::sinks`], and the format.
-    pub(crate) logs: Vec<(usize, Format)>,
+    /// `CustomLog`.
+    pub(crate) logs: Vec<HostLog>,
     /// For members without a timeout of their own.
     pub(crate) member_timeout: Duration,
     /// TLS to its clients.
     pub(crate) tls: Option<HostTls>,
+}
+
+/// One access log of a virtual host.
+pub(crate) struct HostLog {
+    /// Index into [`Plan::sinks`].
+    pub(crate) sink: usize,
+    /// Its lines.
+    pub(crate) format: Format,
+    /// `env=`.
+    pub(crate) condition: Option<spec::LogCondition>,
+}
+
+impl HostLog {
+    /// Whether its lines, or the choice of them, need the request's variables.
+    pub(crate) fn wants_environment(&self) -> bool {
+        self.condition.is_some() || self.format.wants().environment
+    }
+
+    /// Whether the choice of its lines may need any field.
+    pub(crate) fn wants_fields(&self) -> bool {
+        matches!(self.condition, Some(spec::LogCondition::Expr(_)))
+    }
+
+    /// Whether a request has a line.
+    pub(crate) fn takes(&self, facts: &dyn Facts) -> bool {
+        match &self.condition {
+            None => true,
+            Some(spec::LogCondition::Variable { name, present }) => {
+                facts.entry(Table::Environment, name.as_bytes()).is_some() == *present
+            }
+            Some(spec::LogCondition::Expr(expr)) => expr.holds(facts),
+        }
+    }
 }
 
 /// A balancer with what the proxy needs of its members.
@@ -78,6 +116,8 @@ pub(crate) struct Destination {
     pub(crate) spec: spec::Member,
     /// Connections to it, all shards together.
     pub(crate) places: Arc<Places>,
+    /// Whom to expect over TLS; `None`: cleartext.
+    pub(crate) peer: Option<Arc<Peer>>,
 }
 
 /// Which connections are whose.
@@ -192,6 +232,14 @@ impl Plan {
             .flat_map(|balancing| &balancing.members)
             .map(|member| (member.key, Arc::clone(&member.places)))
             .collect();
+        let trusted = previous.map_or(&[][..], |plan| &plan.trust);
+        let trust = tls::member::configure(&spec, &generation.certificates, trusted)?;
+        let peers: HashMap<Key, &Arc<Peer>> = previous
+            .into_iter()
+            .flat_map(|plan| &plan.balancers)
+            .flat_map(|balancing| &balancing.members)
+            .filter_map(|member| Some((member.key, member.peer.as_ref()?)))
+            .collect();
         let balancers = spec
             .balancers
             .iter()
@@ -208,9 +256,11 @@ impl Plan {
                             id: member.id,
                             incarnation: member.incarnation,
                         };
-                        Destination::new(key, spec, balancer.direct, &places)
+                        let mut member = Destination::new(key, spec, balancer.direct, &places)?;
+                        member.peer = Peer::of(spec, &trust, peers.get(&key).copied())?;
+                        Ok(member)
                     })
-                    .collect::<Result<_, _>>()?;
+                    .collect::<Result<_, PlanError>>()?;
                 Ok(Balancing {
                     row: shared.counters.row(&balancer.name),
                     balancer: made,
@@ -219,9 +269,9 @@ impl Plan {
             })
             .collect::<Result<_, PlanError>>()?;
 
-        let files: HashMap<_, _> = files
+        let opened: HashMap<_, _> = files
             .into_iter()
-            .map(|(path, file)| (path, Arc::new(file)))
+            .map(|(target, file)| (target, Sink::of(Arc::new(file))))
             .collect();
         let mut targets = Vec::new();
         let mut sinks = Vec::new();
@@ -242,12 +292,25 @@ impl Plan {
                         let index = known.unwrap_or(targets.len());
                         if known.is_none() {
                             targets.push(&log.target);
-                            sinks.push(sink(&log.target, &files)?);
+                            sinks.push(sink(&log.target, &opened)?);
                         }
-                        Ok((index, Format::compile(&log.format)))
+                        Ok(HostLog {
+                            sink: index,
+                            format: Format::compile(&log.format),
+                            condition: log.condition.clone(),
+                        })
                     })
                     .collect::<Result<_, PlanError>>()?;
+                let limits = &host.request_limits;
                 Ok(Host {
+                    limits: gate::Limits {
+                        line: limits.line as usize,
+                        fields: match limits.fields {
+                            0 => UNLIMITED_FIELDS,
+                            limit => limit as usize,
+                        },
+                        field: limits.field_size as usize,
+                    },
                     reverses: reverse::Rule::all(&host.reverses, &spec.balancers),
                     forwarded_server: value(name.clone())?,
                     name,
@@ -261,16 +324,9 @@ impl Plan {
             number: generation.number,
             hosts,
             balancers,
-            limits: gate::Limits {
-                line: spec.limit_request_line as usize,
-                fields: match spec.limit_request_fields {
-                    0 => UNLIMITED_FIELDS,
-                    limit => limit as usize,
-                },
-                field: spec.limit_request_field_size as usize,
-            },
             sinks,
             spec,
+            trust,
         })
     }
 
@@ -297,9 +353,10 @@ impl Destination {
         } else {
             spec.host.clone()
         };
-        let host = match spec.scheme {
-            spec::Scheme::Http if spec.port == 80 => host,
-            spec::Scheme::Http => format!("{host}:{}", spec.port),
+        let host = if spec.port == spec.scheme.default_port() {
+            host
+        } else {
+            format!("{host}:{}", spec.port)
         };
         Ok(Self {
             key,
@@ -312,6 +369,7 @@ impl Destination {
             },
             spec: spec.clone(),
             places: places.get(&key).map(Arc::clone).unwrap_or_default(),
+            peer: None,
         })
     }
 }
@@ -320,15 +378,12 @@ fn value(text: String) -> Result<HeaderValue, PlanError> {
     HeaderValue::try_from(&text).map_err(|_| PlanError::Value(text))
 }
 
-fn sink(
-    target: &LogTarget,
-    files: &HashMap<std::path::PathBuf, Arc<std::fs::File>>,
-) -> Result<Sink, PlanError> {
+fn sink(target: &LogTarget, opened: &HashMap<LogTarget, Sink>) -> Result<Sink, PlanError> {
     match target {
         LogTarget::Stderr => Ok(Sink::Stderr),
-        LogTarget::File(path) => files
-            .get::<Path>(path)
-            .map(|file| Sink::File(Arc::clone(file)))
-            .ok_or_else(|| PlanError::Log(path.display().to_string())),
+        target => opened
+            .get(target)
+            .cloned()
+            .ok_or_else(|| PlanError::Log(format!("{target:?}"))),
     }
 }

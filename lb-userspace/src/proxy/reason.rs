@@ -60,6 +60,10 @@ reasons! {
     PoolExhausted = "pool_exhausted";
     /// This host had no descriptor, port or memory for a connection to a member.
     NoResources = "no_resources";
+    /// No TLS with the member: the handshake failed or was not done in time.
+    MemberTls = "member_tls";
+    /// The member's certificate was not accepted.
+    MemberCertificate = "member_certificate";
     /// The member did not take the request in time.
     SendTimeout = "send_timeout";
     /// No response head in time.

@@ -3,31 +3,28 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
     io,
     net::SocketAddr,
+    os::fd::AsFd as _,
     rc::{Rc, Weak},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
         mpsc as acks,
     },
-    task::Poll,
     time::{Duration, Instant},
 };
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use rustix::net::SocketFlags;
+use slab::Slab;
 use tokio::{
-    net::TcpListener,
+    io::{Interest, unix::AsyncFd},
     sync::{mpsc, watch},
 };
-use tracing::{debug, error};
+use tracing::error;
 
 use super::{
-    client::{Activity, Client, ClientIo, Timeouts},
-    forward,
-    gate::MAX_HEAD,
+    client::{Client, Timeouts, task},
     plan::Plan,
     pool::Pools,
     tls::accept::{self, Opening},
@@ -35,7 +32,10 @@ use super::{
     wheel::{TICK, Wheel},
 };
 use crate::{
-    dataplane::table::MemberTable,
+    dataplane::{
+        sys::{defers_accept, trim_heap, watch_listener},
+        table::MemberTable,
+    },
     telemetry::{
         access::{Buffer, Clock, Entry, Format},
         counters::{Counters, Number, Tally},
@@ -76,8 +76,10 @@ pub(crate) struct Shard {
     current: RefCell<Option<Rc<Current>>>,
     /// Generations before the current one that still have requests.
     former: RefCell<Vec<Weak<Current>>>,
-    clients: RefCell<HashMap<u64, Weak<Client>>>,
-    next_client: Cell<u64>,
+    clients: RefCell<Slab<Weak<Client>>>,
+    /// Connections that hyper serves, and the most of them since the heap was trimmed.
+    served: Cell<usize>,
+    most_served: Cell<usize>,
     draining: Cell<bool>,
     drain: watch::Sender<()>,
 }
@@ -87,6 +89,7 @@ pub(crate) struct Current {
     pub(crate) plan: Arc<Plan>,
     logs: Vec<RefCell<Buffer>>,
     clock: RefCell<Clock>,
+    candidates: RefCell<Option<(SocketAddr, Rc<[usize]>)>>,
 }
 
 impl Current {
@@ -95,6 +98,19 @@ impl Current {
         self.logs[buffer]
             .borrow_mut()
             .push(format, entry, &mut self.clock.borrow_mut());
+    }
+
+    /// Virtual hosts for a local address. Mostly that of the connection before.
+    pub(crate) fn candidates(&self, local: SocketAddr) -> Rc<[usize]> {
+        let mut last = self.candidates.borrow_mut();
+        match &*last {
+            Some((address, known)) if *address == local => Rc::clone(known),
+            _ => {
+                let found: Rc<[usize]> = vhost::candidates(&self.plan.spec.hosts, local).into();
+                *last = Some((local, Rc::clone(&found)));
+                found
+            }
+        }
     }
 
     fn flush(&self) {
@@ -120,6 +136,10 @@ const TROUBLE_TICKS: u64 = 600;
 /// Ticks between sweeps of pools and flushes of logs.
 const SWEEP_TICKS: u64 = 10;
 
+/// By so many has the number of served connections to sink before a sweep gives their memory back:
+/// a crowd that comes and goes needs it again.
+const TRIM_AFTER: usize = 64;
+
 /// A shard's thread: runs until told to stop.
 pub(crate) fn run(
     runtime: &tokio::runtime::LocalRuntime,
@@ -139,8 +159,9 @@ pub(crate) fn run(
         scratch: RefCell::new(vec![0; SCRATCH]),
         current: RefCell::new(None),
         former: RefCell::new(Vec::new()),
-        clients: RefCell::new(HashMap::new()),
-        next_client: Cell::new(0),
+        clients: RefCell::new(Slab::new()),
+        served: Cell::new(0),
+        most_served: Cell::new(0),
         draining: Cell::new(false),
         drain: watch::Sender::new(()),
     });
@@ -229,11 +250,9 @@ impl Shard {
                     self.drain.send_replace(());
                     accepting = None;
                     self.pools.clear();
-                    for client in self.clients.borrow().values() {
-                        if let Some(client) = client.upgrade()
-                            && client.activity() == Activity::Fresh
-                        {
-                            client.hurry(FRESH_GRACE);
+                    for (_, client) in self.clients.borrow().iter() {
+                        if let Some(client) = client.upgrade() {
+                            client.drain(FRESH_GRACE);
                         }
                     }
                 }
@@ -251,6 +270,7 @@ impl Shard {
                 .map(|sink| RefCell::new(Buffer::new(sink.clone())))
                 .collect(),
             clock: RefCell::default(),
+            candidates: RefCell::default(),
             plan,
         });
         if let Some(former) = self.current.borrow_mut().replace(current) {
@@ -261,8 +281,18 @@ impl Shard {
 
     fn sweep(&self, now: u64) {
         self.flush_logs();
+        let served = self.served.get();
+        if self.most_served.get() >= served + TRIM_AFTER {
+            trim_heap();
+            self.most_served.set(served);
+        }
         let idle = u64::try_from(self.pools.idle()).unwrap_or(u64::MAX);
         self.tally.set(Number::Idle, idle);
+        // Whoever comes first counts those of the whole process.
+        let lost = crate::telemetry::sink::take_lost();
+        if lost > 0 {
+            self.tally.count(Number::LinesLost, lost);
+        }
         let Some(current) = self.current() else {
             return;
         };
@@ -293,7 +323,7 @@ impl Shard {
         let nodelay = socket2::SockRef::from(&socket).set_tcp_nodelay(true);
         let listener = nodelay
             .and_then(|()| socket.set_nonblocking(true))
-            .and_then(|()| TcpListener::from_std(socket));
+            .and_then(|()| Listener::new(socket));
         match listener {
             Ok(listener) => {
                 tokio::task::spawn_local(Rc::clone(self).accept(listener, stop));
@@ -302,7 +332,7 @@ impl Shard {
         }
     }
 
-    async fn accept(self: Rc<Self>, listener: TcpListener, mut stop: watch::Receiver<()>) {
+    async fn accept(self: Rc<Self>, listener: Listener, mut stop: watch::Receiver<()>) {
         let _vital = Vital;
         let mut quiet_until = 0;
         loop {
@@ -317,7 +347,7 @@ impl Shard {
                 _ = stop.changed() => break,
             };
             match accepted {
-                Ok((stream, peer)) => self.serve(stream, peer),
+                Ok(arrival) => self.serve(arrival),
                 Err(error) if is_transient(&error) => {}
                 Err(error) => {
                     let now = self.wheel.now();
@@ -332,41 +362,52 @@ impl Shard {
             }
         }
         // What the kernel has accepted already would be reset with the socket.
-        let Ok(listener) = listener.into_std() else {
-            return;
-        };
-        while let Ok((stream, peer)) = listener.accept() {
-            let stream = stream
-                .set_nonblocking(true)
-                .and_then(|()| tokio::net::TcpStream::from_std(stream));
-            if let Ok(stream) = stream {
-                self.serve(stream, peer);
-            }
+        while let Ok(arrival) = listener.accept_now() {
+            self.serve(arrival);
         }
     }
 
     /// Starts the task of a client's connection.
-    fn serve(self: &Rc<Self>, stream: tokio::net::TcpStream, peer: SocketAddr) {
-        let (Some(current), Ok(local)) = (self.current(), stream.local_addr()) else {
+    fn serve(self: &Rc<Self>, arrival: Arrival) {
+        let Some(current) = self.current() else {
             return;
         };
+        let Arrival {
+            stream,
+            peer,
+            local,
+            deferred,
+        } = arrival;
+        let candidates = current.candidates(local);
         let plan = &current.plan;
-        let candidates = vhost::candidates(&plan.spec.hosts, local);
         let host = &plan.spec.hosts[candidates[0]];
         let timeouts = Timeouts {
             head: host.header_timeout,
+            body: host.body_timeout,
             idle: host.keep_alive_timeout,
             io: host.timeout,
         };
-        let fields = plan.limits.fields;
-        let limits = plan.limits;
+        // Before a name is known those of the address's first host count, as in httpd.
+        let limits = plan.hosts[candidates[0]].limits;
+        let fields = limits.fields;
         // Counted here: the task's first turn comes after further accepts.
         let counted = Counted::new(self);
         let shard = Rc::clone(self);
+        if plan.hosts[candidates[0]].tls.is_none() && deferred {
+            let opening = Opening::Fresh(stream);
+            let known = (plan.number, candidates);
+            let client = Client::new(self, opening, peer, local, limits, timeouts, known);
+            tokio::task::spawn_local(task::http1(shard, client, fields, counted));
+            return;
+        }
+        let Ok(stream) = tokio::net::TcpStream::from_std(stream) else {
+            return;
+        };
         if plan.hosts[candidates[0]].tls.is_none() {
             let opening = Opening::Cleartext(stream);
-            let client = Client::new(self, opening, peer, local, limits, timeouts);
-            tokio::task::spawn_local(connection(shard, client, fields, counted));
+            let known = (plan.number, candidates);
+            let client = Client::new(self, opening, peer, local, limits, timeouts, known);
+            tokio::task::spawn_local(task::http1(shard, client, fields, counted));
             return;
         }
         tokio::task::spawn_local(async move {
@@ -375,80 +416,73 @@ impl Shard {
             let Some(opening) = Box::pin(opening).await else {
                 return;
             };
-            drop((current, candidates));
-            let client = Client::new(&shard, opening, peer, local, limits, timeouts);
-            Box::pin(connection(shard, client, fields, counted)).await;
+            let known = (current.plan.number, candidates);
+            drop(current);
+            let client = Client::new(&shard, opening, peer, local, limits, timeouts, known);
+            Box::pin(task::http1(shard, client, fields, counted)).await;
         });
     }
 }
 
-/// A client's connection, from accept to close.
-async fn connection(shard: Rc<Shard>, client: Rc<Client>, fields: usize, _counted: Counted) {
-    let registered = Registered::new(&shard, &client);
-    let mut drain = shard.drain.subscribe();
-    let service = service_fn(|request| {
-        let (shard, client) = (Rc::clone(&shard), Rc::clone(&client));
-        forward::answer(shard, client, request)
-    });
-    let mut http = http1::Builder::new();
-    // Half of it again, so that the gate refuses a head before hyper would.
-    http.max_buf_size(MAX_HEAD + MAX_HEAD / 2)
-        .half_close(false)
-        .pipeline_flush(false);
-    if fields != FIELDS_ON_STACK {
-        http.max_headers(fields);
-    }
-    let io = ClientIo::new(Rc::clone(&client), Rc::clone(&shard));
-    // Boxed: an idle connection's task must not be as large as its largest state.
-    let mut served = Box::pin(http.serve_connection(io, service));
-    let mut drain = Box::pin(async move {
-        // The sender lives in the shard, which this task keeps.
-        let _ = drain.changed().await;
-    });
-    let (mut armed, mut told) = (false, false);
-    let result = std::future::poll_fn(|cx| {
-        let polled = served.as_mut().poll(cx);
-        client.settle();
-        if polled.is_ready() || told {
-            return polled;
-        }
-        // Polled once: its waker is this task's, which does not change.
-        if !std::mem::replace(&mut armed, true) {
-            let _ = drain.as_mut().poll(cx);
-        }
-        if !shard.is_draining() {
-            return Poll::Pending;
-        }
-        told = true;
-        match client.activity() {
-            // Their request is answered first; its response closes.
-            Activity::Fresh | Activity::Beginning => {}
-            Activity::Busy | Activity::Idle => served.as_mut().graceful_shutdown(),
-        }
-        let polled = served.as_mut().poll(cx);
-        client.settle();
-        polled
-    })
-    .await;
-    drop(served);
-    client.settle();
-    match result {
-        Ok(()) => client.linger(&shard).await,
-        Err(error) => {
-            debug!(target: "sluice::proxy", "[client {}] {error}", client.peer);
-            if client.reset.get() {
-                client.linger(&shard).await;
-            }
-        }
-    }
-    drop(registered);
+/// A listening socket.
+struct Listener {
+    socket: AsyncFd<std::net::TcpListener>,
+    /// Where it listens, if that is one address; else each connection has to be asked.
+    local: Option<SocketAddr>,
+    /// Connections come with their first bytes.
+    deferred: bool,
 }
 
-/// hyper's default, for which it needs no heap.
-const FIELDS_ON_STACK: usize = 100;
+/// A connection that was accepted.
+struct Arrival {
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    local: SocketAddr,
+    /// Its first bytes are there.
+    deferred: bool,
+}
+
+impl Listener {
+    fn new(socket: std::net::TcpListener) -> io::Result<Self> {
+        Ok(Self {
+            local: socket
+                .local_addr()
+                .ok()
+                .filter(|address| !address.ip().is_unspecified()),
+            deferred: defers_accept(socket.as_fd()),
+            socket: watch_listener(socket)?,
+        })
+    }
+
+    async fn accept(&self) -> io::Result<Arrival> {
+        self.socket
+            .async_io(Interest::READABLE, |_| self.accept_now())
+            .await
+    }
+
+    /// [`io::ErrorKind::WouldBlock`]: nobody waits.
+    fn accept_now(&self) -> io::Result<Arrival> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (stream, peer) = rustix::net::acceptfrom_with(self.socket.get_ref(), flags)?;
+        let stream = std::net::TcpStream::from(stream);
+        let peer = peer
+            .and_then(|peer| SocketAddr::try_from(peer).ok())
+            .ok_or(io::ErrorKind::ConnectionAborted)?;
+        let local = match self.local {
+            Some(local) => local,
+            None => stream.local_addr()?,
+        };
+        Ok(Arrival {
+            stream,
+            peer,
+            local,
+            deferred: self.deferred,
+        })
+    }
+}
 
 /// A connection in the process's count, from accept to close.
-struct Counted(Rc<Shard>);
+pub(crate) struct Counted(Rc<Shard>);
 
 impl Counted {
     fn new(shard: &Rc<Shard>) -> Self {
@@ -466,20 +500,33 @@ impl Drop for Counted {
     }
 }
 
+/// A connection in the shard's count of those that hyper serves.
+pub(crate) struct Served(Rc<Shard>);
+
+impl Served {
+    pub(crate) fn new(shard: &Rc<Shard>) -> Self {
+        let served = shard.served.get() + 1;
+        shard.served.set(served);
+        shard.most_served.set(shard.most_served.get().max(served));
+        Self(Rc::clone(shard))
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.served.set(self.0.served.get() - 1);
+    }
+}
+
 /// A connection in the shard's list.
-struct Registered {
+pub(crate) struct Registered {
     shard: Rc<Shard>,
-    number: u64,
+    number: usize,
 }
 
 impl Registered {
-    fn new(shard: &Rc<Shard>, client: &Rc<Client>) -> Self {
-        let number = shard.next_client.get();
-        shard.next_client.set(number + 1);
-        shard
-            .clients
-            .borrow_mut()
-            .insert(number, Rc::downgrade(client));
+    pub(crate) fn new(shard: &Rc<Shard>, client: &Rc<Client>) -> Self {
+        let number = shard.clients.borrow_mut().insert(Rc::downgrade(client));
         Self {
             shard: Rc::clone(shard),
             number,
@@ -489,7 +536,7 @@ impl Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.shard.clients.borrow_mut().remove(&self.number);
+        self.shard.clients.borrow_mut().remove(self.number);
     }
 }
 

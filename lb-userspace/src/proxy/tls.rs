@@ -1,16 +1,19 @@
-//! TLS to clients: what certificates a generation has, and the rustls configurations made of them.
+//! TLS: what certificates a generation has, and the rustls configurations for clients made of them.
 //!
-//! Handshakes are made in [`accept`]. Files are read by control, which is allowed to; what comes
+//! Handshakes with clients are made in [`accept`], everything about members is in [`member`]. Files are read by control, which is allowed to; what comes
 //! here is their contents. Decides nothing about requests but which hosts are so alike that a
 //! connection made for one may carry requests for the other.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use rustls::{
-    CipherSuite as Code, ServerConfig,
+    CipherSuite as Code, ServerConfig, SupportedProtocolVersion,
     crypto::{CryptoProvider, aws_lc_rs},
     server::{
-        ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert,
+        ClientHello, NoClientAuth, NoServerSessionStorage, ProducesTickets, ResolvesServerCert,
         ServerSessionMemoryCache, StoresServerSessions,
     },
     sign::CertifiedKey,
@@ -19,13 +22,24 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
+use self::verify::ClientVerifier;
 use super::{client::Client, plan::Plan, vhost};
-use crate::config::spec::{CertificateFiles, CipherSuite, Spec, Tls};
+use crate::config::spec::{CertificateFiles, CipherSuite, ClientVerify, Spec, Tls};
 
 pub(crate) mod accept;
+pub(crate) mod member;
+mod name;
+pub(crate) mod outcome;
+pub(crate) mod validity;
+pub(crate) mod verify;
+
+pub use member::Peers;
 
 /// Sessions that are kept for clients without tickets, in all shards together.
 const CACHED_SESSIONS: usize = 10_000;
+
+/// Demands on clients whose sessions are kept apart.
+const MAX_DEMANDS: usize = 256;
 
 /// Certificates and keys of a generation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +48,34 @@ pub struct Certificates {
     pub pairs: Vec<Pair>,
     /// For each of `spec.hosts`, indexes into `pairs` in the order of its directives.
     pub hosts: Vec<Vec<usize>>,
+    /// Parallel to `spec.hosts`; `None`: its clients are not asked.
+    pub clients: Vec<Option<ClientFiles>>,
+    /// Parallel to `spec.member_tls`.
+    pub members: Vec<MemberFiles>,
+    /// Certificates of authorities, each set once.
+    pub authorities: Vec<Vec<Der>>,
+}
+
+/// What the files about a host's clients hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientFiles {
+    /// Index into [`Certificates::authorities`].
+    pub authorities: usize,
+    /// Names of authorities that clients are told of, DER; empty: those above.
+    pub hints: Vec<Der>,
+    /// Revocation lists, DER.
+    pub crls: Vec<Der>,
+}
+
+/// What the files of one TLS setting for members hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberFiles {
+    /// Index into [`Certificates::authorities`]; `None`: nobody's word is asked for.
+    pub authorities: Option<usize>,
+    /// Revocation lists, DER.
+    pub crls: Vec<Der>,
+    /// Certificates to show to the member, in order.
+    pub machine: Vec<Pair>,
 }
 
 /// A certificate with those that lead from it to an authority, and its key.
@@ -99,18 +141,68 @@ impl Pair {
 }
 
 /// What lets a client resume its session with any shard, and after a reload.
+///
+/// Who resumes shows no certificate again, so sessions made where clients are asked for one are of
+/// no use elsewhere, nor after what is asked for has changed.
 #[derive(Debug)]
 pub(crate) struct Resumption {
+    open: Sessions,
+    closed: Mutex<Vec<(Demand, Sessions)>>,
+}
+
+/// Sessions that may be resumed among each other.
+#[derive(Clone, Debug)]
+struct Sessions {
     tickets: Arc<dyn ProducesTickets>,
     cache: Arc<ServerSessionMemoryCache>,
+}
+
+/// What is asked of clients: settings, authorities, revocation lists.
+#[derive(Debug)]
+struct Demand {
+    settings: ClientVerify,
+    authorities: Vec<Der>,
+    crls: Vec<Der>,
+}
+
+impl Demand {
+    fn is_same(&self, other: &Self) -> bool {
+        self.settings.is_same(&other.settings)
+            && self.authorities == other.authorities
+            && self.crls == other.crls
+    }
+}
+
+impl Sessions {
+    fn new() -> Result<Self, rustls::Error> {
+        Ok(Self {
+            tickets: aws_lc_rs::Ticketer::new()?,
+            cache: ServerSessionMemoryCache::new(CACHED_SESSIONS),
+        })
+    }
 }
 
 impl Resumption {
     pub(crate) fn new() -> Result<Self, rustls::Error> {
         Ok(Self {
-            tickets: aws_lc_rs::Ticketer::new()?,
-            cache: ServerSessionMemoryCache::new(CACHED_SESSIONS),
+            open: Sessions::new()?,
+            closed: Mutex::default(),
         })
+    }
+
+    /// Those of hosts that demand this.
+    fn of(&self, demand: Demand) -> Result<Sessions, rustls::Error> {
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, known)) = closed.iter().find(|(known, _)| known.is_same(&demand)) {
+            return Ok(known.clone());
+        }
+        if closed.len() >= MAX_DEMANDS {
+            // Of generations long gone, most likely: their sessions begin anew.
+            closed.remove(0);
+        }
+        let sessions = Sessions::new()?;
+        closed.push((demand, sessions.clone()));
+        Ok(sessions)
     }
 }
 
@@ -121,6 +213,8 @@ pub(crate) struct HostTls {
     pub(crate) config: Arc<ServerConfig>,
     /// Equal in hosts between which a connection may be shared.
     pub(crate) class: usize,
+    /// What is asked of clients; `None`: nothing.
+    pub(crate) clients: Option<Arc<ClientVerifier>>,
 }
 
 /// TLS that cannot be run.
@@ -132,6 +226,9 @@ pub(crate) enum TlsError {
     /// What rustls does not take.
     #[error("TLS of virtual host {0}: {1}")]
     Rustls(usize, #[source] rustls::Error),
+    /// As above, for members.
+    #[error("TLS to members: {0}")]
+    Member(String),
 }
 
 /// Makes the configurations of a generation, parallel to `spec.hosts`.
@@ -173,11 +270,34 @@ pub(crate) fn configure(
                     Ok(Arc::new(key))
                 })
                 .collect::<Result<Vec<_>, TlsError>>()?;
-            let config = server_config(tls, keys, resumption);
-            let config = config.map_err(|error| TlsError::Rustls(index, error))?;
+            let fail = |error| TlsError::Rustls(index, error);
+            let clients = match &tls.clients {
+                None => None,
+                Some(settings) => {
+                    let missing = || TlsError::Missing(index);
+                    let files = certificates.clients.get(index);
+                    let files = files.and_then(Option::as_ref).ok_or_else(missing)?;
+                    let authorities = certificates.authorities.get(files.authorities);
+                    let authorities = authorities.ok_or_else(missing)?;
+                    let verifier = ClientVerifier::new(settings, authorities, files);
+                    let demand = Demand {
+                        settings: settings.clone(),
+                        authorities: authorities.clone(),
+                        crls: files.crls.clone(),
+                    };
+                    let sessions = resumption.of(demand).map_err(fail)?;
+                    Some((Arc::new(verifier), sessions))
+                }
+            };
+            let (clients, sessions) = match clients {
+                Some((verifier, sessions)) => (Some(verifier), sessions),
+                None => (None, resumption.open.clone()),
+            };
+            let config = server_config(tls, keys, clients.clone(), sessions).map_err(fail)?;
             let host = HostTls {
                 config: Arc::new(config),
                 class,
+                clients,
             };
             made.push((tls, host.clone()));
             Ok(Some(host))
@@ -192,6 +312,15 @@ pub(crate) fn may_carry(plan: &Plan, client: &Client, candidates: &[usize], host
     let default = hosts[candidates[0]].tls.is_some();
     if client.tls.is_none() {
         return !default;
+    }
+    let clients = hosts[host]
+        .tls
+        .as_ref()
+        .and_then(|tls| tls.clients.as_ref());
+    let nameless = client.tls.as_ref().is_some_and(|tls| tls.client.is_none());
+    if nameless && clients.is_some_and(|clients| clients.is_mandatory()) {
+        // A connection of before a reload, at best.
+        return false;
     }
     let made_for = vhost::select(&plan.spec.hosts, candidates, client.sni());
     let class = |host: usize| hosts[host].tls.as_ref().map(|tls| tls.class);
@@ -210,9 +339,14 @@ fn files(tls: &Tls) -> impl Iterator<Item = (&std::path::Path, Option<&std::path
 }
 
 /// httpd's `SSLVHostSNIPolicy secure`, as measured with 2.4.71: the same certificates and keys,
-/// protocols and cipher suites.
+/// protocols and cipher suites, and the same asked of clients.
 fn is_compatible(a: &Tls, b: &Tls) -> bool {
-    files(a).eq(files(b)) && (a.v12, a.v13, &a.suites) == (b.v12, b.v13, &b.suites)
+    let same_clients = match (&a.clients, &b.clients) {
+        (None, None) => true,
+        (Some(a), Some(b)) => a.is_same(b),
+        _ => false,
+    };
+    files(a).eq(files(b)) && (a.v12, a.v13, &a.suites) == (b.v12, b.v13, &b.suites) && same_clients
 }
 
 /// Whether one configuration serves both.
@@ -227,11 +361,32 @@ fn is_same(a: &Tls, b: &Tls) -> bool {
 fn server_config(
     tls: &Tls,
     keys: Vec<Arc<CertifiedKey>>,
-    resumption: &Resumption,
+    clients: Option<Arc<ClientVerifier>>,
+    sessions: Sessions,
 ) -> Result<ServerConfig, rustls::Error> {
-    let provider = CryptoProvider {
-        cipher_suites: tls
-            .suites
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider(&tls.suites)))
+        .with_protocol_versions(&versions(tls.v12, tls.v13))?
+        .with_client_cert_verifier(match clients {
+            Some(verifier) => verifier,
+            None => Arc::new(NoClientAuth),
+        })
+        .with_cert_resolver(Arc::new(Keys(keys)));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.ignore_client_order = tls.honor_cipher_order;
+    if tls.session_tickets {
+        config.ticketer = sessions.tickets;
+    }
+    config.session_storage = if tls.session_cache {
+        sessions.cache as Arc<dyn StoresServerSessions>
+    } else {
+        Arc::new(NoServerSessionStorage {})
+    };
+    Ok(config)
+}
+
+fn provider(suites: &[CipherSuite]) -> CryptoProvider {
+    CryptoProvider {
+        cipher_suites: suites
             .iter()
             .filter_map(|suite| {
                 let code = code(*suite);
@@ -240,29 +395,17 @@ fn server_config(
             })
             .collect(),
         ..aws_lc_rs::default_provider()
-    };
-    let versions: Vec<_> = [
-        (tls.v13, &rustls::version::TLS13),
-        (tls.v12, &rustls::version::TLS12),
-    ]
-    .into_iter()
-    .filter_map(|(on, version)| on.then_some(version))
-    .collect();
-    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(&versions)?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Keys(keys)));
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config.ignore_client_order = tls.honor_cipher_order;
-    if tls.session_tickets {
-        config.ticketer = Arc::clone(&resumption.tickets);
     }
-    config.session_storage = if tls.session_cache {
-        Arc::<ServerSessionMemoryCache>::clone(&resumption.cache) as Arc<dyn StoresServerSessions>
-    } else {
-        Arc::new(NoServerSessionStorage {})
-    };
-    Ok(config)
+}
+
+fn versions(v12: bool, v13: bool) -> Vec<&'static SupportedProtocolVersion> {
+    let both = [
+        (v13, &rustls::version::TLS13),
+        (v12, &rustls::version::TLS12),
+    ];
+    let on = both.into_iter();
+    on.filter_map(|(on, version)| on.then_some(version))
+        .collect()
 }
 
 const fn code(suite: CipherSuite) -> Code {

@@ -115,6 +115,11 @@ impl Alarm {
         }
     }
 
+    /// Ticks of its wheel so far.
+    pub fn now(&self) -> u64 {
+        self.wheel.now()
+    }
+
     /// Takes the deadline away.
     pub fn clear(&self) {
         self.ring.deadline.set(NEVER);

@@ -1,13 +1,15 @@
 //! Certificate and key files: read by control, which may, and checked before anything depends on
 //! them. What is read goes to the proxy in memory; here nothing of it is shown or written.
 
+mod trust;
+
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::{self, File, OpenOptions},
     io::{self, Read as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use rustls::{Error, InconsistentKeys};
@@ -19,10 +21,8 @@ use zeroize::Zeroizing;
 
 use crate::{
     config::spec::{CertificateFiles, NamedFile, Spec, Tls},
-    proxy::tls::{Certificates, Der, Pair},
+    proxy::tls::{Certificates, Der, Pair, outcome},
 };
-
-mod validity;
 
 /// Largest file that is read, bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -63,6 +63,18 @@ enum Why {
     Mismatch(String),
     #[error("not usable: {0}")]
     Rustls(Error),
+    #[error("no revocation list in it (-----BEGIN X509 CRL-----)")]
+    NoList,
+    #[error("not usable: {0}")]
+    Unusable(String),
+    #[error("no links by hash in it: `openssl rehash DIRECTORY` makes them")]
+    NoLinks,
+    #[error("no file in it can be used")]
+    NoFiles,
+    #[error(
+        "no certificate of an authority is to be found on this system: install ca-certificates, or name SSLProxyCACertificateFile"
+    )]
+    NoSystem,
 }
 
 /// What the files of a configuration hold.
@@ -74,6 +86,16 @@ pub(crate) struct Loaded {
     pub(crate) warnings: Vec<String>,
     /// For [`Watch::new`].
     files: Vec<(PathBuf, Option<Stamp>)>,
+}
+
+impl Loaded {
+    /// Remembers a file, or a directory. Before it is read: what is written in between is noticed
+    /// later.
+    fn see(&mut self, path: &Path) {
+        if self.files.iter().all(|(known, _)| known != path) {
+            self.files.push((path.to_owned(), stamp(path)));
+        }
+    }
 }
 
 /// Reads every file of a configuration once; all that is wrong, each with its directive.
@@ -116,11 +138,40 @@ pub(crate) fn load(spec: &Spec) -> Result<Loaded, Vec<CertificateError>> {
         }
         loaded.certificates.hosts.push(own);
     }
+    trust::load(spec, &mut loaded, &mut errors);
     if errors.is_empty() {
         Ok(loaded)
     } else {
         Err(errors)
     }
+}
+
+/// Files with certificates that are shown to somebody, and until when these are valid. Of several in
+/// one file: the first that ends.
+pub(crate) fn expiries(spec: &Spec, certificates: &Certificates) -> Vec<(String, Duration)> {
+    let hosts = spec.hosts.iter().zip(&certificates.hosts);
+    let hosts = hosts.flat_map(|(host, pairs)| {
+        let files = host.tls.iter().flat_map(|tls| &tls.certificates);
+        files.zip(pairs).filter_map(|(files, pair)| {
+            let pair = certificates.pairs.get(*pair)?;
+            Some((&files.certificate, pair))
+        })
+    });
+    let members = spec.member_tls.iter().zip(&certificates.members);
+    let members = members.flat_map(|(settings, files)| {
+        let file = settings.machine_file.iter().chain(&settings.machine_path);
+        file.flat_map(|file| files.machine.iter().map(move |pair| (file, pair)))
+    });
+    let mut found: BTreeMap<String, Duration> = BTreeMap::new();
+    for (file, pair) in hosts.chain(members) {
+        let Some(until) = pair.chain.first().and_then(|own| outcome::expiry(&own.0)) else {
+            continue;
+        };
+        let name = file.path.display().to_string();
+        let known = found.entry(name).or_insert(until);
+        *known = until.min(*known);
+    }
+    found.into_iter().collect()
 }
 
 /// All of them, a line each.
@@ -148,12 +199,7 @@ fn pair(
             why,
         }
     };
-    let mut seen = |file: &NamedFile| {
-        if loaded.files.iter().all(|(path, _)| *path != file.path) {
-            // Before it is read: what is written in between is noticed later.
-            loaded.files.push((file.path.clone(), stamp(&file.path)));
-        }
-    };
+    let mut seen = |file: &NamedFile| loaded.see(&file.path);
     let certificate = &files.certificate;
     seen(certificate);
     let text = read(&certificate.path).map_err(fail(CERTIFICATE, certificate))?;
@@ -191,7 +237,7 @@ fn pair(
         };
         fail(CERTIFICATE, certificate)(why)
     })?;
-    if let Some(valid) = validity::of(&pair.chain[0].0)
+    if let Some(valid) = crate::proxy::tls::validity::of(&pair.chain[0].0)
         && let Some(complaint) = valid.complaint(SystemTime::now())
     {
         loaded.warnings.push(format!(
@@ -246,11 +292,17 @@ fn chain(text: &[u8]) -> Result<Vec<Der>, Why> {
     Ok(chain)
 }
 
-fn key(text: &[u8], hint: &'static str) -> Result<Der, Why> {
+/// Refuses a file with a key that needs a passphrase.
+fn check_clear(text: &[u8]) -> Result<(), Why> {
     let has = |part: &[u8]| text.windows(part.len()).any(|bytes| bytes == part);
     if has(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || has(b"Proc-Type: 4,ENCRYPTED") {
         return Err(Why::Encrypted);
     }
+    Ok(())
+}
+
+fn key(text: &[u8], hint: &'static str) -> Result<Der, Why> {
+    check_clear(text)?;
     match PrivateKeyDer::from_pem_slice(text) {
         Ok(key) => Ok(Der(Zeroizing::new(key.secret_der().to_vec()))),
         Err(pem::Error::NoItemsFound) => Err(Why::NoKey(hint)),

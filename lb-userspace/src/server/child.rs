@@ -169,9 +169,9 @@ impl ProxyChild {
         let files: Vec<_> = delivery.logs.iter().collect();
         // Fewer at once than descriptors allow: paths are long and a message is bounded.
         for batch in files.chunks(MAX_FDS / 16) {
-            let paths = batch.iter().map(|(path, _)| (*path).clone()).collect();
+            let targets = batch.iter().map(|(target, _)| (*target).clone()).collect();
             let fds: Vec<_> = batch.iter().map(|(_, file)| file.as_fd()).collect();
-            self.link.send(&ToProxy::Logs(paths), &fds).await?;
+            self.link.send(&ToProxy::Logs(targets), &fds).await?;
         }
         Ok((sockets.len(), files.len()))
     }

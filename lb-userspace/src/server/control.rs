@@ -112,7 +112,7 @@ impl Control {
         let host = |error: preflight::PreflightError| StartError::Host(error.to_string());
         let identity = preflight::identity(&spec).map_err(host)?;
         preflight::interfaces(&spec).map_err(host)?;
-        let logs = Logs::open(&spec).map_err(host)?;
+        let logs = Logs::open(&spec, None).map_err(host)?;
         let tls = certificates::load(&spec)
             .map_err(|errors| StartError::Host(certificates::lines(&errors)))?;
         let watch = Watch::new(&tls);
@@ -211,7 +211,7 @@ impl Control {
     /// Serves until the service has stopped.
     pub(super) async fn serve(&mut self) {
         let spec = Arc::clone(&self.desired.spec);
-        error_log::configure(self.logs.error_targets(&spec), spec.log_level);
+        error_log::configure(self.logs.error_targets(&spec));
         for notice in &self.notices {
             tracing::info!(notice = true, "{notice}");
         }
@@ -249,6 +249,7 @@ impl Control {
                 }
                 Event::Tick => {
                     self.dataplane.tick();
+                    self.logs.tend();
                     self.look_at_certificates().await;
                 }
             }

@@ -11,8 +11,11 @@ use crate::{
     admin::metrics::{BalancerNumbers, Numbers},
     config::spec::Spec,
     dataplane::{Published, table::MemberTable},
-    proxy::reason::Reason,
-    telemetry::counters::{Counters, Latency, MAX_BALANCERS, Number},
+    proxy::{reason::Reason, tls::outcome},
+    telemetry::{
+        counters::{Counters, Latency, MAX_BALANCERS, Number},
+        sink,
+    },
 };
 use lb_common::member::MemberId;
 
@@ -31,6 +34,8 @@ pub(super) struct Ledger {
     /// Reloads that were done, and that were refused.
     reloads: [u64; 2],
     last_load_failed: bool,
+    /// Log lines of control's own that were not written.
+    lines_lost: u64,
 }
 
 impl Ledger {
@@ -47,6 +52,7 @@ impl Ledger {
             loaded: now,
             reloads: [0; 2],
             last_load_failed: false,
+            lines_lost: 0,
         })
     }
 
@@ -134,7 +140,8 @@ impl Ledger {
     }
 
     /// Everything, summed.
-    pub(super) fn numbers(&self, ids: impl Iterator<Item = MemberId>) -> Numbers {
+    pub(super) fn numbers(&mut self, ids: impl Iterator<Item = MemberId>) -> Numbers {
+        self.lines_lost += sink::take_lost();
         let (counters, columns) = (&self.counters, self.columns.as_slice());
         Numbers {
             started: self.started,
@@ -144,11 +151,21 @@ impl Ledger {
             accepted: counters.number(columns, Number::Accepted),
             open: counters.number(columns, Number::Open),
             idle: counters.number(columns, Number::Idle),
+            waiting: counters.number(columns, Number::Waiting),
+            lines_lost: counters.number(columns, Number::LinesLost) + self.lines_lost,
+            usage: Vec::new(),
             classes: counters.classes(columns),
             failures: Reason::ALL
                 .iter()
                 .map(|reason| (reason.name(), counters.failures(columns, *reason as usize)))
                 .collect(),
+            handshakes: outcome::made_labels()
+                .map(|(labels, end)| (labels, counters.handshakes(columns, end)))
+                .collect(),
+            failed_handshakes: outcome::failed_labels()
+                .map(|(labels, end)| (labels, counters.handshakes(columns, end)))
+                .collect(),
+            certificates: Vec::new(),
             members: ids
                 .map(|id| (id.0, counters.member_classes(columns, id)))
                 .collect(),

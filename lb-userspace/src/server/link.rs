@@ -23,7 +23,10 @@ use tokio::{io::Interest, net::UnixDatagram};
 use zeroize::Zeroizing;
 
 use super::privileges::Identity;
-use crate::{config::spec::Spec, proxy::tls::Certificates};
+use crate::{
+    config::spec::{LogTarget, Spec},
+    proxy::tls::Certificates,
+};
 
 /// Longest message, bytes.
 const MAX_MESSAGE: usize = 64 * 1024;
@@ -45,8 +48,8 @@ pub(crate) enum ToProxy {
     },
     /// Listening sockets of the generation to come, shard and index of listener of each.
     Listeners(Vec<(usize, usize)>),
-    /// Log files of the generation to come.
-    Logs(Vec<std::path::PathBuf>),
+    /// Log files, and pipes to programs, of the generation to come.
+    Logs(Vec<LogTarget>),
     /// Switch. Descriptor: a memory file with a [`Parcel`]. The counts guard against a lost batch.
     Apply {
         /// Listening sockets sent since the last one.
@@ -235,6 +238,7 @@ mod tests {
                     key: Der(b"secret".to_vec().into()),
                 }],
                 hosts: vec![vec![0]],
+                ..Certificates::default()
             },
         };
         let fd = parcel.seal().expect("memory file");

@@ -5,13 +5,17 @@ use std::{
     collections::HashMap,
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::fd::AsFd as _,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::config::spec::{Listener, Place};
+use crate::{
+    config::spec::{Listener, Place},
+    dataplane::sys::defer_accept,
+};
 
 /// A `Listen` that could not be bound.
 #[derive(Debug, thiserror::Error)]
@@ -27,13 +31,22 @@ pub(crate) struct BindError {
 /// Sockets by address; those of one address by shard.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Listeners {
-    bound: HashMap<(SocketAddr, bool), Arc<Vec<TcpListener>>>,
+    bound: HashMap<Key, Arc<Vec<TcpListener>>>,
     /// A proxy whose control died holds the addresses until this one serves.
     shared: bool,
 }
 
+/// Address, dual, deferred: a socket stays what it is, so that a reload that fails changes none.
+type Key = (SocketAddr, bool, bool);
+
+fn key(listener: &Listener) -> Key {
+    (listener.address, listener.dual, listener.deferred)
+}
+
 /// How long an address in use is tried again: a proxy whose control died is closing its sockets.
 const IN_USE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the kernel keeps a silent connection to itself, seconds; httpd's.
+const DEFER: u32 = 30;
 const IN_USE_RETRY: Duration = Duration::from_millis(50);
 
 impl Listeners {
@@ -56,7 +69,7 @@ impl Listeners {
     ) -> Result<Self, BindError> {
         let mut bound = HashMap::new();
         for listener in wanted {
-            let key = (listener.address, listener.dual);
+            let key = key(listener);
             let sockets =
                 match self.bound.get(&key) {
                     Some(sockets) => Arc::clone(sockets),
@@ -80,7 +93,7 @@ impl Listeners {
     /// Sockets of one `Listen`, by shard.
     pub(crate) fn sockets(&self, listener: &Listener) -> &[TcpListener] {
         self.bound
-            .get(&(listener.address, listener.dual))
+            .get(&key(listener))
             .map_or(&[], |sockets| sockets.as_slice())
     }
 
@@ -94,7 +107,7 @@ impl Listeners {
         // sluice for one; a socket without it finds that out. Our own sockets on that port are no
         // obstacle: a reload may narrow `*:80` to one address.
         let port = listener.address.port();
-        let ours = self.bound.keys().any(|(bound, _)| bound.port() == port);
+        let ours = self.bound.keys().any(|(bound, ..)| bound.port() == port);
         if !self.shared && !ours && port != 0 {
             let deadline = Instant::now() + IN_USE_PATIENCE;
             while let Err(error) = socket(listener, false).map(drop) {
@@ -108,6 +121,10 @@ impl Listeners {
         (0..shards)
             .map(|_| {
                 let socket = socket(listener, true)?;
+                if listener.deferred {
+                    // Without it connections come earlier, that is all.
+                    let _ = defer_accept(socket.as_fd(), DEFER);
+                }
                 socket.listen(backlog)?;
                 Ok(socket.into())
             })
@@ -161,11 +178,13 @@ fn describe(error: &io::Error, address: SocketAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataplane::sys::defers_accept;
 
     fn listen(address: SocketAddr) -> Listener {
         Listener {
             address,
             dual: false,
+            deferred: false,
             at: Place {
                 file: "test.conf".into(),
                 line: 3,
@@ -195,6 +214,25 @@ mod tests {
             first.sockets(&kept).as_ptr(),
             second.sockets(&kept).as_ptr()
         ));
+    }
+
+    #[tokio::test]
+    async fn changed_accept_filter_takes_new_sockets() {
+        let plain = listen(free_address());
+        let deferred = Listener {
+            deferred: true,
+            ..plain.clone()
+        };
+        let first = Listeners::default()
+            .rebind(std::slice::from_ref(&plain), 1, 16)
+            .await
+            .expect("bind");
+        let second = first
+            .rebind(std::slice::from_ref(&deferred), 1, 16)
+            .await
+            .expect("bind beside it");
+        assert!(!defers_accept(first.sockets(&plain)[0].as_fd()));
+        assert!(defers_accept(second.sockets(&deferred)[0].as_fd()));
     }
 
     #[tokio::test]

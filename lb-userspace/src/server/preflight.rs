@@ -12,11 +12,19 @@ use std::{
     time::Duration,
 };
 
-use super::privileges::{Accounts, Identity, IdentityError};
+use super::{
+    pipes::Piped,
+    privileges::{Accounts, Identity, IdentityError},
+};
 use crate::{
-    config::spec::{LogTarget, Member, Place, Spec},
+    config::spec::{ErrorLogFormat, LogTarget, Member, Place, Spec},
     proxy::LogFiles,
-    telemetry::error_log::Targets,
+    telemetry::{
+        error_format::Format,
+        error_log::{Log, Style, Target, Targets},
+        sink::Sink,
+        syslog::Syslog,
+    },
 };
 
 /// What the host does not have.
@@ -57,6 +65,14 @@ pub(crate) enum PreflightError {
     Log {
         /// The file.
         path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// `ErrorLog "|..."` or `CustomLog "|..."`.
+    #[error("log program cannot be started: {command}: {source}")]
+    Program {
+        /// Its words.
+        command: String,
         /// Why.
         source: io::Error,
     },
@@ -153,16 +169,17 @@ pub(crate) fn interfaces(spec: &Spec) -> Result<(), PreflightError> {
     Ok(())
 }
 
-/// The log files of a configuration, open for appending.
+/// The logs of a configuration: files open for appending, and programs with the pipes they read.
 #[derive(Debug, Default)]
 pub(crate) struct Logs {
-    files: HashMap<PathBuf, Arc<File>>,
+    files: HashMap<LogTarget, Arc<File>>,
+    programs: Vec<Arc<Piped>>,
 }
 
 impl Logs {
     /// Opens (and creates, mode 0640) every log file, anew even when it was open before: that is
-    /// how a rotated log is let go.
-    pub(crate) fn open(spec: &Spec) -> Result<Self, PreflightError> {
+    /// how a rotated log is let go. A program that `previous` has already goes on.
+    pub(crate) fn open(spec: &Spec, previous: Option<&Self>) -> Result<Self, PreflightError> {
         let targets = spec
             .hosts
             .iter()
@@ -171,58 +188,106 @@ impl Logs {
                 host.error_log.iter().chain(access)
             })
             .chain([&spec.error_log]);
-        let mut files = HashMap::new();
+        let mut logs = Self::default();
         for target in targets {
-            let LogTarget::File(path) = target else {
-                continue;
-            };
-            if files.contains_key(path) {
+            if logs.files.contains_key(target) {
                 continue;
             }
-            let file = OpenOptions::new()
-                .append(true)
-                .create(true)
-                .mode(0o640)
-                // A FIFO without a reader must not hold up the start.
-                .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
-                .open(path)
-                .map_err(|source| PreflightError::Log {
-                    path: path.clone(),
-                    source,
-                })?;
-            files.insert(path.clone(), Arc::new(file));
+            let file = match target {
+                LogTarget::Stderr | LogTarget::Syslog { .. } => continue,
+                LogTarget::File(path) => OpenOptions::new()
+                    .append(true)
+                    .create(true)
+                    .mode(0o640)
+                    // A FIFO without a reader must not hold up the start.
+                    .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+                    .open(path)
+                    .map(Arc::new)
+                    .map_err(|source| PreflightError::Log {
+                        path: path.clone(),
+                        source,
+                    })?,
+                LogTarget::Program(program) => {
+                    let running = previous.and_then(|logs| {
+                        let mut known = logs.programs.iter();
+                        known.find(|piped| piped.program() == program)
+                    });
+                    let piped = match running {
+                        Some(piped) => Arc::clone(piped),
+                        None => Piped::start(program).map(Arc::new).map_err(|source| {
+                            PreflightError::Program {
+                                command: program.words.join(" "),
+                                source,
+                            }
+                        })?,
+                    };
+                    let end = Arc::clone(piped.end());
+                    logs.programs.push(piped);
+                    end
+                }
+            };
+            logs.files.insert(target.clone(), file);
         }
-        Ok(Self { files })
+        Ok(logs)
     }
 
     /// From what control sent.
     pub(crate) fn received(files: &LogFiles) -> io::Result<Self> {
         let files = files
             .iter()
-            .map(|(path, file)| Ok((path.clone(), Arc::new(file.try_clone()?))))
+            .map(|(target, file)| Ok((target.clone(), Arc::new(file.try_clone()?))))
             .collect::<io::Result<_>>()?;
-        Ok(Self { files })
+        Ok(Self {
+            files,
+            programs: Vec::new(),
+        })
     }
 
-    /// Paths and files.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&PathBuf, &File)> {
-        self.files.iter().map(|(path, file)| (path, &**file))
+    /// What is written to.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&LogTarget, &File)> {
+        self.files.iter().map(|(target, file)| (target, &**file))
+    }
+
+    /// Starts programs again that have ended. Once a second.
+    pub(crate) fn tend(&self) {
+        for piped in &self.programs {
+            piped.tend();
+        }
     }
 
     /// Where error lines go.
     pub(crate) fn error_targets(&self, spec: &Spec) -> Targets {
-        let file = |target: &LogTarget| match target {
-            LogTarget::Stderr => None,
-            LogTarget::File(path) => self.files.get(path).cloned(),
+        let target = |target: &LogTarget| match target {
+            LogTarget::Syslog { facility, tag } => {
+                Target::Syslog(Arc::new(Syslog::new(*facility, tag)))
+            }
+            target => {
+                let file = self.files.get(target).cloned();
+                Target::Sink(file.map_or(Sink::Stderr, Sink::of))
+            }
         };
+        let style = |format: &ErrorLogFormat| match format {
+            ErrorLogFormat::Default => Style::Default,
+            ErrorLogFormat::Json => Style::Json,
+            ErrorLogFormat::Format(text) => Style::Format(Arc::new(Format::compile(text))),
+        };
+        let main = Log {
+            target: target(&spec.error_log),
+            style: style(&spec.error_log_format),
+            ..Log::default()
+        };
+        let mut hosts = Vec::with_capacity(spec.hosts.len());
+        for host in &spec.hosts {
+            hosts.push(Log {
+                target: (host.error_log.as_ref()).map_or_else(|| main.target.clone(), target),
+                style: (host.error_log_format.as_ref()).map_or_else(|| main.style.clone(), style),
+                levels: host.log_levels.clone(),
+                server_name: host.server_name.clone().unwrap_or_default(),
+            });
+        }
         Targets {
-            json: spec.error_log_json,
-            main: file(&spec.error_log),
-            hosts: spec
-                .hosts
-                .iter()
-                .map(|host| host.error_log.as_ref().and_then(file))
-                .collect(),
+            main: hosts.first().cloned().unwrap_or(main),
+            hosts,
         }
     }
 }
@@ -257,7 +322,7 @@ mod tests {
             error_log: LogTarget::File("/nonexistent/sluice/error.log".into()),
             ..Spec::default()
         };
-        let error = Logs::open(&spec).expect_err("refused").to_string();
+        let error = Logs::open(&spec, None).expect_err("refused").to_string();
         assert!(error.contains("/nonexistent/sluice/error.log"), "{error}");
     }
 }

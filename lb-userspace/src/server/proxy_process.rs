@@ -182,12 +182,12 @@ impl Process {
                     });
                 }
             }
-            ToProxy::Logs(paths) => {
-                if paths.len() != fds.len() {
+            ToProxy::Logs(targets) => {
+                if targets.len() != fds.len() {
                     return Err(cut_short());
                 }
                 self.logs
-                    .extend(paths.into_iter().zip(fds.into_iter().map(File::from)));
+                    .extend(targets.into_iter().zip(fds.into_iter().map(File::from)));
             }
             ToProxy::Apply { listeners, logs } => {
                 if listeners != self.listeners.len() || logs != self.logs.len() {
@@ -230,9 +230,9 @@ impl Process {
             listeners,
             logs,
         )?;
-        error_log::configure(targets, spec.log_level);
+        error_log::configure(targets);
         if let Some(checker) = &self.checker {
-            checker.apply(&spec, &ids, &self.table);
+            checker.apply(&spec, &ids, &self.table, &self.proxy.peers());
         }
         Ok(())
     }

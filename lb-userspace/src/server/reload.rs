@@ -66,7 +66,7 @@ impl Control {
         let text = |error: preflight::PreflightError| error.to_string();
         preflight::identity(&spec).map_err(text)?;
         preflight::interfaces(&spec).map_err(text)?;
-        let logs = Logs::open(&spec).map_err(text)?;
+        let logs = Logs::open(&spec, Some(&self.logs)).map_err(text)?;
         let tls = certificates::load(&spec).map_err(|errors| certificates::lines(&errors))?;
         let watch = Watch::new(&tls);
         for line in &tls.warnings {
@@ -119,7 +119,7 @@ impl Control {
         self.certificates = tls.certificates;
         self.watch = watch;
         self.notices = notices;
-        error_log::configure(self.logs.error_targets(&spec), spec.log_level);
+        error_log::configure(self.logs.error_targets(&spec));
         Ok(message)
     }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use lb_common::member::MemberId;
 
-use super::{control::Control, socket::Ask};
+use super::{certificates, control::Control, socket::Ask, usage};
 use crate::{
     admin::{
         change,
@@ -66,10 +66,15 @@ impl Control {
         }
     }
 
-    fn metrics_page(&self) -> Result<String, String> {
+    fn metrics_page(&mut self) -> Result<String, String> {
         let shown = self.snapshot()?;
         let ids = shown.members.iter().map(|view| MemberId(view.id));
-        let numbers = self.ledger.numbers(ids);
+        let mut numbers = self.ledger.numbers(ids);
+        numbers.certificates = certificates::expiries(&self.desired.spec, &self.certificates);
+        numbers.usage.push(usage::of("control", shown.control_pid));
+        if shown.proxy_pid != 0 {
+            numbers.usage.push(usage::of("proxy", shown.proxy_pid));
+        }
         Ok(metrics::render(&shown, Some(&numbers)))
     }
 

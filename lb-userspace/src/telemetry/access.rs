@@ -1,17 +1,24 @@
 //! Access logs: `LogFormat` compiled once, lines written into a buffer per shard and file.
 //!
-//! The tags are httpd's (apache.md 3.24) as far as they mean something here; an unknown one is
-//! written as `-`. Who opens the files and when a buffer is flushed is not decided here.
+//! The tags are httpd's (apache.md 3.24). Who opens the files and when a buffer is flushed is not
+//! decided here; blocks of lines go to the writer's thread.
 
 use std::{
-    fs::File,
-    io::{self, Write},
-    net::{IpAddr, SocketAddr},
+    io::Write as _,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use text::{address, cookie, escape, escaped, field, number};
+
+use super::{sink::Sink, writer};
+use crate::config::log_format::{self, Item};
+
+mod text;
+
+pub use text::Clock;
 
 /// A compiled `LogFormat`.
 #[derive(Clone, Debug)]
@@ -45,8 +52,8 @@ enum Part {
 enum Tag {
     RemoteAddress,
     LocalAddress,
-    Time,
-    TimeAs(String),
+    Stamp,
+    Time(Instant, TimeAs),
     RequestLine,
     Method,
     Path,
@@ -62,6 +69,7 @@ enum Tag {
     Millis,
     Seconds,
     Filename,
+    Handler,
     ServerName,
     HostName,
     CanonicalPort,
@@ -70,12 +78,33 @@ enum Tag {
     ConnectionRequests,
     ConnectionStatus,
     ProcessId,
+    ThreadId,
+    HexThreadId,
     LogId,
+    ConnectionLogId,
     RequestField(usize),
     ResponseField(usize),
     Cookie(usize, String),
     Environment(String),
-    Unknown,
+    /// What sluice has nothing to say about.
+    Nothing,
+}
+
+/// Which moment a time is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Instant {
+    Begin,
+    End,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum TimeAs {
+    Seconds,
+    Millis,
+    Micros,
+    MillisOfSecond,
+    MicrosOfSecond,
+    Format(Arc<str>),
 }
 
 /// What a finished request's line is made of.
@@ -125,6 +154,10 @@ pub struct Entry<'a> {
     pub response_fields: &'a [Option<HeaderValue>],
     /// Id under which the error log has lines of this request; 0: it has none.
     pub log_id: u64,
+    /// Id under which the error log has lines of its connection; 0: it has none.
+    pub connection_log_id: u64,
+    /// `proxy-server`, or empty where nothing was to be forwarded.
+    pub handler: &'a str,
     /// Value of an environment variable (`BALANCER_*`, `SLUICE_REASON`).
     pub environment: &'a [(&'static str, String)],
 }
@@ -141,7 +174,7 @@ pub enum Connection {
 }
 
 impl Format {
-    /// Compiles a format string; anything is accepted.
+    /// Compiles a format string. One that `configtest` would refuse is written as it stands.
     pub fn compile(text: &str) -> Self {
         let mut format = Self {
             parts: Vec::new(),
@@ -149,34 +182,16 @@ impl Format {
             response_fields: Vec::new(),
             wants: Wants::default(),
         };
-        let mut plain = Vec::new();
-        let mut chars = text.chars().peekable();
-        while let Some(char) = chars.next() {
-            match char {
-                '%' => {
-                    if chars.next_if_eq(&'%').is_some() {
-                        plain.push(b'%');
-                        continue;
-                    }
-                    if !plain.is_empty() {
-                        format.parts.push(Part::Text(std::mem::take(&mut plain)));
-                    }
-                    let part = format.compile_tag(&mut chars);
-                    format.parts.push(part);
-                }
-                '\\' => plain.extend(match chars.next() {
-                    Some('n') => vec![b'\n'],
-                    Some('t') => vec![b'\t'],
-                    Some('r') => vec![b'\r'],
-                    Some(other) if matches!(other, '\\' | '"') => vec![other as u8],
-                    Some(other) => format!("\\{other}").into_bytes(),
-                    None => vec![b'\\'],
-                }),
-                other => plain.extend(other.encode_utf8(&mut [0; 4]).bytes()),
-            }
-        }
-        if !plain.is_empty() {
-            format.parts.push(Part::Text(plain));
+        let items = log_format::parse(text).unwrap_or_else(|_| vec![Item::Text(text.to_owned())]);
+        for item in items {
+            let part = match item {
+                Item::Text(text) => Part::Text(text.into_bytes()),
+                Item::Tag(tag) => Part::Tag {
+                    only: (!tag.statuses.is_empty()).then_some((tag.statuses, !tag.negated)),
+                    tag: format.tag(&tag.name, tag.argument.as_deref()),
+                },
+            };
+            format.parts.push(part);
         }
         format
     }
@@ -196,102 +211,71 @@ impl Format {
         &self.response_fields
     }
 
-    fn compile_tag(&mut self, chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Part {
-        let mut argument: Option<String> = None;
-        let mut statuses = String::new();
-        let mut wanted = true;
-        while let Some(char) = chars.next() {
-            match char {
-                '!' => wanted = false,
-                '<' | '>' => {}
-                '0'..='9' | ',' => statuses.push(char),
-                '{' => argument = Some(chars.by_ref().take_while(|&c| c != '}').collect()),
-                letter => {
-                    let statuses: Vec<u16> =
-                        statuses.split(',').filter_map(|s| s.parse().ok()).collect();
-                    let mut tag = self.tag(letter, argument.as_deref());
-                    // `%^ti` and `%^to` (trailer fields): two letters more, never there.
-                    if letter == '^' {
-                        chars.next();
-                        chars.next();
-                        tag = Tag::Unknown;
-                    }
-                    return Part::Tag {
-                        tag,
-                        only: (!statuses.is_empty()).then_some((statuses, wanted)),
-                    };
-                }
-            }
-        }
-        Part::Tag {
-            tag: Tag::Unknown,
-            only: None,
-        }
-    }
-
-    fn tag(&mut self, letter: char, argument: Option<&str>) -> Tag {
+    fn tag(&mut self, name: &str, argument: Option<&str>) -> Tag {
         let field = |list: &mut Vec<HeaderName>, name: &str| {
             let name = HeaderName::try_from(name).ok()?;
-            Some(
-                list.iter()
-                    .position(|known| *known == name)
-                    .unwrap_or_else(|| {
-                        list.push(name);
-                        list.len() - 1
-                    }),
-            )
+            let known = list.iter().position(|known| *known == name);
+            Some(known.unwrap_or_else(|| {
+                list.push(name);
+                list.len() - 1
+            }))
         };
-        match (letter, argument) {
-            ('h' | 'a', _) => Tag::RemoteAddress,
-            ('A', _) => Tag::LocalAddress,
-            ('t', None) => Tag::Time,
-            ('t', Some(format)) => Tag::TimeAs(
-                format
-                    .trim_start_matches("begin:")
-                    .trim_start_matches("end:")
-                    .to_owned(),
-            ),
-            ('r', _) => Tag::RequestLine,
-            ('m', _) => Tag::Method,
-            ('U', _) => Tag::Path,
-            ('q', _) => Tag::Query,
-            ('H', _) => Tag::Protocol,
-            ('s', _) => Tag::Status,
-            ('b', _) => Tag::BodyBytesOrDash,
-            ('B', _) => Tag::BodyBytes,
-            ('I', _) => Tag::BytesIn,
-            ('O', _) => Tag::BytesOut,
-            ('D', _) | ('T', Some("us")) => Tag::Micros,
-            ('T', Some("ms")) => Tag::Millis,
-            ('T', None | Some("s")) => Tag::Seconds,
-            ('f', _) => {
+        match (name, argument) {
+            ("h" | "a", _) => Tag::RemoteAddress,
+            ("A", _) => Tag::LocalAddress,
+            ("t", None) => Tag::Stamp,
+            ("t", Some(format)) => time_tag(format),
+            ("r", _) => Tag::RequestLine,
+            ("R", _) => Tag::Handler,
+            ("m", _) => Tag::Method,
+            ("U", _) => Tag::Path,
+            ("q", _) => Tag::Query,
+            ("H", _) => Tag::Protocol,
+            ("s", _) => Tag::Status,
+            ("b", _) => Tag::BodyBytesOrDash,
+            ("B", _) => Tag::BodyBytes,
+            ("I", _) => Tag::BytesIn,
+            ("O", _) => Tag::BytesOut,
+            ("S", _) => Tag::BytesBoth,
+            ("D", _) => Tag::Micros,
+            ("T", None) => Tag::Seconds,
+            ("T", Some(unit)) => match unit.to_ascii_lowercase().as_str() {
+                "us" => Tag::Micros,
+                "ms" => Tag::Millis,
+                _ => Tag::Seconds,
+            },
+            ("f", _) => {
                 self.wants.filename = true;
                 Tag::Filename
             }
-            ('v', _) => Tag::ServerName,
-            ('V', _) => Tag::HostName,
-            ('p', None | Some("canonical")) => Tag::CanonicalPort,
-            ('p', Some("local")) => Tag::LocalPort,
-            ('p', Some("remote")) => Tag::RemotePort,
-            ('k', _) => Tag::ConnectionRequests,
-            ('X', _) => Tag::ConnectionStatus,
-            ('P', None | Some("pid")) => Tag::ProcessId,
-            ('L', None) => Tag::LogId,
-            ('S', _) => Tag::BytesBoth,
-            ('i', Some(name)) => {
-                field(&mut self.request_fields, name).map_or(Tag::Unknown, Tag::RequestField)
+            ("v", _) => Tag::ServerName,
+            ("V", _) => Tag::HostName,
+            ("p", Some("local")) => Tag::LocalPort,
+            ("p", Some("remote")) => Tag::RemotePort,
+            ("p", _) => Tag::CanonicalPort,
+            ("k", _) => Tag::ConnectionRequests,
+            ("X", _) => Tag::ConnectionStatus,
+            ("P", Some("tid")) => Tag::ThreadId,
+            ("P", Some("hextid")) => Tag::HexThreadId,
+            ("P", _) => Tag::ProcessId,
+            ("L", None) => Tag::LogId,
+            ("L", Some(_)) => Tag::ConnectionLogId,
+            ("i", Some(name)) => {
+                field(&mut self.request_fields, name).map_or(Tag::Nothing, Tag::RequestField)
             }
-            ('o', Some(name)) => {
-                field(&mut self.response_fields, name).map_or(Tag::Unknown, Tag::ResponseField)
+            ("o", Some(name)) => {
+                field(&mut self.response_fields, name).map_or(Tag::Nothing, Tag::ResponseField)
             }
-            ('C', Some(name)) => field(&mut self.request_fields, header::COOKIE.as_str())
-                .map_or(Tag::Unknown, |index| Tag::Cookie(index, name.to_owned())),
+            ("C", Some(name)) => field(&mut self.request_fields, header::COOKIE.as_str())
+                .map_or(Tag::Nothing, |index| Tag::Cookie(index, name.to_owned())),
             // mod_ssl's variables are in one list with the environment.
-            ('e' | 'x', Some(name)) => {
+            ("e" | "x", Some(name)) => {
                 self.wants.environment = true;
                 Tag::Environment(name.to_owned())
             }
-            _ => Tag::Unknown,
+            // `%l` and `%u`: nobody says who is there. `%n`: nobody leaves notes. `%^ti`, `%^to`:
+            // trailers are dropped.
+            _ => Tag::Nothing,
         }
     }
 
@@ -316,13 +300,50 @@ impl Format {
     }
 }
 
+/// `%{...}t`.
+fn time_tag(format: &str) -> Tag {
+    let (when, format) = match format.strip_prefix("end:") {
+        Some(format) => (Instant::End, format),
+        None => (
+            Instant::Begin,
+            format.strip_prefix("begin:").unwrap_or(format),
+        ),
+    };
+    let how = match format {
+        // As in httpd, which has a time in brackets where the format is empty.
+        "" => TimeAs::Format("[%d/%b/%Y:%H:%M:%S %z]".into()),
+        "sec" => TimeAs::Seconds,
+        "msec" => TimeAs::Millis,
+        "usec" => TimeAs::Micros,
+        "msec_frac" => TimeAs::MillisOfSecond,
+        "usec_frac" => TimeAs::MicrosOfSecond,
+        format => TimeAs::Format(format.into()),
+    };
+    Tag::Time(when, how)
+}
+
+impl TimeAs {
+    fn write(&self, time: SystemTime, clock: &mut Clock, out: &mut Vec<u8>) {
+        let epoch = text::since_epoch(time);
+        match self {
+            Self::Seconds => number(out, epoch.as_secs()),
+            Self::Millis => number(out, epoch.as_millis() as u64),
+            Self::Micros => number(out, epoch.as_micros() as u64),
+            Self::MillisOfSecond => drop(write!(out, "{:03}", epoch.subsec_millis())),
+            Self::MicrosOfSecond => drop(write!(out, "{:06}", epoch.subsec_micros())),
+            Self::Format(format) => escape(out, clock.formatted(format, time).as_bytes()),
+        }
+    }
+}
+
 impl Tag {
     fn write(&self, entry: &Entry<'_>, clock: &mut Clock, out: &mut Vec<u8>) {
         match self {
             Self::RemoteAddress => address(out, entry.remote.ip()),
             Self::LocalAddress => address(out, entry.local.ip()),
-            Self::Time => out.extend_from_slice(clock.stamp(entry.begun).as_bytes()),
-            Self::TimeAs(format) => out.extend_from_slice(time_as(format, entry.begun).as_bytes()),
+            Self::Stamp => out.extend_from_slice(clock.stamp(entry.begun).as_bytes()),
+            Self::Time(Instant::Begin, how) => how.write(entry.begun, clock, out),
+            Self::Time(Instant::End, how) => how.write(entry.begun + entry.took, clock, out),
             Self::RequestLine => escaped(out, entry.request_line.as_bytes()),
             Self::Method => escaped(out, entry.method.as_bytes()),
             Self::Path => escaped(out, entry.path),
@@ -354,11 +375,12 @@ impl Tag {
                 Connection::Kept => b'+',
                 Connection::Closed => b'-',
             }),
-            Self::LogId if entry.log_id == 0 => out.push(b'-'),
-            Self::LogId => {
-                out.extend_from_slice(super::error_log::id_text(entry.log_id).as_bytes());
-            }
+            Self::LogId => log_id(out, entry.log_id),
+            Self::ConnectionLogId => log_id(out, entry.connection_log_id),
             Self::ProcessId => number(out, u64::from(std::process::id())),
+            Self::ThreadId => number(out, clock.thread()),
+            Self::HexThreadId => drop(write!(out, "{:x}", clock.thread())),
+            Self::Handler => escaped(out, entry.handler.as_bytes()),
             Self::RequestField(index) => field(out, entry.request_fields, *index),
             Self::ResponseField(index) => field(out, entry.response_fields, *index),
             Self::Cookie(index, name) => {
@@ -377,8 +399,16 @@ impl Tag {
                     value.map_or(b"".as_slice(), |(_, value)| value.as_bytes()),
                 );
             }
-            Self::Unknown => out.push(b'-'),
+            Self::Nothing => out.push(b'-'),
         }
+    }
+}
+
+fn log_id(out: &mut Vec<u8>, id: u64) {
+    if id == 0 {
+        out.push(b'-');
+    } else {
+        out.extend_from_slice(super::error_log::id_text(id).as_bytes());
     }
 }
 
@@ -404,146 +434,11 @@ pub fn take_values(names: &[HeaderName], fields: &HeaderMap) -> Vec<Option<Heade
         .collect()
 }
 
-fn cookie<'a>(cookies: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    cookies.split(|&byte| byte == b';').find_map(|pair| {
-        let pair = pair.trim_ascii();
-        let at = pair.iter().position(|&byte| byte == b'=')?;
-        (pair[..at].trim_ascii() == name.as_bytes()).then(|| pair[at + 1..].trim_ascii())
-    })
-}
-
-fn field(out: &mut Vec<u8>, values: &[Option<HeaderValue>], index: usize) {
-    let value = values.get(index).and_then(Option::as_ref);
-    escaped(out, value.map_or(b"", HeaderValue::as_bytes));
-}
-
-/// Writes escaped text, `-` for none.
-fn escaped(out: &mut Vec<u8>, text: &[u8]) {
-    if text.is_empty() {
-        out.push(b'-');
-    } else {
-        escape(out, text);
-    }
-}
-
-/// Makes what a client sent harmless to whoever reads the file, as httpd does.
-fn escape(out: &mut Vec<u8>, text: &[u8]) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    for &byte in text {
-        let short = match byte {
-            b'"' | b'\\' => byte,
-            0x08 => b'b',
-            b'\t' => b't',
-            b'\n' => b'n',
-            0x0b => b'v',
-            b'\r' => b'r',
-            b' '..=b'~' => {
-                out.push(byte);
-                continue;
-            }
-            _ => {
-                out.extend_from_slice(&[
-                    b'\\',
-                    b'x',
-                    HEX[usize::from(byte >> 4)],
-                    HEX[usize::from(byte & 15)],
-                ]);
-                continue;
-            }
-        };
-        out.extend_from_slice(&[b'\\', short]);
-    }
-}
-
-fn address(out: &mut Vec<u8>, ip: IpAddr) {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => {
-            for (place, octet) in ip.octets().into_iter().enumerate() {
-                if place > 0 {
-                    out.push(b'.');
-                }
-                number(out, u64::from(octet));
-            }
-        }
-        // Writing to a Vec does not fail.
-        IpAddr::V6(ip) => drop(write!(out, "{ip}")),
-    }
-}
-
-fn number(out: &mut Vec<u8>, mut value: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
-}
-
-/// `[10/Oct/2000:13:55:36 -0700]`, made once a second.
-#[derive(Debug, Default)]
-pub struct Clock {
-    second: u64,
-    text: String,
-}
-
-impl Clock {
-    fn stamp(&mut self, time: SystemTime) -> &str {
-        let second = since_epoch(time).as_secs();
-        if self.text.is_empty() || second != self.second {
-            self.second = second;
-            self.text = zoned(time).map_or_else(
-                || "-".to_owned(),
-                |zoned| zoned.strftime("[%d/%b/%Y:%H:%M:%S %z]").to_string(),
-            );
-        }
-        &self.text
-    }
-}
-
-fn time_as(format: &str, time: SystemTime) -> String {
-    let epoch = since_epoch(time);
-    match format {
-        "sec" => epoch.as_secs().to_string(),
-        "msec" => epoch.as_millis().to_string(),
-        "usec" => epoch.as_micros().to_string(),
-        "msec_frac" => format!("{:03}", epoch.subsec_millis()),
-        "usec_frac" => format!("{:06}", epoch.subsec_micros()),
-        _ => zoned(time)
-            .and_then(|zoned| jiff::fmt::strtime::format(format, &zoned).ok())
-            .unwrap_or_else(|| "-".to_owned()),
-    }
-}
-
-fn since_epoch(time: SystemTime) -> Duration {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-}
-
-fn zoned(time: SystemTime) -> Option<jiff::Zoned> {
-    let timestamp = jiff::Timestamp::try_from(time).ok()?;
-    Some(timestamp.to_zoned(jiff::tz::TimeZone::system()))
-}
-
-/// Where a log's lines go.
-#[derive(Clone, Debug)]
-pub enum Sink {
-    /// A file opened for appending.
-    File(Arc<File>),
-    /// Standard error.
-    Stderr,
-}
-
-/// One shard's lines for one file. What is left is written when it is dropped.
+/// One shard's lines for one file. What is left is handed over when it is dropped.
 #[derive(Debug)]
 pub struct Buffer {
     sink: Sink,
     lines: Vec<u8>,
-    broken: bool,
 }
 
 impl Buffer {
@@ -555,11 +450,10 @@ impl Buffer {
         Self {
             sink,
             lines: Vec::new(),
-            broken: false,
         }
     }
 
-    /// Appends a line; writes when enough has gathered.
+    /// Appends a line; hands over when enough has gathered.
     pub fn push(&mut self, format: &Format, entry: &Entry<'_>, clock: &mut Clock) {
         format.write(entry, clock, &mut self.lines);
         if self.lines.len() >= Self::LIMIT {
@@ -567,24 +461,12 @@ impl Buffer {
         }
     }
 
-    /// Writes what has gathered, in one call. A log that cannot be written costs its lines and one
-    /// message, never a request.
+    /// Hands over what has gathered. A log that cannot be written costs its lines and one message,
+    /// never a request.
     pub fn flush(&mut self) {
-        if self.lines.is_empty() {
-            return;
-        }
-        let result: io::Result<()> = match &self.sink {
-            Sink::File(file) => (&**file).write_all(&self.lines),
-            Sink::Stderr => io::stderr().lock().write_all(&self.lines),
-        };
-        self.lines.clear();
-        match result {
-            Ok(()) => self.broken = false,
-            Err(error) if !self.broken => {
-                self.broken = true;
-                tracing::error!(target: "sluice::proxy", "access log: lines lost: {error}");
-            }
-            Err(_) => {}
+        if !self.lines.is_empty() {
+            let room = Vec::with_capacity(self.lines.len().min(Self::LIMIT));
+            writer::hand_over(&self.sink, std::mem::replace(&mut self.lines, room));
         }
     }
 }

@@ -28,6 +28,8 @@ use crate::dataplane::sys::{Mapping, fd_of, memory_file};
 pub const MAX_REASONS: usize = 64;
 /// Classes of a request's end: no answer, then 1xx to 5xx.
 pub const CLASSES: usize = 6;
+/// Ends of TLS handshakes that are told apart.
+pub const HANDSHAKES: usize = 32;
 /// Buckets of a histogram; the last has no upper bound.
 pub const BUCKETS: usize = 21;
 /// Balancers with histograms; a configuration's further ones have none.
@@ -66,26 +68,32 @@ pub enum Number {
     Open,
     /// Of them, idle in a pool (gauge, once a second).
     Idle,
+    /// Requests that wait for a connection to a member (gauge).
+    Waiting,
+    /// Log lines that were not written.
+    LinesLost,
 }
 
 impl Number {
-    const GAUGES: [Self; 3] = [Self::Clients, Self::Open, Self::Idle];
+    const GAUGES: [Self; 4] = [Self::Clients, Self::Open, Self::Idle, Self::Waiting];
 }
 
 // Offsets within a block, in cells of 8 bytes; each part begins on a cache line.
-const CLASS: usize = 8;
-const REASON: usize = 16;
+const CLASS: usize = 32;
+const REASON: usize = 40;
 const MEMBER: usize = REASON + MAX_REASONS;
 const MEMBER_CELLS: usize = 8;
 const BALANCER: usize = MEMBER + MAX_MEMBERS as usize * MEMBER_CELLS;
 const BALANCER_CELLS: usize = 64;
 const TIMES: [usize; 2] = [0, 32];
 const SUM: usize = BUCKETS;
-const BLOCK: usize = BALANCER + MAX_BALANCERS * BALANCER_CELLS;
+const HANDSHAKE: usize = BALANCER + MAX_BALANCERS * BALANCER_CELLS;
+const BLOCK: usize = HANDSHAKE + HANDSHAKES;
 /// Two words of a balancer's name, hashed, for each row: the shards find their rows by it.
 const DIRECTORY: usize = MAX_BALANCERS * 2;
 
-const _: () = assert!(CLASSES <= MEMBER_CELLS && BUCKETS < 32);
+const _: () =
+    assert!((Number::LinesLost as usize) < CLASS && CLASSES <= MEMBER_CELLS && BUCKETS < 32);
 
 /// Which of a balancer's histograms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,6 +224,11 @@ impl Counters {
         self.sum(columns, REASON + reason % MAX_REASONS)
     }
 
+    /// TLS handshakes that ended in one way.
+    pub fn handshakes(&self, columns: &[u32], end: usize) -> u64 {
+        self.sum(columns, HANDSHAKE + end % HANDSHAKES)
+    }
+
     /// Requests by class that a member was given last.
     pub fn member_classes(&self, columns: &[u32], id: MemberId) -> [u64; CLASSES] {
         let at = MEMBER + id.0 as usize % MAX_MEMBERS as usize * MEMBER_CELLS;
@@ -251,6 +264,11 @@ impl Tally {
         }
     }
 
+    /// So many more.
+    pub fn count(&self, number: Number, count: u64) {
+        self.add(number as usize, count);
+    }
+
     /// One more.
     pub fn up(&self, number: Number) {
         self.add(number as usize, 1);
@@ -274,6 +292,11 @@ impl Tally {
     /// A request failed.
     pub fn failure(&self, reason: usize) {
         self.add(REASON + reason % MAX_REASONS, 1);
+    }
+
+    /// A TLS handshake ended.
+    pub fn handshake(&self, end: usize) {
+        self.add(HANDSHAKE + end % HANDSHAKES, 1);
     }
 
     /// A request that a member was given last ended with this status.

@@ -14,8 +14,6 @@
 use std::{
     cell::Cell,
     fmt::{self, Write as _},
-    fs::File,
-    io::Write as _,
     sync::{
         Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU8, Ordering::Relaxed},
@@ -30,17 +28,60 @@ use tracing::{
     subscriber::Interest,
 };
 
-use crate::config::spec::LogLevel;
+use super::{
+    error_format::{Format, Parts},
+    sink::Sink,
+    syslog::Syslog,
+};
+use crate::config::spec::{LogLevel, LogLevels};
 
-/// Where lines go. Empty: standard error.
+/// Where lines go and how they look. Empty: standard error, httpd's lines.
 #[derive(Clone, Debug, Default)]
 pub struct Targets {
-    /// `ErrorLog` of the main server.
-    pub main: Option<Arc<File>>,
-    /// `ErrorLog` of each virtual host, by its index in the specification; `None`: the main one.
-    pub hosts: Vec<Option<Arc<File>>>,
-    /// `ErrorLogFormat json`.
-    pub json: bool,
+    /// Of the main server: what is about no virtual host.
+    pub main: Log,
+    /// Of each virtual host, by its index in the specification.
+    pub hosts: Vec<Log>,
+}
+
+/// The error log of a host.
+#[derive(Clone, Debug, Default)]
+pub struct Log {
+    /// `ErrorLog`.
+    pub target: Target,
+    /// `ErrorLogFormat`.
+    pub style: Style,
+    /// `LogLevel`.
+    pub levels: LogLevels,
+    /// `ServerName`.
+    pub server_name: String,
+}
+
+/// `ErrorLog`.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// A file, a pipe, standard error.
+    Sink(Sink),
+    /// The system log.
+    Syslog(Arc<Syslog>),
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Self::Sink(Sink::Stderr)
+    }
+}
+
+/// `ErrorLogFormat`.
+#[derive(Clone, Debug, Default)]
+pub enum Style {
+    /// httpd's default.
+    #[default]
+    Default,
+    /// `json`.
+    Json,
+    /// A format string.
+    Format(Arc<Format>),
 }
 
 /// The request that a thread works on.
@@ -50,12 +91,14 @@ pub struct Request {
     pub host: usize,
     /// Its id; 0: there is no request.
     pub id: u64,
+    /// Its connection's id; 0: unknown.
+    pub connection: u64,
     /// A line was written for it.
     pub logged: bool,
 }
 
 thread_local! {
-    static REQUEST: Cell<Request> = const { Cell::new(Request { host: 0, id: 0, logged: false }) };
+    static REQUEST: Cell<Request> = const { Cell::new(Request { host: 0, id: 0, connection: 0, logged: false }) };
 }
 
 /// Makes lines of this thread lines of `request`; returns the one before.
@@ -73,12 +116,12 @@ pub fn id_text(id: u64) -> String {
     format!("{id:016x}")
 }
 
-static TARGETS: RwLock<Targets> = RwLock::new(Targets {
-    main: None,
-    hosts: Vec::new(),
-    json: false,
-});
-static LEVEL: AtomicU8 = AtomicU8::new(LogLevel::Warn as u8);
+static TARGETS: RwLock<Option<Targets>> = RwLock::new(None);
+/// The least important level that some host, and that every host, wants of some, or of every, module.
+static LEVELS: [AtomicU8; 2] = [
+    AtomicU8::new(LogLevel::Warn as u8),
+    AtomicU8::new(LogLevel::Warn as u8),
+];
 static STARTED: OnceLock<()> = OnceLock::new();
 
 /// Makes the error log this process's log, on standard error at `LogLevel warn`. Further calls
@@ -90,10 +133,21 @@ pub fn start() {
     });
 }
 
-/// Sends all further lines to `targets`, those of `level` and worse.
-pub fn configure(targets: Targets, level: LogLevel) {
-    *TARGETS.write().unwrap_or_else(PoisonError::into_inner) = targets;
-    LEVEL.store(level as u8, Relaxed);
+/// Sends all further lines to `targets`.
+pub fn configure(targets: Targets) {
+    let all = || targets.hosts.iter().chain([&targets.main]);
+    let levels = || {
+        all().flat_map(|log| {
+            let modules = log.levels.modules.iter().map(|(_, level)| *level);
+            modules.chain([log.levels.level])
+        })
+    };
+    let most = levels().max().unwrap_or_default();
+    let least = levels().min().unwrap_or_default();
+    *TARGETS.write().unwrap_or_else(PoisonError::into_inner) = Some(targets);
+    for (place, level) in LEVELS.iter().zip([most, least]) {
+        place.store(level as u8, Relaxed);
+    }
     tracing::callsite::rebuild_interest_cache();
 }
 
@@ -101,24 +155,31 @@ struct ErrorLog;
 
 impl Subscriber for ErrorLog {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        if is_wanted(metadata, LEVEL.load(Relaxed)) {
+        let [most, least] = LEVELS.each_ref().map(|level| level.load(Relaxed));
+        if is_wanted(metadata, least) {
             Interest::always()
+        } else if is_wanted(metadata, most) {
+            // By some virtual host, or of some module.
+            Interest::sometimes()
         } else {
             Interest::never()
         }
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        is_wanted(metadata, LEVEL.load(Relaxed))
+        let targets = TARGETS.read().unwrap_or_else(PoisonError::into_inner);
+        let level = targets.as_ref().map_or(LogLevel::Warn, |targets| {
+            let request = current();
+            let host = (request.id != 0).then_some(request.host);
+            targets.log(host).level(module(metadata.target()))
+        });
+        is_wanted(metadata, level as u8)
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
         // Notices are `info` events and always wanted.
-        Some(
-            filter(LEVEL.load(Relaxed))
-                .max(Level::INFO.into())
-                .max(LevelFilter::INFO),
-        )
+        let [most, _] = LEVELS.each_ref().map(|level| level.load(Relaxed));
+        Some(filter(most).max(LevelFilter::INFO))
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
@@ -146,30 +207,60 @@ impl Subscriber for ErrorLog {
             tid: rustix::thread::gettid().as_raw_nonzero().get(),
             target: event.metadata().target(),
             level: *event.metadata().level(),
+            source: event.metadata().file().zip(event.metadata().line()),
             fields: &fields,
         };
         let targets = TARGETS.read().unwrap_or_else(PoisonError::into_inner);
-        let line = if targets.json {
-            line.json()
-        } else {
-            line.to_string()
-        };
-        let file = fields
-            .vhost
-            .or((request.id != 0).then_some(request.host))
-            .and_then(|index| targets.hosts.get(index))
-            .and_then(Option::as_ref)
-            .or(targets.main.as_ref());
-        // A log that cannot be written has nobody to be reported to.
-        drop(match file {
-            Some(file) => (&**file).write_all(line.as_bytes()),
-            None => std::io::stderr().write_all(line.as_bytes()),
-        });
+        let host = fields.vhost.or((request.id != 0).then_some(request.host));
+        match &*targets {
+            Some(targets) => targets.log(host).write(&line),
+            None => Log::default().write(&line),
+        }
     }
 
     fn enter(&self, _: &span::Id) {}
 
     fn exit(&self, _: &span::Id) {}
+}
+
+impl Targets {
+    /// The log of a virtual host, or of none.
+    fn log(&self, host: Option<usize>) -> &Log {
+        host.and_then(|index| self.hosts.get(index))
+            .unwrap_or(&self.main)
+    }
+}
+
+impl Log {
+    /// What it has of a module.
+    fn level(&self, module: &str) -> LogLevel {
+        let own = self.levels.modules.iter();
+        let own = own.rev().find(|(name, _)| name == module);
+        own.map_or(self.levels.level, |(_, level)| *level)
+    }
+
+    /// A log that cannot be written has nobody to be reported to: lost lines are counted.
+    fn write(&self, line: &Line<'_>) {
+        let text = match (&self.style, &self.target) {
+            (Style::Default, Target::Sink(_)) => line.to_string(),
+            (Style::Default, Target::Syslog(_)) => line.text(false),
+            (Style::Json, _) => line.json(),
+            (Style::Format(format), _) => match line.formatted(format, &self.server_name) {
+                Some(text) => text,
+                None => return,
+            },
+        };
+        match &self.target {
+            Target::Sink(sink) => drop(sink.write(text.as_bytes())),
+            Target::Syslog(syslog) => {
+                syslog.send(
+                    line.severity().min(7),
+                    &line.time,
+                    text.trim_end_matches('\n'),
+                );
+            }
+        }
+    }
 }
 
 /// Whether an event of a kind is written at a level (a [`LogLevel`] as a number).
@@ -254,6 +345,7 @@ struct Line<'a> {
     tid: i32,
     target: &'a str,
     level: Level,
+    source: Option<(&'static str, u32)>,
     fields: &'a Fields,
 }
 
@@ -269,11 +361,62 @@ impl Line<'_> {
         }
     }
 
+    /// httpd's number for the level.
+    fn severity(&self) -> u8 {
+        match self.level {
+            _ if self.fields.notice => 5,
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            Level::DEBUG => 7,
+            Level::TRACE => 8,
+        }
+    }
+
+    /// The client, from its field or from the bracket before the text, and the text.
+    fn client_and_text(&self) -> (Option<&str>, &str) {
+        let text = self.fields.message.as_str();
+        let bracket = text
+            .strip_prefix("[client ")
+            .and_then(|rest| rest.split_once("] "));
+        let (client, text) = match bracket {
+            Some((client, rest)) => (Some(client), rest),
+            None => (None, text),
+        };
+        (self.fields.client.as_deref().or(client), text)
+    }
+
+    /// The line by an `ErrorLogFormat`.
+    fn formatted(&self, format: &Format, server_name: &str) -> Option<String> {
+        let id = |id: u64| if id == 0 { String::new() } else { id_text(id) };
+        let (client, text) = self.client_and_text();
+        let mut message = format!("{}{}", Escaped(text), Escaped(&self.fields.rest));
+        if let Some(reason) = &self.fields.reason {
+            let _never_fails_on_a_string = write!(message, " reason={}", Escaped(reason));
+        }
+        let mut line = format.line(&Parts {
+            time: &self.time,
+            module: module(self.target),
+            level: self.level(),
+            severity: self.severity(),
+            pid: self.pid,
+            tid: self.tid,
+            source: self.source,
+            client: &Escaped(client.unwrap_or_default()).to_string(),
+            request: &id(self.request.id),
+            connection: &id(self.request.connection),
+            server_name,
+            message: &message,
+        })?;
+        line.push('\n');
+        Some(line)
+    }
+
     /// The line as one JSON object. What the text form puts in brackets, and httpd's message id,
     /// are members of their own.
     fn json(&self) -> String {
         let fields = self.fields;
-        let mut text = fields.message.as_str();
+        let (client, mut text) = self.client_and_text();
         let mut object = serde_json::Map::new();
         let mut put = |name: &str, value: serde_json::Value| {
             object.insert(name.to_owned(), value);
@@ -283,15 +426,8 @@ impl Line<'_> {
         put("level", self.level().into());
         put("pid", self.pid.into());
         put("tid", self.tid.into());
-        let bracket = text
-            .strip_prefix("[client ")
-            .and_then(|rest| rest.split_once("] "));
-        if let Some((client, rest)) = bracket {
+        if let Some(client) = client {
             put("client", client.into());
-            text = rest;
-        }
-        if let Some(client) = &fields.client {
-            put("client", client.as_str().into());
         }
         if self.request.id != 0 {
             put("request", id_text(self.request.id).into());
@@ -314,14 +450,23 @@ impl Line<'_> {
     }
 }
 
-impl fmt::Display for Line<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let level = self.level();
+impl Line<'_> {
+    /// httpd's default line; `time`: with its bracket, which the system log has of its own.
+    fn text(&self, time: bool) -> String {
+        let mut line = String::with_capacity(256);
+        let _never_fails_on_a_string = self.write(time, &mut line);
+        line
+    }
+
+    fn write(&self, time: bool, f: &mut impl fmt::Write) -> fmt::Result {
+        if time {
+            write!(f, "[{}] ", self.time.strftime("%a %b %d %H:%M:%S.%6f %Y"))?;
+        }
         write!(
             f,
-            "[{}] [{}:{level}] [pid {}:tid {}] ",
-            self.time.strftime("%a %b %d %H:%M:%S.%6f %Y"),
+            "[{}:{}] [pid {}:tid {}] ",
             module(self.target),
+            self.level(),
             self.pid,
             self.tid
         )?;
@@ -344,11 +489,18 @@ impl fmt::Display for Line<'_> {
     }
 }
 
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(true, f)
+    }
+}
+
 /// httpd's name for the module that speaks, from a `tracing` target.
 fn module(target: &str) -> &str {
     let inside = target.strip_prefix("sluice::").unwrap_or(target);
     match inside.split("::").next().unwrap_or(inside) {
         "balancer" => "proxy_balancer",
+        "tls" => "ssl",
         "dataplane" => "xdp",
         "server" | "admin" | "sluice" => "sluice",
         "config" => "core",
@@ -376,75 +528,4 @@ impl fmt::Display for Escaped<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_reads_as_httpds() {
-        let fields = Fields {
-            message: "AH01114: failed\nforged".to_owned(),
-            client: Some("192.0.2.1:4000".to_owned()),
-            rest: " member=http://a".to_owned(),
-            ..Fields::default()
-        };
-        let time: jiff::Timestamp = "2026-11-22T14:00:00.000001Z".parse().expect("time");
-        let time = time.to_zoned(jiff::tz::TimeZone::UTC);
-        let line = Line {
-            request: Request::default(),
-            time,
-            pid: 7,
-            tid: 8,
-            target: "sluice::proxy::forward",
-            level: Level::ERROR,
-            fields: &fields,
-        };
-        assert_eq!(
-            line.to_string(),
-            "[Sun Nov 22 14:00:00.000001 2026] [proxy:error] [pid 7:tid 8] [client 192.0.2.1:4000] \
-             AH01114: failed\\nforged member=http://a\n"
-        );
-    }
-
-    #[test]
-    fn a_line_of_a_request_carries_its_id_and_reason_in_either_form() {
-        let fields = Fields {
-            message: "[client 192.0.2.1:4000] AH01102: \"cut\"".to_owned(),
-            reason: Some("no_response".to_owned()),
-            rest: " n=1".to_owned(),
-            ..Fields::default()
-        };
-        let time: jiff::Timestamp = "2026-11-22T14:00:00.000001Z".parse().expect("time");
-        let line = Line {
-            request: Request {
-                host: 0,
-                id: 0xab,
-                logged: false,
-            },
-            time: time.to_zoned(jiff::tz::TimeZone::UTC),
-            pid: 7,
-            tid: 8,
-            target: "sluice::proxy",
-            level: Level::ERROR,
-            fields: &fields,
-        };
-        let text = line.to_string();
-        let end = "AH01102: \"cut\" n=1 reason=no_response request=00000000000000ab\n";
-        assert!(text.ends_with(end), "{text}");
-        let object: serde_json::Value = serde_json::from_str(&line.json()).expect("JSON");
-        let expected = serde_json::json!({
-            "time": "2026-11-22T14:00:00.000001Z", "module": "proxy", "level": "error",
-            "pid": 7, "tid": 8, "client": "192.0.2.1:4000", "request": "00000000000000ab",
-            "id": "AH01102", "reason": "no_response", "message": "\"cut\" n=1",
-        });
-        assert_eq!(object, expected);
-    }
-
-    #[test]
-    fn levels_follow_loglevel() {
-        assert_eq!(filter(LogLevel::Error as u8), LevelFilter::ERROR);
-        assert_eq!(filter(LogLevel::Warn as u8), LevelFilter::WARN);
-        assert_eq!(filter(LogLevel::Notice as u8), LevelFilter::WARN);
-        assert_eq!(filter(LogLevel::Info as u8), LevelFilter::INFO);
-        assert_eq!(filter(LogLevel::Trace as u8), LevelFilter::TRACE);
-    }
-}
+mod tests;

@@ -183,6 +183,7 @@ fn member(url: &str) -> Member {
     Member {
         url: url.to_owned(),
         scheme: Scheme::Http,
+        tls: None,
         host: "127.0.0.1".to_owned(),
         port: 80,
         path: String::new(),
@@ -211,6 +212,7 @@ pub(crate) fn app(urls: &[&str], interfaces: &[Interface]) -> Desired {
         listeners: vec![Listener {
             address: "[::]:80".parse().expect("address"),
             dual: true,
+            deferred: false,
             at: At::default(),
         }],
         balancers: vec![Balancer {

@@ -12,8 +12,9 @@ use std::{
 };
 
 use lb_common::member::MemberState;
+use sluice::config::spec::ReadTimeout;
 
-use crate::support::{Lab, Member, eventually, respond};
+use crate::support::{Client, Lab, Member, PATIENCE, eventually, respond};
 
 #[test]
 fn member_connection_is_reused_across_clients() {
@@ -288,7 +289,7 @@ fn idle_client_is_closed_after_the_keep_alive_timeout() {
 fn stalled_head_is_a_408_and_a_stalled_line_is_closed() {
     let a = Member::named("a");
     let lab = Lab::configured(&[a.address], |spec| {
-        spec.hosts[0].header_timeout = Duration::from_millis(300);
+        spec.hosts[0].header_timeout = ReadTimeout::fixed(Duration::from_millis(300));
     });
     let mut client = lab.client();
     client.send("GET / HTTP/1.1\r\nHost: h\r\n");
@@ -316,6 +317,105 @@ fn stalled_head_is_a_408_and_a_stalled_line_is_closed() {
     }
     assert!(begun.elapsed() < Duration::from_secs(2));
     assert!(a.seen().is_empty());
+}
+
+/// Sends `part` every 50 ms until the proxy answers or `limit` has passed.
+fn trickle(client: &mut Client, part: &[u8], limit: Duration) -> Duration {
+    let begun = Instant::now();
+    while begun.elapsed() < limit {
+        if client.stream.write_all(part).is_err() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        if client.proxy_has_answered() {
+            break;
+        }
+    }
+    begun.elapsed()
+}
+
+#[test]
+fn bytes_extend_the_time_of_a_head_up_to_its_bound() {
+    let a = Member::named("a");
+    let lab = Lab::configured(&[a.address], |spec| {
+        spec.hosts[0].header_timeout = ReadTimeout {
+            initial: Duration::from_millis(300),
+            max: Some(Duration::from_millis(1500)),
+            // A field below is good for more time than it takes.
+            min_rate: 50,
+        };
+    });
+    let mut client = lab.client();
+    client.send("GET / HTTP/1.1\r\n");
+    let took = trickle(&mut client, b"A: b\r\n", Duration::from_secs(5));
+    assert!(took >= Duration::from_millis(1200), "{took:?}");
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert_eq!(client.receive().status, 408);
+    assert!(a.seen().is_empty());
+}
+
+#[test]
+fn upload_slower_than_its_rate_is_a_408_whatever_its_size() {
+    let a = Member::named("a");
+    let lab = Lab::configured(&[a.address], |spec| {
+        spec.hosts[0].body_timeout = ReadTimeout {
+            initial: Duration::from_millis(400),
+            max: None,
+            min_rate: 100_000,
+        };
+    });
+    // Small enough to be read before a member is chosen, and beyond that.
+    for here in [0, 40_000] {
+        let mut client = lab.client();
+        client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n");
+        client.send("x".repeat(here));
+        let limit = Duration::from_secs(20);
+        let took = trickle(&mut client, &[b'y'; 20], limit);
+        let allowed = Duration::from_millis(400 + here as u64 / 100);
+        assert!(took >= allowed.mul_f32(0.9), "{took:?}");
+        assert!(took < limit);
+        let reply = client.receive();
+        assert_eq!(reply.status, 408);
+        assert_eq!(reply.field("connection").as_deref(), Some("close"));
+    }
+}
+
+#[test]
+fn upload_above_its_rate_may_take_longer_than_the_timeout() {
+    let a = Member::named("a");
+    let lab = Lab::configured(&[a.address], |spec| {
+        spec.hosts[0].body_timeout = ReadTimeout {
+            initial: Duration::from_millis(500),
+            max: None,
+            min_rate: 10,
+        };
+    });
+    let mut client = lab.client();
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 400\r\n\r\n");
+    let begun = Instant::now();
+    for _ in 0..20 {
+        client.stream.write_all(&[b'y'; 20]).expect("taken");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    assert_eq!(client.receive().status, 200);
+}
+
+#[test]
+fn limits_are_those_of_the_addresss_first_host() {
+    let a = Member::named("a");
+    let lab = Lab::configured(&[a.address], |spec| {
+        spec.hosts[0].request_limits.line = 40;
+        spec.hosts[0].request_limits.fields = 3;
+    });
+    let mut client = lab.client();
+    let long = format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(40));
+    client.send(&long);
+    assert_eq!(client.receive().status, 414);
+    let mut client = lab.client();
+    client.send("GET / HTTP/1.1\r\nHost: h\r\nA: 1\r\nB: 2\r\nC: 3\r\n\r\n");
+    assert_eq!(client.receive().status, 400);
+    assert_eq!(lab.get("/", "").status, 200);
 }
 
 #[test]
@@ -469,4 +569,84 @@ fn proxy_without_descriptors_answers_503_and_blames_no_member() {
     assert!(lab.cell(0, 0).state().is_usable());
     assert_eq!(lab.cell(0, 0).failed.load(Relaxed), 0);
     assert_eq!(lab.get("/", "").text(), "a");
+}
+
+/// Longer than a connection is silent before it is put to rest.
+const REST: Duration = Duration::from_millis(1500);
+
+/// Asserts that neither a byte nor an end comes for [`REST`].
+fn stays_silent(client: &mut Client) {
+    client.stream.set_read_timeout(Some(REST)).expect("timeout");
+    let error = client.stream.read(&mut [0]).expect_err("silence");
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    client
+        .stream
+        .set_read_timeout(Some(PATIENCE))
+        .expect("timeout");
+}
+
+#[test]
+fn resting_connection_goes_on_where_it_was() {
+    let a = Member::named("a");
+    let lab = Lab::configured(&[a.address], |spec| {
+        spec.hosts[0].keep_alive_timeout = Duration::from_mins(1);
+        spec.hosts[0].max_keep_alive_requests = 3;
+    });
+    let mut client = lab.client();
+    assert_eq!(client.get("/", "").text(), "a");
+    stays_silent(&mut client);
+    // Several at once, the last in parts: nothing of them is lost on the way to a new hyper.
+    let request = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    client.send([request, &request[..9]].concat());
+    assert_eq!(client.receive().text(), "a");
+    client.send(&request[9..]);
+    assert_eq!(client.receive().text(), "a");
+    stays_silent(&mut client);
+    client.send(request);
+    let last = client.receive();
+    assert_eq!(last.field("connection").as_deref(), Some("close"));
+    assert!(client.is_closed());
+}
+
+#[test]
+fn resting_connection_ends_by_timeout_or_drain_or_its_client() {
+    let a = Member::named("a");
+    let lab = Lab::configured(&[a.address], |spec| {
+        spec.hosts[0].keep_alive_timeout = Duration::from_secs(3);
+        spec.hosts[0].header_timeout = ReadTimeout::fixed(Duration::from_secs(1));
+    });
+    let begun = Instant::now();
+    let mut clients: Vec<_> = (0..4).map(|_| lab.client()).collect();
+    for client in &mut clients {
+        assert_eq!(client.get("/", "").text(), "a");
+    }
+    stays_silent(&mut clients[0]);
+    let [timeout, leaving, stalling, asking] = &mut clients[..] else {
+        unreachable!("four")
+    };
+    leaving.stream.shutdown(Shutdown::Write).expect("shutdown");
+    assert!(leaving.is_closed());
+    // A head that does not end has the time of a head, not that of a pause.
+    stalling.send("GET / HTTP/1.1\r\nHo");
+    assert_eq!(stalling.receive().status, 408);
+    assert!(stalling.is_closed());
+    assert!(timeout.is_closed());
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_secs(3), "{took:?}");
+    assert!(took < Duration::from_secs(6), "{took:?}");
+    assert!(asking.is_closed());
+}
+
+#[test]
+fn drain_ends_resting_connections() {
+    let a = Member::named("a");
+    let lab = Lab::configured(&[a.address], |spec| {
+        spec.hosts[0].keep_alive_timeout = Duration::from_mins(1);
+    });
+    let mut client = lab.client();
+    assert_eq!(client.get("/", "").text(), "a");
+    stays_silent(&mut client);
+    lab.proxy.drain();
+    assert!(client.is_closed());
+    eventually("no connection is left", || lab.proxy.connections() == 0);
 }

@@ -1,8 +1,12 @@
 //! Virtual hosts, routes, redirects, access logs.
 
-use sluice::config::spec::{HostAddress, ReverseTarget, Route, Target};
+use sluice::config::spec::{HostAddress, LogCondition, LogTarget, ReverseTarget, Route, Target};
 
-use crate::support::{Lab, Member, access_log, eventually, host, named_host, respond, reverse};
+use sluice::expr::{Dialect, Expr};
+
+use crate::support::{
+    Lab, Member, access_log, dead_address, eventually, host, named_host, respond, reverse,
+};
 
 #[test]
 fn name_selects_the_virtual_host_and_absolute_targets_win() {
@@ -111,6 +115,19 @@ fn paths_reach_the_member_as_httpd_sends_them() {
 }
 
 #[test]
+fn second_member_gets_its_own_path_and_not_the_first_ones() {
+    let b = Member::named("b");
+    let mut lab = Lab::new(1);
+    lab.add_balancer("x", &[dead_address(), b.address]);
+    lab.spec.balancers[0].members[0].path = "/one".to_owned();
+    lab.spec.balancers[0].members[1].path = "/two".to_owned();
+    lab.route("/", 0, "/");
+    lab.apply();
+    assert_eq!(lab.get("/p?q", "").status, 200);
+    assert_eq!(b.last().path(), "/two/p?q");
+}
+
+#[test]
 fn unchanged_path_is_passed_on_as_it_is() {
     let a = Member::named("a");
     let lab = Lab::balancing(&[a.address]);
@@ -166,7 +183,7 @@ fn access_log_tells_requests_refusals_and_members() {
             .open(&path)
             .expect("log")
     };
-    lab.apply_logging(vec![(path.clone(), open())]);
+    lab.apply_logging(vec![(LogTarget::File(path.clone()), open())]);
     let mut client = lab.client();
     let request = "GET /p?q HTTP/1.1\r\nHost: h\r\nX-A: \"v\"\r\n\r\n";
     client.send(request);
@@ -193,4 +210,67 @@ fn access_log_tells_requests_refusals_and_members() {
         "127.0.0.1 \"GET /.. HTTP/1.1\" 400 {body} {body} 1 - "
     )));
     assert!(lines[2].starts_with("127.0.0.1 \"-\" 400 "));
+}
+
+#[test]
+fn access_log_has_the_requests_of_its_condition() {
+    let a = Member::named("a");
+    let directory = tempfile::tempdir().expect("directory");
+    let mut lab = Lab::new(1);
+    lab.add_balancer("x", &[a.address]);
+    lab.route("/app", 0, "/");
+    let variable = |present| LogCondition::Variable {
+        name: "SLUICE_REASON".to_owned(),
+        present,
+    };
+    let holds = |text: &str| {
+        let condition = Expr::condition(text, Dialect::Request);
+        LogCondition::Expr(condition.expect("a condition"))
+    };
+    let conditions = [
+        None,
+        Some(variable(true)),
+        Some(variable(false)),
+        Some(holds("%{REQUEST_STATUS} -ge 400")),
+        Some(holds("req('X-A') == 'b' && resp('Content-Length') -eq 1")),
+        Some(holds(
+            "reqenv('BALANCER_WORKER_ROUTE') == 'n0' && %{HTTPS} == 'off'",
+        )),
+    ];
+    let mut logs = Vec::new();
+    let paths = conditions.map(|condition| {
+        let path = directory.path().join(logs.len().to_string());
+        let mut log = access_log(&path, "%s %R %{end:msec_frac}t%{tid}P");
+        log.condition = condition;
+        lab.spec.hosts[0].access_logs.push(log);
+        let file = std::fs::File::create(&path).expect("log");
+        logs.push((LogTarget::File(path.clone()), file));
+        path
+    });
+    lab.apply_logging(logs);
+    assert_eq!(lab.get("/app", "X-A: b\r\n").status, 200);
+    assert_eq!(lab.get("/elsewhere", "").status, 404);
+    let lines = |path: &std::path::Path| -> Vec<String> {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.lines()
+            .map(|line| {
+                let (words, number) = line.rsplit_once(' ').expect("three words");
+                assert!(number.len() > 3 && number.bytes().all(|b| b.is_ascii_digit()));
+                words.to_owned()
+            })
+            .collect()
+    };
+    let (fine, failed) = ("200 proxy-server", "404 -");
+    let expected: [&[&str]; 6] = [
+        &[fine, failed],
+        &[failed],
+        &[fine],
+        &[failed],
+        &[fine],
+        &[fine],
+    ];
+    eventually("both lines", || lines(&paths[0]).len() == 2);
+    for (path, expected) in paths.iter().zip(expected) {
+        eventually("its lines", || lines(path) == expected);
+    }
 }

@@ -409,3 +409,22 @@ fn curl_agrees() {
     assert_eq!(curl(&["--data-binary", &data]).len(), large.len());
     assert_eq!(a.last().field("expect").as_deref(), Some("100-continue"));
 }
+
+#[test]
+fn response_field_longer_than_its_limit_is_a_502() {
+    let a = Member::with(|seen, stream| {
+        let length: usize = seen.path()[1..].parse().expect("a number");
+        respond(
+            stream,
+            "200 OK",
+            &format!("X-A: {}\r\n", "v".repeat(length)),
+            b"",
+        )
+    });
+    let lab = Lab::configured(&[a.address], |spec| {
+        spec.balancers[0].members[0].response_field_size = 100;
+    });
+    assert_eq!(lab.get("/95", "").status, 200);
+    assert_eq!(lab.get("/96", "").status, 502);
+    assert_eq!(lab.get("/1", "").status, 200);
+}

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -13,12 +13,20 @@ use super::harness::{Member, PATIENCE, Sluice, free_port, text, wait_until};
 
 #[path = "tls/certificates.rs"]
 mod certificates;
+#[path = "tls/clients.rs"]
+mod clients;
 #[path = "tls/echo.rs"]
 mod echo;
 #[path = "tls/handshakes.rs"]
 mod handshakes;
+#[path = "tls/hostile.rs"]
+mod hostile;
+#[path = "tls/members.rs"]
+mod members;
 #[path = "tls/resumption.rs"]
 mod resumption;
+#[path = "tls/stock.rs"]
+mod stock;
 #[path = "tls/traffic.rs"]
 mod traffic;
 
@@ -36,6 +44,62 @@ fn make(dir: &Path, name: &str, names: &str, kind: &[&str]) {
         .output()
         .expect("openssl is installed");
     assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+/// openssl in `dir`.
+fn openssl(dir: &Path, args: &[&str]) {
+    let output = Command::new("openssl")
+        .args(args)
+        .current_dir(dir)
+        .output()
+        .expect("openssl is installed");
+    assert!(
+        output.status.success(),
+        "{args:?}: {}",
+        text(&output.stderr)
+    );
+}
+
+/// `NAME.pem` and `NAME.key` in `dir`, signed by `issuer`.
+fn issue(dir: &Path, name: &str, issuer: &str, names: &str, days: i32, extension: &str) {
+    let file = |kind: &str| format!("{name}.{kind}");
+    fs::write(
+        dir.join(file("ext")),
+        format!("subjectAltName={names}\n{extension}"),
+    )
+    .expect("written");
+    let subject = format!("/CN={name}");
+    let mut args = vec!["req", "-new", "-nodes", "-subj", &subject];
+    args.extend(EC);
+    let (key, request, extensions, certificate) =
+        (file("key"), file("csr"), file("ext"), file("pem"));
+    args.extend(["-keyout", &key, "-out", &request]);
+    openssl(dir, &args);
+    let (days, own, own_key) = (
+        days.to_string(),
+        format!("{issuer}.pem"),
+        format!("{issuer}.key"),
+    );
+    openssl(
+        dir,
+        &[
+            "x509",
+            "-req",
+            "-in",
+            &request,
+            "-CA",
+            &own,
+            "-CAkey",
+            &own_key,
+            "-CAcreateserial",
+            "-days",
+            &days,
+            "-extfile",
+            &extensions,
+            "-out",
+            &certificate,
+        ],
+    );
 }
 
 /// Small keys are made and used quickly.
@@ -125,12 +189,18 @@ impl Tls {
 
     /// s_client that asks for `/` and reads to the end; all it says.
     fn s_client(&self, args: &[&str]) -> String {
+        self.s_client_to(self.port, args)
+    }
+
+    /// The same on another port.
+    #[expect(clippy::unused_self, reason = "of a family")]
+    fn s_client_to(&self, port: u16, args: &[&str]) -> String {
         let mut child = Command::new("openssl")
             .args([
                 "s_client",
                 "-ign_eof",
                 "-connect",
-                &format!("127.0.0.1:{}", self.port),
+                &format!("127.0.0.1:{port}"),
             ])
             .args(args)
             .stdin(Stdio::piped())

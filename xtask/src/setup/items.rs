@@ -123,6 +123,9 @@ pub(super) fn all() -> Vec<Item> {
         tool("openssl", "certificates and TLS clients", "openssl", || {
             lab::has_tool("openssl")
         }),
+        tool("promtool", "reads the metrics", "prometheus", || {
+            lab::has_tool("promtool")
+        }),
         tool("ethtool", "checksums in the lab", "ethtool", || {
             lab::has_tool("ethtool")
         }),

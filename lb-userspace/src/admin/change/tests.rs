@@ -12,6 +12,7 @@ fn member(url: &str, host: &str, port: u16, route: &str) -> Member {
     Member {
         url: url.to_owned(),
         scheme: Scheme::Http,
+        tls: None,
         host: host.to_owned(),
         port,
         route: route.to_owned(),

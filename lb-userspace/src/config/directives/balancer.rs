@@ -75,7 +75,7 @@ fn section(call: &mut Call<'_, '_>) -> Result<Scope, Fault> {
     }
     let mut prefix = url.clone();
     if let Ok(parsed) = keys::worker_url(&url) {
-        prefix = format!("{}{}", parsed.authority(80), parsed.path);
+        prefix = format!("{}{}", parsed.authority(), parsed.path);
         if !params.is_empty() {
             set_worker(call, &parsed, &mark, &params, true, "<Proxy")?;
         }
@@ -254,7 +254,7 @@ fn set_worker(
     directive: &str,
 ) -> Result<(), Fault> {
     let Some(index) = proxy::worker(call, url, mark, make) else {
-        let name = format!("{}{}", url.authority(80), url.path);
+        let name = format!("{}{}", url.authority(), url.path);
         return Err(
             Fault::new(format!("ProxySet can not find '{name}' Worker."))
                 .at(0)

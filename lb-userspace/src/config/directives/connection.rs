@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::{Arity, Call, Contexts, Directive, Effect, Fault, row};
-use crate::config::value::{self, Unit};
+use crate::config::{
+    spec::ReadTimeout,
+    value::{self, Unit},
+};
 
 pub(super) const TABLE: &[Directive] = &[
     row("Timeout", Contexts::SERVER, Arity::One, "SECONDS",
@@ -14,11 +17,11 @@ pub(super) const TABLE: &[Directive] = &[
         "longest wait for the next request; seconds, or with unit ms, s, min or h", Effect::Apply(keep_alive_timeout)).or("5"),
     row("MaxKeepAliveRequests", Contexts::SERVER, Arity::One, "N",
         "requests on one connection after the first; 0 is no limit", Effect::Apply(max_keep_alive_requests)).or("100"),
-    row("RequestReadTimeout", Contexts::SERVER, Arity::Some, "header=SECONDS[-SECONDS,MinRate=N] [handshake=...]",
-        "longest time for a request's head and for a TLS handshake; of a range the upper end, 0 is no limit. Without handshake= a handshake may take as long as a head. body= is accepted with a notice: Timeout bounds each read of a body",
-        Effect::Apply(request_read_timeout)).or("header=20"),
+    row("RequestReadTimeout", Contexts::SERVER, Arity::Some, "header=SECONDS[-SECONDS][,MinRate=N] [body=...] [handshake=...]",
+        "longest time for a request's head, its body and a TLS handshake; with MinRate a second more for every N bytes, up to the second number. 0 is no limit but Timeout. A body's time rests while the member is the one to read. Of handshake= the upper end counts; without it a handshake may take as long as a head",
+        Effect::Apply(request_read_timeout)).or("header=20-40,MinRate=500 body=20,MinRate=500"),
     row("LimitRequestLine", Contexts::SERVER, Arity::One, "BYTES",
-        "longest request line", Effect::Apply(limit_request_line)).or("8190"),
+        "longest request line. Of name-based virtual hosts the first of the address counts, for this and the next two: they apply before the name is known", Effect::Apply(limit_request_line)).or("8190"),
     row("LimitRequestFields", Contexts::SERVER, Arity::One, "N",
         "most header fields of a request; 0 is the parser's own bound", Effect::Apply(limit_request_fields)).or("100"),
     row("LimitRequestFieldSize", Contexts::SERVER, Arity::One, "BYTES",
@@ -27,6 +30,9 @@ pub(super) const TABLE: &[Directive] = &[
         "accepted without effect, as in httpd: it is not applied to proxied requests", Effect::Apply(limit_request_body)),
     row("ListenBacklog", Contexts::MAIN, Arity::One, "N",
         "connections that may wait to be accepted", Effect::Apply(listen_backlog)).or("511"),
+    row("AcceptFilter", Contexts::MAIN, Arity::Two, "http|https data|none",
+        "data: the kernel hands a connection over once its client has sent something, or after half a minute (TCP_DEFER_ACCEPT). The protocol is that of Listen",
+        Effect::Apply(accept_filter)).or("data for both"),
     row("GracefulShutdownTimeout", Contexts::MAIN, Arity::One, "SECONDS",
         "longest wait for requests in flight at a graceful stop; 0 is for ever", Effect::Apply(graceful_shutdown_timeout)).or("0"),
 ];
@@ -88,11 +94,9 @@ fn request_read_timeout(call: &mut Call<'_, '_>) -> Result<(), Fault> {
             return fail("Invalid RequestReadTimeout parameter");
         };
         let key = key.to_ascii_lowercase();
-        let is_header = match key.as_str() {
-            "header" => true,
-            "body" | "handshake" => false,
-            _ => return fail("Unknown RequestReadTimeout parameter"),
-        };
+        if !matches!(key.as_str(), "header" | "body" | "handshake") {
+            return fail("Unknown RequestReadTimeout parameter");
+        }
         let (times, rate) = match value.split_once(',') {
             Some((times, rate)) => (times, Some(rate)),
             None => (value, None),
@@ -113,41 +117,36 @@ fn request_read_timeout(call: &mut Call<'_, '_>) -> Result<(), Fault> {
         if high.is_some() && rate.is_none() {
             return fail("Must set MinRate option if using timeout range");
         }
-        if let Some(rate) = rate {
-            let Some((name, rate)) = rate
-                .split_once('=')
-                .filter(|(n, _)| n.eq_ignore_ascii_case("minrate"))
-            else {
-                return fail("Unknown RequestReadTimeout parameter");
-            };
-            match rate.parse::<u32>() {
-                Ok(0) => return fail("Minimum data rate must be larger than 0"),
-                Ok(_) => {}
-                Err(_) => return fail(&format!("Value '{rate}' of {name} not numerical")),
+        let min_rate = match rate {
+            None => 0,
+            Some(rate) => {
+                let Some((name, rate)) = rate
+                    .split_once('=')
+                    .filter(|(n, _)| n.eq_ignore_ascii_case("minrate"))
+                else {
+                    return fail("Unknown RequestReadTimeout parameter");
+                };
+                match rate.parse::<u32>() {
+                    Ok(0) => return fail("Minimum data rate must be larger than 0"),
+                    Ok(rate) => rate,
+                    Err(_) => return fail(&format!("Value '{rate}' of {name} not numerical")),
+                }
             }
-        }
+        };
         if high.is_some_and(|high| high <= low) {
             return fail("Maximum timeout must be larger than initial timeout");
         }
-        if is_header {
-            if rate.is_some() && high.is_none() {
-                let message =
-                    "MinRate without an upper end would extend the time without bound: not applied";
-                call.notice(
-                    Fault::new(message)
-                        .at(index)
-                        .help("give a range: header=20-40,MinRate=500"),
-                );
-            }
-            let bound = Duration::from_secs(u64::from(high.unwrap_or(low)));
-            call.host().header_timeout = Some(bound);
-        } else if key == "handshake" {
-            let bound = Duration::from_secs(u64::from(high.unwrap_or(low)));
-            call.host().tls.handshake_timeout = Some(bound);
-        } else if low > 0 {
-            let at = call.node.at(Some(index));
-            call.draft
-                .notice_once(crate::config::Severity::Notice, at, BODY_NOTICE);
+        let time = |seconds: u32| Duration::from_secs(u64::from(seconds));
+        let timeout = ReadTimeout {
+            initial: time(low),
+            max: high.map(time),
+            min_rate,
+        };
+        let host = call.host();
+        match key.as_str() {
+            "header" => host.header_timeout = Some(timeout),
+            "body" => host.body_timeout = Some(timeout),
+            _ => host.tls.handshake_timeout = Some(timeout.longest()),
         }
     }
     Ok(())
@@ -166,34 +165,23 @@ fn non_negative(call: &Call<'_, '_>) -> Result<u32, Fault> {
 }
 
 fn limit_request_line(call: &mut Call<'_, '_>) -> Result<(), Fault> {
-    call.draft.spec.limit_request_line = global(call)?;
+    call.host().limit_request_line = Some(limit(call)?);
     Ok(())
 }
 
 fn limit_request_fields(call: &mut Call<'_, '_>) -> Result<(), Fault> {
-    call.draft.spec.limit_request_fields = global(call)?;
+    call.host().limit_request_fields = Some(limit(call)?);
     Ok(())
 }
 
 fn limit_request_field_size(call: &mut Call<'_, '_>) -> Result<(), Fault> {
-    call.draft.spec.limit_request_field_size = global(call)?;
+    call.host().limit_request_field_size = Some(limit(call)?);
     Ok(())
 }
 
-/// A limit that a connection has before its virtual host is known: httpd uses that of the first
-/// virtual host of the address, sluice one for all.
-fn global(call: &mut Call<'_, '_>) -> Result<u32, Fault> {
+fn limit(call: &mut Call<'_, '_>) -> Result<u32, Fault> {
     let value = non_negative(call)?;
     number(call, 0);
-    if call.scope.host > 0 {
-        let message = format!(
-            "{} in a virtual host is not supported by this version of sluice",
-            call.row.name
-        );
-        return Err(
-            Fault::new(message).help("set it outside of <VirtualHost>: it is for all of them")
-        );
-    }
     Ok(value)
 }
 
@@ -213,6 +201,27 @@ fn listen_backlog(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     Ok(())
 }
 
+fn accept_filter(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let deferred = match call.arg(1).to_ascii_lowercase().as_str() {
+        "none" => false,
+        // What other systems call it; httpd on Linux makes no difference.
+        "data" | "dataready" | "httpready" => true,
+        other => {
+            let message = format!("AcceptFilter: '{other}' is neither data nor none");
+            return Err(Fault::new(message).at(1));
+        }
+    };
+    match call.arg(0).to_ascii_lowercase().as_str() {
+        "http" => call.draft.deferred[0] = deferred,
+        "https" => call.draft.deferred[1] = deferred,
+        other => {
+            let message = format!("AcceptFilter: no Listen is for '{other}'");
+            call.warn(Fault::new(message).at(0).help("write http or https"));
+        }
+    }
+    Ok(())
+}
+
 fn graceful_shutdown_timeout(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let seconds = number(call, 0);
     if seconds < 0 {
@@ -221,5 +230,3 @@ fn graceful_shutdown_timeout(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     call.draft.spec.graceful_shutdown_timeout = Duration::from_secs(seconds.unsigned_abs());
     Ok(())
 }
-
-const BODY_NOTICE: &str = "RequestReadTimeout: body= is not enforced by this version of sluice; Timeout bounds each read of a body";

@@ -18,7 +18,7 @@ pub(super) fn instead(name: &str) -> &'static str {
     if of(&["steer", "guard"]) {
         "until a version has it: remove the line"
     } else if of(&["ssl", "protocols", "h2", "md"]) {
-        "this version serves HTTP/1.1 in clear text: leave TLS to what stands in front"
+        "sluice has rustls where httpd has OpenSSL: what it takes is in docs/tls.md"
     } else if of(&["rewrite"]) {
         "let the members do it, or keep it for httpd alone in <IfModule !sluice_module>"
     } else {
@@ -78,15 +78,6 @@ const NAMES: &[&str] = &[
     "ProxyPassInherit",
     // mod_ssl.
     "SSLSessionTicketKeyFile",
-    "SSLVerifyDepth",
-    "SSLCACertificateFile",
-    "SSLCACertificatePath",
-    "SSLCADNRequestFile",
-    "SSLCADNRequestPath",
-    "SSLCARevocationFile",
-    "SSLCARevocationPath",
-    "SSLCARevocationCheck",
-    "SSLOptions",
     "SSLRequireSSL",
     "SSLRequire",
     "SSLOpenSSLConfCmd",
@@ -95,21 +86,6 @@ const NAMES: &[&str] = &[
     "SSLRenegBufferSize",
     "SSLSRPVerifierFile",
     "SSLSRPUnknownUserSeed",
-    "SSLProxyProtocol",
-    "SSLProxyCipherSuite",
-    "SSLProxyVerify",
-    "SSLProxyVerifyDepth",
-    "SSLProxyCACertificateFile",
-    "SSLProxyCACertificatePath",
-    "SSLProxyCARevocationFile",
-    "SSLProxyCARevocationPath",
-    "SSLProxyCARevocationCheck",
-    "SSLProxyMachineCertificateFile",
-    "SSLProxyMachineCertificatePath",
-    "SSLProxyMachineCertificateChainFile",
-    "SSLProxyCheckPeerName",
-    "SSLProxyCheckPeerCN",
-    "SSLProxyCheckPeerExpire",
     // Protocols.
     "H2Direct",
     "H2Push",
@@ -143,7 +119,6 @@ const NAMES: &[&str] = &[
     "RewriteMap",
     "RewriteBase",
     "RewriteOptions",
-    "GlobalLog",
     "BufferedLogs",
     "CookieLog",
     "SetInputFilter",

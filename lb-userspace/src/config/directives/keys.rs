@@ -24,25 +24,30 @@ pub(super) fn worker_url(text: &str) -> Result<WorkerUrl, String> {
     }
     let url = WorkerUrl::parse(text).map_err(|error| error.to_string())?;
     match url.scheme.as_str() {
-        "http" => Ok(url),
-        "https" | "h2" | "h2c" | "ws" | "wss" | "ajp" | "fcgi" | "scgi" | "uwsgi" | "ftp"
-        | "fdpass" | "tcp" | "udp" => Err(format!(
+        "http" | "https" => Ok(url),
+        "h2" | "h2c" | "ws" | "wss" | "ajp" | "fcgi" | "scgi" | "uwsgi" | "ftp" | "fdpass"
+        | "tcp" | "udp" => Err(format!(
             "to {}:// is not supported by this version of sluice",
             url.scheme
         )),
         scheme => Err(format!(
-            "to {scheme}://: unknown scheme; this version has http://"
+            "to {scheme}://: unknown scheme; this version has http:// and https://"
         )),
     }
 }
 
 /// A member with every key at its default.
 pub(super) fn member(url: &WorkerUrl, at: Place) -> Member {
+    let scheme = match url.scheme.as_str() {
+        "https" => Scheme::Https,
+        _ => Scheme::Http,
+    };
     Member {
-        url: format!("{}{}", url.authority(80), url.path),
-        scheme: Scheme::Http,
+        url: format!("{}{}", url.authority(), url.path),
+        scheme,
+        tls: None,
         host: url.host.clone(),
-        port: url.port.unwrap_or(80),
+        port: url.port.unwrap_or(scheme.default_port()),
         path: url.path.clone(),
         lbfactor: 100,
         lbset: 0,

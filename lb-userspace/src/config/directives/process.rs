@@ -29,7 +29,6 @@ pub(super) const TABLE: &[Directive] = &[
     row("ScoreBoardFile", Contexts::MAIN, Arity::One, "FILE", "shared memory of httpd", RUN_FILES),
     row("CoreDumpDirectory", Contexts::MAIN, Arity::One, "DIRECTORY", "where httpd dumps core", RUN_FILES),
     row("DefaultRuntimeDir", Contexts::MAIN, Arity::One, "DIRECTORY", "run files of httpd", RUN_FILES),
-    row("AcceptFilter", Contexts::MAIN, Arity::Two, "PROTOCOL FILTER", "how httpd accepts", RUN_FILES),
     row("ServerTokens", Contexts::MAIN, Arity::Any, "WORD ...", "how much httpd says of itself", SIGNATURE),
     row("ServerSignature", ANY, Arity::One, "On|Off|EMail", "how httpd signs its pages", SIGNATURE),
     row("ServerAdmin", Contexts::SERVER, Arity::One, "ADDRESS", "address on httpd's pages", SIGNATURE),

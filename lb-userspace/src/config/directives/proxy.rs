@@ -301,7 +301,7 @@ fn direct(
         let message = "in httpd what follows the path would become part of the host's name; sluice puts a slash between";
         call.warn(Fault::new(message).at(index).help(format!("write {url}/")));
     }
-    let full = format!("{}{tail}", parsed.authority(80));
+    let full = format!("{}{tail}", parsed.authority());
     let mark = call.mark(index);
     if let Some(shared) = covering(&call.draft.hosts[call.scope.host].workers, &full, &parsed) {
         let name = call.draft.hosts[call.scope.host].workers[shared]
@@ -334,7 +334,7 @@ fn direct(
 
 /// The worker with the longest URL that `url` begins with, of the same scheme, host and port.
 fn covering(workers: &[WorkerDraft], url: &str, parsed: &WorkerUrl) -> Option<usize> {
-    let least = parsed.authority(80).len();
+    let least = parsed.authority().len();
     let mut best: Option<usize> = None;
     for (index, worker) in workers.iter().enumerate() {
         let name = &worker.member.url;
@@ -482,7 +482,7 @@ pub(super) fn worker(
     make: bool,
 ) -> Option<usize> {
     let host = call.scope.host;
-    let full = format!("{}{}", url.authority(80), url.path);
+    let full = format!("{}{}", url.authority(), url.path);
     if let Some(index) = covering(&call.draft.hosts[host].workers, &full, url) {
         return Some(index);
     }

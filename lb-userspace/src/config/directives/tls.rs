@@ -1,12 +1,19 @@
 //! mod_ssl's directives for clients (apache.md 3.21), and Protocols. Files are only named here:
-//! control reads them.
+//! control reads them. Certificates of clients are in [`clients`], members in [`members`].
 
 use super::{Arity, Call, Contexts, Directive, Effect, Fault, row};
 use crate::config::{Severity, draft::Mark, spec, value};
 
 pub(crate) mod ciphers;
+mod clients;
+mod members;
 
 use std::time::Duration;
+
+pub(crate) use clients::ClientsDraft;
+pub(super) use clients::TABLE as CLIENTS;
+pub(crate) use members::MemberTlsDraft;
+pub(super) use members::TABLE as MEMBERS;
 
 #[rustfmt::skip] // One row a line: it is read as a table.
 pub(super) const TABLE: &[Directive] = &[
@@ -21,9 +28,13 @@ pub(super) const TABLE: &[Directive] = &[
     row("SSLSessionCache", Contexts::MAIN, Arity::One, "none|TYPE[:FILE]", "whether sessions are kept for clients without tickets: any type is a cache of 10000 sessions in the proxy's memory", Effect::Apply(session_cache)).or("none"),
     row("SSLSessionCacheTimeout", Contexts::SERVER, Arity::One, "SECONDS", "accepted with a notice: a session can be resumed until its ticket's key or its place in the cache is gone, 12 hours at most by ticket", Effect::Apply(session_timeout)),
     row("SSLCompression", Contexts::SERVER, Arity::Flag, "Off", "compression by TLS, which no version of it offers any more", Effect::Only(&["off"])).or("Off"),
-    row("SSLUseStapling", Contexts::SERVER, Arity::Flag, "Off", "whether the authority's word on the certificate is sent along", Effect::Only(&["off"])).or("Off"),
+    row("SSLUseStapling", Contexts::SERVER, Arity::Flag, "On|Off", "whether the authority's word on the certificate is sent along (OCSP): On is accepted with a warning and nothing is sent", Effect::Apply(stapling)).or("Off"),
     row("SSLStaplingCache", Contexts::MAIN, Arity::One, "TYPE[:FILE]", "memory for SSLUseStapling On", STAPLING),
-    row("SSLVerifyClient", Contexts::SERVER, Arity::One, "none", "whether clients are asked for a certificate", Effect::Only(&["none"])).or("none"),
+    row("SSLStaplingResponderTimeout", Contexts::SERVER, Arity::One, "SECONDS", "of SSLUseStapling On", STAPLING),
+    row("SSLStaplingStandardCacheTimeout", Contexts::SERVER, Arity::One, "SECONDS", "of SSLUseStapling On", STAPLING),
+    row("SSLStaplingErrorCacheTimeout", Contexts::SERVER, Arity::One, "SECONDS", "of SSLUseStapling On", STAPLING),
+    row("SSLStaplingReturnResponderErrors", Contexts::SERVER, Arity::Flag, "On|Off", "of SSLUseStapling On", STAPLING),
+    row("SSLStaplingFakeTryLater", Contexts::SERVER, Arity::Flag, "On|Off", "of SSLUseStapling On", STAPLING),
     row("SSLInsecureRenegotiation", Contexts::SERVER, Arity::Flag, "Off", "renegotiation: there is none at all", Effect::Only(&["off"])).or("Off"),
     row("SSLStrictSNIVHostCheck", Contexts::SERVER, Arity::Flag, "Off", "whether clients that name no host are refused", Effect::Only(&["off"])).or("Off"),
     row("SSLVHostSNIPolicy", Contexts::MAIN, Arity::One, "secure", "which requests are taken on a connection that was made for another name: those for hosts with the same certificates, protocols and cipher suites, others are answered with 421", Effect::Only(&["secure"])).or("secure"),
@@ -36,7 +47,7 @@ pub(super) const TABLE: &[Directive] = &[
 ];
 
 const STAPLING: Effect =
-    Effect::Notice("OCSP stapling is not done by this version of sluice: its cache is not needed");
+    Effect::Notice("OCSP stapling is not done by this version of sluice: this sets nothing");
 const RANDOM: Effect =
     Effect::Notice("randomness comes from the kernel: nothing needs to be seeded");
 const ORDER: Effect = Effect::Notice("this version of sluice offers http/1.1 alone");
@@ -70,6 +81,8 @@ pub(crate) struct TlsDraft {
     pub(crate) session_cache: bool,
     /// `RequestReadTimeout handshake=`
     pub(crate) handshake_timeout: Option<Duration>,
+    /// `SSLVerifyClient` and its kin.
+    pub(crate) clients: ClientsDraft,
 }
 
 /// Versions of TLS that sluice has.
@@ -137,6 +150,15 @@ const NAMES: [(&str, u8); 5] = [
 ];
 
 fn protocol(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let versions = versions(call)?;
+    let mark = call.mark(0);
+    call.host().tls.protocols = Some((versions, mark));
+    Ok(())
+}
+
+/// Reads SSLProtocol or SSLProxyProtocol.
+fn versions(call: &mut Call<'_, '_>) -> Result<Versions, Fault> {
+    let name_of_row = call.row.name;
     let (mut set, mut begun) = (0_u8, false);
     // Named by themselves, not by `all`.
     let mut wanted = 0_u8;
@@ -153,13 +175,15 @@ fn protocol(call: &mut Call<'_, '_>) -> Result<(), Fault> {
             if sign == b'-' {
                 continue;
             }
-            return Err(Fault::new("SSLProtocol: SSLv2 is no longer supported").at(index));
+            return Err(
+                Fault::new(format!("{name_of_row}: SSLv2 is no longer supported")).at(index),
+            );
         } else {
             let known = NAMES
                 .iter()
                 .position(|(known, _)| known.eq_ignore_ascii_case(name));
             let known = known.ok_or_else(|| {
-                Fault::new(format!("SSLProtocol: Illegal protocol '{name}'"))
+                Fault::new(format!("{name_of_row}: Illegal protocol '{name}'"))
                     .at(index)
                     .help("sluice has TLSv1.2 and TLSv1.3")
             })?;
@@ -179,7 +203,7 @@ fn protocol(call: &mut Call<'_, '_>) -> Result<(), Fault> {
             _ => {
                 if begun {
                     let message = format!(
-                        "SSLProtocol: Protocol '{name}' overrides already set parameter(s). Check if a +/- prefix is missing."
+                        "{name_of_row}: Protocol '{name}' overrides already set parameter(s). Check if a +/- prefix is missing."
                     );
                     call.warn(Fault::new(message).at(index));
                 }
@@ -191,23 +215,33 @@ fn protocol(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     }
     if let Some(old) = (0..3).find(|&at| wanted & NAMES[at].1 != 0) {
         let message = format!(
-            "SSLProtocol {} is not supported by sluice, nor is any version before TLSv1.2",
+            "{name_of_row} {} is not supported by sluice, nor is any version before TLSv1.2",
             NAMES[old].0
         );
         return Err(Fault::new(message)
             .at(last[old])
             .help("TLS 1.0 and 1.1 are withdrawn (RFC 8996): write TLSv1.2 or +TLSv1.2"));
     }
-    let versions = Versions {
+    Ok(Versions {
         v12: set & 8 != 0,
         v13: set & 16 != 0,
-    };
-    let mark = call.mark(0);
-    call.host().tls.protocols = Some((versions, mark));
-    Ok(())
+    })
 }
 
 fn cipher_suite(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let (modern, suites) = suites(call)?;
+    let tls = &mut call.host().tls;
+    if modern {
+        tls.suites13 = Some(suites);
+    } else {
+        tls.suites = Some(suites);
+    }
+    Ok(())
+}
+
+/// Reads SSLCipherSuite or SSLProxyCipherSuite: whether it is for TLS 1.3, and what is left.
+fn suites(call: &mut Call<'_, '_>) -> Result<(bool, Vec<spec::CipherSuite>), Fault> {
+    let name = call.row.name;
     let (modern, at) = match (call.count(), call.arg(0)) {
         (1, _) => (false, 0),
         (_, word) if word.eq_ignore_ascii_case("SSL") => (false, 1),
@@ -223,7 +257,7 @@ fn cipher_suite(call: &mut Call<'_, '_>) -> Result<(), Fault> {
         ciphers::classic(&list)
     };
     if chosen.suites.is_empty() {
-        let message = format!("SSLCipherSuite: sluice has none of these: {list}");
+        let message = format!("{name}: sluice has none of these: {list}");
         let have = if modern {
             "it has for TLS 1.3: TLS_AES_256_GCM_SHA384, TLS_AES_128_GCM_SHA256, TLS_CHACHA20_POLY1305_SHA256"
         } else {
@@ -233,18 +267,58 @@ fn cipher_suite(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     }
     if !chosen.absent.is_empty() {
         let message = format!(
-            "SSLCipherSuite: left out, for sluice has no such suites: {}",
+            "{name}: left out, for sluice has no such suites: {}",
             chosen.absent.join(", ")
         );
         call.notice(Fault::new(message).at(at));
     }
-    let tls = &mut call.host().tls;
-    if modern {
-        tls.suites13 = Some(chosen.suites);
-    } else {
-        tls.suites = Some(chosen.suites);
+    Ok((modern, chosen.suites))
+}
+
+/// `SSLVerifyClient` and `SSLProxyVerify`.
+fn verify(call: &Call<'_, '_>) -> Result<spec::PeerVerify, Fault> {
+    match call.arg(0).to_ascii_lowercase().as_str() {
+        "none" | "off" => Ok(spec::PeerVerify::None),
+        "optional" => Ok(spec::PeerVerify::Optional),
+        "optional_no_ca" => Ok(spec::PeerVerify::OptionalNoCa),
+        "require" | "on" => Ok(spec::PeerVerify::Require),
+        _ => {
+            let message = format!("{}: Invalid argument '{}'", call.row.name, call.arg(0));
+            let fault = Fault::new(message).at(0);
+            Err(fault.help("expected none, optional, require or optional_no_ca"))
+        }
     }
-    Ok(())
+}
+
+/// `SSLVerifyDepth` and `SSLProxyVerifyDepth`.
+fn depth(call: &Call<'_, '_>) -> Result<u32, Fault> {
+    let depth = u32::try_from(value::atoi(call.arg(0)));
+    depth.map_err(|_| Fault::new(format!("{}: Invalid argument", call.row.name)).at(0))
+}
+
+/// `SSLCARevocationCheck` and `SSLProxyCARevocationCheck`.
+fn revocation(call: &Call<'_, '_>) -> Result<spec::Revocation, Fault> {
+    let lenient = match call.arg(1) {
+        "" => false,
+        flag if flag.eq_ignore_ascii_case("no_crl_for_cert_ok") => true,
+        flag => {
+            let message = format!("{}: Invalid argument '{flag}'", call.row.name);
+            return Err(Fault::new(message)
+                .at(1)
+                .help("expected no_crl_for_cert_ok or nothing"));
+        }
+    };
+    match call.arg(0).to_ascii_lowercase().as_str() {
+        "none" => Ok(spec::Revocation::None),
+        "leaf" => Ok(spec::Revocation::Leaf { lenient }),
+        "chain" => Ok(spec::Revocation::Chain { lenient }),
+        other => {
+            let message = format!("{}: Invalid argument '{other}'", call.row.name);
+            Err(Fault::new(message)
+                .at(0)
+                .help("expected none, leaf or chain"))
+        }
+    }
 }
 
 fn honor_order(call: &mut Call<'_, '_>) -> Result<(), Fault> {
@@ -285,6 +359,15 @@ fn session_timeout(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let at = call.node.at(None);
     call.draft
         .notice_once(Severity::Notice, at, SESSION_TIMEOUT);
+    Ok(())
+}
+
+fn stapling(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    if call.flag()? {
+        let message = "SSLUseStapling On: OCSP stapling is not done by this version of sluice";
+        let help = "clients ask the authority themselves; a certificate that demands stapling (must-staple) is refused by some";
+        call.warn(Fault::new(message).at(0).help(help));
+    }
     Ok(())
 }
 

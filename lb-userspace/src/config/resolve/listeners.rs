@@ -20,6 +20,7 @@ pub(super) fn collect(draft: &mut Draft<'_>, file: &Path) -> Vec<Listener> {
         .map(|listen| Listener {
             address: listen.address,
             dual: is_any6(listen.address),
+            deferred: draft.deferred[usize::from(listen.https)],
             at: listen.mark.place(),
         })
         .collect();
@@ -102,6 +103,7 @@ fn derive(draft: &mut Draft<'_>, file: &Path) -> Vec<Listener> {
         .map(|(address, mark)| Listener {
             address,
             dual: is_any6(address),
+            deferred: draft.deferred[usize::from(address.port() == 443)],
             at: mark.place(),
         })
         .collect()

@@ -9,11 +9,14 @@ use crate::config::{
     spec::{CertificateFiles, Host, Listener, NamedFile, Tls},
 };
 
+mod clients;
+pub(super) mod members;
+
 /// Gives every host with TLS its settings.
 pub(super) fn resolve(draft: &mut Draft<'_>, listeners: &[Listener], hosts: &mut [Host]) {
     for (index, host) in hosts.iter_mut().enumerate() {
         if is_on(draft, listeners, index) {
-            host.tls = settings(draft, index, host.header_timeout);
+            host.tls = settings(draft, index, host.header_timeout.longest());
         }
     }
     warn_mixed(draft, hosts);
@@ -49,6 +52,7 @@ fn is_https(draft: &Draft<'_>, listeners: &[Listener], host: &HostDraft) -> bool
 }
 
 fn settings(draft: &mut Draft<'_>, index: usize, head: Duration) -> Option<Tls> {
+    let clients = clients::resolve(draft, index)?;
     let (main, own) = (&draft.hosts[0].tls, &draft.hosts[index].tls);
     let files = |list: fn(&TlsDraft) -> &Vec<NamedFile>| -> Vec<NamedFile> {
         // By rank: a host's first file takes the place of the main server's first.
@@ -97,6 +101,7 @@ fn settings(draft: &mut Draft<'_>, index: usize, head: Duration) -> Option<Tls> 
             .handshake_timeout
             .or(main.handshake_timeout)
             .unwrap_or(head),
+        clients,
     };
     let host = &draft.hosts[index];
     let name = host

@@ -1,7 +1,9 @@
 //! What is accepted, and the Spec it makes.
 
 use super::*;
-use crate::config::spec::{HostAddress, LogTarget, Per};
+use crate::config::spec::{
+    ErrorLogFormat, HostAddress, LogLevel, LogProgram, LogTarget, Per, ReadTimeout, RequestLimits,
+};
 
 #[test]
 fn settings_are_inherited_and_overridden() {
@@ -32,8 +34,15 @@ fn settings_are_inherited_and_overridden() {
         (0, 100)
     );
     assert_eq!(
-        (main.header_timeout, two.header_timeout),
-        (Duration::from_secs(20), Duration::from_secs(30))
+        (main.header_timeout.longest(), two.header_timeout),
+        (
+            Duration::from_secs(40),
+            ReadTimeout {
+                initial: Duration::from_secs(10),
+                max: Some(Duration::from_secs(30)),
+                min_rate: 1
+            }
+        )
     );
     assert_eq!(
         (main.server_name.as_deref(), main.server_port),
@@ -60,12 +69,12 @@ fn defaults_are_httpds() {
         (Duration::from_mins(1), true, Duration::from_secs(5))
     );
     assert_eq!(
-        (
-            spec.limit_request_line,
-            spec.limit_request_fields,
-            spec.limit_request_field_size
-        ),
-        (8190, 100, 8190)
+        host.request_limits,
+        RequestLimits {
+            line: 8190,
+            fields: 100,
+            field_size: 8190
+        }
     );
     assert_eq!(
         (spec.listen_backlog, spec.graceful_shutdown_timeout),
@@ -76,6 +85,21 @@ fn defaults_are_httpds() {
         (spec.error_log, spec.server_root),
         (LogTarget::Stderr, "/etc".into())
     );
+}
+
+#[test]
+fn accept_filter_is_each_protocols_and_data_without_it() {
+    let deferred = |lines: &str| -> Vec<bool> {
+        let spec = spec(&format!("Listen 80\nListen 81 https\n{lines}"));
+        spec.listeners.iter().map(|one| one.deferred).collect()
+    };
+    assert_eq!(deferred(""), [true, true]);
+    assert_eq!(deferred("AcceptFilter http none\n"), [false, true]);
+    assert_eq!(
+        deferred("AcceptFilter http none\nAcceptFilter HTTPS None\nAcceptFilter http data\n"),
+        [true, false]
+    );
+    assert_eq!(deferred("AcceptFilter http httpready\n"), [true, true]);
 }
 
 #[test]
@@ -348,6 +372,75 @@ fn logs_are_the_hosts_own_or_the_main_servers() {
     );
     assert_eq!(shown(3), shown(0));
     assert_eq!(spec.hosts[1].error_log, Some(file("/etc/e")));
+}
+
+#[test]
+fn logs_go_to_programs_and_the_system_log() {
+    let spec = spec(&format!(
+        "{L}GlobalLog g %h\nErrorLog syslog:daemon:lb\nErrorLogFormat \"[%t] %M\"\n\
+         <VirtualHost *:80>\nErrorLog \"|/bin/x -a 'b c'\"\nErrorLogFormat json\n\
+         CustomLog \"|$cat >a\" %h env=!SLUICE_REASON\n</VirtualHost>\n\
+         <VirtualHost *:80>\nErrorLog syslog::t\n</VirtualHost>\n"
+    ));
+    let program = |words: &[&str], shell| {
+        LogTarget::Program(LogProgram {
+            words: words.iter().map(|&word| word.to_owned()).collect(),
+            shell,
+        })
+    };
+    let syslog = |facility, tag: &str| LogTarget::Syslog {
+        facility,
+        tag: tag.to_owned(),
+    };
+    assert_eq!(spec.error_log, syslog(3, "lb"));
+    let own = &spec.hosts[1];
+    assert_eq!(
+        own.error_log,
+        Some(program(&["/bin/x", "-a", "b c"], false))
+    );
+    assert_eq!(own.error_log_format, Some(ErrorLogFormat::Json));
+    assert_eq!(spec.hosts[2].error_log, Some(syslog(23, "t")));
+    // Its own and the global one; of the others the global one alone.
+    let targets = |host: usize| -> Vec<_> {
+        let logs = spec.hosts[host].access_logs.iter();
+        logs.map(|log| (log.target.clone(), log.condition.is_some()))
+            .collect()
+    };
+    let global = (LogTarget::File("/etc/g".into()), false);
+    assert_eq!(
+        targets(1),
+        [(program(&["cat >a"], true), true), global.clone()]
+    );
+    assert_eq!(
+        (targets(0), targets(2)),
+        (vec![global.clone()], vec![global])
+    );
+}
+
+#[test]
+fn log_levels_are_a_hosts_and_a_modules() {
+    let spec = spec(&format!(
+        "{L}LogLevel info mod_ssl.c:warn proxy_module:trace3\n\
+         <VirtualHost *:80>\nLogLevel debug\n</VirtualHost>\n\
+         <VirtualHost *:80>\nLogLevel ssl:error info notice core:info\n</VirtualHost>\n"
+    ));
+    let shown = |host: usize| {
+        let levels = &spec.hosts[host].log_levels;
+        (levels.level, levels.modules.clone())
+    };
+    let named = |list: &[(&str, LogLevel)]| -> Vec<(String, LogLevel)> {
+        let list = list.iter();
+        list.map(|(name, level)| ((*name).to_owned(), *level))
+            .collect()
+    };
+    let main = named(&[("ssl", LogLevel::Warn), ("proxy", LogLevel::Trace)]);
+    assert_eq!(shown(0), (LogLevel::Info, main.clone()));
+    assert_eq!(shown(1), (LogLevel::Debug, main));
+    // A level for all takes back what was said of single modules before it.
+    assert_eq!(
+        shown(2),
+        (LogLevel::Notice, named(&[("core", LogLevel::Info)]))
+    );
 }
 
 #[test]

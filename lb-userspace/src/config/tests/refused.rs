@@ -148,18 +148,19 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
         &[(2, "Ran off end of LogFormat parsing args to some directive")],
     ),
     (
-        "Listen 80\nCustomLog \"|cat\" \"%h\"",
-        &[(
-            2,
-            "logging to a program is not supported by this version of sluice",
-        )],
+        "Listen 80\nCustomLog \"| \" \"%h\"\nCustomLog l \"%h\" expr=%%\nCustomLog l %h x\n\
+         CustomLog l %h env=!\nCustomLog l %Q",
+        &[
+            (2, "CustomLog: no program name"),
+            (3, "CustomLog: syntax error, unexpected '%'"),
+            (4, "error in condition clause"),
+            (5, "missing environment variable name"),
+            (6, "Unrecognized LogFormat directive %Q"),
+        ],
     ),
     (
-        "Listen 80\nErrorLog syslog",
-        &[(
-            2,
-            "logging to syslog is not supported by this version of sluice",
-        )],
+        "Listen 80\nErrorLog syslog:nosuch",
+        &[(2, "ErrorLog: there is no syslog facility nosuch")],
     ),
     (
         "Listen 80\nProxyRequests On",
@@ -195,7 +196,7 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
         "Listen 80\nProxyPass /a https://h",
         &[(
             2,
-            "ProxyPass to https:// is not supported by this version of sluice",
+            "https://h needs SSLProxyEngine on (AH00961: failed to enable ssl support)",
         )],
     ),
     (
@@ -405,16 +406,13 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
         ],
     ),
     (
-        "Listen 80\nErrorLogFormat \"%t %M\"\nErrorLogFormat JSON\n\
-         <VirtualHost *:80>\nErrorLogFormat json\n</VirtualHost>",
+        "Listen 80\nErrorLogFormat \"%t\"\nErrorLogFormat \"%M %Q\"\nErrorLogFormat request %M",
         &[
+            (2, "no %M in the format: no line would say what happened"),
+            (3, "Unrecognized error log format directive %Q"),
             (
-                2,
-                "ErrorLogFormat with a format string is not supported by this version of sluice",
-            ),
-            (
-                5,
-                "ErrorLogFormat in a virtual host is not supported by this version of sluice",
+                4,
+                "ErrorLogFormat request is not supported by this version of sluice",
             ),
         ],
     ),

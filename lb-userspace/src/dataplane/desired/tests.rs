@@ -12,6 +12,7 @@ pub(in crate::dataplane) fn member(url: &str) -> Member {
     Member {
         url: url.to_owned(),
         scheme: Scheme::Http,
+        tls: None,
         host: "127.0.0.1".to_owned(),
         port: 80,
         path: String::new(),
@@ -72,6 +73,7 @@ fn listener(address: &str, dual: bool) -> Listener {
     Listener {
         address: address.parse().expect("address"),
         dual,
+        deferred: false,
         at: Place::default(),
     }
 }

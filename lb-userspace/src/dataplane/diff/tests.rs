@@ -206,6 +206,7 @@ fn listener(ip: u8, port: u16) -> Listener {
     Listener {
         address: SocketAddr::from((ip, port)),
         dual: false,
+        deferred: false,
         at: Place::default(),
     }
 }

@@ -1,15 +1,18 @@
 //! System calls for which neither aya nor rustix has a safe wrapper: what a pin is, which interface
-//! a link is on, what a network driver can do.
+//! a link is on, what a network driver can do, when a connection is handed over.
 
 use std::{
     ffi::CString,
     io,
+    net::TcpListener,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
 };
+
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Commands of bpf(2) used here (`enum bpf_cmd`).
 const BPF_MAP_CREATE: libc::c_int = 0;
@@ -259,6 +262,51 @@ pub(in crate::dataplane) fn driver(interface: &str) -> io::Result<String> {
     ethtool(interface, &mut info)?;
     let name = info.driver.split(|b| *b == 0).next().unwrap_or_default();
     Ok(String::from_utf8_lossy(name).into_owned())
+}
+
+/// Keeps connections in the kernel until their clients have sent something, for about so many
+/// seconds (tcp(7), `TCP_DEFER_ACCEPT`). `socket`: one that listens or will.
+pub fn defer_accept(socket: BorrowedFd<'_>, seconds: u32) -> io::Result<()> {
+    // SAFETY: the value is an int that outlives the call, and its size is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const seconds).cast(),
+            size_of::<u32>() as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Whether [`defer_accept`] was asked for on a socket.
+pub fn defers_accept(socket: BorrowedFd<'_>) -> bool {
+    let mut seconds: u32 = 0;
+    let mut size = size_of::<u32>() as libc::socklen_t;
+    // SAFETY: value and size outlive the call, and the kernel writes no more than the size says.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw mut seconds).cast(),
+            &raw mut size,
+        )
+    };
+    result == 0 && seconds > 0
+}
+
+/// Has the current runtime watch a listening socket for connections, which the caller accepts: the
+/// runtime's own listener would watch each of them too.
+pub fn watch_listener(socket: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+    // SAFETY: a TcpListener names one open descriptor, which it closes when it is dropped and not
+    // before.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
 }
 
 const _: () = assert!(size_of::<EthtoolDriver>() == 196 && size_of::<EthtoolChannels>() == 36);

@@ -6,12 +6,13 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use hyper::rt::{Read, ReadBufCursor, Write};
-use tokio::{io::AsyncWrite as _, net::TcpStream};
+use tokio::io::AsyncWrite;
 
-use super::Client;
+use super::{Activity, Client, left};
 use crate::proxy::{
     gate::{Chunks, Framing, MAX_HEAD, Refusal, Scanner, Verdict, escape_target, is_uri},
     shard::Shard,
@@ -29,6 +30,9 @@ enum Phase {
     Over,
 }
 
+/// How long a client whose connection is not watched yet may have left before that is noticed.
+const WATCH_AFTER: Duration = Duration::from_millis(200);
+
 /// The transport that hyper reads from and writes to.
 pub(crate) struct ClientIo {
     client: Rc<Client>,
@@ -40,6 +44,17 @@ pub(crate) struct ClientIo {
     start: usize,
     /// Of them, so many may be given to hyper.
     passed: usize,
+    upload: Upload,
+}
+
+/// The pace at which a body comes.
+#[derive(Default)]
+struct Upload {
+    bytes: u64,
+    /// Ticks for which it was waited for.
+    waited: u64,
+    /// Tick at which the wait began that goes on now.
+    since: u64,
 }
 
 impl ClientIo {
@@ -52,6 +67,7 @@ impl ClientIo {
             buffer: Vec::new(),
             start: 0,
             passed: 0,
+            upload: Upload::default(),
         };
         if let Some(first) = this.client.misspoken.take() {
             this.buffer.extend_from_slice(&first);
@@ -130,19 +146,26 @@ impl ClientIo {
                 Poll::Ready(read) => {
                     self.client.ended.set(read? == 0);
                     if was_silent && self.client.requests.get() > 0 {
-                        alarm.set(self.client.head_timeout.get());
+                        self.client.head_began.set(alarm.now());
                     }
+                    // Set anew when it is waited for more: what came may be good for more time.
+                    alarm.clear();
                 }
                 Poll::Pending => {
                     if !alarm.is_set() {
-                        alarm.set(if self.client.requests.get() == 0 || !was_silent {
-                            self.client.head_timeout.get()
+                        if self.client.requests.get() == 0 || !was_silent {
+                            let here = self.buffer.len() - self.start;
+                            alarm.set(self.client.head_left(here));
                         } else {
-                            self.client.idle_timeout.get()
-                        });
+                            self.client.await_request();
+                        }
                     }
                     self.client.held.set(!self.buffer.is_empty());
                     ready!(alarm.poll(cx));
+                    if was_silent && self.client.requests.get() > 0 && self.client.rest() {
+                        let _ = alarm.poll(cx);
+                        return Poll::Pending;
+                    }
                     if self.client.write_alarm.is_set() {
                         // It is still taking the last response: no pause between requests yet.
                         alarm.set(self.client.idle_timeout.get());
@@ -160,6 +183,22 @@ impl ClientIo {
                 }
             }
         }
+    }
+
+    /// Waits for a head without hyper. Ready: whether there is one (or the stand-in for one that is
+    /// refused); if not, the connection is to be closed.
+    pub(super) fn poll_awaited(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        self.client.task.get_or_init(|| cx.waker().clone());
+        if self.passed > 0 {
+            return Poll::Ready(Ok(true));
+        }
+        if self.poll_head(cx)?.is_ready() {
+            return Poll::Ready(Ok(self.passed > 0));
+        }
+        if self.shard.is_draining() && self.client.activity() == Activity::Idle {
+            return Poll::Ready(Ok(false));
+        }
+        Poll::Pending
     }
 
     /// Makes the target of a head that passed the gate one that hyper takes, so that hyper refuses
@@ -185,6 +224,17 @@ impl ClientIo {
     /// While a response is being made: later requests wait in the buffer, the client's end is kept
     /// for later (it may have closed its half only), a reset ends everything.
     fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.buffer.is_empty() && self.client.stream.borrow().is_fresh() {
+            // Most answers are there before it is worth the runtime's while to watch the client.
+            let alarm = &self.client.read_alarm;
+            if !alarm.is_set() {
+                alarm.set(WATCH_AFTER);
+            }
+            if alarm.poll(cx).is_pending() {
+                return self.remember_reader(cx);
+            }
+            alarm.clear();
+        }
         if self.buffer.is_empty() && !self.client.ended.get() {
             let buffer = &mut self.buffer;
             let read = self
@@ -224,8 +274,11 @@ impl ClientIo {
         client.read_alarm.clear();
         client.held.set(false);
         client.in_flight.set(true);
+        client.rested.set(false);
+        client.parting.set(false);
         client.requests.set(client.requests.get().saturating_add(1));
         client.taken_before.set(client.taken.get());
+        self.upload = Upload::default();
     }
 
     /// Puts a request in the place of what came in, for the service to answer with the refusal.
@@ -264,6 +317,7 @@ impl ClientIo {
             let held = &held[..held.len().min(out.remaining())];
             let (count, over) = follow(&mut self.phase, held)?;
             self.passed = count;
+            self.upload.bytes += count as u64;
             if over {
                 self.body_over();
             }
@@ -291,14 +345,22 @@ impl ClientIo {
         let alarm = &self.client.read_alarm;
         let Poll::Ready(read) = read else {
             if !alarm.is_set() {
-                alarm.set(self.client.io_timeout.get());
+                let Upload { bytes, waited, .. } = self.upload;
+                let left = left(self.client.body_timeout.get(), bytes, waited);
+                let silence = self.client.io_timeout.get();
+                alarm.set(left.map_or(silence, |left| left.min(silence)));
+                self.upload.since = alarm.now();
             }
             ready!(alarm.poll(cx));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         };
-        alarm.clear();
+        if alarm.is_set() {
+            self.upload.waited += alarm.now() - self.upload.since;
+            alarm.clear();
+        }
         self.client.ended.set(read? == 0);
         let (count, over) = followed?;
+        self.upload.bytes += count as u64;
         self.client
             .taken
             .set(self.client.taken.get() + count as u64);
@@ -359,6 +421,7 @@ impl ClientIo {
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         let alarm = &self.client.write_alarm;
+        self.client.unflushed.set(true);
         match written {
             Poll::Ready(Ok(count)) => {
                 if alarm.is_set() {
@@ -410,11 +473,13 @@ impl Write for ClientIo {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.client.tls.is_none() {
-            return Poll::Ready(Ok(()));
+        // hyper has written all it had; what follows comes with the next response.
+        if self.client.tls.is_some() {
+            let flushed = self.client.stream.borrow_mut().poll_flush(cx);
+            ready!(self.wrote(cx, flushed.map_ok(|()| 0)))?;
         }
-        let flushed = self.client.stream.borrow_mut().poll_flush(cx);
-        self.wrote(cx, flushed.map_ok(|()| 0)).map_ok(|_| ())
+        self.client.unflushed.set(false);
+        Poll::Ready(Ok(()))
     }
 
     /// Nothing: [`Client::linger`] ends the connection, with a system call only where it matters.
@@ -426,7 +491,7 @@ impl Write for ClientIo {
 /// Writes several slices: small ones as one, which is cheaper for the kernel than a vector.
 pub(crate) fn write_slices(
     shard: &Shard,
-    stream: Pin<&mut TcpStream>,
+    stream: Pin<&mut impl AsyncWrite>,
     cx: &mut Context<'_>,
     slices: &[io::IoSlice<'_>],
 ) -> Poll<io::Result<usize>> {

@@ -2,7 +2,8 @@
 //! cleartext connection pays nothing for TLS.
 
 use std::{
-    io,
+    io::{self, Read as _, Write as _},
+    os::fd::{AsFd, BorrowedFd},
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -18,17 +19,127 @@ use crate::proxy::shard::Shard;
 
 /// A client's end of the line.
 pub(crate) enum Wire {
-    Plain(TcpStream),
+    Plain(Socket),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Wire {
-    /// The socket below.
-    pub(crate) fn socket(&self) -> &TcpStream {
-        match self {
-            Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
+/// A socket that the runtime does not watch before it has to: one that comes with its first bytes
+/// and closes behind the answer costs two system calls and an event less.
+pub(crate) enum Socket {
+    /// Not watched; `None` after that failed.
+    Fresh(Option<std::net::TcpStream>),
+    /// The runtime's.
+    Watched(TcpStream),
+}
+
+impl From<TcpStream> for Socket {
+    fn from(stream: TcpStream) -> Self {
+        Self::Watched(stream)
+    }
+}
+
+impl Socket {
+    /// Does at once what can be done at once; `None`: the runtime has to watch, or does.
+    fn at_once<T>(
+        &self,
+        call: impl FnOnce(&std::net::TcpStream) -> io::Result<T>,
+    ) -> Option<io::Result<T>> {
+        let Self::Fresh(Some(stream)) = self else {
+            return None;
+        };
+        match call(stream) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                None
+            }
+            done => Some(done),
         }
+    }
+
+    /// Has the runtime watch it from now on.
+    fn watched(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        if let Self::Fresh(stream) = self {
+            let stream = stream.take().ok_or(io::ErrorKind::NotConnected)?;
+            *self = Self::Watched(TcpStream::from_std(stream)?);
+        }
+        match self {
+            Self::Watched(stream) => Ok(Pin::new(stream)),
+            Self::Fresh(_) => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let unfilled = buffer.initialize_unfilled();
+        if let Some(read) = this.at_once(|mut stream| stream.read(unfilled)) {
+            buffer.advance(read?);
+            return Poll::Ready(Ok(()));
+        }
+        this.watched()?.poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if let Some(written) = this.at_once(|mut stream| stream.write(bytes)) {
+            return Poll::Ready(written);
+        }
+        this.watched()?.poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if let Some(written) = this.at_once(|mut stream| stream.write_vectored(slices)) {
+            return Poll::Ready(written);
+        }
+        this.watched()?.poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().watched()?.poll_shutdown(cx)
+    }
+}
+
+impl Wire {
+    /// The socket below; `None`: it was lost when the runtime was to watch it.
+    pub(crate) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Plain(Socket::Fresh(stream)) => stream.as_ref().map(AsFd::as_fd),
+            Self::Plain(Socket::Watched(stream)) => Some(stream.as_fd()),
+            Self::Tls(stream) => Some(stream.get_ref().0.as_fd()),
+        }
+    }
+
+    /// Whether the runtime does not watch it yet.
+    pub(super) const fn is_fresh(&self) -> bool {
+        matches!(self, Self::Plain(Socket::Fresh(_)))
     }
 
     /// Reads; nothing filled is the client's end. One that ends without saying so in TLS has ended
@@ -39,7 +150,7 @@ impl Wire {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match self {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buffer),
             Self::Tls(stream) => match ready!(Pin::new(&mut **stream).poll_read(cx, buffer)) {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
                 read => Poll::Ready(read),
@@ -53,7 +164,7 @@ impl Wire {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         match self {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, bytes),
         }
     }
@@ -65,7 +176,7 @@ impl Wire {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self {
-            Self::Plain(stream) => write_slices(shard, Pin::new(stream), cx, slices),
+            Self::Plain(socket) => write_slices(shard, Pin::new(socket), cx, slices),
             // One record of them all, as far as they fit.
             Self::Tls(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, slices),
         }

@@ -1,8 +1,13 @@
 //! One attempt: a connection, the request over it, the head of the response.
 
-use std::{rc::Rc, sync::atomic::Ordering::Relaxed, task::Poll, time::Duration};
+use std::{
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::Poll,
+    time::Duration,
+};
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, client::conn::TrySendError};
 use tracing::error;
 
@@ -19,6 +24,8 @@ use crate::{
         fields,
         pool::{self, ConnectError, Upstream},
         reason::Reason,
+        tls::member::HandshakeError,
+        vhost,
         wheel::TICK,
     },
 };
@@ -53,11 +60,26 @@ pub(super) async fn attempt(
     let safe = matches!(outgoing.parts.method, Method::GET | Method::HEAD)
         && matches!(outgoing.body, RequestBody::Empty);
     let mut replayed = false;
+    // As in httpd, the name that TLS asks for is that of the Host field.
+    let named = member.peer.as_ref().map(|peer| {
+        let host = outgoing.preserved_host.as_ref();
+        let name = host.and_then(|host| vhost::normalise(host.as_bytes()).ok().flatten());
+        match name {
+            Some(name) => peer.named(name.trim_matches(['[', ']'])),
+            None => Arc::clone(peer),
+        }
+    });
     loop {
         let address = elector.cell(index).address();
-        let upstream = pool::acquire(&exchange.shard, member, address, !safe, connect_timeout)
-            .await
-            .map_err(|error| unreached(exchange, balancer, index, &error))?;
+        let upstream = pool::acquire(
+            &exchange.shard,
+            member,
+            named.as_ref(),
+            address,
+            connect_timeout,
+        )
+        .await
+        .map_err(|error| unreached(exchange, balancer, index, &error, outgoing.parts.uri.path()))?;
         elector.connected(index);
         exchange.over(&upstream.link);
         if let Some(engaged) = &mut exchange.engaged {
@@ -139,12 +161,6 @@ pub(super) async fn attempt(
                 Attempt::Abort
             }
             NoResponse::Replay | NoResponse::BadGateway => {
-                error!(
-                    target: LOG,
-                    reason = reason.name(),
-                    "[client {}] AH00898: Error reading from remote server returned by {}",
-                    exchange.client.peer, outgoing.parts.uri.path()
-                );
                 let failure =
                     Failure::proxy(StatusCode::BAD_GATEWAY, "Error reading from remote server");
                 Attempt::Failed(failure.because(reason))
@@ -154,7 +170,13 @@ pub(super) async fn attempt(
 }
 
 /// No connection: the member goes into error, another may be tried; unless the want is our own.
-fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &ConnectError) -> Attempt {
+fn unreached(
+    exchange: &Exchange,
+    balancer: usize,
+    index: usize,
+    error: &ConnectError,
+    path: &str,
+) -> Attempt {
     let balancing = &exchange.current.plan.balancers[balancer];
     let elector = &balancing.balancer;
     let spec = &balancing.members[index].spec;
@@ -164,6 +186,8 @@ fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &Connect
         ConnectError::TimedOut => Reason::ConnectTimeout,
         ConnectError::Local(_) => Reason::NoResources,
         ConnectError::Refused(_) => Reason::ConnectFailed,
+        ConnectError::Tls(HandshakeError::Certificate(_)) => Reason::MemberCertificate,
+        ConnectError::Tls(_) => Reason::MemberTls,
     };
     if matches!(error, ConnectError::Local(_)) {
         // A flood of clients must not be able to put every member into error, for packets too.
@@ -176,17 +200,34 @@ fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &Connect
         return Attempt::Failed(failure.because(reason));
     }
     elector.cell(index).failed.fetch_add(1, Relaxed);
+    if let ConnectError::Tls(why) = error {
+        // As httpd 2.4.71 (observed): no other member is tried, and this one stays as it is.
+        error!(
+            target: LOG,
+            "[client {peer}] AH01084: TLS handshake with {} ({}) failed: {why}",
+            spec.url, elector.cell(index).address()
+        );
+        let cause = "Error during SSL Handshake with remote server";
+        error!(
+            target: LOG,
+            reason = reason.name(),
+            "[client {peer}] AH00898: {cause} returned by {path}"
+        );
+        let failure = Failure::proxy(StatusCode::INTERNAL_SERVER_ERROR, cause);
+        return Attempt::Failed(failure.because(reason));
+    }
     if matches!(error, ConnectError::Exhausted) {
         error!(
             target: LOG,
             reason = reason.name(),
-            "[client {peer}] AH00941: failed to acquire connection for ({}): {error}", spec.url
+            "[client {peer}] AH00941: http: failed to acquire connection for ({}:{}): {error}", spec.host, spec.port
         );
         elector.put_in_error(index, Cause::Forward, monotonic_ns());
     } else {
         error!(
             target: LOG,
-            "AH00957: http: attempt to connect to {}:{} ({}) failed: {error}",
+            "AH00957: {}: attempt to connect to {}:{} ({}) failed: {error}",
+            if spec.tls.is_some() { "https" } else { "http" },
             spec.host, spec.port, elector.cell(index).address()
         );
         elector.put_in_error(index, Cause::Connect, monotonic_ns());
@@ -303,12 +344,27 @@ fn accept_response(
         error!(
             target: LOG,
             reason = Reason::BadResponse.name(),
-            "[client {}] AH10124: unexpected upgrade by {}",
+            "[client {}] unexpected upgrade by {}",
             exchange.client.peer, member.spec.url
         );
         return Err(Attempt::Failed(Failure::proxy(
             StatusCode::BAD_GATEWAY,
             "Unexpected Upgrade",
+        )));
+    }
+    let spec = &exchange.current.plan.balancers[balancer].members[index].spec;
+    let limit = spec.response_field_size as usize;
+    let length = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + 2 + value.len();
+    if response.headers().iter().any(|field| length(field) > limit) {
+        error!(
+            target: LOG,
+            reason = Reason::BadResponse.name(),
+            "[client {}] AH10124: header size is over the limit allowed by ResponseFieldSize ({limit} bytes), from {}",
+            exchange.client.peer, spec.url
+        );
+        return Err(Attempt::Failed(Failure::proxy(
+            StatusCode::BAD_GATEWAY,
+            "Error reading from remote server",
         )));
     }
     match fields::check_framing(response.headers_mut()) {

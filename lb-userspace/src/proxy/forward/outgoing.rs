@@ -5,14 +5,14 @@ use std::{rc::Rc, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, Uri, Version, header, request::Parts};
 use hyper::body::Incoming;
-use tracing::error;
+use tracing::{error, info};
 
 use super::{Attempt, Failure, LOG};
 use crate::proxy::{
     body::{BodyError, Expectation, Go, Progress, RequestBody, is_timeout},
     client::Asked,
     exchange::Exchange,
-    fields,
+    fields::{self, Present},
     plan::Destination,
     reason::Reason,
 };
@@ -36,17 +36,19 @@ impl Outgoing {
     pub(super) async fn new(
         exchange: &Exchange,
         mut parts: Parts,
+        present: Present,
         body: Incoming,
     ) -> Result<Self, Attempt> {
         let mut go = None;
-        let expects =
-            parts.headers.contains_key(header::EXPECT) && !http_body::Body::is_end_stream(&body);
+        let expects = present.has(Present::EXPECT) && !http_body::Body::is_end_stream(&body);
         let (body, progress) = if expects {
             let given = Arc::new(Go::default());
             go = Some(Arc::clone(&given));
             RequestBody::expected(body, Expectation::new(given, exchange.shard.wheel.alarm()))
         } else {
-            parts.headers.remove(header::EXPECT);
+            if present.has(Present::EXPECT) {
+                parts.headers.remove(header::EXPECT);
+            }
             RequestBody::prefetch(body)
                 .await
                 .map_err(|error| upload_failed(exchange, &error))?
@@ -54,7 +56,8 @@ impl Outgoing {
         // Framed anew: what is sent is what was decoded.
         match &body {
             RequestBody::Empty => {
-                if let Some(length) = parts.headers.remove(header::CONTENT_LENGTH)
+                if present.has(Present::CONTENT_LENGTH)
+                    && let Some(length) = parts.headers.remove(header::CONTENT_LENGTH)
                     && length.as_bytes() == b"0"
                 {
                     parts.headers.insert(header::CONTENT_LENGTH, length);
@@ -132,6 +135,13 @@ pub(super) fn upload_failed(exchange: &Exchange, error: &BodyError) -> Attempt {
     } else {
         Reason::BadBody
     };
+    if timed_out {
+        info!(
+            target: LOG,
+            reason = reason.name(),
+            "[client {peer}] AH01382: Request body read timeout"
+        );
+    }
     error!(
         target: LOG,
         reason = reason.name(),

@@ -10,6 +10,7 @@ use std::{
 };
 
 use rustls::server::Acceptor;
+use rustls_pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -17,7 +18,13 @@ use tokio::{
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server::TlsStream};
 use tracing::debug;
 
-use super::{super::vhost, suite_name};
+use super::{
+    super::vhost,
+    name,
+    outcome::{self, Side, Trouble},
+    suite_name, validity,
+    verify::ClientVerifier,
+};
 use crate::proxy::shard::{Current, Shard};
 
 /// How much rustls may hold for a client that does not read, bytes of plaintext and of records.
@@ -35,12 +42,50 @@ pub(crate) struct Session {
     pub(crate) protocol: &'static str,
     /// OpenSSL's name.
     pub(crate) cipher: &'static str,
+    /// What the client showed, if it did.
+    pub(crate) client: Option<Box<Shown>>,
+}
+
+/// A client's certificate, for logs: mod_ssl's variables.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    /// `SSL_CLIENT_VERIFY`: SUCCESS, or GENEROUS where nobody vouches for it.
+    pub(crate) verify: &'static str,
+    /// `SSL_CLIENT_S_DN`
+    pub(crate) subject: String,
+    /// `SSL_CLIENT_S_DN_CN`
+    pub(crate) common_name: Option<String>,
+    /// `SSL_CLIENT_I_DN`
+    pub(crate) issuer: String,
+    /// `SSL_CLIENT_M_SERIAL`
+    pub(crate) serial: String,
+}
+
+impl Shown {
+    fn of(verifier: &ClientVerifier, chain: &[CertificateDer<'_>]) -> Option<Box<Self>> {
+        let own = chain.first()?;
+        let subject = validity::subject(own).unwrap_or_default();
+        let serial = validity::serial(own).unwrap_or_default();
+        Some(Box::new(Self {
+            verify: if verifier.vouches(chain) {
+                "SUCCESS"
+            } else {
+                "GENEROUS"
+            },
+            subject: name::text(subject),
+            common_name: name::value(subject, "CN"),
+            issuer: name::text(validity::issuer(own).unwrap_or_default()),
+            serial: name::hexadecimal(serial.strip_prefix(&[0]).unwrap_or(serial)),
+        }))
+    }
 }
 
 /// How a connection began.
 pub(crate) enum Opening {
     /// On a port without TLS.
     Cleartext(TcpStream),
+    /// On a port without TLS, with its first bytes.
+    Fresh(std::net::TcpStream),
     /// With TLS.
     Secure(Box<TlsStream<TcpStream>>, Box<Session>),
     /// On a TLS port with an HTTP request in clear, of which these bytes and others were read.
@@ -82,14 +127,28 @@ pub(crate) async fn open(
         alarm.poll(cx).map(|()| None)
     })
     .await;
+    let trouble = match &done {
+        Some(Ok(Opening::Secure(stream, _))) => {
+            let made = outcome::made(Side::Client, stream.get_ref().1);
+            shard.tally.handshake(made);
+            return done?.ok();
+        }
+        Some(Ok(_)) => Trouble::PlainHttp,
+        Some(Err(error)) => Trouble::of(error),
+        None => Trouble::Timeout,
+    };
+    shard
+        .tally
+        .handshake(outcome::failed(Side::Client, trouble));
+    let reason = trouble.name();
     match done {
         Some(Ok(opening)) => Some(opening),
         Some(Err(error)) => {
-            debug!(target: "sluice::proxy", "[client {peer}] AH02008: TLS handshake failed: {error}");
+            debug!(target: "sluice::proxy", reason, "[client {peer}] AH02008: TLS handshake failed: {error}");
             None
         }
         None => {
-            debug!(target: "sluice::proxy", "[client {peer}] TLS handshake not done in time");
+            debug!(target: "sluice::proxy", reason, "[client {peer}] TLS handshake not done in time");
             None
         }
     }
@@ -133,6 +192,10 @@ async fn shake(current: &Current, candidates: &[usize], stream: TcpStream) -> io
         cipher: agreed
             .negotiated_cipher_suite()
             .map_or("-", |suite| suite_name(suite.suite())),
+        client: tls.clients.as_ref().and_then(|verifier| {
+            let chain = agreed.peer_certificates()?;
+            Shown::of(verifier, chain)
+        }),
     };
     Ok(Opening::Secure(Box::new(stream), Box::new(session)))
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::spec::{Place, Via};
+use crate::config::spec::{LogLevels, Place, ReadTimeout, RequestLimits, Via};
 
 fn host(addresses: &[&str], name: Option<&str>, aliases: &[&str]) -> Host {
     Host {
@@ -35,9 +35,13 @@ fn host(addresses: &[&str], name: Option<&str>, aliases: &[&str]) -> Host {
         keep_alive: true,
         keep_alive_timeout: Duration::from_secs(5),
         max_keep_alive_requests: 100,
-        header_timeout: Duration::from_secs(20),
+        header_timeout: ReadTimeout::fixed(Duration::from_secs(20)),
+        body_timeout: ReadTimeout::fixed(Duration::from_secs(20)),
+        request_limits: RequestLimits::default(),
         access_logs: Vec::new(),
         error_log: None,
+        error_log_format: None,
+        log_levels: LogLevels::default(),
         at: Place::default(),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
+    os::fd::AsFd as _,
     path::PathBuf,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -10,8 +11,9 @@ use std::{
 use lb_common::member::MemberId;
 use sluice::{
     config::spec::{
-        AccessLog, Balancer, Host, HostAddress, LbMethod, Listener, LogTarget,
-        Member as MemberSpec, Place, Reverse, ReverseTarget, Route, Scheme, Spec, Sticky, Target,
+        AccessLog, Balancer, Host, HostAddress, LbMethod, Listener, LogLevels, LogTarget,
+        Member as MemberSpec, Place, ReadTimeout, RequestLimits, Reverse, ReverseTarget, Route,
+        Scheme, Spec, Sticky, Target,
     },
     dataplane::table::MemberTable,
     proxy::{Generation, LogFiles, Proxy, Setup, ShardListener},
@@ -53,17 +55,17 @@ impl Lab {
         })
         .expect("proxy");
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        // As sluice does by default. Silent connections come all the same, a second later.
+        sluice::dataplane::sys::defer_accept(listener.as_fd(), 1).expect("option");
         let address = listener.local_addr().expect("address");
         let spec = Spec {
             listeners: vec![Listener {
                 address,
                 dual: false,
+                deferred: false,
                 at: Place::default(),
             }],
             hosts: vec![host()],
-            limit_request_fields: 100,
-            limit_request_field_size: 8190,
-            limit_request_line: 8190,
             listen_backlog: 511,
             ..Spec::default()
         };
@@ -242,9 +244,13 @@ pub(crate) fn host() -> Host {
         keep_alive: true,
         keep_alive_timeout: Duration::from_secs(5),
         max_keep_alive_requests: 100,
-        header_timeout: Duration::from_secs(20),
+        header_timeout: ReadTimeout::fixed(Duration::from_secs(20)),
+        body_timeout: ReadTimeout::fixed(Duration::from_secs(20)),
+        request_limits: RequestLimits::default(),
         access_logs: Vec::new(),
         error_log: None,
+        error_log_format: None,
+        log_levels: LogLevels::default(),
         at: Place::default(),
     }
 }
@@ -273,6 +279,7 @@ pub(crate) fn access_log(path: &std::path::Path, format: &str) -> AccessLog {
     AccessLog {
         target: LogTarget::File(PathBuf::from(path)),
         format: format.to_owned(),
+        condition: None,
     }
 }
 
@@ -289,6 +296,7 @@ fn member(index: usize, address: SocketAddr) -> MemberSpec {
     MemberSpec {
         url: format!("http://{address}"),
         scheme: Scheme::Http,
+        tls: None,
         host: address.ip().to_string(),
         port: address.port(),
         path: String::new(),

@@ -1,18 +1,19 @@
-//! From when to when a certificate is valid (RFC 5280 section 4.1.2.5): as much of X.509 as that
-//! takes. Pure. It only words a warning; whoever connects judges for himself.
+//! From when to when a certificate is valid (RFC 5280 section 4.1.2.5), and its two names: as much of
+//! X.509 as that takes. Pure. Signatures and chains are webpki's.
 
 use std::time::{Duration, SystemTime};
 
 /// Seconds since 1970, UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Validity {
+pub(crate) struct Validity {
     from: i64,
-    to: i64,
+    /// Last second.
+    pub(crate) to: i64,
 }
 
 impl Validity {
     /// What is wrong with it at `now`.
-    pub(super) fn complaint(self, now: SystemTime) -> Option<String> {
+    pub(crate) fn complaint(self, now: SystemTime) -> Option<String> {
         let now = now
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or(Duration::ZERO)
@@ -32,17 +33,8 @@ impl Validity {
 }
 
 /// Reads it from a certificate; `None` where it is not as expected.
-pub(super) fn of(certificate: &[u8]) -> Option<Validity> {
-    let (_, certificate, _) = element(certificate)?;
-    let (_, mut rest, _) = element(certificate)?;
-    // [0] version is optional; then serial number, algorithm, issuer.
-    if *rest.first()? == 0xa0 {
-        rest = element(rest)?.2;
-    }
-    for _ in 0..3 {
-        rest = element(rest)?.2;
-    }
-    let (_, validity, _) = element(rest)?;
+pub(crate) fn of(certificate: &[u8]) -> Option<Validity> {
+    let (_, validity, _) = element(after_serial(certificate, 2)?)?;
     let (from_tag, from, rest) = element(validity)?;
     let (to_tag, to, _) = element(rest)?;
     Some(Validity {
@@ -51,8 +43,48 @@ pub(super) fn of(certificate: &[u8]) -> Option<Validity> {
     })
 }
 
+/// The issuer's name, DER as it stands in the certificate; `None` where it is not as expected.
+pub(crate) fn issuer(certificate: &[u8]) -> Option<&[u8]> {
+    first(after_serial(certificate, 1)?)
+}
+
+/// The subject's name, as above.
+pub(crate) fn subject(certificate: &[u8]) -> Option<&[u8]> {
+    first(after_serial(certificate, 3)?)
+}
+
+/// What follows the serial number and so many elements more: algorithm, issuer, validity, subject.
+fn after_serial(certificate: &[u8], more: usize) -> Option<&[u8]> {
+    let (_, certificate, _) = element(certificate)?;
+    let (_, mut rest, _) = element(certificate)?;
+    // [0] version is optional.
+    if *rest.first()? == 0xa0 {
+        rest = element(rest)?.2;
+    }
+    for _ in 0..=more {
+        rest = element(rest)?.2;
+    }
+    Some(rest)
+}
+
+/// The first element, whole.
+fn first(bytes: &[u8]) -> Option<&[u8]> {
+    let after = element(bytes)?.2;
+    bytes.get(..bytes.len() - after.len())
+}
+
+/// The serial number, bytes.
+pub(crate) fn serial(certificate: &[u8]) -> Option<&[u8]> {
+    let (_, certificate, _) = element(certificate)?;
+    let (_, mut rest, _) = element(certificate)?;
+    if *rest.first()? == 0xa0 {
+        rest = element(rest)?.2;
+    }
+    Some(element(rest)?.1)
+}
+
 /// Tag, contents, what follows.
-fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+pub(super) fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = bytes.split_first()?;
     let (&first, mut rest) = rest.split_first()?;
     let mut length = usize::from(first);

@@ -1,0 +1,211 @@
+//! A request that is over: its access log lines, and what the conditions of logs may ask of it.
+
+use std::{borrow::Cow, net::IpAddr, rc::Rc, time::SystemTime};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
+
+use crate::{
+    expr::{self, Moment, Table, Variable},
+    proxy::{client::Client, path, shard::Current},
+    telemetry::{
+        access::{Connection, Entry},
+        error_log,
+    },
+};
+
+/// What only a log needs to know.
+pub(super) struct Facts {
+    pub(super) begun: SystemTime,
+    pub(super) method: Method,
+    pub(super) target: Uri,
+    pub(super) version: Version,
+    pub(super) host_name: String,
+    pub(super) port: Option<u16>,
+    pub(super) refused: bool,
+    pub(super) request: Vec<Vec<Option<HeaderValue>>>,
+    pub(super) response: Vec<Vec<Option<HeaderValue>>>,
+    /// Every field of request and response, for conditions that may ask for any.
+    pub(super) fields: Option<[HeaderMap; 2]>,
+}
+
+/// A request that is over and waits for its log line until its last bytes were written.
+pub(crate) struct Finished {
+    pub(super) facts: Box<Facts>,
+    pub(super) current: Rc<Current>,
+    pub(super) host: usize,
+    pub(super) took: std::time::Duration,
+    pub(super) status: u16,
+    pub(super) body_bytes: u64,
+    pub(super) received: u64,
+    pub(super) keepalives: u32,
+    pub(super) connection: Connection,
+    pub(super) log_id: u64,
+    pub(super) connection_log_id: u64,
+    pub(super) handler: &'static str,
+    pub(super) environment: Vec<(&'static str, String)>,
+    pub(super) filename: String,
+}
+
+impl Finished {
+    /// Writes the line to every log of the host. `sent`: bytes that went to the client.
+    pub(crate) fn log(&self, client: &Client, sent: u64) {
+        let facts = &self.facts;
+        let host = &self.current.plan.hosts[self.host];
+        let protocol = match facts.version {
+            Version::HTTP_09 => "HTTP/0.9",
+            Version::HTTP_10 => "HTTP/1.0",
+            Version::HTTP_2 => "HTTP/2.0",
+            Version::HTTP_3 => "HTTP/3.0",
+            _ => "HTTP/1.1",
+        };
+        let line = if facts.refused {
+            String::new()
+        } else if facts.target.authority().is_some() {
+            format!("{} {} {protocol}", facts.method, facts.target)
+        } else {
+            // Joined by hand: the formatting machinery costs more than the rest of the line.
+            let target = facts.target.path_and_query();
+            let target = target.map_or("", |target| target.as_str());
+            [facts.method.as_str(), " ", target, " ", protocol].concat()
+        };
+        let decoded = path::decode(facts.target.path().as_bytes());
+        let spec_port = self.current.plan.spec.hosts[self.host].server_port;
+        for (at, log) in host.logs.iter().enumerate() {
+            let entry = Entry {
+                remote: client.peer,
+                local: client.local,
+                begun: facts.begun,
+                took: self.took,
+                request_line: &line,
+                method: if facts.refused {
+                    ""
+                } else {
+                    facts.method.as_str()
+                },
+                path: match &decoded {
+                    _ if facts.refused => b"",
+                    Ok(path) => path,
+                    Err(_) => facts.target.path().as_bytes(),
+                },
+                query: facts.target.query(),
+                protocol,
+                // 499: the client went away before there was an answer.
+                status: if self.status == 0 { 499 } else { self.status },
+                body_bytes: self.body_bytes,
+                bytes_in: self.received,
+                bytes_out: sent,
+                filename: &self.filename,
+                server_name: &host.name,
+                host_name: if facts.host_name.is_empty() {
+                    &host.name
+                } else {
+                    &facts.host_name
+                },
+                port: facts.port.or(spec_port).unwrap_or(match client.tls {
+                    Some(_) => 443,
+                    None => 80,
+                }),
+                keepalives: self.keepalives,
+                connection: self.connection,
+                request_fields: &facts.request[at],
+                response_fields: facts.response.get(at).map_or(&[], Vec::as_slice),
+                log_id: self.log_id,
+                connection_log_id: self.connection_log_id,
+                handler: self.handler,
+                environment: &self.environment,
+            };
+            let known = Known {
+                entry: &entry,
+                facts,
+                is_tls: client.tls.is_some(),
+            };
+            if log.takes(&known) {
+                self.current.log(log.sink, &log.format, &entry);
+            }
+        }
+    }
+}
+
+/// A request as expressions see it when its line is due.
+struct Known<'a> {
+    entry: &'a Entry<'a>,
+    facts: &'a Facts,
+    is_tls: bool,
+}
+
+impl Known<'_> {
+    fn variable_of_environment(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        let mut known = self.entry.environment.iter();
+        let (_, value) = known.find(|(known, _)| *known == name)?;
+        Some(value.as_bytes().into())
+    }
+}
+
+impl expr::Facts for Known<'_> {
+    fn variable(&self, variable: &Variable) -> Option<Cow<'_, [u8]>> {
+        let entry = self.entry;
+        let switch = |is_on: bool| Cow::Borrowed(if is_on { &b"on"[..] } else { b"off" });
+        let number = |number: u16| -> Cow<'_, [u8]> { number.to_string().into_bytes().into() };
+        let id = |id: u64| (id != 0).then(|| error_log::id_text(id).into_bytes().into());
+        Some(match variable {
+            Variable::Field(name) => return self.entry(Table::Request, name.as_bytes()),
+            Variable::ContentType => return self.entry(Table::Response, b"content-type"),
+            Variable::Tls(name) => return self.variable_of_environment(name),
+            Variable::RequestLogId => return id(entry.log_id),
+            Variable::ConnectionLogId => return id(entry.connection_log_id),
+            Variable::Method => entry.method.as_bytes().into(),
+            Variable::Scheme => if self.is_tls { &b"https"[..] } else { b"http" }.into(),
+            Variable::Uri => entry.path.into(),
+            Variable::Filename => entry.filename.as_bytes().into(),
+            Variable::RemoteAddress | Variable::Peer => {
+                let address = entry.remote.ip().to_canonical();
+                address.to_string().into_bytes().into()
+            }
+            Variable::RemotePort => number(entry.remote.port()),
+            Variable::ServerName => entry.server_name.as_bytes().into(),
+            Variable::ServerPort => number(entry.port),
+            Variable::Protocol => entry.protocol.as_bytes().into(),
+            Variable::Query => entry.query.unwrap_or_default().as_bytes().into(),
+            Variable::RequestLine => entry.request_line.as_bytes().into(),
+            Variable::Status => number(entry.status),
+            Variable::Https => switch(self.is_tls),
+            Variable::Http2 => switch(self.facts.version == Version::HTTP_2),
+            Variable::Ipv6 => switch(entry.remote.ip().to_canonical().is_ipv6()),
+            Variable::ServerSoftware => b"sluice"[..].into(),
+            Variable::User | Variable::ServerAdmin | Variable::Constant(_) | Variable::Time(_) => {
+                return None;
+            }
+        })
+    }
+
+    fn entry(&self, table: Table, name: &[u8]) -> Option<Cow<'_, [u8]>> {
+        let fields = self.facts.fields.as_ref();
+        let fields = match table {
+            Table::Environment => {
+                return self.variable_of_environment(std::str::from_utf8(name).ok()?);
+            }
+            Table::Request => &fields?[0],
+            Table::Response => &fields?[1],
+            Table::Notes | Table::Process | Table::HealthCheck => return None,
+        };
+        let name = HeaderName::from_bytes(name).ok()?;
+        Some(fields.get(name)?.as_bytes().into())
+    }
+
+    fn remote(&self) -> Option<IpAddr> {
+        Some(self.entry.remote.ip().to_canonical())
+    }
+
+    fn now(&self) -> Moment {
+        let now = jiff::Zoned::now();
+        Moment {
+            year: now.year(),
+            month: now.month(),
+            day: now.day(),
+            hour: now.hour(),
+            minute: now.minute(),
+            second: now.second(),
+            weekday: now.weekday().to_sunday_zero_offset(),
+        }
+    }
+}

@@ -30,6 +30,7 @@ pub mod gate;
 pub mod page;
 pub mod path;
 mod plan;
+mod policy;
 mod pool;
 pub mod reason;
 pub mod reverse;

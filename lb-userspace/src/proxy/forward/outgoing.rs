@@ -14,6 +14,7 @@ use crate::proxy::{
     exchange::Exchange,
     fields::{self, Present},
     plan::Destination,
+    policy,
     reason::Reason,
 };
 
@@ -37,21 +38,26 @@ impl Outgoing {
         exchange: &Exchange,
         mut parts: Parts,
         present: Present,
-        body: Incoming,
+        body: Option<Incoming>,
     ) -> Result<Self, Attempt> {
         let mut go = None;
-        let expects = present.has(Present::EXPECT) && !http_body::Body::is_end_stream(&body);
-        let (body, progress) = if expects {
-            let given = Arc::new(Go::default());
-            go = Some(Arc::clone(&given));
-            RequestBody::expected(body, Expectation::new(given, exchange.shard.wheel.alarm()))
-        } else {
-            if present.has(Present::EXPECT) {
-                parts.headers.remove(header::EXPECT);
+        let waits = body.as_ref().is_some_and(|body| {
+            present.has(Present::EXPECT) && !http_body::Body::is_end_stream(body)
+        });
+        let (body, progress) = match body {
+            Some(body) if waits => {
+                let given = Arc::new(Go::default());
+                go = Some(Arc::clone(&given));
+                RequestBody::expected(body, Expectation::new(given, exchange.shard.wheel.alarm()))
             }
-            RequestBody::prefetch(body)
-                .await
-                .map_err(|error| upload_failed(exchange, &error))?
+            body => {
+                if present.has(Present::EXPECT) {
+                    parts.headers.remove(header::EXPECT);
+                }
+                RequestBody::prefetch(body)
+                    .await
+                    .map_err(|error| upload_failed(exchange, &error))?
+            }
         };
         // Framed anew: what is sent is what was decoded.
         match &body {
@@ -78,9 +84,7 @@ impl Outgoing {
                 }
             }
         }
-        let preserved_host = exchange
-            .host_spec()
-            .preserve_host
+        let preserved_host = policy::preserves_host(exchange)
             .then(|| parts.headers.get(header::HOST).cloned())
             .flatten();
         parts.version = Version::HTTP_11;
@@ -163,13 +167,16 @@ pub(super) fn add_fields(exchange: &Exchange, parts: &mut Parts, asked: Option<&
     {
         headers.insert(header::HOST, asked.value.clone());
     }
-    if !exchange.host_spec().add_headers {
+    if !policy::adds_fields(exchange) {
         return;
     }
     let address = exchange.client.forwarded_for();
     fields::append(headers, fields::FORWARDED_FOR, address);
-    if let Some(asked) = asked {
-        fields::append(headers, fields::FORWARDED_HOST, &asked.value);
+    // RequestHeader may have changed it.
+    let edited = exchange.ruling.as_ref();
+    let edited = edited.map(|_| headers.get(header::HOST).cloned());
+    if let Some(host) = edited.unwrap_or_else(|| asked.map(|asked| asked.value.clone())) {
+        fields::append(headers, fields::FORWARDED_HOST, &host);
     }
     let server = &exchange.host().forwarded_server;
     fields::append(headers, fields::FORWARDED_SERVER, server);

@@ -41,7 +41,7 @@ mod attempt;
 mod outgoing;
 
 use attempt::attempt;
-use outgoing::{Outgoing, add_fields, target};
+use outgoing::{Outgoing, add_fields, add_via, target};
 
 const LOG: &str = "sluice::proxy";
 
@@ -319,7 +319,13 @@ async fn instead(
         Err(response) => {
             let page = page.get_or_insert_with(|| page::error(status, Detail::Plain));
             // Without it nobody could log in.
-            for value in response.headers().get_all(header::WWW_AUTHENTICATE) {
+            let asks = status == StatusCode::UNAUTHORIZED;
+            for value in response
+                .headers()
+                .get_all(header::WWW_AUTHENTICATE)
+                .iter()
+                .filter(|_| asks)
+            {
                 page.headers_mut()
                     .append(header::WWW_AUTHENTICATE, value.clone());
             }
@@ -423,7 +429,12 @@ async fn forward(
         MaxForwards::Unlimited
     };
     match hops {
-        MaxForwards::Unlimited => {}
+        MaxForwards::Unlimited => {
+            if let Some(hops) = exchange.host_spec().max_forwards {
+                let hops = HeaderValue::from(hops);
+                parts.headers.insert(header::MAX_FORWARDS, hops);
+            }
+        }
         MaxForwards::Left(hops) => {
             parts
                 .headers
@@ -565,6 +576,7 @@ fn relay(
         let origin = format!("{scheme}://{asked}");
         reverse::rewrite_fields(&host.reverses, &path, &mut parts.headers, &origin);
     }
+    add_via(&exchange, &mut parts.headers, asked, Direction::Response);
     let mut wishes = wishes;
     let mut has_server = said.present.has(Present::SERVER);
     if exchange.ruling.is_some() {

@@ -151,7 +151,7 @@ impl Ruling {
         }
         let url = self.proxied(spec, host);
         if url.is_none()
-            && let Some(stop) = self.redirected(spec, &self.layers[..self.servers])
+            && let Some(stop) = self.redirected(exchange, fields, &self.layers[..self.servers])
         {
             return Err(stop);
         }
@@ -174,7 +174,7 @@ impl Ruling {
         }
         self.check_access(exchange, spec, fields)?;
         self.set_environment(spec);
-        if let Some(stop) = self.redirected(spec, &self.layers[self.servers..]) {
+        if let Some(stop) = self.redirected(exchange, fields, &self.layers[self.servers..]) {
             return Err(stop);
         }
         self.edit_request(exchange, spec, fields, false);
@@ -317,7 +317,7 @@ impl Ruling {
         }
     }
 
-    /// SetEnv, PassEnv and UnsetEnv: over what SetEnvIf did.
+    /// SetEnv, PassEnv and UnsetEnv: what SetEnvIf set stays as it is.
     fn set_environment(&self, spec: &Spec) {
         let mut variables: Vec<(&str, &str)> = Vec::new();
         for policy in self.policies(spec) {
@@ -333,20 +333,50 @@ impl Ruling {
             });
         }
         let mut environment = self.environment.borrow_mut();
+        let known = environment.clone();
         for (name, value) in variables {
-            environment.set(name, value.as_bytes().to_vec());
+            if known.value(name.as_bytes()).is_none() {
+                environment.set(name, value.as_bytes().to_vec());
+            }
         }
     }
 
     /// The first Redirect that is for the request; those of later layers come first.
-    fn redirected(&self, spec: &Spec, layers: &[usize]) -> Option<Stop> {
-        let redirects = layers.iter().rev();
-        redirects
-            .flat_map(|layer| &spec.policies[*layer].redirects)
-            .find_map(|redirect| self.redirect(redirect))
+    fn redirected(
+        &self,
+        exchange: &Exchange,
+        fields: &HeaderMap,
+        layers: &[usize],
+    ) -> Option<Stop> {
+        let policies = &exchange.current.plan.spec.policies;
+        let mut redirects = layers
+            .iter()
+            .rev()
+            .flat_map(|layer| &policies[*layer].redirects);
+        let (status, to) = redirects.find_map(|redirect| self.redirect(redirect))?;
+        if !status.is_redirection() {
+            return Some(Stop::Fail(status, Reason::Redirected));
+        }
+        let mut place = Vec::new();
+        if to.first() == Some(&b'/') {
+            let scheme = if exchange.client.tls.is_some() {
+                "https"
+            } else {
+                "http"
+            };
+            place.extend_from_slice(scheme.as_bytes());
+            place.extend_from_slice(b"://");
+            let host = fields.get(http::header::HOST).map(HeaderValue::as_bytes);
+            place.extend_from_slice(host.unwrap_or(exchange.host().name.as_bytes()));
+        }
+        place.extend_from_slice(&to);
+        // What no field can hold is no place to send anybody.
+        let place = HeaderValue::from_bytes(&place).ok()?;
+        Some(Stop::Send(status, place))
     }
 
-    fn redirect(&self, redirect: &Redirect) -> Option<Stop> {
+    /// Status and place of a Redirect that is for the request.
+    fn redirect(&self, redirect: &Redirect) -> Option<(StatusCode, Vec<u8>)> {
         let path = &self.path[..];
         let status = StatusCode::from_u16(redirect.status).ok()?;
         let mut to = match &redirect.from {
@@ -363,18 +393,13 @@ impl Ruling {
                 encode_place(&to)
             }
         };
-        if !status.is_redirection() {
-            return Some(Stop::Fail(status, Reason::Redirected));
-        }
         if let Some(query) = self.target.query()
             && !to.contains(&b'?')
         {
             to.push(b'?');
             to.extend_from_slice(query.as_bytes());
         }
-        // What no field can hold is no place to send anybody.
-        let place = HeaderValue::from_bytes(&to).ok()?;
-        Some(Stop::Send(status, place))
+        Some((status, to))
     }
 
     fn times(&self) -> Times {
@@ -458,7 +483,6 @@ pub(crate) fn subrequest(exchange: &Exchange, path: &str) -> Option<Parts> {
     *request.version_mut() = ruling.version;
     let fields = request.headers_mut();
     // The body was the first request's.
-    fields.remove(http::header::CONTENT_LENGTH);
     fields.remove(http::header::TRANSFER_ENCODING);
     fields.remove(http::header::EXPECT);
     if ruling.method == Method::HEAD {

@@ -89,7 +89,7 @@ fn access_is_checked_before_requests_are_proxied() {
             ("GET /closed/x", &[]),
             ("GET /open/x", &[]),
             ("GET /denied", &[]),
-            ("POST /denied/x", &["Content-Length: 3"]),
+            ("POST /denied/x", &["Content-Length: 0"]),
             ("GET /denied/not", &[]),
             ("GET /ip", &[]),
             ("GET /loop", &[]),
@@ -260,6 +260,27 @@ fn patterns_lead_to_the_same_paths() {
             ("GET /not", &[]),
             ("GET /loc/a%20b", &[]),
             ("GET /none", &[]),
+        ],
+    );
+}
+
+#[test]
+fn via_and_max_forwards_are_as_httpd_sends_them() {
+    compare(
+        "ProxyVia On\nProxyMaxForwards 5\nProxyPass / http://MEMBER/\n",
+        &[
+            ("GET /", &[]),
+            ("GET /", &["Via: 1.1 first"]),
+            ("GET /", &["Host: other.test:99"]),
+            ("GET /", &["Max-Forwards: 3"]),
+            ("GET /", &["Max-Forwards: 0"]),
+        ],
+    );
+    compare(
+        "ProxyVia Block\nProxyMaxForwards -1\nProxyPass / http://MEMBER/\n",
+        &[
+            ("GET /", &[]),
+            ("GET /", &["Via: 1.1 first", "Max-Forwards: 2"]),
         ],
     );
 }

@@ -3,19 +3,22 @@
 use std::{rc::Rc, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode, Uri, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, Version, header, request::Parts};
 use hyper::body::Incoming;
 use tracing::{error, info};
 
 use super::{Attempt, Failure, LOG};
-use crate::proxy::{
-    body::{BodyError, Expectation, Go, Progress, RequestBody, is_timeout},
-    client::Asked,
-    exchange::Exchange,
-    fields::{self, Present},
-    plan::Destination,
-    policy,
-    reason::Reason,
+use crate::{
+    config::spec::Via,
+    proxy::{
+        body::{BodyError, Expectation, Go, Progress, RequestBody, is_timeout},
+        client::Asked,
+        exchange::Exchange,
+        fields::{self, Direction, Present},
+        plan::Destination,
+        policy,
+        reason::Reason,
+    },
 };
 
 /// What is sent to a member, kept so that it can be sent to another.
@@ -167,6 +170,7 @@ pub(super) fn add_fields(exchange: &Exchange, parts: &mut Parts, asked: Option<&
     {
         headers.insert(header::HOST, asked.value.clone());
     }
+    add_via(exchange, headers, asked, Direction::Request);
     if !policy::adds_fields(exchange) {
         return;
     }
@@ -180,6 +184,39 @@ pub(super) fn add_fields(exchange: &Exchange, parts: &mut Parts, asked: Option<&
     }
     let server = &exchange.host().forwarded_server;
     fields::append(headers, fields::FORWARDED_SERVER, server);
+}
+
+/// `ProxyVia`, for requests and for responses (RFC 9110 section 7.6.3). As httpd: the virtual host's
+/// name with the port that the client asked for, in responses in a field of its own.
+pub(super) fn add_via(
+    exchange: &Exchange,
+    headers: &mut HeaderMap,
+    asked: Option<&Asked>,
+    direction: Direction,
+) {
+    let host = exchange.host_spec();
+    let comment = match host.via {
+        Via::Off => return,
+        Via::Block => return drop(headers.remove(header::VIA)),
+        Via::On => "",
+        Via::Full => " (sluice)",
+    };
+    let name = &exchange.host().name;
+    let version = if exchange.unframed { "1.0" } else { "1.1" };
+    let usual = if exchange.client.tls.is_some() {
+        443
+    } else {
+        80
+    };
+    let port = asked.and_then(|asked| asked.port).or(host.server_port);
+    let port = port.filter(|port| *port != usual);
+    let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+    if let Ok(value) = HeaderValue::try_from(format!("{version} {name}{port}{comment}")) {
+        match direction {
+            Direction::Request => fields::append(headers, header::VIA, &value),
+            Direction::Response => drop(headers.append(header::VIA, value)),
+        }
+    }
 }
 
 /// The member's path, then the route's; the query as it came.

@@ -10,11 +10,13 @@ use serde::{Deserialize, Serialize};
 mod client;
 mod log;
 pub mod policy;
+mod protocols;
 
 pub use client::{ReadTimeout, RequestLimits};
 pub use log::{
     AccessLog, ErrorLogFormat, LogCondition, LogLevel, LogLevels, LogProgram, LogTarget,
 };
+pub use protocols::{Protocol, Protocols};
 
 use crate::{expr::Expr, pattern::Pattern};
 
@@ -140,6 +142,8 @@ pub struct Host {
     pub request_limits: RequestLimits,
     /// `SSLEngine on`; `None`: cleartext.
     pub tls: Option<Tls>,
+    /// `Protocols` and what HTTP/2 is like.
+    pub protocols: Protocols,
     /// `CustomLog`, in order.
     pub access_logs: Vec<AccessLog>,
     /// `ErrorLog`; `None`: the main server's.

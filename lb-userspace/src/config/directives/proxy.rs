@@ -470,7 +470,7 @@ fn proxy_via(call: &mut Call<'_, '_>) -> Result<(), Fault> {
 #[expect(clippy::unnecessary_wraps, reason = "the table has one signature")]
 fn max_forwards(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let number = connection::number(call, 0);
-    call.host().max_forwards = Some(u32::try_from(number).ok());
+    call.host().max_forwards = Some(number);
     Ok(())
 }
 

@@ -94,7 +94,7 @@ pub(super) const TABLE: &[Directive] = &[
         Contexts::SERVER,
         Arity::One,
         "Off|On|Full|Block",
-        "what becomes of Via: nothing; this host is added, Full with the software's name; fields of requests and responses are removed",
+        "what becomes of Via: nothing; this host is added, Full with the software's name; those of requests are removed",
         Effect::Apply(proxy_via),
     )
     .or("Off"),

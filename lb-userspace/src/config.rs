@@ -82,7 +82,7 @@ pub fn load_with(
         knows: directives::knows,
     };
     let tree = syntax::tree::read(start, file);
-    let mut draft = draft::Draft::new(source, tree.server_root, tree.reports);
+    let mut draft = draft::Draft::new(source, &environment, tree.server_root, tree.reports);
     directives::walk(&mut draft, &tree.nodes);
     resolve::resolve(draft, file)
 }

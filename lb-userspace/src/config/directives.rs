@@ -11,19 +11,24 @@ use super::{
     value,
 };
 
+mod access;
+mod answers;
 mod balancer;
 mod connection;
 mod foreign;
 mod guard;
+mod headers;
 mod health;
 pub(crate) mod http2;
 mod keys;
 mod log;
 mod process;
 mod proxy;
+mod sections;
 mod server;
 mod steer;
 pub(crate) mod tls;
+mod variables;
 
 pub(crate) use proxy::balancer_name;
 
@@ -42,8 +47,12 @@ impl Contexts {
     pub(crate) const PROXY: Self = Self(8);
     /// Outside sections and in virtual hosts.
     pub(crate) const SERVER: Self = Self(3);
+    /// In `<If>` and its kin.
+    pub(crate) const IF: Self = Self(16);
+    /// In every section that is for some requests: `<Location>`, `<Proxy>`, `<If>`.
+    pub(crate) const SECTIONS: Self = Self(28);
     /// Everywhere.
-    pub(crate) const ALL: Self = Self(15);
+    pub(crate) const ALL: Self = Self(31);
 
     /// Both sets.
     pub(crate) const fn and(self, other: Self) -> Self {
@@ -60,6 +69,7 @@ impl Contexts {
             (Self::HOST, "virtual host"),
             (Self::LOCATION, "location"),
             (Self::PROXY, "proxy"),
+            (Self::IF, "if"),
         ]
         .into_iter()
         .filter(|(context, _)| self.has(*context))
@@ -144,26 +154,34 @@ pub(crate) struct Directive {
 }
 
 /// What a section's contents belong to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Scope {
     /// Index of the host.
     pub host: usize,
     /// The section within it.
     pub section: Section,
+    /// What its directives say of requests: index into the Spec's policies.
+    pub policy: usize,
 }
 
 /// A section within a host.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Section {
     /// None.
     None,
     /// `<Location PATH>`
     Location(String),
+    /// `<LocationMatch>` and `<Location ~>`
+    LocationMatch(crate::pattern::Pattern),
+    /// `<Location>` with wildcards.
+    Wildcard,
+    /// `<If>`, `<ElseIf>`, `<Else>`
+    If,
     /// `<Proxy balancer://NAME>`, lower case
     Balancer(String),
     /// `<Proxy URL>`
     Worker(String),
-    /// `<Proxy *>` and other patterns: nothing but access control can stand there.
+    /// `<Proxy *>` and other patterns: for no single balancer or worker.
     Pattern,
     /// Contents are not looked at.
     Skip,
@@ -174,11 +192,15 @@ impl Scope {
     const MAIN: Self = Self {
         host: 0,
         section: Section::None,
+        policy: 0,
     };
 
     fn context(&self) -> Contexts {
         match self.section {
-            Section::Location(_) => Contexts::LOCATION,
+            Section::Location(_) | Section::LocationMatch(_) | Section::Wildcard => {
+                Contexts::LOCATION
+            }
+            Section::If => Contexts::IF,
             Section::Balancer(_) | Section::Worker(_) | Section::Pattern => Contexts::PROXY,
             Section::None | Section::Skip if self.host > 0 => Contexts::HOST,
             Section::None | Section::Skip => Contexts::MAIN,
@@ -196,8 +218,6 @@ pub(crate) struct Call<'c, 's> {
     pub row: &'c Directive,
     /// Where it stands.
     pub scope: &'c Scope,
-    /// All directives of the section it stands in.
-    pub siblings: &'c [Node],
 }
 
 /// Why a directive is refused.
@@ -252,6 +272,16 @@ impl Call<'_, '_> {
     /// The host it stands in.
     pub(crate) fn host(&mut self) -> &mut super::draft::HostDraft {
         &mut self.draft.hosts[self.scope.host]
+    }
+
+    /// What the place it stands in says of requests.
+    pub(crate) fn policy(&mut self) -> &mut super::spec::policy::Policy {
+        &mut self.draft.spec.policies[self.scope.policy]
+    }
+
+    /// Whether it stands outside of sections for some requests.
+    pub(crate) fn is_for_server(&self) -> bool {
+        self.scope.section == Section::None
     }
 
     /// Where an argument stands, to be kept.
@@ -324,9 +354,14 @@ impl Directive {
 }
 
 /// The parts of the table, with titles, in the order of the documentation.
-pub(crate) const PARTS: [(&str, &[Directive]); 14] = [
+pub(crate) const PARTS: [(&str, &[Directive]); 19] = [
     ("Files and conditions", server::READING),
     ("Servers and virtual hosts", server::TABLE),
+    ("Sections", sections::TABLE),
+    ("Access", access::TABLE),
+    ("Header fields", headers::TABLE),
+    ("Variables of requests", variables::TABLE),
+    ("Answers of sluice itself", answers::TABLE),
     ("Connections and limits", connection::TABLE),
     ("TLS", tls::TABLE),
     ("Certificates of clients", tls::CLIENTS),
@@ -370,11 +405,11 @@ fn walk_in(draft: &mut Draft<'_>, nodes: &[Node], scope: &Scope) {
         return;
     }
     for node in nodes {
-        carry_out(draft, node, scope, nodes);
+        carry_out(draft, node, scope);
     }
 }
 
-fn carry_out(draft: &mut Draft<'_>, node: &Node, scope: &Scope, siblings: &[Node]) {
+fn carry_out(draft: &mut Draft<'_>, node: &Node, scope: &Scope) {
     let written = match node.children {
         Some(_) => format!("<{}", node.name.text),
         None => node.name.text.clone(),
@@ -390,7 +425,6 @@ fn carry_out(draft: &mut Draft<'_>, node: &Node, scope: &Scope, siblings: &[Node
         node,
         row,
         scope,
-        siblings,
     };
     match start(&mut call) {
         Ok(Some(inner)) => walk_in(draft, node.children.as_deref().unwrap_or_default(), &inner),
@@ -400,10 +434,15 @@ fn carry_out(draft: &mut Draft<'_>, node: &Node, scope: &Scope, siblings: &[Node
             // What stands in a section that was refused is still worth looking at, where it is
             // clear what it would belong to.
             if written.eq_ignore_ascii_case("<VirtualHost") && scope.section == Section::None {
-                draft.hosts.push(super::draft::HostDraft::default());
+                let policy = draft.new_policy();
+                draft.hosts.push(super::draft::HostDraft {
+                    policy,
+                    ..super::draft::HostDraft::default()
+                });
                 let inner = Scope {
                     host: draft.hosts.len() - 1,
                     section: Section::None,
+                    policy,
                 };
                 walk_in(draft, node.children.as_deref().unwrap_or_default(), &inner);
             }
@@ -463,6 +502,7 @@ fn skip_contents(call: &Call<'_, '_>) -> Option<Scope> {
     call.node.children.as_ref().map(|_| Scope {
         host: call.scope.host,
         section: Section::Skip,
+        policy: call.scope.policy,
     })
 }
 
@@ -478,6 +518,7 @@ fn check_context(row: &Directive, scope: &Scope) -> Result<(), Fault> {
         let place = match context {
             Contexts::LOCATION => "<Location>",
             Contexts::PROXY => "<Proxy>",
+            Contexts::IF => "<If>",
             _ => "a server",
         };
         let fault = not_yet(&format!("{} in {place}", row.name));
@@ -492,6 +533,7 @@ fn check_context(row: &Directive, scope: &Scope) -> Result<(), Fault> {
         Contexts::HOST => format!("{shown} cannot occur within <VirtualHost> section"),
         Contexts::LOCATION => format!("{} not allowed in <Location> context", row.name),
         Contexts::PROXY => format!("{} not allowed in <Proxy> context", row.name),
+        Contexts::IF => format!("{shown} cannot occur within <If> section"),
         _ => format!("{shown} not allowed outside a section"),
     };
     Err(Fault::new(message).help(format!("allowed in: {}", row.contexts.names())))
@@ -499,11 +541,8 @@ fn check_context(row: &Directive, scope: &Scope) -> Result<(), Fault> {
 
 /// Where httpd takes a directive and this version does not.
 const WIDER: &[(&str, Contexts)] = &[
-    ("ProxyPreserveHost", Contexts::LOCATION.and(Contexts::PROXY)),
-    ("ProxyAddHeaders", Contexts::LOCATION.and(Contexts::PROXY)),
-    ("LogLevel", Contexts::LOCATION.and(Contexts::PROXY)),
-    ("SetHandler", Contexts::SERVER.and(Contexts::PROXY)),
-    ("RewriteEngine", Contexts::PROXY),
+    ("LogLevel", Contexts::SECTIONS),
+    ("RewriteEngine", Contexts::PROXY.and(Contexts::IF)),
     ("SSLVerifyClient", Contexts::LOCATION),
     ("SSLVerifyDepth", Contexts::LOCATION),
     ("SSLOptions", Contexts::LOCATION),

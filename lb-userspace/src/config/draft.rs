@@ -46,6 +46,8 @@ impl Mark {
 pub(crate) struct Draft<'a> {
     /// Where GuardDenyFile reads from.
     pub source: &'a dyn Source,
+    /// Where PassEnv reads from.
+    pub environment: &'a super::Environment,
     /// `ServerRoot`.
     pub server_root: PathBuf,
     /// The Spec's plain parts, filled in directly.
@@ -127,6 +129,10 @@ pub(crate) struct HostDraft {
     pub preserve_host: Option<bool>,
     /// `ProxyAddHeaders`
     pub add_headers: Option<bool>,
+    /// `ProxyVia`
+    pub via: Option<spec::Via>,
+    /// `ProxyMaxForwards`; below 0: none.
+    pub max_forwards: Option<i64>,
     /// `Timeout`
     pub timeout: Option<Duration>,
     /// `ProxyTimeout`
@@ -169,6 +175,12 @@ pub(crate) struct HostDraft {
     pub health_templates: Vec<(String, spec::Health)>,
     /// `ErrorLog`
     pub error_log: Option<spec::LogTarget>,
+    /// What it says of requests outside of sections: index into the Spec's policies.
+    pub policy: usize,
+    /// `<Location>` and `<LocationMatch>`, in order.
+    pub locations: Vec<spec::policy::Section>,
+    /// `<Proxy>` and `<ProxyMatch>`, in order.
+    pub proxies: Vec<spec::policy::Section>,
     /// `ErrorLogFormat`
     pub error_log_format: Option<spec::ErrorLogFormat>,
     /// `LogLevel` for every module.
@@ -182,6 +194,8 @@ pub(crate) struct HostDraft {
 pub(crate) struct RouteDraft {
     /// As in the Spec.
     pub path: String,
+    /// As in the Spec.
+    pub pattern: Option<crate::pattern::Pattern>,
     /// Where it leads.
     pub target: TargetDraft,
     /// As in the Spec.
@@ -265,12 +279,19 @@ pub(crate) struct LogDraft {
 
 impl<'a> Draft<'a> {
     /// Nothing said yet.
-    pub(crate) fn new(source: &'a dyn Source, server_root: PathBuf, reports: Reports) -> Self {
+    pub(crate) fn new(
+        source: &'a dyn Source,
+        environment: &'a super::Environment,
+        server_root: PathBuf,
+        reports: Reports,
+    ) -> Self {
         Self {
             source,
+            environment,
             server_root,
             spec: spec::Spec {
                 listen_backlog: 511,
+                policies: vec![spec::policy::Policy::default()],
                 ..spec::Spec::default()
             },
             listens: Vec::new(),
@@ -280,6 +301,12 @@ impl<'a> Draft<'a> {
             reports,
             noticed: Vec::new(),
         }
+    }
+
+    /// A policy that says nothing yet: its index.
+    pub(crate) fn new_policy(&mut self) -> usize {
+        self.spec.policies.push(spec::policy::Policy::default());
+        self.spec.policies.len() - 1
     }
 
     /// Says something about a family of directives, once.

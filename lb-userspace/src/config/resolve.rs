@@ -45,6 +45,7 @@ pub(super) fn resolve(mut draft: Draft<'_>, file: &Path) -> Loaded {
     spec.server_root = server_root;
     spec.listeners = listeners;
     spec.hosts = hosts;
+    drop_idle(&mut spec);
     spec.balancers = balancers;
     spec.sluice.steers = steers;
     spec.member_tls = member_tls;
@@ -52,6 +53,28 @@ pub(super) fn resolve(mut draft: Draft<'_>, file: &Path) -> Loaded {
     Loaded {
         spec: (!refused).then_some(spec),
         reports: reports.finish(file),
+    }
+}
+
+/// Takes sections that say nothing out of their hosts, and all policies of hosts that refuse nobody
+/// and do nothing else: a request is then not asked for what nobody wants to know.
+fn drop_idle(spec: &mut spec::Spec) {
+    let policies = &spec.policies;
+    for host in &mut spec.hosts {
+        let says = |section: &spec::policy::Section| !policies[section.policy].is_empty();
+        host.locations.retain(says);
+        host.proxies.retain(says);
+        let sections = host.locations.iter().chain(&host.proxies);
+        let mut all = host
+            .policies
+            .iter()
+            .copied()
+            .chain(sections.map(|section| section.policy));
+        if all.all(|policy| policies[policy].is_idle()) {
+            host.policies.clear();
+            host.locations.clear();
+            host.proxies.clear();
+        }
     }
 }
 
@@ -128,8 +151,26 @@ fn host(draft: &mut Draft<'_>, index: usize, names: &Names, file: &Path) -> Host
             })
             .map(|(number, reverse)| resolve_reverse(reports, index, number, reverse, names))
             .collect(),
+        policies: if index == 0 {
+            vec![own.policy]
+        } else {
+            vec![main.policy, own.policy]
+        },
+        locations: layers
+            .iter()
+            .flat_map(|layer| layer.locations.clone())
+            .collect(),
+        proxies: layers
+            .iter()
+            .flat_map(|layer| layer.proxies.clone())
+            .collect(),
         preserve_host: own.preserve_host.or(main.preserve_host).unwrap_or(false),
         add_headers: own.add_headers.or(main.add_headers).unwrap_or(true),
+        via: own.via.or(main.via).unwrap_or_default(),
+        max_forwards: own
+            .max_forwards
+            .or(main.max_forwards)
+            .and_then(|hops| u32::try_from(hops).ok()),
         timeout,
         proxy_timeout: own.proxy_timeout.or(main.proxy_timeout),
         keep_alive: own.keep_alive.or(main.keep_alive).unwrap_or(true),
@@ -225,6 +266,7 @@ fn routes(hosts: &[HostDraft], numbers: &[usize], names: &Names) -> Vec<Route> {
             };
             Some(Route {
                 path: route.path.clone(),
+                pattern: route.pattern.clone(),
                 target,
                 nocanon: route.nocanon,
                 at: route.mark.place(),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 mod client;
 mod log;
+pub mod policy;
 mod protocols;
 
 pub use client::{ReadTimeout, RequestLimits};
@@ -17,7 +18,7 @@ pub use log::{
 };
 pub use protocols::{Protocol, Protocols};
 
-use crate::expr::Expr;
+use crate::{expr::Expr, pattern::Pattern};
 
 mod tls;
 
@@ -42,6 +43,9 @@ pub struct Spec {
     pub hosts: Vec<Host>,
     /// Balancers and, as balancers of one member, the direct workers of `ProxyPass`.
     pub balancers: Vec<Balancer>,
+    /// What sections say of requests: hosts and sections name theirs by index. Index 0 is the main
+    /// server's.
+    pub policies: Vec<policy::Policy>,
     /// TLS to members, each setting once: [`Member::tls`] is an index.
     pub member_tls: Vec<MemberTls>,
     /// Everything of our own: interfaces, guard, shards, instance.
@@ -105,10 +109,21 @@ pub struct Host {
     pub routes: Vec<Route>,
     /// `ProxyPassReverse`, in order.
     pub reverses: Vec<Reverse>,
+    /// What it says of all its requests: indexes into [`Spec::policies`], in order (the main
+    /// server's first).
+    pub policies: Vec<usize>,
+    /// `<Location>`, in the order in which they are merged (main server's first).
+    pub locations: Vec<policy::Section>,
+    /// `<Proxy>`, likewise.
+    pub proxies: Vec<policy::Section>,
     /// `ProxyPreserveHost`. Default off.
     pub preserve_host: bool,
     /// `ProxyAddHeaders`. Default on.
     pub add_headers: bool,
+    /// `ProxyVia`. Default off.
+    pub via: Via,
+    /// `ProxyMaxForwards`: for requests without one. Default none.
+    pub max_forwards: Option<u32>,
     /// `Timeout`. Default 60 s.
     pub timeout: Duration,
     /// `ProxyTimeout`; `None`: `timeout`.
@@ -146,6 +161,9 @@ pub struct Host {
 pub struct Route {
     /// The path as written, decoded; matched by httpd's prefix rules (apache.md 3.1).
     pub path: String,
+    /// `ProxyPassMatch`, or a `<LocationMatch>` around it: what `path` is then the text of. Groups
+    /// are filled in where the target has `$1`.
+    pub pattern: Option<Pattern>,
     /// Where it leads.
     pub target: Target,
     /// `nocanon`.
@@ -166,6 +184,20 @@ pub enum Target {
         /// What follows the balancer's name or the direct worker's authority: `/sub/`, may be empty.
         path: String,
     },
+}
+
+/// `ProxyVia`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Via {
+    /// Via passes.
+    #[default]
+    Off,
+    /// This host is added.
+    On,
+    /// So is the software's name.
+    Full,
+    /// Via of requests is removed.
+    Block,
 }
 
 /// One `ProxyPassReverse`.

@@ -178,18 +178,18 @@ impl Expectation {
 }
 
 impl RequestBody {
-    /// Reads what [`PREFETCH`] allows. The second value watches the rest.
+    /// Reads what [`PREFETCH`] allows. The second value watches the rest. `None`: the request is
+    /// one of our own, without a body.
     pub(crate) async fn prefetch(
-        body: Incoming,
+        body: Option<Incoming>,
         stall: Option<Stall>,
     ) -> Result<(Self, Rc<Progress>), BodyError> {
         let progress = Rc::new(Progress::default());
-        if body.is_end_stream() {
+        let Some(mut body) = body.filter(|body| !body.is_end_stream()) else {
             progress.done.set(true);
             return Ok((Self::Empty, progress));
-        }
+        };
         let mut here = Gathered::default();
-        let mut body = body;
         while here.len() < PREFETCH {
             let frame = std::future::poll_fn(|cx| poll_frame(&mut body, stall.as_ref(), cx)).await;
             if let Some(frame) = frame {

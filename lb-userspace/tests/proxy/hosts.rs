@@ -18,6 +18,7 @@ fn name_selects_the_virtual_host_and_absolute_targets_win() {
         let mut host = named_host(name);
         host.routes.push(Route {
             path: "/".to_owned(),
+            pattern: None,
             target: Target::Balancer {
                 balancer: index,
                 path: "/".to_owned(),
@@ -81,6 +82,7 @@ fn paths_reach_the_member_as_httpd_sends_them() {
     lab.spec.balancers[1].members[0].path = "/d/".to_owned();
     let local = Route {
         path: "/local".to_owned(),
+        pattern: None,
         target: Target::Local,
         nocanon: false,
         at: host().at,

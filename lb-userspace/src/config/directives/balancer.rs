@@ -1,7 +1,11 @@
 //! `<Proxy>`, BalancerMember and ProxySet (apache.md 1.3, 3.12, 3.13).
 
 use super::{Arity, Call, Contexts, Directive, Effect, Fault, Scope, Section, keys, proxy, row};
-use crate::config::{draft::Mark, syntax::glob};
+use crate::config::{
+    draft::Mark,
+    spec::policy::{self, Matcher},
+    syntax::glob,
+};
 
 pub(super) const TABLE: &[Directive] = &[
     row(
@@ -9,8 +13,16 @@ pub(super) const TABLE: &[Directive] = &[
         Contexts::SERVER,
         Arity::Any,
         "balancer://NAME|URL [KEY=VALUE ...]",
-        "defines a balancer, or settings of the worker of a URL",
+        "defines a balancer, or settings of the worker of a URL; and settings for requests whose URL towards members begins so (with wildcards: matches; * matches slashes too)",
         Effect::Section(section),
+    ),
+    row(
+        "<ProxyMatch",
+        Contexts::SERVER,
+        Arity::Any,
+        "REGEX",
+        "settings for requests whose URL towards members a regular expression matches",
+        Effect::Section(proxy_match),
     ),
     row(
         "BalancerMember",
@@ -31,14 +43,10 @@ pub(super) const TABLE: &[Directive] = &[
 ];
 
 fn section(call: &mut Call<'_, '_>) -> Result<Scope, Fault> {
-    let scope = |section| {
-        Ok(Scope {
-            host: call.scope.host,
-            section,
-        })
-    };
-    if call.arg(0) == "~" {
-        return Err(super::not_yet("<Proxy ~ REGEX").at(0));
+    if call.arg(0) == "~" && call.count() > 1 {
+        // As httpd, whatever its manual says.
+        let message = "<Proxy> arguments are not supported for non url.";
+        return Err(Fault::new(message).at(0).help("write <ProxyMatch REGEX>"));
     }
     let url = call.arg(0).to_owned();
     let mark = call.mark(0);
@@ -48,36 +56,55 @@ fn section(call: &mut Call<'_, '_>) -> Result<Scope, Fault> {
             return Err(Fault::new("<Proxy Parameter must be in the form 'key=value'").at(index));
         }
     };
-    if call.count() == 0 || glob::is_pattern(&url) {
+    if glob::is_pattern(&url) {
         if let Some((index, ..)) = params.first() {
             return Err(Fault::new("<Proxy> with wildcards takes no parameters").at(*index));
         }
-        return scope(Section::Pattern);
+        return Ok(open(call, Matcher::Wildcard(url), Section::Pattern));
     }
     if let Some((name, tail)) = proxy::balancer_name(&url) {
-        if !tail.is_empty() && tail != "/" {
-            // httpd compares the whole URL with what is proxied: a part of a balancer.
-            return Err(super::not_yet("<Proxy balancer:// with a path").at(0));
-        }
+        // httpd compares the whole URL with what is proxied: with a path, a part of a balancer.
+        let whole = tail.is_empty() || tail == "/";
         let draft = call.draft.balancer(call.scope.host, &name, &mark);
-        draft.defined = true;
+        draft.defined |= whole;
         keys::set_balancer_keys(call, call.scope.host, &name, &params, |fault| {
             format!("<Proxy {fault}")
         });
-        return Ok(Scope {
-            host: call.scope.host,
-            section: Section::Balancer(name),
-        });
+        let matcher = Matcher::Prefix(format!("balancer://{name}{tail}"));
+        return Ok(open(call, matcher, Section::Balancer(name)));
     }
-    if !params.is_empty() {
-        let parsed =
-            keys::worker_url(&url).map_err(|why| Fault::new(format!("<Proxy {why}")).at(0))?;
-        set_worker(call, &parsed, &mark, &params, true, "<Proxy")?;
+    let mut prefix = url.clone();
+    if let Ok(parsed) = keys::worker_url(&url) {
+        prefix = format!("{}{}", parsed.authority(), parsed.path);
+        if !params.is_empty() {
+            set_worker(call, &parsed, &mark, &params, true, "<Proxy")?;
+        }
+    } else if !params.is_empty() {
+        let why = keys::worker_url(&url).err().unwrap_or_default();
+        return Err(Fault::new(format!("<Proxy {why}")).at(0));
     }
-    Ok(Scope {
+    Ok(open(call, Matcher::Prefix(prefix), Section::Worker(url)))
+}
+
+fn proxy_match(call: &mut Call<'_, '_>) -> Result<Scope, Fault> {
+    let pattern = super::sections::pattern(call, 0)?;
+    if call.count() > 1 {
+        let message = "<ProxyMatch> with a regular expression takes no parameters";
+        return Err(Fault::new(message).at(1));
+    }
+    Ok(open(call, Matcher::Pattern(pattern), Section::Pattern))
+}
+
+fn open(call: &mut Call<'_, '_>, matcher: Matcher, section: Section) -> Scope {
+    let policy = call.draft.new_policy();
+    call.host()
+        .proxies
+        .push(policy::Section { matcher, policy });
+    Scope {
         host: call.scope.host,
-        section: Section::Worker(url),
-    })
+        section,
+        policy,
+    }
 }
 
 /// `key=value` words from `first` on; the index of the first that is none.

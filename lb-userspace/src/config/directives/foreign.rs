@@ -19,13 +19,7 @@ pub(super) fn instead(name: &str) -> &'static str {
         "until a version has it: remove the line"
     } else if of(&["ssl", "md"]) {
         "sluice has rustls where httpd has OpenSSL: what it takes is in docs/tls.md"
-    } else if of(&[
-        "redirect",
-        "rewrite",
-        "header",
-        "requestheader",
-        "proxypassmatch",
-    ]) {
+    } else if of(&["rewrite"]) {
         "let the members do it, or keep it for httpd alone in <IfModule !sluice_module>"
     } else {
         "to keep it for httpd alone, put it into <IfModule !sluice_module>"
@@ -45,32 +39,19 @@ const NAMES: &[&str] = &[
     "GuardSynCookies",
     "GuardPenalty",
     // Sections.
-    "<LocationMatch",
-    "<ProxyMatch",
-    "<If",
-    "<ElseIf",
-    "<Else",
     "<Limit",
     "<LimitExcept",
-    "<RequireAll",
-    "<RequireAny",
-    "<RequireNone",
     "<Macro",
     "<AuthnProviderAlias",
     "<AuthzProviderAlias",
     // mod_proxy and friends.
-    "ProxyPassMatch",
-    "ProxyPassReverseCookiePath",
-    "ProxyPassReverseCookieDomain",
     "ProxyPassInterpolateEnv",
-    "ProxyErrorOverride",
     "ProxyBadHeader",
     "ProxyBlock",
     "ProxyDomain",
     "ProxyRemote",
     "ProxyRemoteMatch",
     "NoProxy",
-    "ProxyMaxForwards",
     "ProxyIOBufferSize",
     "ProxyReceiveBufferSize",
     "ProxySourceAddress",
@@ -104,26 +85,13 @@ const NAMES: &[&str] = &[
     // Protocols: lines for each response.
     "H2EarlyHint",
     // Headers, rewriting, answers.
-    "Header",
-    "RequestHeader",
-    "Redirect",
-    "RedirectMatch",
-    "RedirectPermanent",
-    "RedirectTemp",
     "RewriteRule",
     "RewriteCond",
     "RewriteMap",
     "RewriteBase",
     "RewriteOptions",
-    "ErrorDocument",
     "BufferedLogs",
     "CookieLog",
-    "SetEnv",
-    "SetEnvIf",
-    "SetEnvIfNoCase",
-    "SetEnvIfExpr",
-    "UnsetEnv",
-    "PassEnv",
     "SetInputFilter",
     "SetOutputFilter",
     "ForceType",
@@ -174,7 +142,6 @@ const NAMES: &[&str] = &[
     "Error",
     "Warning",
     // Access.
-    "Deny",
     "Satisfy",
     "AuthType",
     "AuthName",
@@ -183,7 +150,6 @@ const NAMES: &[&str] = &[
     "AuthBasicProvider",
     "AuthBasicAuthoritative",
     "AuthDigestProvider",
-    "AuthMerging",
     "AuthzSendForbiddenOnFailure",
     "AuthFormProvider",
     "AllowMethods",

@@ -86,8 +86,6 @@ pub(super) const TABLE: &[Directive] = &[
     row("DeflateFilterNote", Contexts::SERVER, Arity::Any, "NAME", "filters of responses", COMPRESSION),
     row("DeflateMemLevel", Contexts::SERVER, Arity::Any, "N", "filters of responses", COMPRESSION),
     row("DeflateWindowSize", Contexts::SERVER, Arity::Any, "N", "filters of responses", COMPRESSION),
-    row("BrowserMatch", ANY, Arity::Any, "REGEX VARIABLE ...", "workarounds for browsers", BROWSERS),
-    row("BrowserMatchNoCase", ANY, Arity::Any, "REGEX VARIABLE ...", "workarounds for browsers", BROWSERS),
 ];
 
 const ANY: Contexts = Contexts::ALL;
@@ -116,5 +114,3 @@ const FILTERS: Effect = Effect::Warning(
 const CHARSET: Effect = Effect::Warning(
     "AddDefaultCharset is not applied by this version of sluice: responses pass as members send them",
 );
-const BROWSERS: Effect =
-    Effect::Warning("workarounds for browsers of the 1990s (BrowserMatch) are not applied");

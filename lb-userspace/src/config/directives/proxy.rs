@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use super::{Arity, Call, Contexts, Directive, Effect, Fault, Section, connection, keys, row};
-use crate::config::{
-    draft::{Mark, ReverseDraft, RouteDraft, TargetDraft, WorkerDraft},
-    spec,
-    url::WorkerUrl,
+use crate::{
+    config::{
+        draft::{Mark, ReverseDraft, RouteDraft, TargetDraft, WorkerDraft},
+        spec,
+        url::WorkerUrl,
+    },
+    pattern::Pattern,
 };
 
 pub(super) const TABLE: &[Directive] = &[
@@ -14,9 +17,17 @@ pub(super) const TABLE: &[Directive] = &[
         "ProxyPass",
         Contexts::SERVER.and(Contexts::LOCATION),
         Arity::Any,
-        "PATH !|URL [KEY=VALUE ...] [nocanon]",
+        "[~] PATH !|URL [KEY=VALUE ...] [nocanon]",
         "sends requests below PATH to a URL or a balancer://; the first that matches counts, ! sends them nowhere. In <Location> the path is left out. Keys are those of a member, for balancer:// those of a balancer",
         Effect::Apply(proxy_pass),
+    ),
+    row(
+        "ProxyPassMatch",
+        Contexts::SERVER.and(Contexts::LOCATION),
+        Arity::Any,
+        "REGEX !|URL [KEY=VALUE ...] [nocanon]",
+        "as ProxyPass for paths that a regular expression matches anywhere; $1 in the path of URL is what its first group matched, without such the whole path is put behind URL. As ProxyPass ~",
+        Effect::Apply(proxy_pass_match),
     ),
     row(
         "ProxyPassReverse",
@@ -27,8 +38,24 @@ pub(super) const TABLE: &[Directive] = &[
         Effect::Apply(proxy_pass_reverse),
     ),
     row(
+        "ProxyPassReverseCookiePath",
+        Contexts::ALL,
+        Arity::TwoOrThree,
+        "INTERNAL PUBLIC",
+        "cookies of responses whose path begins with INTERNAL get PUBLIC as their path",
+        Effect::Apply(cookie_path),
+    ),
+    row(
+        "ProxyPassReverseCookieDomain",
+        Contexts::ALL,
+        Arity::TwoOrThree,
+        "INTERNAL PUBLIC",
+        "cookies of responses whose domain begins with INTERNAL get PUBLIC as their domain",
+        Effect::Apply(cookie_domain),
+    ),
+    row(
         "ProxyPreserveHost",
-        Contexts::SERVER,
+        Contexts::ALL,
         Arity::Flag,
         "On|Off",
         "whether members get the client's Host instead of their own",
@@ -37,7 +64,7 @@ pub(super) const TABLE: &[Directive] = &[
     .or("Off"),
     row(
         "ProxyAddHeaders",
-        Contexts::SERVER,
+        Contexts::ALL,
         Arity::Flag,
         "On|Off",
         "whether members get X-Forwarded-For, -Host and -Server",
@@ -66,33 +93,64 @@ pub(super) const TABLE: &[Directive] = &[
         "ProxyVia",
         Contexts::SERVER,
         Arity::One,
-        "Off",
-        "what becomes of Via",
+        "Off|On|Full|Block",
+        "what becomes of Via: nothing; this host is added, Full with the software's name; those of requests are removed",
         Effect::Apply(proxy_via),
     )
     .or("Off"),
+    row(
+        "ProxyMaxForwards",
+        Contexts::SERVER,
+        Arity::One,
+        "NUMBER",
+        "Max-Forwards for requests without one; below 0: none",
+        Effect::Apply(max_forwards),
+    )
+    .or("-1"),
 ];
 
 fn proxy_pass(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let is_pattern = call.is_for_server() && call.arg(0) == "~";
+    pass(call, is_pattern, usize::from(is_pattern))
+}
+
+fn proxy_pass_match(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    pass(call, true, 0)
+}
+
+/// A ProxyPass whose words begin at `first`.
+fn pass(call: &mut Call<'_, '_>, is_pattern: bool, first: usize) -> Result<(), Fault> {
     let location = match &call.scope.section {
-        Section::Location(path) => Some(path.clone()),
+        Section::Location(path) => Some((path.clone(), None)),
+        Section::LocationMatch(pattern) => Some((pattern.text().to_owned(), Some(pattern.clone()))),
+        Section::Wildcard => {
+            return Err(super::not_yet("ProxyPass in a <Location> with wildcards"));
+        }
         _ => None,
     };
-    let mut words = 0..call.count();
-    let path = if let Some(path) = &location {
+    let mut words = first..call.count();
+    let (path, pattern) = if let Some((path, pattern)) = &location {
         let second = call.arg(1);
         if call.count() > 1 && !second.contains('=') && !is_option(second) {
             let message =
                 "ProxyPass|ProxyPassMatch can not have a path when defined in a location.";
             return Err(Fault::new(message).at(0));
         }
-        path.clone()
+        let pattern = match (pattern, is_pattern) {
+            // In a plain <Location> ProxyPassMatch takes its path as an expression.
+            (None, true) => Some(compile(path, 0)?),
+            (pattern, _) => pattern.clone(),
+        };
+        (path.clone(), pattern)
     } else {
-        if call.arg(0) == "~" {
-            return Err(super::not_yet("ProxyPass ~ REGEX").at(0));
-        }
-        words.next();
-        call.arg(0).to_owned()
+        let index = words.next().unwrap_or_default();
+        let path = call.arg(index).to_owned();
+        let pattern = if is_pattern {
+            Some(compile(&path, index)?)
+        } else {
+            None
+        };
+        (path, pattern)
     };
     let Some(url_index) = words.next() else {
         let message = "ProxyPass|ProxyPassMatch needs a path when not defined in a location";
@@ -123,14 +181,27 @@ fn proxy_pass(call: &mut Call<'_, '_>) -> Result<(), Fault> {
         }
     }
     let url = call.arg(url_index).to_owned();
-    let mark = call.mark(if location.is_some() { url_index } else { 0 });
+    let mark = call.mark(if location.is_some() { url_index } else { first });
     let target = if url == "!" {
         if let Some((index, ..)) = params.first() {
             call.warn(Fault::new("parameters of a ProxyPass to ! do nothing").at(*index));
         }
         TargetDraft::Local
     } else if let Some((name, tail)) = balancer_name(&url) {
-        check_slashes(call, &path, tail, url_index);
+        // Groups of a pattern make up the path, with or without a slash before them.
+        let (name, tail) = match name.split_once('$') {
+            Some((plain, _)) if pattern.is_some() => {
+                let from = url.find('$').unwrap_or(url.len());
+                (plain.to_owned(), &url[from..])
+            }
+            _ => (name, tail),
+        };
+        if name.is_empty() {
+            return Err(super::not_yet("a balancer named by a group of a pattern").at(url_index));
+        }
+        if pattern.is_none() {
+            check_slashes(call, &path, tail, url_index);
+        }
         let mark = call.mark(url_index);
         call.draft.balancer(call.scope.host, &name, &mark);
         keys::set_balancer_keys(call, call.scope.host, &name, &params, |fault| {
@@ -141,14 +212,25 @@ fn proxy_pass(call: &mut Call<'_, '_>) -> Result<(), Fault> {
             path: tail.to_owned(),
         }
     } else {
-        direct(call, &path, &url, url_index, &params)?
+        let whole = url.split_once('$').filter(|_| pattern.is_some());
+        let (base, groups) = match whole {
+            Some((base, _)) => (base, &url[base.len()..]),
+            None => (url.as_str(), ""),
+        };
+        let shown = if pattern.is_some() { "" } else { path.as_str() };
+        let mut target = direct(call, shown, base, url_index, &params)?;
+        if let TargetDraft::Worker { path, .. } = &mut target {
+            path.push_str(groups);
+        }
+        target
     };
-    if location.is_none() && !path.starts_with('/') {
+    if location.is_none() && pattern.is_none() && !path.starts_with('/') {
         let message = format!("ProxyPass {path} matches no request");
         call.warn(Fault::new(message).at(0).help("paths begin with a slash"));
     }
     let route = RouteDraft {
         path,
+        pattern,
         target,
         nocanon,
         mark,
@@ -159,6 +241,31 @@ fn proxy_pass(call: &mut Call<'_, '_>) -> Result<(), Fault> {
         call.host().routes.push(route);
     }
     Ok(())
+}
+
+fn compile(text: &str, index: usize) -> Result<Pattern, Fault> {
+    Pattern::new(text, false)
+        .map_err(|_| Fault::new("Regular expression could not be compiled.").at(index))
+}
+
+fn cookie_path(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let pair = cookie_words(call)?;
+    call.policy().cookie_paths.push(pair);
+    Ok(())
+}
+
+fn cookie_domain(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let pair = cookie_words(call)?;
+    call.policy().cookie_domains.push(pair);
+    Ok(())
+}
+
+fn cookie_words(call: &Call<'_, '_>) -> Result<(String, String), Fault> {
+    if call.count() == 3 {
+        let name = call.row.name;
+        return Err(super::not_yet(&format!("{name} interpolate")).at(2));
+    }
+    Ok((call.arg(0).to_owned(), call.arg(1).to_owned()))
 }
 
 fn is_option(word: &str) -> bool {
@@ -260,6 +367,11 @@ fn check_slashes(call: &mut Call<'_, '_>, path: &str, tail: &str, index: usize) 
 fn proxy_pass_reverse(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let location = match &call.scope.section {
         Section::Location(path) => Some(path.clone()),
+        Section::LocationMatch(_) | Section::Wildcard => {
+            return Err(super::not_yet(
+                "ProxyPassReverse in a <Location> with a pattern",
+            ));
+        }
         _ => None,
     };
     let last = call.count() - 1;
@@ -303,12 +415,22 @@ fn proxy_pass_reverse(call: &mut Call<'_, '_>) -> Result<(), Fault> {
 }
 
 fn preserve_host(call: &mut Call<'_, '_>) -> Result<(), Fault> {
-    call.host().preserve_host = Some(call.flag()?);
+    let flag = Some(call.flag()?);
+    if call.is_for_server() {
+        call.host().preserve_host = flag;
+    } else {
+        call.policy().preserve_host = flag;
+    }
     Ok(())
 }
 
 fn add_headers(call: &mut Call<'_, '_>) -> Result<(), Fault> {
-    call.host().add_headers = Some(call.flag()?);
+    let flag = Some(call.flag()?);
+    if call.is_for_server() {
+        call.host().add_headers = flag;
+    } else {
+        call.policy().add_headers = flag;
+    }
     Ok(())
 }
 
@@ -331,11 +453,25 @@ fn proxy_requests(call: &mut Call<'_, '_>) -> Result<(), Fault> {
 }
 
 fn proxy_via(call: &mut Call<'_, '_>) -> Result<(), Fault> {
-    match call.arg(0).to_ascii_lowercase().as_str() {
-        "off" => Ok(()),
-        "on" | "full" | "block" => Err(super::not_yet(&format!("ProxyVia {}", call.arg(0))).at(0)),
-        _ => Err(Fault::new("ProxyVia must be one of: off | on | full | block").at(0)),
-    }
+    let via = match call.arg(0).to_ascii_lowercase().as_str() {
+        "off" => spec::Via::Off,
+        "on" => spec::Via::On,
+        "full" => spec::Via::Full,
+        "block" => spec::Via::Block,
+        _ => {
+            let message = "ProxyVia must be one of: off | on | full | block";
+            return Err(Fault::new(message).at(0));
+        }
+    };
+    call.host().via = Some(via);
+    Ok(())
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the table has one signature")]
+fn max_forwards(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let number = connection::number(call, 0);
+    call.host().max_forwards = Some(number);
+    Ok(())
 }
 
 /// The worker of a `<Proxy URL>` or `ProxySet URL`: covering it, or made where `make`.

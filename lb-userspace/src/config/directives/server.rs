@@ -1,12 +1,11 @@
-//! Listen, virtual hosts, their names, Location; who sluice runs as (apache.md 1.3, 1.5).
+//! Listen, virtual hosts, their names; who sluice runs as (apache.md 1.3, 1.5).
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::{Arity, Call, Contexts, Directive, Effect, Fault, Scope, Section, row};
 use crate::config::{
-    draft::{HostDraft, Listen, RouteDraft, TargetDraft},
+    draft::{HostDraft, Listen},
     spec::HostAddress,
-    syntax::glob,
     url::split_authority,
 };
 
@@ -109,14 +108,11 @@ pub(super) const TABLE: &[Directive] = &[
         "name by which requests find this virtual host", Effect::Apply(server_name)),
     row("ServerAlias", Contexts::SERVER, Arity::Any, "NAME ...",
         "further names, with * and ? as wildcards", Effect::Apply(server_alias)),
-    row("<Location", Contexts::SERVER, Arity::Any, "PATH",
-        "settings for a path and what is below it; this version takes ProxyPass, ProxyPassReverse and Require all granted in it",
-        Effect::Section(location)),
     row("User", Contexts::MAIN, Arity::One, "NAME|#ID",
         "user that the proxy process runs as", Effect::Apply(user)),
     row("Group", Contexts::MAIN, Arity::One, "NAME|#ID",
         "group that the proxy process runs as", Effect::Apply(group)),
-    row("UseCanonicalName", Contexts::SERVER.and(Contexts::LOCATION), Arity::One, "Off",
+    row("UseCanonicalName", Contexts::ALL, Arity::One, "Off",
         "whose name is used where the server names itself", Effect::Only(&["Off"])).or("Off"),
     row("HostnameLookups", Contexts::SERVER.and(Contexts::LOCATION), Arity::One, "Off",
         "whether clients' names are looked up", Effect::Only(&["Off"])).or("Off"),
@@ -128,14 +124,6 @@ pub(super) const TABLE: &[Directive] = &[
         "whether a Host that no virtual host names is refused", Effect::Only(&["Off"])).or("Off"),
     row("HttpProtocolOptions", Contexts::SERVER, Arity::Some, "Strict",
         "how strictly requests are read", Effect::Only(&["Strict"])).or("Strict"),
-    row("Require", Contexts::LOCATION.and(Contexts::PROXY), Arity::Some, "all granted",
-        "who may make requests; anything else is taken only beside a SetHandler of a page that this version has not", Effect::Apply(require)).or("all granted"),
-    row("Order", Contexts::LOCATION.and(Contexts::PROXY), Arity::One, "deny,allow",
-        "order of Allow and Deny; allow,deny is taken where Allow from all stands beside it", Effect::Apply(order)),
-    row("Allow", Contexts::LOCATION.and(Contexts::PROXY), Arity::Some, "from all",
-        "who may make requests", Effect::Only(&["from all"])),
-    row("SetHandler", Contexts::LOCATION, Arity::One, "server-status|server-info|balancer-manager",
-        "a page that the server makes itself: this version has none and answers 404, with a warning", Effect::Apply(set_handler)),
     row("RewriteEngine", Contexts::SERVER.and(Contexts::LOCATION), Arity::Flag, "Off",
         "mod_rewrite", Effect::Only(&["off"])).or("Off"),
 ];
@@ -236,14 +224,17 @@ fn virtual_host(call: &mut Call<'_, '_>) -> Result<Scope, Fault> {
         }
     }
     let mark = call.mark(0);
+    let policy = call.draft.new_policy();
     call.draft.hosts.push(HostDraft {
         addresses,
         mark: Some(mark),
+        policy,
         ..HostDraft::default()
     });
     Ok(Scope {
         host: call.draft.hosts.len() - 1,
         section: Section::None,
+        policy,
     })
 }
 
@@ -314,38 +305,6 @@ fn server_alias(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     Ok(())
 }
 
-fn location(call: &mut Call<'_, '_>) -> Result<Scope, Fault> {
-    let path = match call.count() {
-        0 => {
-            return Err(Fault::new(
-                "<Location> directive requires additional arguments",
-            ));
-        }
-        _ if call.arg(0) == "~" => return Err(super::not_yet("<Location ~ REGEX").at(0)),
-        1 => call.arg(0).to_owned(),
-        _ => return Err(Fault::new("Multiple <Location> arguments not (yet) supported.").at(1)),
-    };
-    let proxies = call.node.children.iter().flatten().any(|node| {
-        let name = &node.name.text;
-        name.eq_ignore_ascii_case("ProxyPass") || name.eq_ignore_ascii_case("ProxyPassReverse")
-    });
-    if proxies && glob::is_pattern(&path) {
-        return Err(super::not_yet("<Location with wildcards").at(0));
-    }
-    if !path.starts_with('/') && !path.contains("://") {
-        let help = "paths begin with a slash";
-        call.warn(
-            Fault::new(format!("<Location {path}> matches no request"))
-                .at(0)
-                .help(help),
-        );
-    }
-    Ok(Scope {
-        host: call.scope.host,
-        section: Section::Location(path),
-    })
-}
-
 #[expect(clippy::unnecessary_wraps, reason = "the table has one signature")]
 fn user(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     call.draft.spec.user = Some(call.arg(0).to_owned());
@@ -355,76 +314,5 @@ fn user(call: &mut Call<'_, '_>) -> Result<(), Fault> {
 #[expect(clippy::unnecessary_wraps, reason = "the table has one signature")]
 fn group(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     call.draft.spec.group = Some(call.arg(0).to_owned());
-    Ok(())
-}
-
-/// The old access control of httpd 2.2, where it only says that everybody may come.
-fn order(call: &mut Call<'_, '_>) -> Result<(), Fault> {
-    let lower = call.arg(0).to_ascii_lowercase();
-    let allows_all = || {
-        call.siblings.iter().any(|node| {
-            node.name.text.eq_ignore_ascii_case("Allow")
-                && matches!(node.args.as_slice(), [from, all]
-                    if from.text.eq_ignore_ascii_case("from") && all.text.eq_ignore_ascii_case("all"))
-        })
-    };
-    match lower.as_str() {
-        "deny,allow" => Ok(()),
-        "allow,deny" if allows_all() => Ok(()),
-        "allow,deny" | "mutual-failure" => Err(super::not_yet(&format!("Order {lower}")).at(0)),
-        _ => Err(Fault::new("unknown order")
-            .at(0)
-            .help("expected deny,allow or allow,deny")),
-    }
-}
-
-/// Pages that httpd makes itself.
-fn is_page(handler: &str) -> bool {
-    let pages = ["server-status", "server-info", "balancer-manager"];
-    pages.iter().any(|page| page.eq_ignore_ascii_case(handler))
-}
-
-fn require(call: &mut Call<'_, '_>) -> Result<(), Fault> {
-    let given: Vec<&str> = call.node.args.iter().map(|w| w.text.as_str()).collect();
-    let given = given.join(" ");
-    let page = call.siblings.iter().any(|node| {
-        node.name.text.eq_ignore_ascii_case("SetHandler")
-            && node.args.first().is_some_and(|word| is_page(&word.text))
-    });
-    if given.eq_ignore_ascii_case("all granted") || page {
-        return Ok(());
-    }
-    Err(super::not_yet(&format!("Require {given}"))
-        .at(0)
-        .help("this version has: Require all granted"))
-}
-
-/// A page of httpd's own. Its path is kept from every ProxyPass: in httpd the access control of the
-/// section would keep strangers out, here nothing answers there at all.
-fn set_handler(call: &mut Call<'_, '_>) -> Result<(), Fault> {
-    let handler = call.arg(0).to_owned();
-    if !is_page(&handler) {
-        return Err(super::not_yet(&format!("SetHandler {handler}")).at(0));
-    }
-    let Section::Location(path) = call.scope.section.clone() else {
-        return Err(super::not_yet(&format!("SetHandler {handler}")).at(0));
-    };
-    if glob::is_pattern(&path) {
-        return Err(super::not_yet("SetHandler in a <Location> with wildcards").at(0));
-    }
-    let message =
-        format!("this version of sluice has no {handler} page: {path} is answered with 404");
-    call.warn(
-        Fault::new(message)
-            .at(0)
-            .help("`sluice status` shows the same"),
-    );
-    let mark = call.mark(0);
-    call.host().location_routes.push(RouteDraft {
-        path,
-        target: TargetDraft::Local,
-        nocanon: false,
-        mark,
-    });
     Ok(())
 }

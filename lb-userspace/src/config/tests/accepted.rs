@@ -542,8 +542,5 @@ fn a_debian_tree_is_read_with_its_envvars() {
         LogTarget::File("/var/log/apache2/error.log".into())
     );
     assert_eq!(spec.listeners.len(), 1, "no mod_ssl, no 443");
-    assert_eq!(
-        routes(&spec, 1),
-        ["/server-status !", "/ http://127.0.0.1:8080/ /"]
-    );
+    assert_eq!(routes(&spec, 1), ["/ http://127.0.0.1:8080/ /"]);
 }

@@ -1,7 +1,7 @@
 //! Balancers, members and ProxyPass, and the Spec they make.
 
 use super::*;
-use crate::config::spec::ReverseTarget;
+use crate::config::spec::{ReverseTarget, policy::Handler};
 
 #[test]
 fn a_balancer_with_all_its_keys() {
@@ -260,5 +260,7 @@ fn a_status_page_that_is_not_there_keeps_its_path_from_the_members() {
     ));
     assert_eq!(said(&loaded, Severity::Warning).len(), 1);
     let spec = loaded.spec.expect("accepted");
-    assert_eq!(routes(&spec, 0), ["/server-status !", "/ http://h/ /"]);
+    let section = spec.hosts[0].locations[0].policy;
+    let handler = spec.policies[section].handler;
+    assert_eq!(handler, Some(Handler::Absent));
 }

@@ -69,6 +69,7 @@ fn prefixes_match_whole_segments() {
 fn to(path: &str, target: &str) -> Route {
     Route {
         path: path.to_owned(),
+        pattern: None,
         target: Target::Balancer {
             balancer: 0,
             path: target.to_owned(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::spec::{LogLevels, Place, ReadTimeout, RequestLimits};
+use crate::config::spec::{LogLevels, Place, ReadTimeout, RequestLimits, Via};
 
 fn host(addresses: &[&str], name: Option<&str>, aliases: &[&str]) -> Host {
     Host {
@@ -24,6 +24,11 @@ fn host(addresses: &[&str], name: Option<&str>, aliases: &[&str]) -> Host {
         reverses: Vec::new(),
         preserve_host: false,
         add_headers: true,
+        via: Via::Off,
+        max_forwards: None,
+        policies: Vec::new(),
+        locations: Vec::new(),
+        proxies: Vec::new(),
         tls: None,
         protocols: crate::config::spec::Protocols::default(),
         timeout: Duration::from_mins(1),

@@ -123,6 +123,7 @@ impl Lab {
     pub(crate) fn route(&mut self, path: &str, balancer: usize, target: &str) {
         self.spec.hosts[0].routes.push(Route {
             path: path.to_owned(),
+            pattern: None,
             target: Target::Balancer {
                 balancer,
                 path: target.to_owned(),
@@ -233,6 +234,11 @@ pub(crate) fn host() -> Host {
         reverses: Vec::new(),
         preserve_host: false,
         add_headers: true,
+        via: sluice::config::spec::Via::Off,
+        max_forwards: None,
+        policies: Vec::new(),
+        locations: Vec::new(),
+        proxies: Vec::new(),
         tls: None,
         protocols: sluice::config::spec::Protocols::default(),
         timeout: Duration::from_mins(1),

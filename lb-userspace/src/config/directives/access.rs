@@ -1,0 +1,368 @@
+//! Require and its containers, Order, Allow and Deny, SetHandler (apache.md 3.23).
+
+use super::{Arity, Call, Contexts, Directive, Effect, Fault, Scope, Section, row};
+use crate::{
+    config::{
+        prefix,
+        report::Severity,
+        spec::policy::{AuthMerging, Handler, LegacyAccess, Order},
+        syntax::{lexer, tree::Node},
+    },
+    expr::{Dialect, Expr},
+    policy::access::{Combination, Pointless, Rule},
+};
+
+const REQUIRE: &str = "[not] all granted|denied; ip NETWORK ...; local; env NAME ...; method METHOD ...; expr EXPRESSION";
+
+pub(super) const TABLE: &[Directive] = &[
+    row("Require", Contexts::SECTIONS, Arity::Any, REQUIRE,
+        "who may make requests; several in one section: one must grant. A later section's take the place of an earlier one's. Denied requests are answered with 403",
+        Effect::Apply(require)).or("all granted"),
+    row("<RequireAll", Contexts::SECTIONS, Arity::Any, "",
+        "Require lines and containers that must all grant", Effect::Section(container)),
+    row("<RequireAny", Contexts::SECTIONS, Arity::Any, "",
+        "Require lines and containers of which one must grant", Effect::Section(container)),
+    row("<RequireNone", Contexts::SECTIONS, Arity::Any, "",
+        "Require lines and containers of which none may grant", Effect::Section(container)),
+    row("AuthMerging", Contexts::SECTIONS, Arity::One, "Off|And|Or",
+        "what Require of this section does to that of the sections before it: takes its place, must grant too, may grant instead",
+        Effect::Apply(auth_merging)).or("Off"),
+    row("Order", Contexts::SECTIONS, Arity::One, "deny,allow|allow,deny|mutual-failure",
+        "order of Allow and Deny (httpd 2.2): what comes last decides, and is what happens to others", Effect::Apply(order)).or("deny,allow"),
+    row("Allow", Contexts::SECTIONS, Arity::Some, "from all|NETWORK|env=[!]NAME ...",
+        "who may make requests (httpd 2.2)", Effect::Apply(allow)),
+    row("Deny", Contexts::SECTIONS, Arity::Some, "from all|NETWORK|env=[!]NAME ...",
+        "who may not make requests (httpd 2.2)", Effect::Apply(deny)),
+    row("SetHandler", Contexts::ALL, Arity::One, "balancer-manager|server-status|server-info|none",
+        "a page that the server makes itself, in place of what ProxyPass says: this version has none and answers 404, with a warning",
+        Effect::Apply(set_handler)).or("none"),
+];
+
+fn require(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let rule = rule(call.node)?;
+    add(call, rule)
+}
+
+/// Adds a rule to those of the section, of which one must grant.
+fn add(call: &mut Call<'_, '_>, rule: Rule) -> Result<(), Fault> {
+    pointless(Combination::Any, std::slice::from_ref(&rule))?;
+    let access = &mut call.policy().access;
+    match access {
+        Some(Rule::Group(_, rules)) => rules.push(rule),
+        _ => *access = Some(Rule::Group(Combination::Any, vec![rule])),
+    }
+    Ok(())
+}
+
+fn pointless(combination: Combination, rules: &[Rule]) -> Result<(), Fault> {
+    combination
+        .check(rules, combination.name())
+        .map_err(|why: Pointless| Fault::new(why.to_string()))
+}
+
+fn container(call: &mut Call<'_, '_>) -> Result<Scope, Fault> {
+    if let Some(rule) = group(call, call.node)? {
+        add(call, rule)?;
+    }
+    // Its contents were read here.
+    Ok(Scope {
+        host: call.scope.host,
+        section: Section::Skip,
+        policy: call.scope.policy,
+    })
+}
+
+/// The rule of a container; `None`: it is empty.
+fn group(call: &mut Call<'_, '_>, node: &Node) -> Result<Option<Rule>, Fault> {
+    let name = format!("<{}>", node.name.text);
+    let all = [Combination::All, Combination::Any, Combination::None];
+    let combination = all
+        .into_iter()
+        .find(|combination| combination.name().eq_ignore_ascii_case(&name))
+        .unwrap_or(Combination::Any);
+    if !node.args.is_empty() {
+        let message = format!("{} directive doesn't take arguments", combination.name());
+        return Err(Fault::new(message).at(0));
+    }
+    let mut rules = Vec::new();
+    for child in node.children.iter().flatten() {
+        let made = match (
+            &child.children,
+            child.name.text.to_ascii_lowercase().as_str(),
+        ) {
+            (None, "require") => rule(child).map(Some),
+            (Some(_), "requireall" | "requireany" | "requirenone") => group(call, child),
+            (children, _) => {
+                let open = if children.is_some() { "<" } else { "" };
+                Err(Fault::new(format!(
+                    "{open}{} not allowed in {} context",
+                    child.name.text,
+                    combination.name()
+                )))
+            }
+        };
+        let made = made.and_then(|rule| match rule {
+            Some(rule) if combination != Combination::All => {
+                pointless(combination, std::slice::from_ref(&rule)).map(|()| Some(rule))
+            }
+            rule => Ok(rule),
+        });
+        match made {
+            Ok(Some(rule)) => rules.push(rule),
+            Ok(None) => {}
+            Err(fault) => {
+                let at = child.at(fault.word);
+                let reports = &mut call.draft.reports;
+                reports.push(Severity::Error, at, fault.message, fault.help);
+            }
+        }
+    }
+    if rules.is_empty() {
+        if node
+            .children
+            .as_ref()
+            .is_some_and(|children| !children.is_empty())
+        {
+            // What stands in it was refused.
+            return Ok(None);
+        }
+        let message = format!(
+            "{} directive contains no authorization directives",
+            combination.name()
+        );
+        return Err(Fault::new(message));
+    }
+    pointless(combination, &rules)?;
+    Ok(Some(Rule::Group(combination, rules)))
+}
+
+/// The rule of one `Require`.
+fn rule(node: &Node) -> Result<Rule, Fault> {
+    let words: Vec<&str> = node.args.iter().map(|word| word.text.as_str()).collect();
+    let (negative, words) = match words.split_first() {
+        Some((first, rest)) if first.eq_ignore_ascii_case("not") => (true, rest),
+        _ => (false, &words[..]),
+    };
+    let first = usize::from(negative);
+    let Some((kind, arguments)) = words.split_first() else {
+        return Err(Fault::new("Require directive requires arguments")
+            .help(format!("usage: Require {REQUIRE}")));
+    };
+    let names = || -> Vec<String> { arguments.iter().map(|&word| word.to_owned()).collect() };
+    // As in httpd, in lower case only.
+    let rule = match *kind {
+        "all" => match arguments {
+            [word] if word.eq_ignore_ascii_case("granted") => Rule::All(true),
+            [word] if word.eq_ignore_ascii_case("denied") => Rule::All(false),
+            _ => {
+                let message = "Argument for 'Require all' must be 'granted' or 'denied'";
+                return Err(Fault::new(message).at(first + 1));
+            }
+        },
+        "ip" => {
+            if arguments.is_empty() {
+                let message = "'require ip' requires an address or network";
+                return Err(Fault::new(message).at(first)
+                    .help("expected addresses, networks with a length or netmask, or the first bytes of an IPv4 address"));
+            }
+            let networks = arguments.iter().enumerate().map(|(index, text)| {
+                prefix::subnet(text).ok_or_else(|| {
+                    Fault::new(format!("ip address '{text}' appears to be invalid"))
+                        .at(first + 1 + index)
+                })
+            });
+            Rule::Ip(networks.collect::<Result<_, _>>()?)
+        }
+        "local" => Rule::Local,
+        "env" => Rule::Env(names()),
+        "method" => {
+            if let Some(index) = arguments.iter().position(|word| !is_method(word)) {
+                let message = format!("Invalid Method '{}'", arguments[index]);
+                return Err(Fault::new(message).at(first + 1 + index));
+            }
+            Rule::Method(names())
+        }
+        "expr" => Rule::Expr(expression(node, negative)?),
+        "host" | "forward-dns" => {
+            return Err(super::not_yet(&format!("Require {kind}"))
+                .at(first)
+                .help("sluice looks up no names for a request: use Require ip"));
+        }
+        "valid-user" | "user" | "group" => {
+            return Err(super::not_yet(&format!("Require {kind}"))
+                .at(first)
+                .help("sluice knows no users: let the members ask for them"));
+        }
+        _ => {
+            return Err(Fault::new(format!("Unknown Authz provider: {kind}")).at(first));
+        }
+    };
+    Ok(if negative {
+        Rule::Not(Box::new(rule))
+    } else {
+        rule
+    })
+}
+
+/// What `Require method` takes: the methods that httpd knows.
+fn is_method(word: &str) -> bool {
+    const KNOWN: [&str; 27] = [
+        "GET",
+        "HEAD",
+        "PUT",
+        "POST",
+        "DELETE",
+        "CONNECT",
+        "OPTIONS",
+        "TRACE",
+        "PATCH",
+        "PROPFIND",
+        "PROPPATCH",
+        "MKCOL",
+        "COPY",
+        "MOVE",
+        "LOCK",
+        "UNLOCK",
+        "VERSION-CONTROL",
+        "CHECKOUT",
+        "UNCHECKOUT",
+        "CHECKIN",
+        "UPDATE",
+        "LABEL",
+        "REPORT",
+        "MKWORKSPACE",
+        "MKACTIVITY",
+        "BASELINE-CONTROL",
+        "MERGE",
+    ];
+    KNOWN.contains(&word)
+}
+
+/// All that follows `expr` is the expression; quotes around it are none of it.
+fn expression(node: &Node, negative: bool) -> Result<Expr, Fault> {
+    let mut rest = node.raw.as_str();
+    for _ in 0..=usize::from(negative) {
+        rest = lexer::rest_after_word(rest);
+    }
+    let (word, after) = lexer::braced(rest);
+    let text = if after.is_empty() { &word } else { rest };
+    Expr::condition(text, Dialect::Request).map_err(|error| {
+        let message = format!("Cannot parse expression in require line: {error}");
+        Fault::new(message).at(1 + usize::from(negative))
+    })
+}
+
+fn auth_merging(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    call.policy().auth_merging = match call.arg(0).to_ascii_lowercase().as_str() {
+        "off" => AuthMerging::Off,
+        "and" => AuthMerging::And,
+        "or" => AuthMerging::Or,
+        _ => {
+            let message = "AuthMerging must be one of: Off | And | Or";
+            return Err(Fault::new(message).at(0));
+        }
+    };
+    Ok(())
+}
+
+fn legacy<'c>(call: &'c mut Call<'_, '_>) -> &'c mut LegacyAccess {
+    call.policy().legacy.get_or_insert_default()
+}
+
+fn order(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let order = match call.arg(0).to_ascii_lowercase().as_str() {
+        "deny,allow" => Order::DenyAllow,
+        "allow,deny" | "mutual-failure" => Order::AllowDeny,
+        _ => {
+            return Err(Fault::new("unknown order")
+                .at(0)
+                .help("expected deny,allow or allow,deny"));
+        }
+    };
+    legacy(call).order = order;
+    Ok(())
+}
+
+fn allow(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let rules = sources(call)?;
+    legacy(call).allow.extend(rules);
+    Ok(())
+}
+
+fn deny(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let rules = sources(call)?;
+    legacy(call).deny.extend(rules);
+    Ok(())
+}
+
+/// What follows `from`.
+fn sources(call: &Call<'_, '_>) -> Result<Vec<Rule>, Fault> {
+    if !call.arg(0).eq_ignore_ascii_case("from") {
+        let message = "allow and deny must be followed by 'from'";
+        return Err(Fault::new(message).at(0));
+    }
+    if call.count() < 2 {
+        let name = call.row.name.to_ascii_lowercase();
+        let message = format!(
+            "{name} requires at least two arguments, 'from' followed by hostnames or IP-address wildcards"
+        );
+        return Err(Fault::new(message));
+    }
+    (1..call.count())
+        .map(|index| {
+            let word = call.arg(index);
+            let env = word
+                .get(..4)
+                .filter(|start| start.eq_ignore_ascii_case("env="));
+            if env.is_some() {
+                let name = &word[4..];
+                return Ok(match name.strip_prefix('!') {
+                    // Denied unless it is set: the rule grants where it is not.
+                    Some(name) => Rule::Group(
+                        Combination::All,
+                        vec![
+                            Rule::All(true),
+                            Rule::Not(Box::new(Rule::Env(vec![name.to_owned()]))),
+                        ],
+                    ),
+                    None => Rule::Env(vec![name.to_owned()]),
+                });
+            }
+            if word.eq_ignore_ascii_case("all") {
+                return Ok(Rule::All(true));
+            }
+            if let Some(network) = prefix::subnet(word) {
+                return Ok(Rule::Ip(vec![network]));
+            }
+            if word.contains('/') {
+                let message = format!("ip address '{word}' appears to be invalid");
+                return Err(Fault::new(message).at(index));
+            }
+            Err(super::not_yet(&format!("{} from a name", call.row.name))
+                .at(index)
+                .help("sluice looks up no names for a request: use addresses"))
+        })
+        .collect()
+}
+
+fn set_handler(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let name = call.arg(0).to_owned();
+    let handler = match name.to_ascii_lowercase().as_str() {
+        "none" => Handler::None,
+        "balancer-manager" => Handler::BalancerManager,
+        "server-status" | "server-info" => Handler::Absent,
+        _ => return Err(super::not_yet(&format!("SetHandler {name}")).at(0)),
+    };
+    if handler != Handler::None {
+        let message = format!(
+            "this version of sluice has no {name} page: requests for it are answered with 404"
+        );
+        call.warn(
+            Fault::new(message)
+                .at(0)
+                .help("`sluice status` shows the same"),
+        );
+    }
+    call.policy().handler = Some(handler);
+    Ok(())
+}

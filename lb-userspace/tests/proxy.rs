@@ -16,3 +16,5 @@ mod generations;
 mod hosts;
 #[path = "proxy/messages.rs"]
 mod messages;
+#[path = "proxy/upgrades.rs"]
+mod upgrades;

@@ -39,6 +39,7 @@ fn member(index: usize, weight: u32, flags: u64) -> spec::Member {
         keepalive: false,
         disablereuse: false,
         response_field_size: 8192,
+        upgrade: Default::default(),
         health: spec::Health::default(),
         at: spec::Place::default(),
     }

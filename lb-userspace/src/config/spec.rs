@@ -290,10 +290,39 @@ pub struct Member {
     pub disablereuse: bool,
     /// `responsefieldsize` bytes. Default 8192.
     pub response_field_size: u32,
+    /// `upgrade`: what its connections may be switched to. Default nothing, with `ws://` and
+    /// `wss://` websocket.
+    pub upgrade: Upgrade,
     /// `hcmethod` and what goes with it.
     pub health: Health,
     /// Where it stands.
     pub at: Place,
+}
+
+/// Which protocols a client may have a member's connection switched to (apache.md 6.6).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Upgrade {
+    /// None: the Upgrade field is not passed on.
+    #[default]
+    Never,
+    /// `ANY`.
+    Any,
+    /// These, in lower case.
+    To(Vec<String>),
+}
+
+impl Upgrade {
+    /// Whether it may be this protocol. h2c has to be named: requests within it would pass by
+    /// everything that is configured here.
+    pub fn takes(&self, protocol: &[u8]) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Any => !protocol.eq_ignore_ascii_case(b"h2c"),
+            Self::To(list) => list
+                .iter()
+                .any(|known| known.as_bytes().eq_ignore_ascii_case(protocol)),
+        }
+    }
 }
 
 /// How a member's health is checked (apache.md 5.6).

@@ -59,7 +59,7 @@ impl WorkerUrl {
     /// The port where it names none.
     fn default_port(&self) -> u16 {
         match self.scheme.as_str() {
-            "https" => 443,
+            "https" | "wss" => 443,
             _ => 80,
         }
     }

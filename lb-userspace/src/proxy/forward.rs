@@ -37,9 +37,11 @@ use crate::{
 
 mod attempt;
 mod outgoing;
+mod switch;
 
 use attempt::attempt;
 use outgoing::{Outgoing, add_fields, target};
+pub(crate) use switch::Reply;
 
 const LOG: &str = "sluice::proxy";
 
@@ -110,7 +112,7 @@ pub(crate) async fn answer(
     shard: Rc<Shard>,
     client: Rc<Client>,
     request: Request<Incoming>,
-) -> Result<Response<ReplyBody>, Abort> {
+) -> Result<Response<Reply>, Abort> {
     let mut inner = std::pin::pin!(respond(shard, client, request));
     let mut log = error_log::Request::default();
     std::future::poll_fn(move |cx| {
@@ -126,7 +128,7 @@ async fn respond(
     shard: Rc<Shard>,
     client: Rc<Client>,
     request: Request<Incoming>,
-) -> Result<Response<ReplyBody>, Abort> {
+) -> Result<Response<Reply>, Abort> {
     let current = shard.current().ok_or(Abort::Unconfigured)?;
     let refusal = client.take_refusal();
     let (mut parts, body) = request.into_parts();
@@ -226,7 +228,7 @@ async fn respond(
     let asked = asked.ok().flatten();
     // Redirect rules are the exception; a clone of the target is all they cost.
     let target = (!exchange.host().reverses.is_empty()).then(|| parts.uri.clone());
-    match forward(&mut exchange, parts, said.present, body, asked.as_deref()).await {
+    match forward(&mut exchange, parts, said, body, asked.as_deref()).await {
         Ok((response, upstream)) => Ok(relay(
             exchange,
             response,
@@ -272,7 +274,7 @@ fn asked_host(client: &Client, parts: &Parts) -> Result<Option<Rc<Asked>>, vhost
 async fn forward(
     exchange: &mut Exchange,
     mut parts: Parts,
-    present: Present,
+    said: fields::Connection,
     body: Incoming,
     asked: Option<&Asked>,
 ) -> Result<(Response<Incoming>, Upstream), Attempt> {
@@ -303,7 +305,7 @@ async fn forward(
     };
     let same_path = *path == *raw && parts.uri.authority().is_none();
     let path = (!same_path).then(|| path.into_owned());
-    let hops = if present.has(Present::MAX_FORWARDS) {
+    let hops = if said.present.has(Present::MAX_FORWARDS) {
         fields::max_forwards(&parts.headers)
     } else {
         MaxForwards::Unlimited
@@ -337,7 +339,7 @@ async fn forward(
         sticky::session(sticky, &url, cookies.iter().map(HeaderValue::as_bytes))
     });
     add_fields(exchange, &mut parts, asked);
-    let mut outgoing = Outgoing::new(exchange, parts, present, body).await?;
+    let mut outgoing = Outgoing::new(exchange, parts, said, body).await?;
 
     // Members differ in what they put before it.
     let asked_for = outgoing.parts.uri.clone();
@@ -426,7 +428,10 @@ fn relay(
     asked: Option<&Asked>,
     target: Option<&Uri>,
     wishes: Wishes,
-) -> Response<ReplyBody> {
+) -> Response<Reply> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return switch::tunnel(exchange, response, upstream);
+    }
     exchange.first_byte();
     let (mut parts, body) = response.into_parts();
     parts.version = Version::HTTP_11;
@@ -456,19 +461,12 @@ fn relay(
     }
     keep_or_close(&mut exchange, &mut parts.headers, wishes);
     exchange.answer(parts.status, &parts.headers);
-    let timeout = exchange
-        .engaged
-        .as_ref()
-        .and_then(|engaged| {
-            let balancing = &exchange.current.plan.balancers[engaged.balancer];
-            balancing.members[engaged.member].spec.timeout
-        })
-        .unwrap_or(exchange.host().member_timeout);
+    let timeout = exchange.member_timeout();
     let body = ReplyBody::member(body, upstream, timeout, exchange);
-    Response::from_parts(parts, body)
+    Response::from_parts(parts, Reply::Body(body))
 }
 
-fn error_page(mut exchange: Exchange, failure: &Failure, wishes: Wishes) -> Response<ReplyBody> {
+fn error_page(mut exchange: Exchange, failure: &Failure, wishes: Wishes) -> Response<Reply> {
     let by_status = Reason::of_status(failure.status.as_u16());
     exchange.fail(failure.reason.unwrap_or(by_status));
     let page = page::error(failure.status, failure.detail);
@@ -480,12 +478,12 @@ fn error_page(mut exchange: Exchange, failure: &Failure, wishes: Wishes) -> Resp
 }
 
 /// An answer of our own.
-fn own(mut exchange: Exchange, response: Response<Bytes>, wishes: Wishes) -> Response<ReplyBody> {
+fn own(mut exchange: Exchange, response: Response<Bytes>, wishes: Wishes) -> Response<Reply> {
     let (mut parts, body) = response.into_parts();
     parts.headers.insert(header::SERVER, page::SERVER);
     keep_or_close(&mut exchange, &mut parts.headers, wishes);
     exchange.answer(parts.status, &parts.headers);
-    Response::from_parts(parts, ReplyBody::page(body, exchange))
+    Response::from_parts(parts, Reply::Body(ReplyBody::page(body, exchange)))
 }
 
 /// Decides whether the connection stays, and says so as httpd does: the count of

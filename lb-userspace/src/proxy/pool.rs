@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use hyper::{
     client::conn::http1::{self, SendRequest},
     rt::{Read, ReadBufCursor, Write},
@@ -50,6 +51,8 @@ pub(crate) struct Link {
     pub(crate) alarm: Alarm,
     shard: Rc<Shard>,
     place: Option<Place>,
+    /// What hyper had read behind a 101 when it let go of the connection.
+    leftover: Cell<Bytes>,
 }
 
 impl Drop for Link {
@@ -202,6 +205,55 @@ impl Link {
         self.head_bound.set(u64::MAX);
     }
 
+    /// What the member sent behind its 101.
+    pub(crate) fn take_leftover(&self) -> Bytes {
+        self.leftover.take()
+    }
+
+    /// Reads without hyper.
+    pub(crate) fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut Incoming(self)).poll_read(cx, buffer)
+    }
+
+    /// Writes without hyper.
+    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = self.stream.borrow_mut().poll_write(cx, bytes);
+        self.wrote(written)
+    }
+
+    /// Pending while TLS holds records.
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.borrow_mut().poll_flush(cx)
+    }
+
+    /// Tells the member that nothing more comes, and goes on reading.
+    pub(crate) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut stream = self.stream.borrow_mut();
+        ready!(stream.poll_flush(cx))?;
+        stream.say_goodbye(cx);
+        rustix::net::shutdown(stream.socket(), rustix::net::Shutdown::Write)?;
+        Poll::Ready(Ok(()))
+    }
+
+    /// The member shall see that the other side broke.
+    pub(crate) fn reset_on_close(&self) {
+        let stream = self.stream.borrow();
+        // Best effort: without it the member sees an ordinary end.
+        let _ = socket2::SockRef::from(stream.socket()).set_linger(Some(Duration::ZERO));
+    }
+
+    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(count)) = written {
+            self.sent.set(self.sent.get() + count as u64);
+            self.moved.set(self.shard.wheel.now());
+        }
+        written
+    }
+
     /// Whether somebody waits for a place with this member.
     fn is_wanted(&self) -> bool {
         self.place
@@ -345,6 +397,7 @@ async fn connect(
         alarm,
         shard: Rc::clone(shard),
         place: Some(place),
+        leftover: Cell::default(),
     });
     let io = LinkIo {
         link: Rc::clone(&link),
@@ -354,10 +407,16 @@ async fn connect(
         .handshake(io)
         .await
         .map_err(|error| ConnectError::Refused(io::Error::other(error)))?;
+    let own = Rc::clone(&link);
     tokio::task::spawn_local(async move {
-        // Whoever uses the connection gets the error; on an idle one there is nobody to tell.
-        if let Err(error) = connection.await {
-            tracing::trace!(target: "sluice::proxy", "member {address}: {error}");
+        let mut connection = connection;
+        match (&mut connection).await {
+            // For a tunnel, which waits for this task's turn.
+            Ok(()) => own.leftover.set(connection.into_parts().read_buf),
+            // Whoever uses the connection gets the error; on an idle one there is nobody to tell.
+            Err(error) => {
+                tracing::trace!(target: "sluice::proxy", "member {address}: {error}");
+            }
         }
     });
     Ok(Upstream {
@@ -380,16 +439,6 @@ fn is_local(error: &io::Error) -> bool {
 /// The transport of a connection to a member.
 struct LinkIo {
     link: Rc<Link>,
-}
-
-impl LinkIo {
-    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(count)) = written {
-            self.link.sent.set(self.link.sent.get() + count as u64);
-            self.link.moved.set(self.link.shard.wheel.now());
-        }
-        written
-    }
 }
 
 impl Read for LinkIo {
@@ -432,8 +481,7 @@ impl Write for LinkIo {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = self.link.stream.borrow_mut().poll_write(cx, bytes);
-        self.wrote(written)
+        self.link.poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -445,7 +493,7 @@ impl Write for LinkIo {
             let mut stream = self.link.stream.borrow_mut();
             stream.poll_write_vectored(&self.link.shard, cx, slices)
         };
-        self.wrote(written)
+        self.link.wrote(written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -78,6 +78,8 @@ reasons! {
     ResponseBodyTimeout = "response_body_timeout";
     /// The client left before the response's end.
     ClientGone = "client_gone";
+    /// Nothing came through a tunnel for as long as its timeout allows.
+    TunnelIdle = "tunnel_idle";
     /// Any other answer of the proxy's own with an error status.
     Other = "other";
 }

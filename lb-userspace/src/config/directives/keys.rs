@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Call, Fault};
 use crate::config::{
     draft::BalancerDraft,
-    spec::{Health, LbMethod, Member, Place, Scheme, Sticky},
+    spec::{Health, LbMethod, Member, Place, Scheme, Sticky, Upgrade},
     status::parse_status_flags,
     url::WorkerUrl,
     value::{self, Unit, atoi},
@@ -24,14 +24,15 @@ pub(super) fn worker_url(text: &str) -> Result<WorkerUrl, String> {
     }
     let url = WorkerUrl::parse(text).map_err(|error| error.to_string())?;
     match url.scheme.as_str() {
-        "http" | "https" => Ok(url),
-        "h2" | "h2c" | "ws" | "wss" | "ajp" | "fcgi" | "scgi" | "uwsgi" | "ftp" | "fdpass"
-        | "tcp" | "udp" => Err(format!(
-            "to {}:// is not supported by this version of sluice",
-            url.scheme
-        )),
+        "http" | "https" | "ws" | "wss" => Ok(url),
+        "h2" | "h2c" | "ajp" | "fcgi" | "scgi" | "uwsgi" | "ftp" | "fdpass" | "tcp" | "udp" => {
+            Err(format!(
+                "to {}:// is not supported by this version of sluice",
+                url.scheme
+            ))
+        }
         scheme => Err(format!(
-            "to {scheme}://: unknown scheme; this version has http:// and https://"
+            "to {scheme}://: unknown scheme; this version has http://, https://, ws:// and wss://"
         )),
     }
 }
@@ -39,8 +40,12 @@ pub(super) fn worker_url(text: &str) -> Result<WorkerUrl, String> {
 /// A member with every key at its default.
 pub(super) fn member(url: &WorkerUrl, at: Place) -> Member {
     let scheme = match url.scheme.as_str() {
-        "https" => Scheme::Https,
+        "https" | "wss" => Scheme::Https,
         _ => Scheme::Http,
+    };
+    let upgrade = match url.scheme.as_str() {
+        "ws" | "wss" => Upgrade::To(vec!["websocket".to_owned()]),
+        _ => Upgrade::Never,
     };
     Member {
         url: format!("{}{}", url.authority(), url.path),
@@ -63,6 +68,7 @@ pub(super) fn member(url: &WorkerUrl, at: Place) -> Member {
         keepalive: false,
         disablereuse: false,
         response_field_size: 8192,
+        upgrade,
         health: Health::default(),
         at,
     }
@@ -245,6 +251,7 @@ fn set_member_key(
             let bytes = whole(call, index, value, 0, why)?;
             member.response_field_size = if bytes == 0 { 8192 } else { bytes };
         }
+        "upgrade" => member.upgrade = upgrade(value)?,
         "hcmethod" | "hcinterval" | "hcpasses" | "hcfails" | "hcuri" | "hcexpr" | "hctemplate" => {
             super::health::set(call, &mut member.health, key, value)?;
         }
@@ -261,6 +268,23 @@ fn set_member_key(
         }
     }
     Ok(())
+}
+
+/// A protocol, several with commas, `ANY` or `NONE`.
+fn upgrade(value: &str) -> Result<Upgrade, Problem> {
+    if value.len() >= 16 {
+        return Err(wrong("upgrade protocol length must be < 16 characters"));
+    }
+    Ok(match value.to_ascii_lowercase().as_str() {
+        "" | "none" => Upgrade::Never,
+        "any" | "*" => Upgrade::Any,
+        list => Upgrade::To(
+            list.split(',')
+                .map(|name| name.trim().to_owned())
+                .filter(|name| !name.is_empty())
+                .collect(),
+        ),
+    })
 }
 
 /// A number as C's `atof` reads it: as much of the text as makes one.
@@ -408,6 +432,7 @@ pub(super) const MEMBER_KEYS: &[Key] = &[
     ("disablereuse", "Off", "a connection for each request"),
     ("enablereuse", "On", "the same, the other way round"),
     ("responsefieldsize", "8192", "bytes of the longest header field of a response; 0 is the default"),
+    ("upgrade", "NONE", "protocols that a client may switch a connection to: websocket, another name, ANY (but h2c, which has to be named) or NONE; ws:// and wss:// mean websocket"),
     ("hcmethod", "None", "how its health is checked: None, TCP, OPTIONS, HEAD, GET, and OPTIONS11, HEAD11, GET11 for HTTP/1.1; members of balancers only"),
     ("hcinterval", "30", "time between two checks, at least 100ms; seconds, or with unit; varied by a tenth, so that checks spread"),
     ("hcpasses", "1", "checks that must succeed before a failed member is used again"),
@@ -427,7 +452,6 @@ pub(super) const MEMBER_KEYS_NOT_YET: &[&str] = &[
     "iobuffersize",
     "receivebuffersize",
     "secret",
-    "upgrade",
     "flusher",
     "hcpath",
     "rampup",

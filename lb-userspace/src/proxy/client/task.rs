@@ -10,7 +10,7 @@ use std::{pin::Pin, rc::Rc, task::Poll};
 use hyper::{server::conn::http1, service::service_fn};
 use tracing::debug;
 
-use super::{Activity, Client, ClientIo};
+use super::{Activity, Client, ClientIo, tunnel};
 use crate::proxy::{
     forward,
     gate::MAX_HEAD,
@@ -24,6 +24,8 @@ const FIELDS_ON_STACK: usize = 100;
 enum Stop {
     /// The connection is silent, nothing is buffered anywhere: its transport.
     Rest(ClientIo),
+    /// hyper has let go of it: what the client sent behind its request.
+    Switched(Vec<u8>),
     /// hyper is done with it.
     Over(hyper::Result<()>),
 }
@@ -32,6 +34,7 @@ enum Stop {
 /// `LimitRequestFields`.
 pub(crate) async fn http1(shard: Rc<Shard>, client: Rc<Client>, fields: usize, _counted: Counted) {
     let registered = Registered::new(&shard, &client);
+    let loose = Loose(Rc::clone(&client));
     let mut io = ClientIo::new(Rc::clone(&client), Rc::clone(&shard));
     loop {
         let awaited = std::future::poll_fn(|cx| io.poll_awaited(cx)).await;
@@ -48,6 +51,15 @@ pub(crate) async fn http1(shard: Rc<Shard>, client: Rc<Client>, fields: usize, _
         }
         match serve(&shard, &client, io, fields).await {
             Stop::Rest(rested) => io = rested,
+            Stop::Switched(unread) => {
+                let tunnel = client.switching.take();
+                if let Some(tunnel) = tunnel {
+                    // Boxed: most connections never are one.
+                    Box::pin(tunnel::run(&shard, &client, tunnel, unread)).await;
+                    Box::pin(client.linger(&shard)).await;
+                }
+                break;
+            }
             Stop::Over(result) => {
                 if let Err(error) = &result {
                     debug!(target: "sluice::proxy", "[client {}] {error}", client.peer);
@@ -59,7 +71,18 @@ pub(crate) async fn http1(shard: Rc<Shard>, client: Rc<Client>, fields: usize, _
             }
         }
     }
-    drop(registered);
+    drop((registered, loose));
+}
+
+/// Ends a tunnel that never began: it holds the client, and the client it.
+struct Loose(Rc<Client>);
+
+impl Drop for Loose {
+    fn drop(&mut self) {
+        if self.0.switching.take().is_some() {
+            self.0.settle();
+        }
+    }
 }
 
 /// Serves requests until the connection ends or rests.
@@ -107,6 +130,14 @@ fn serve(
             client.settle();
         }
         if let Poll::Ready(result) = polled {
+            if result.is_ok()
+                && client.switching.borrow().is_some()
+                && let Some(http) = served.take()
+            {
+                let parts = Pin::into_inner(http).into_parts();
+                let unread = parts.io.into_unread(&parts.read_buf);
+                return Poll::Ready(Stop::Switched(unread));
+            }
             // What of the request is left is given up, and its line is written.
             served = None;
             client.settle();

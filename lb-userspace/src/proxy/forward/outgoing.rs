@@ -27,6 +27,8 @@ pub(super) struct Outgoing {
     pub(super) progress: Rc<Progress>,
     /// The Host field as the client wrote it, with `ProxyPreserveHost`.
     pub(super) preserved_host: Option<HeaderValue>,
+    /// What the client wants to switch to; `None` with a body.
+    pub(super) upgrade: Option<HeaderValue>,
     /// Set by the member's 100.
     go: Option<Arc<Go>>,
 }
@@ -36,9 +38,10 @@ impl Outgoing {
     pub(super) async fn new(
         exchange: &Exchange,
         mut parts: Parts,
-        present: Present,
+        said: fields::Connection,
         body: Incoming,
     ) -> Result<Self, Attempt> {
+        let present = said.present;
         let mut go = None;
         let expects = present.has(Present::EXPECT) && !http_body::Body::is_end_stream(&body);
         let (body, progress) = if expects {
@@ -83,8 +86,10 @@ impl Outgoing {
             .preserve_host
             .then(|| parts.headers.get(header::HOST).cloned())
             .flatten();
+        let may_switch = parts.version == Version::HTTP_11 && matches!(body, RequestBody::Empty);
         parts.version = Version::HTTP_11;
         Ok(Self {
+            upgrade: said.upgrade.filter(|_| may_switch),
             parts,
             body,
             progress,

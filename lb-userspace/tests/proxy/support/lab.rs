@@ -308,6 +308,7 @@ fn member(index: usize, address: SocketAddr) -> MemberSpec {
         keepalive: false,
         disablereuse: false,
         response_field_size: 8192,
+        upgrade: Default::default(),
         health: sluice::config::spec::Health::default(),
         at: Place::default(),
     }

@@ -16,6 +16,7 @@ mod connection;
 mod foreign;
 mod guard;
 mod health;
+pub(crate) mod http2;
 mod keys;
 mod log;
 mod process;
@@ -322,13 +323,14 @@ impl Directive {
 }
 
 /// The parts of the table, with titles, in the order of the documentation.
-pub(crate) const PARTS: [(&str, &[Directive]); 12] = [
+pub(crate) const PARTS: [(&str, &[Directive]); 13] = [
     ("Files and conditions", server::READING),
     ("Servers and virtual hosts", server::TABLE),
     ("Connections and limits", connection::TABLE),
     ("TLS", tls::TABLE),
     ("Certificates of clients", tls::CLIENTS),
     ("TLS to members", tls::MEMBERS),
+    ("HTTP/2", http2::TABLE),
     ("Proxy", proxy::TABLE),
     ("Balancers", balancer::TABLE),
     ("Health checks", health::TABLE),

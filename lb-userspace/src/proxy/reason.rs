@@ -80,6 +80,10 @@ reasons! {
     ClientGone = "client_gone";
     /// Nothing came through a tunnel for as long as its timeout allows.
     TunnelIdle = "tunnel_idle";
+    /// The client did not take the response for as long as `H2StreamTimeout` allows.
+    ClientStalled = "client_stalled";
+    /// The HTTP/2 connection was closed for what it flooded the proxy with.
+    Http2Flood = "http2_flood";
     /// Any other answer of the proxy's own with an error status.
     Other = "other";
 }

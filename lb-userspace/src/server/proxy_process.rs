@@ -73,7 +73,7 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
     let Some((
         ToProxy::Setup {
             column,
-            shards,
+            cpus,
             identity,
         },
         fds,
@@ -86,7 +86,7 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
     let [members, busy, lock, counters] = <[OwnedFd; 4]>::try_from(fds).map_err(|_| {
         io::Error::other("setup without the member table, the lock and the counters")
     })?;
-    let counters = Arc::new(Counters::map(counters.as_fd(), shards)?);
+    let counters = Arc::new(Counters::map(counters.as_fd(), cpus.len())?);
     let succession = Succession::new(lock)?;
     let table = Arc::new(MemberTable::map(members.as_fd(), busy.as_fd())?);
     let mut signals = Signals::new()?;
@@ -94,7 +94,8 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
     let proxy = Proxy::start(Setup {
         table: Arc::clone(&table),
         column,
-        shards,
+        shards: cpus.len(),
+        cpus,
         counters,
         clients: privileges::client_limit(),
     })
@@ -110,6 +111,15 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
         logs: Vec::new(),
     };
     process.serve(&mut signals).await
+}
+
+/// What becomes of idle connections.
+#[derive(Clone, Copy)]
+enum Drain {
+    /// They are closed.
+    Now,
+    /// They may make one more request.
+    Politely,
 }
 
 struct Process {
@@ -128,15 +138,16 @@ impl Process {
     async fn serve(&mut self, signals: &mut Signals) -> Result<(), ProxyProcessError> {
         let mut look = tokio::time::interval(LOOK);
         let mut told = 0;
-        let patience = loop {
+        let (patience, how) = loop {
             tokio::select! {
                 message = self.link.receive() => match message {
-                    Ok(Some((ToProxy::Drain, _))) => break None,
+                    Ok(Some((ToProxy::Drain, _))) => break (None, Drain::Now),
+                    Ok(Some((ToProxy::Retire, _))) => break (None, Drain::Politely),
                     Ok(Some((message, fds))) => self.take(message, fds).await?,
                     Ok(None) => break self.orphaned("it ended", signals).await,
                     Err(error) => break self.orphaned(&error.to_string(), signals).await,
                 },
-                () = signals.terminate() => break Some(ORPHAN_PATIENCE),
+                () = signals.terminate() => break (Some(ORPHAN_PATIENCE), Drain::Now),
                 _ = look.tick() => {
                     let now = self.proxy.connections() as u64;
                     // When control is gone the next receive tells.
@@ -147,24 +158,23 @@ impl Process {
             }
         };
         self.checker = None;
-        self.drain(patience).await;
+        self.drain(patience, how, signals).await;
         Ok(())
     }
 
     /// Control is gone: serves on until another one does, or somebody says TERM.
-    async fn orphaned(&self, why: &str, signals: &mut Signals) -> Option<Duration> {
+    async fn orphaned(&self, why: &str, signals: &mut Signals) -> (Option<Duration>, Drain) {
         tracing::error!("control is gone ({why}): serving on until another control does");
         let mut look = tokio::time::interval(SUCCESSION_LOOK);
         loop {
             tokio::select! {
-                () = signals.terminate() => break,
+                () = signals.terminate() => return (Some(ORPHAN_PATIENCE), Drain::Now),
                 _ = look.tick() => if self.succession.has_happened() {
                     tracing::info!(notice = true, "another control serves: leaving");
-                    break;
+                    return (Some(ORPHAN_PATIENCE), Drain::Politely);
                 }
             }
         }
-        Some(ORPHAN_PATIENCE)
     }
 
     async fn take(&mut self, message: ToProxy, fds: Vec<OwnedFd>) -> io::Result<()> {
@@ -205,7 +215,7 @@ impl Process {
                 };
                 self.link.send(&answer, &[]).await?;
             }
-            ToProxy::Setup { .. } | ToProxy::Drain => return Err(cut_short()),
+            ToProxy::Setup { .. } | ToProxy::Drain | ToProxy::Retire => return Err(cut_short()),
         }
         Ok(())
     }
@@ -239,8 +249,11 @@ impl Process {
 
     /// Accepts no more and waits for the last connection: at most `patience`, counted from now or
     /// (`None`) from the moment control is gone. While there is a control it bounds the wait itself.
-    async fn drain(&self, patience: Option<Duration>) {
-        self.proxy.drain();
+    async fn drain(&self, patience: Option<Duration>, how: Drain, signals: &mut Signals) {
+        match how {
+            Drain::Now => self.proxy.drain(),
+            Drain::Politely => self.proxy.retire(),
+        }
         let done = async {
             // A look after the first pause: shards empty their accept queues before they are done.
             loop {
@@ -252,7 +265,17 @@ impl Process {
         };
         let too_long = async {
             if patience.is_none() {
-                while let Ok(Some(_)) = self.link.receive::<ToProxy>().await {}
+                loop {
+                    tokio::select! {
+                        message = self.link.receive::<ToProxy>() => match message {
+                            // The whole service ends now.
+                            Ok(Some((ToProxy::Drain, _))) => self.proxy.drain(),
+                            Ok(Some(_)) => {}
+                            Ok(None) | Err(_) => break,
+                        },
+                        () = signals.terminate() => self.proxy.drain(),
+                    }
+                }
             }
             tokio::time::sleep(patience.unwrap_or(ORPHAN_PATIENCE)).await;
         };

@@ -119,7 +119,8 @@ fn serve(
         };
         let mut polled = http.as_mut().poll(cx);
         client.settle();
-        if polled.is_pending() && !told && shard.is_draining() {
+        // In a polite drain every response closes its connection, and nothing else does.
+        if polled.is_pending() && !told && shard.closes_idle() {
             told = true;
             match client.activity() {
                 // Their request is answered first; its response closes.

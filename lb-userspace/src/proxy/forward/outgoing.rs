@@ -9,7 +9,7 @@ use tracing::{error, info};
 
 use super::{Attempt, Failure, LOG};
 use crate::proxy::{
-    body::{BodyError, Expectation, Go, Progress, RequestBody, is_timeout},
+    body::{BodyError, Expectation, Go, Progress, RequestBody, Stall},
     client::Asked,
     exchange::Exchange,
     fields::{self, Present},
@@ -52,7 +52,10 @@ impl Outgoing {
             if present.has(Present::EXPECT) {
                 parts.headers.remove(header::EXPECT);
             }
-            RequestBody::prefetch(body)
+            let ended = http_body::Body::is_end_stream(&body);
+            let stream = exchange.stream.as_ref().filter(|_| !ended);
+            let stall = stream.map(|stream| Stall::new(stream.upload_alarm()));
+            RequestBody::prefetch(body, stall)
                 .await
                 .map_err(|error| upload_failed(exchange, &error))?
         };
@@ -130,11 +133,7 @@ impl Outgoing {
 
 pub(super) fn upload_failed(exchange: &Exchange, error: &BodyError) -> Attempt {
     let peer = exchange.client.peer;
-    let timed_out = match error {
-        BodyError::Source(error) => is_timeout(error),
-        BodyError::TimedOut => true,
-        BodyError::Abandoned => false,
-    };
+    let timed_out = error.is_timeout();
     let reason = if timed_out {
         Reason::BodyTimeout
     } else {

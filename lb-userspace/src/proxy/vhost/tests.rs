@@ -25,6 +25,7 @@ fn host(addresses: &[&str], name: Option<&str>, aliases: &[&str]) -> Host {
         preserve_host: false,
         add_headers: true,
         tls: None,
+        protocols: crate::config::spec::Protocols::default(),
         timeout: Duration::from_mins(1),
         proxy_timeout: None,
         keep_alive: true,

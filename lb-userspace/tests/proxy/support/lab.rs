@@ -50,6 +50,7 @@ impl Lab {
             table: Arc::clone(&table),
             column: 1,
             shards,
+            cpus: Vec::new(),
             counters: Arc::new(counters),
             clients,
         })
@@ -233,6 +234,7 @@ pub(crate) fn host() -> Host {
         preserve_host: false,
         add_headers: true,
         tls: None,
+        protocols: sluice::config::spec::Protocols::default(),
         timeout: Duration::from_mins(1),
         proxy_timeout: None,
         keep_alive: true,

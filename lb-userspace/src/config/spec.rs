@@ -247,6 +247,8 @@ pub struct Sticky {
     pub separator: Option<char>,
     /// `scolonpathdelim`.
     pub scolonpathdelim: bool,
+    /// `stickycookie`: the cookie is sluice's to write.
+    pub cookie_written: bool,
 }
 
 /// One `BalancerMember`, or the target of a direct `ProxyPass`.
@@ -259,6 +261,8 @@ pub struct Member {
     pub scheme: Scheme,
     /// How TLS is spoken with it, index into [`Spec::member_tls`]; `None`: cleartext.
     pub tls: Option<usize>,
+    /// `unix:`: the socket it is reached through; its name and port are the Host field's alone.
+    pub socket: Option<PathBuf>,
     /// Host, without brackets.
     pub host: String,
     /// Port, the scheme's default filled in.
@@ -294,6 +298,8 @@ pub struct Member {
     pub disablereuse: bool,
     /// `responsefieldsize` bytes. Default 8192.
     pub response_field_size: u32,
+    /// `receivebuffersize` bytes, at least 512; `None`: the system's.
+    pub receive_buffer: Option<u32>,
     /// `upgrade`: what its connections may be switched to. Default nothing, with `ws://` and
     /// `wss://` websocket.
     pub upgrade: Upgrade,

@@ -36,6 +36,7 @@ use crate::{
 };
 
 mod attempt;
+mod cookie;
 mod outgoing;
 mod switch;
 
@@ -482,6 +483,7 @@ fn relay(
         let origin = format!("{scheme}://{asked}");
         reverse::rewrite_fields(&host.reverses, &path, &mut parts.headers, &origin);
     }
+    cookie::set(&exchange, &mut parts.headers);
     keep_or_close(&mut exchange, &mut parts.headers, wishes);
     exchange.answer(parts.status, &parts.headers);
     let timeout = exchange.member_timeout();

@@ -7,6 +7,7 @@ use std::{
     cell::{Cell, RefCell},
     io,
     net::SocketAddr,
+    path::Path,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -23,7 +24,7 @@ use hyper_util::rt::TokioIo;
 use rustix::{io::Errno, net::RecvFlags};
 use tokio::{
     io::{AsyncRead, ReadBuf},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream, UnixStream},
     sync::Notify,
 };
 
@@ -243,7 +244,7 @@ impl Link {
     pub(crate) fn reset_on_close(&self) {
         let stream = self.stream.borrow();
         // Best effort: without it the member sees an ordinary end.
-        let _ = socket2::SockRef::from(stream.socket()).set_linger(Some(Duration::ZERO));
+        let _ = socket2::SockRef::from(&stream.socket()).set_linger(Some(Duration::ZERO));
     }
 
     fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -357,13 +358,12 @@ async fn connect(
     let connected = Cell::new(false);
     // One deadline for both.
     let opening = async {
-        let stream = TcpStream::connect(address).await.map_err(|error| {
-            if is_local(&error) {
-                ConnectError::Local(error)
-            } else {
-                ConnectError::Refused(error)
-            }
-        })?;
+        if let Some(path) = &member.spec.socket {
+            return connect_unix(shard, path).await.map(Line::Unix);
+        }
+        let stream = connect_tcp(address, member.spec.receive_buffer)
+            .await
+            .map_err(failed)?;
         stream.set_nodelay(true).map_err(ConnectError::Refused)?;
         if member.spec.keepalive {
             socket2::SockRef::from(&stream)
@@ -428,6 +428,41 @@ async fn connect(
         peer: peer.cloned(),
         idle_since: 0,
     })
+}
+
+async fn connect_tcp(address: SocketAddr, receive_buffer: Option<u32>) -> io::Result<TcpStream> {
+    let Some(bytes) = receive_buffer else {
+        return TcpStream::connect(address).await;
+    };
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
+    // Before the handshake, which tells the member of the window.
+    socket.set_recv_buffer_size(bytes)?;
+    socket.connect(address).await
+}
+
+/// Connects to a Unix socket. A full queue is waited for as TCP waits: the kernel says so at once.
+async fn connect_unix(shard: &Shard, path: &Path) -> Result<UnixStream, ConnectError> {
+    let pause = shard.wheel.alarm();
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            connected => return connected.map_err(failed),
+        }
+        pause.set(TICK);
+        pause.reached().await;
+    }
+}
+
+fn failed(error: io::Error) -> ConnectError {
+    if is_local(&error) {
+        ConnectError::Local(error)
+    } else {
+        ConnectError::Refused(error)
+    }
 }
 
 /// Whether a failed connect says nothing about the member.

@@ -201,6 +201,8 @@ fn member(url: &str) -> Member {
         keepalive: false,
         disablereuse: false,
         response_field_size: 8192,
+        receive_buffer: None,
+        socket: None,
         upgrade: Default::default(),
         health: sluice::config::spec::Health::default(),
         at: At::default(),

@@ -14,15 +14,13 @@ use crate::config::{
 /// Parses the URL of a worker of a scheme that this version speaks. The error is what follows the
 /// directive's name.
 pub(super) fn worker_url(text: &str) -> Result<WorkerUrl, String> {
-    if text
-        .get(..5)
-        .is_some_and(|start| start.eq_ignore_ascii_case("unix:"))
-    {
-        return Err(
-            "to a Unix socket (unix:) is not supported by this version of sluice".to_owned(),
-        );
-    }
     let url = WorkerUrl::parse(text).map_err(|error| error.to_string())?;
+    if url.socket.is_some() && matches!(url.scheme.as_str(), "https" | "wss") {
+        return Err(format!(
+            "to {}:// over a Unix socket is not supported by this version of sluice",
+            url.scheme
+        ));
+    }
     match url.scheme.as_str() {
         "http" | "https" | "ws" | "wss" => Ok(url),
         "h2" | "h2c" | "ajp" | "fcgi" | "scgi" | "uwsgi" | "ftp" | "fdpass" | "tcp" | "udp" => {
@@ -51,6 +49,7 @@ pub(super) fn member(url: &WorkerUrl, at: Place) -> Member {
         url: format!("{}{}", url.authority(), url.path),
         scheme,
         tls: None,
+        socket: url.socket.clone().map(Into::into),
         host: url.host.clone(),
         port: url.port.unwrap_or(scheme.default_port()),
         path: url.path.clone(),
@@ -68,6 +67,7 @@ pub(super) fn member(url: &WorkerUrl, at: Place) -> Member {
         keepalive: false,
         disablereuse: false,
         response_field_size: 8192,
+        receive_buffer: None,
         upgrade,
         health: Health::default(),
         at,
@@ -251,6 +251,71 @@ fn set_member_key(
             let bytes = whole(call, index, value, 0, why)?;
             member.response_field_size = if bytes == 0 { 8192 } else { bytes };
         }
+        "receivebuffersize" => {
+            let why = "ReceiveBufferSize must be >= 512 bytes, or 0 for system default.";
+            member.receive_buffer = buffer_size(call, index, value, why)?;
+        }
+        "iobuffersize" => {
+            let why = "IOBufferSize must be >= 512 bytes, or 0 for system default.";
+            buffer_size(call, index, value, why)?;
+            no_effect(
+                call,
+                index,
+                key,
+                "reads and writes have the size that there is to read and write",
+            );
+        }
+        "min" => {
+            whole(call, index, value, 0, "Min must be a positive number")?;
+            no_effect(
+                call,
+                index,
+                key,
+                "no connection is made before it is needed, and idle ones stay for ttl",
+            );
+        }
+        "smax" => {
+            whole(call, index, value, 0, "Smax must be a positive number")?;
+            no_effect(
+                call,
+                index,
+                key,
+                "ttl alone says how long idle connections stay",
+            );
+        }
+        "flushpackets" => {
+            if value::flag(value).is_none() && !value.eq_ignore_ascii_case("auto") {
+                return Err(wrong("flushpackets must be on|off|auto"));
+            }
+            no_effect(
+                call,
+                index,
+                key,
+                "responses are always passed on as they come",
+            );
+        }
+        "flushwait" => {
+            let why = "flushwait must be <= 1000, or 0 for system default of 10 millseconds.";
+            if whole(call, index, value, 0, why)? > 1000 {
+                return Err(wrong(why));
+            }
+            no_effect(
+                call,
+                index,
+                key,
+                "responses are always passed on as they come",
+            );
+        }
+        "flusher" => {
+            if value.len() >= 16 {
+                return Err(wrong("flusher name length must be < 16 characters"));
+            }
+            no_effect(call, index, key, "it is for fdpass:// members");
+        }
+        "secret" => {
+            short(value, "Secret length must be < 64 characters")?;
+            no_effect(call, index, key, "it is for ajp:// members");
+        }
         "upgrade" => member.upgrade = upgrade(value)?,
         "hcmethod" | "hcinterval" | "hcpasses" | "hcfails" | "hcuri" | "hcexpr" | "hctemplate" => {
             super::health::set(call, &mut member.health, key, value)?;
@@ -268,6 +333,25 @@ fn set_member_key(
         }
     }
     Ok(())
+}
+
+/// A key that is taken and changes nothing, in httpd's model alone or with members of another kind.
+fn no_effect(call: &mut Call<'_, '_>, index: usize, key: &str, why: &str) {
+    let message = format!("member key '{key}' has no effect: {why}");
+    call.notice(Fault::new(message).at(index));
+}
+
+fn buffer_size(
+    call: &mut Call<'_, '_>,
+    index: usize,
+    value: &str,
+    why: &str,
+) -> Result<Option<u32>, Problem> {
+    let bytes = whole(call, index, value, 0, why)?;
+    if (1..512).contains(&bytes) {
+        return Err(wrong(why));
+    }
+    Ok((bytes > 0).then_some(bytes))
 }
 
 /// A protocol, several with commas, `ANY` or `NONE`.
@@ -358,6 +442,7 @@ fn set_balancer_key(
                 path: path.to_owned(),
                 separator: Some('.'),
                 scolonpathdelim: false,
+                cookie_written: false,
             });
         }
         "stickysessionsep" => {
@@ -370,6 +455,9 @@ fn set_balancer_key(
         }
         "scolonpathdelim" => {
             draft.scolonpathdelim = on_off(value, "scolonpathdelim must be On|Off")?;
+        }
+        "stickycookie" => {
+            draft.cookie_written = on_off(value, "stickycookie must be On|Off")?;
         }
         "nofailover" => balancer.nofailover = on_off(value, "failover must be On|Off")?,
         "timeout" => {
@@ -432,6 +520,14 @@ pub(super) const MEMBER_KEYS: &[Key] = &[
     ("disablereuse", "Off", "a connection for each request"),
     ("enablereuse", "On", "the same, the other way round"),
     ("responsefieldsize", "8192", "bytes of the longest header field of a response; 0 is the default"),
+    ("receivebuffersize", "0", "bytes of its connections' receive buffers, at least 512; 0 is the system's default"),
+    ("iobuffersize", "8192", "no effect: reads and writes have the size that there is to read and write"),
+    ("min", "0", "no effect: no connection is made before it is needed"),
+    ("smax", "max", "no effect: ttl alone says how long idle connections stay"),
+    ("flushpackets", "Off", "no effect: responses are always passed on as they come"),
+    ("flushwait", "10", "no effect: responses are always passed on as they come"),
+    ("flusher", "flush", "no effect: it is for fdpass:// members"),
+    ("secret", "", "no effect: it is for ajp:// members"),
     ("upgrade", "NONE", "protocols that a client may switch a connection to: websocket, another name, ANY (but h2c, which has to be named) or NONE; ws:// and wss:// mean websocket"),
     ("hcmethod", "None", "how its health is checked: None, TCP, OPTIONS, HEAD, GET, and OPTIONS11, HEAD11, GET11 for HTTP/1.1; members of balancers only"),
     ("hcinterval", "30", "time between two checks, at least 100ms; seconds, or with unit; varied by a tenth, so that checks spread"),
@@ -442,20 +538,7 @@ pub(super) const MEMBER_KEYS: &[Key] = &[
     ("hctemplate", "", "name of the ProxyHCTemplate whose keys are taken over"),
 ];
 /// Keys of a member that this version refuses.
-pub(super) const MEMBER_KEYS_NOT_YET: &[&str] = &[
-    "ping",
-    "min",
-    "smax",
-    "addressttl",
-    "flushpackets",
-    "flushwait",
-    "iobuffersize",
-    "receivebuffersize",
-    "secret",
-    "flusher",
-    "hcpath",
-    "rampup",
-];
+pub(super) const MEMBER_KEYS_NOT_YET: &[&str] = &["ping", "addressttl", "hcpath", "rampup"];
 /// Keys of a balancer.
 #[rustfmt::skip] // One row a line: it is read as a table.
 pub(super) const BALANCER_KEYS: &[Key] = &[
@@ -463,6 +546,7 @@ pub(super) const BALANCER_KEYS: &[Key] = &[
     ("stickysession", "", "NAME of the cookie and path parameter with the session's route, or COOKIE|PARAMETER; under 64 bytes"),
     ("stickysessionsep", ".", "character before the route, or Off: the whole value is the route"),
     ("scolonpathdelim", "Off", "whether ; ends a path parameter too"),
+    ("stickycookie", "Off", "whether sluice writes the session's cookie, so that no Header line is needed; members without route get one made of their URL"),
     ("nofailover", "Off", "503 where a session's member is not usable"),
     ("timeout", "0", "seconds to wait for a usable member before 503, at least 1 where given"),
     ("maxattempts", "members - 1", "members tried after the first"),
@@ -471,11 +555,5 @@ pub(super) const BALANCER_KEYS: &[Key] = &[
     ("forcerecovery", "On", "whether all members are tried again when all are in error"),
 ];
 /// Keys of a balancer that this version refuses.
-pub(super) const BALANCER_KEYS_NOT_YET: &[&str] = &[
-    "growth",
-    "nonce",
-    "stickycookie",
-    "retrybudget",
-    "ejectmax",
-    "hashkey",
-];
+pub(super) const BALANCER_KEYS_NOT_YET: &[&str] =
+    &["growth", "nonce", "retrybudget", "ejectmax", "hashkey"];

@@ -30,6 +30,8 @@ pub(in crate::dataplane) fn member(url: &str) -> Member {
         keepalive: false,
         disablereuse: false,
         response_field_size: 8192,
+        receive_buffer: None,
+        socket: None,
         upgrade: Default::default(),
         health: crate::config::spec::Health::default(),
         at: Place::default(),

@@ -100,6 +100,7 @@ pub(super) fn tunnel(
         is_websocket = protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
         parts.headers.insert(header::UPGRADE, protocol);
     }
+    super::cookie::set(&exchange, &mut parts.headers);
     exchange.closes = true;
     exchange.answer(parts.status, &parts.headers);
     let client_timeout = exchange.host_spec().timeout;

@@ -285,6 +285,7 @@ pub(crate) fn sticky() -> Sticky {
         path: "routeid".to_owned(),
         separator: Some('.'),
         scolonpathdelim: false,
+        cookie_written: false,
     }
 }
 
@@ -310,6 +311,8 @@ fn member(index: usize, address: SocketAddr) -> MemberSpec {
         keepalive: false,
         disablereuse: false,
         response_field_size: 8192,
+        receive_buffer: None,
+        socket: None,
         upgrade: Default::default(),
         health: sluice::config::spec::Health::default(),
         at: Place::default(),

@@ -453,6 +453,13 @@ impl Client {
         self.switching.replace(Some(tunnel));
     }
 
+    /// Ends a tunnel that never began: it holds the client, and the client it.
+    pub(crate) fn give_up_switch(&self) {
+        if self.switching.take().is_some() {
+            self.settle();
+        }
+    }
+
     /// Tells the client that nothing more comes, and goes on reading.
     fn poll_end(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.stream.borrow_mut().poll_goodbye(cx))?;

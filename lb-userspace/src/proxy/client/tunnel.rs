@@ -124,13 +124,11 @@ impl Drop for Running {
     }
 }
 
-/// Runs a tunnel to its end. `unread`: what the client sent behind its request.
-pub(super) async fn run(
-    shard: &Rc<Shard>,
-    client: &Rc<Client>,
-    mut tunnel: Box<Tunnel>,
-    unread: Vec<u8>,
-) {
+/// Runs the tunnel that the client's connection was switched to, to its end. `unread`: what the client sent behind its request.
+pub(super) async fn run(shard: &Rc<Shard>, client: &Rc<Client>, unread: Vec<u8>) {
+    let Some(mut tunnel) = client.switching.take() else {
+        return;
+    };
     client.read_alarm.clear();
     client.write_alarm.clear();
     shard.tally.up(Number::Tunnels);
@@ -210,6 +208,9 @@ pub(super) async fn run(
     };
     exchange.leave_log(before);
     exchange.end(complete);
+    drop(running);
+    drop(link);
+    client.linger(shard).await;
 }
 
 impl Running {

@@ -246,7 +246,7 @@ fn check(pins: &PinDir) -> Result<Checked, DataplaneError> {
         let is = open_map(name, &path)?;
         if name == map::META {
             let ours = magic(&is, &path)?;
-            recorded = (ours && is.layout == expected)
+            recorded = (ours && is.layout.fits(&expected))
                 .then(|| maps::read_meta(is.data))
                 .transpose()?;
             if recorded.is_some() {
@@ -267,7 +267,7 @@ fn check(pins: &PinDir) -> Result<Checked, DataplaneError> {
                 found: format!("it holds a pin named {name} but no {}", map::META),
             });
         }
-        let same = is.layout == expected;
+        let same = is.layout.fits(&expected);
         let known = recorded.is_some_and(|meta| record_of(&meta, name) == hash);
         match (same, known) {
             (true, true) => checked.adopt.push(name),
@@ -414,7 +414,7 @@ pub(super) fn open_pins(place: &Place) -> Result<Store, DataplaneError> {
             path: path.clone(),
         };
         let index = index.ok_or_else(other)?;
-        if is.layout != expected[index] {
+        if !is.layout.fits(&expected[index]) {
             return Err(other());
         }
         if name == map::META {

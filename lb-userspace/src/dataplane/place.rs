@@ -128,7 +128,7 @@ impl Placement {
                 } else {
                     0
                 },
-                pad: 0,
+                range: [0; 2],
             };
             (self.old.get(&(*set, *way)) != Some(&value)).then_some(PlacedWay {
                 set: *set,

@@ -475,15 +475,18 @@ impl WayCell {
             kind,
             balancer: self.balancer.load(Relaxed),
             flags: self.flags.load(Relaxed),
-            pad: 0,
+            range: {
+                let [a, b, c, d] = self.range.load(Relaxed).to_ne_bytes();
+                [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])]
+            },
         }
     }
 
     /// The id is taken off first, unless only what hangs on it changes, and put on last.
     fn store(&self, way: &ServiceWay) {
         let old = self.load();
-        if (old.id, old.address, old.port, old.proto) != (way.id, way.address, way.port, way.proto)
-        {
+        let place = |way: &ServiceWay| (way.id, way.address, way.port, way.proto, way.range);
+        if place(&old) != place(way) {
             self.id.store(0, Release);
         }
         for (cell, word) in self.address.iter().zip(words(way.address)) {
@@ -494,6 +497,8 @@ impl WayCell {
             .store(u32::from_ne_bytes([p0, p1, way.proto, way.kind]), Release);
         self.balancer.store(way.balancer, Release);
         self.flags.store(way.flags, Release);
+        let ([a, b], [c, d]) = (way.range[0].to_ne_bytes(), way.range[1].to_ne_bytes());
+        self.range.store(u32::from_ne_bytes([a, b, c, d]), Release);
         self.id.store(way.id, Release);
     }
 }
@@ -513,6 +518,9 @@ impl MetaCell {
             state_sequence: self.state_sequence.load(Relaxed),
             build: self.build.load(Relaxed),
             boot: self.boot.load(Relaxed),
+            beat_tick: self.beat_tick.load(Relaxed),
+            beat_shift: self.beat_shift.load(Relaxed),
+            beat_offset: self.beat_offset.load(Relaxed),
             layouts: self.layouts.each_ref().map(|hash| hash.load(Relaxed)),
         }
     }

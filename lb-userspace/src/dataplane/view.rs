@@ -163,6 +163,7 @@ fn counters(row: &Row) -> Vec<ReasonView> {
                 action: match reason.action() {
                     Action::Pass => "pass",
                     Action::Drop => "drop",
+                    Action::Send => "send",
                 }
                 .to_owned(),
                 packets: counter.packets,

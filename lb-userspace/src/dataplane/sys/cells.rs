@@ -80,7 +80,8 @@ pub(in crate::dataplane) struct WayCell {
     pub(in crate::dataplane) id: AtomicU16,
     pub(in crate::dataplane) balancer: AtomicU16,
     pub(in crate::dataplane) flags: AtomicU32,
-    pad: AtomicU32,
+    /// First and last port, in memory order.
+    pub(in crate::dataplane) range: AtomicU32,
 }
 
 /// [`Meta`] through atomics.
@@ -97,6 +98,9 @@ pub(in crate::dataplane) struct MetaCell {
     pub(in crate::dataplane) state_sequence: AtomicU64,
     pub(in crate::dataplane) build: AtomicU64,
     pub(in crate::dataplane) boot: AtomicU64,
+    pub(in crate::dataplane) beat_tick: AtomicU32,
+    pub(in crate::dataplane) beat_shift: AtomicU32,
+    pub(in crate::dataplane) beat_offset: AtomicU64,
     pub(in crate::dataplane) layouts: [AtomicU32; map::ALL.len()],
 }
 
@@ -153,6 +157,7 @@ same_offsets! { WayCell:
     id = 0, ServiceWay.id;
     balancer = 0, ServiceWay.balancer;
     flags = 0, ServiceWay.flags;
+    range = 0, ServiceWay.range;
 }
 const _: () = assert!(offset_of!(ServiceWay, proto) == offset_of!(ServiceWay, port) + 2);
 const _: () = assert!(offset_of!(ServiceWay, kind) == offset_of!(ServiceWay, port) + 3);
@@ -170,5 +175,8 @@ same_offsets! { MetaCell:
     state_sequence = 0, Meta.state_sequence;
     build = 0, Meta.build;
     boot = 0, Meta.boot;
+    beat_tick = 0, Meta.beat_tick;
+    beat_shift = 0, Meta.beat_shift;
+    beat_offset = 0, Meta.beat_offset;
     layouts = 0, Meta.layouts;
 }

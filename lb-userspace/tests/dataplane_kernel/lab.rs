@@ -203,7 +203,7 @@ fn member(url: &str) -> Member {
         response_field_size: 8192,
         receive_buffer: None,
         socket: None,
-        upgrade: Default::default(),
+        upgrade: sluice::config::spec::Upgrade::Never,
         health: sluice::config::spec::Health::default(),
         at: At::default(),
     }

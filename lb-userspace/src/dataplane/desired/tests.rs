@@ -32,7 +32,7 @@ pub(in crate::dataplane) fn member(url: &str) -> Member {
         response_field_size: 8192,
         receive_buffer: None,
         socket: None,
-        upgrade: Default::default(),
+        upgrade: crate::config::spec::Upgrade::Never,
         health: crate::config::spec::Health::default(),
         at: Place::default(),
     }

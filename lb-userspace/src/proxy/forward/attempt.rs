@@ -222,18 +222,19 @@ fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &Connect
         );
         elector.put_in_error(index, Cause::Forward, monotonic_ns());
     } else {
-        match &spec.socket {
-            Some(socket) => error!(
+        if let Some(socket) = &spec.socket {
+            error!(
                 target: LOG,
                 "AH02454: http: attempt to connect to Unix domain socket {} ({}) failed: {error}",
                 socket.display(), spec.host
-            ),
-            None => error!(
+            );
+        } else {
+            error!(
                 target: LOG,
                 "AH00957: {}: attempt to connect to {}:{} ({}) failed: {error}",
                 if spec.tls.is_some() { "https" } else { "http" },
                 spec.host, spec.port, elector.cell(index).address()
-            ),
+            );
         }
         elector.put_in_error(index, Cause::Connect, monotonic_ns());
         error!(

@@ -1,8 +1,10 @@
 //! Upgrades: what is asked of a member, what its 101 has to look like, and the answer that turns a
 //! connection into a tunnel (apache.md 6.6). The tunnel itself is in `client/tunnel.rs`.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, Version, header};
@@ -18,6 +20,10 @@ use crate::proxy::{
 };
 
 /// What hyper sends to a client behind a head.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every one is a body, which must not cost an allocation"
+)]
 pub(crate) enum Reply {
     /// A body.
     Body(ReplyBody),

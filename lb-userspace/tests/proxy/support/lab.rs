@@ -313,7 +313,7 @@ fn member(index: usize, address: SocketAddr) -> MemberSpec {
         response_field_size: 8192,
         receive_buffer: None,
         socket: None,
-        upgrade: Default::default(),
+        upgrade: sluice::config::spec::Upgrade::Never,
         health: sluice::config::spec::Health::default(),
         at: Place::default(),
     }

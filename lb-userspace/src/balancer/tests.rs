@@ -41,7 +41,7 @@ fn member(index: usize, weight: u32, flags: u64) -> spec::Member {
         response_field_size: 8192,
         receive_buffer: None,
         socket: None,
-        upgrade: crate::config::spec::Upgrade::Never,
+        upgrade: spec::Upgrade::Never,
         health: spec::Health::default(),
         at: spec::Place::default(),
     }

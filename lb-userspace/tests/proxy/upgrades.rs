@@ -38,6 +38,7 @@ impl Echo {
                 let count = Arc::clone(&count);
                 std::thread::spawn(move || {
                     let _ = stream.set_nodelay(true);
+                    #[expect(clippy::result_large_err, reason = "the library's callback")]
                     let choose = |request: &Request, mut response: Response| {
                         let fields = request.headers();
                         assert_eq!(fields["upgrade"], "websocket");
@@ -91,9 +92,9 @@ fn dial(address: SocketAddr) -> WebSocket<TcpStream> {
     socket
 }
 
-fn echoes(socket: &mut WebSocket<TcpStream>, message: Message) {
+fn echoes(socket: &mut WebSocket<TcpStream>, message: &Message) {
     socket.send(message.clone()).expect("sent");
-    assert_eq!(socket.read().expect("echo"), message);
+    assert_eq!(&socket.read().expect("echo"), message);
 }
 
 #[test]
@@ -103,9 +104,9 @@ fn messages_of_every_size_go_both_ways() {
     let mut socket = dial(lab.address);
     for size in [0, 1, 125, 126, 65_535, 65_536, 1 << 20, 15 << 20] {
         let bytes: Vec<u8> = (0..size).map(|at: usize| (at * 31 % 251) as u8).collect();
-        echoes(&mut socket, Message::binary(bytes));
+        echoes(&mut socket, &Message::binary(bytes));
     }
-    echoes(&mut socket, Message::text("gr\u{fc}\u{df}e"));
+    echoes(&mut socket, &Message::text("gr\u{fc}\u{df}e"));
     socket
         .send(Message::Ping(b"p".to_vec().into()))
         .expect("sent");
@@ -130,7 +131,7 @@ fn a_tunnel_keeps_its_member_busy_and_never_returns_to_the_pool() {
     let lab = lab(echo.address, websocket());
     let mut sockets: Vec<_> = (0..40).map(|_| dial(lab.address)).collect();
     for (number, socket) in sockets.iter_mut().enumerate() {
-        echoes(socket, Message::text(format!("{number}")));
+        echoes(socket, &Message::text(format!("{number}")));
     }
     assert_eq!(lab.busy(0, 0), 40);
     assert_eq!(echo.open(), 40);
@@ -468,7 +469,7 @@ fn bytes_of_a_tunnel_are_counted() {
     let member = agreeing(b"", |stream| {
         let mut bytes = [0; 3000];
         stream.read_exact(&mut bytes)?;
-        stream.write_all(&[9; 50_000])
+        stream.write_all(&vec![9; 50_000])
     });
     let place = tempfile::tempdir().expect("directory");
     let path = place.path().join("access.log");
@@ -503,16 +504,16 @@ fn tunnels_outlive_reloads() {
     let (first, second) = (Echo::start(), Echo::start());
     let mut lab = lab(first.address, websocket());
     let mut old = dial(lab.address);
-    echoes(&mut old, Message::text("before"));
+    echoes(&mut old, &Message::text("before"));
     for round in 0..10 {
         let member = if round % 2 == 0 { &second } else { &first };
         lab.spec.balancers[0].members[0].port = member.address.port();
         lab.spec.balancers[0].members[0].url = format!("http://{}", member.address);
         lab.ids.clear();
         lab.apply();
-        echoes(&mut old, Message::binary(vec![round; 300_000]));
+        echoes(&mut old, &Message::binary(vec![round; 300_000]));
         let mut new = dial(lab.address);
-        echoes(&mut new, Message::text("new"));
+        echoes(&mut new, &Message::text("new"));
         assert_eq!(first.open() + second.open(), 2);
         new.close(None).expect("close");
         while new.read().is_ok() {}
@@ -527,7 +528,7 @@ fn tunnels_outlive_a_drain_until_the_process_is_ended() {
     let lab = lab(echo.address, websocket());
     let mut socket = dial(lab.address);
     lab.proxy.drain();
-    echoes(&mut socket, Message::text("still here"));
+    echoes(&mut socket, &Message::text("still here"));
     assert_eq!(lab.proxy.connections(), 1);
     lab.proxy.stop();
     assert!(socket.read().is_err());

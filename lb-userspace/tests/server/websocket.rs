@@ -96,7 +96,7 @@ fn the_example_balances_sockets_and_keeps_their_sessions() {
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
         );
         if let Some(cookie) = cookie {
-            request.push_str(&format!("Cookie: {cookie}\r\n"));
+            request.extend(["Cookie: ", cookie, "\r\n"]);
         }
         let mut stream = tcp(sluice.port);
         stream

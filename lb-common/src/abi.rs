@@ -9,9 +9,9 @@ pub const ABI_VERSION: u32 = 1;
 /// Slots of `MEMBERS`; id 0 means "absent", so `MAX_MEMBERS - 1` members fit.
 pub const MAX_MEMBERS: u32 = 4096;
 /// Slots of `LIMITS` and service rows of `COUNTERS`; id 0 means "no service".
-pub const MAX_SERVICES: u32 = 512;
+pub const MAX_SERVICES: u32 = 1024;
 /// Sets of the set-associative `SERVICES` array; a power of two.
-pub const SERVICE_SETS: u32 = 512;
+pub const SERVICE_SETS: u32 = 2048;
 /// Services one set can hold.
 pub const SERVICE_WAYS: usize = 4;
 /// Columns of `BUSY`: proxy processes that may be alive at once (old and new during an upgrade).

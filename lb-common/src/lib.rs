@@ -46,6 +46,7 @@ pub mod frame;
 pub mod guard;
 pub mod journey;
 pub mod limit;
+pub mod maglev;
 pub mod member;
 pub mod meta;
 pub mod nat;

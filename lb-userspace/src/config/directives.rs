@@ -22,6 +22,7 @@ mod log;
 mod process;
 mod proxy;
 mod server;
+mod steer;
 pub(crate) mod tls;
 
 pub(crate) use proxy::balancer_name;
@@ -323,7 +324,7 @@ impl Directive {
 }
 
 /// The parts of the table, with titles, in the order of the documentation.
-pub(crate) const PARTS: [(&str, &[Directive]); 13] = [
+pub(crate) const PARTS: [(&str, &[Directive]); 14] = [
     ("Files and conditions", server::READING),
     ("Servers and virtual hosts", server::TABLE),
     ("Connections and limits", connection::TABLE),
@@ -336,6 +337,7 @@ pub(crate) const PARTS: [(&str, &[Directive]); 13] = [
     ("Health checks", health::TABLE),
     ("Logs", log::TABLE),
     ("XDP, guard and sluice itself", guard::TABLE),
+    ("L4 steering", steer::TABLE),
     ("Accepted for httpd's sake", process::TABLE),
 ];
 

@@ -18,3 +18,9 @@ mod h2;
 mod hosts;
 #[path = "proxy/messages.rs"]
 mod messages;
+#[path = "proxy/sessions.rs"]
+mod sessions;
+#[path = "proxy/sockets.rs"]
+mod sockets;
+#[path = "proxy/upgrades.rs"]
+mod upgrades;

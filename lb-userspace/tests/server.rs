@@ -27,3 +27,5 @@ mod steering;
 mod tls;
 #[path = "server/upgrade.rs"]
 mod upgrade;
+#[path = "server/websocket.rs"]
+mod websocket;

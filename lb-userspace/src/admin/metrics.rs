@@ -31,6 +31,8 @@ pub struct Numbers {
     pub idle: u64,
     /// Requests that wait for a connection.
     pub waiting: u64,
+    /// Client connections that are tunnels.
+    pub tunnels: u64,
     /// Log lines that were not written.
     pub lines_lost: u64,
     /// What the processes take.
@@ -142,6 +144,7 @@ families! {
     FACTOR = "sluice_member_loadfactor", "gauge", "ratio", "balancer,member", true, "Load factor";
     OPEN = "sluice_pool_connections", "gauge", "connections", "state", false, "Connections to members, in use or idle in a pool; looked at once a second";
     WAITING = "sluice_pool_waiting", "gauge", "requests", "", false, "Requests that wait for a connection because max are open";
+    TUNNELS = "sluice_tunnels", "gauge", "connections", "", false, "Client connections that were switched to another protocol, WebSocket mostly";
     PACKETS = "sluice_xdp_packets_total", "counter", "packets", "service,action,reason", true, "Packets by service and reason (docs/reasons.md); service none is the rest of the host's traffic";
     BYTES = "sluice_xdp_bytes_total", "counter", "bytes", "service,action,reason", true, "Bytes of those packets";
     INTERFACE = "sluice_xdp_interface_info", "gauge", "1", "interface,mode", true, "Always 1; where the program is attached and how";
@@ -178,6 +181,7 @@ pub fn render(shown: &Snapshot, numbers: Option<&Numbers>) -> String {
         page.sample(OPEN, &[("state", "used")], used);
         page.sample(OPEN, &[("state", "idle")], numbers.idle);
         page.one(WAITING, numbers.waiting);
+        page.one(TUNNELS, numbers.tunnels);
     }
     packets(&mut page, shown);
     page.0

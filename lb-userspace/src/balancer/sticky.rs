@@ -96,6 +96,24 @@ fn cookie_value<'a>(cookies: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     None
 }
 
+/// The Set-Cookie value that keeps a client with the member of `route` (`stickycookie`). `path`: the
+/// proxied path, `/` where it cannot stand in the field; `secure`: the client came over TLS.
+pub fn cookie(sticky: &Sticky, route: &str, path: &str, secure: bool) -> String {
+    let name = &sticky.cookie;
+    let separator = sticky.separator.map(String::from).unwrap_or_default();
+    let fits = path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic() && b != b';');
+    let path = if fits { path } else { "/" };
+    let secure = if secure { "; Secure" } else { "" };
+    format!("{name}={separator}{route}; Path={path}; HttpOnly; SameSite=Lax{secure}")
+}
+
+/// Whether a Set-Cookie value is for the cookie of this name (RFC 6265 section 5.2).
+pub fn is_for_cookie(value: &[u8], name: &str) -> bool {
+    let pair = value.split(|byte| *byte == b';').next().unwrap_or_default();
+    let known = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
+    pair.contains(&b'=') && known.trim_ascii() == name.as_bytes()
+}
+
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack
         .windows(needle.len())

@@ -39,6 +39,9 @@ fn member(index: usize, weight: u32, flags: u64) -> spec::Member {
         keepalive: false,
         disablereuse: false,
         response_field_size: 8192,
+        receive_buffer: None,
+        socket: None,
+        upgrade: spec::Upgrade::Never,
         health: spec::Health::default(),
         at: spec::Place::default(),
     }
@@ -531,6 +534,7 @@ pub(super) fn sticky() -> Sticky {
         path: "routeid".to_owned(),
         separator: Some('.'),
         scolonpathdelim: false,
+        cookie_written: false,
     }
 }
 

@@ -247,6 +247,8 @@ pub(crate) struct BalancerDraft {
     pub separator: Option<char>,
     /// `scolonpathdelim`
     pub scolonpathdelim: bool,
+    /// `stickycookie`
+    pub cookie_written: bool,
     /// It was defined by `<Proxy>` or BalancerMember, not just named by ProxyPass.
     pub defined: bool,
     /// Keys that were given, lower case.
@@ -341,6 +343,7 @@ impl<'a> Draft<'a> {
                     },
                     separator: Some('.'),
                     scolonpathdelim: false,
+                    cookie_written: false,
                     defined: false,
                     given: Vec::new(),
                     mark: mark.clone(),

@@ -11,12 +11,14 @@ mod client;
 mod log;
 pub mod policy;
 mod protocols;
+mod upgrade;
 
 pub use client::{ReadTimeout, RequestLimits};
 pub use log::{
     AccessLog, ErrorLogFormat, LogCondition, LogLevel, LogLevels, LogProgram, LogTarget,
 };
 pub use protocols::{Protocol, Protocols};
+pub use upgrade::Upgrade;
 
 use crate::{expr::Expr, pattern::Pattern};
 
@@ -279,6 +281,8 @@ pub struct Sticky {
     pub separator: Option<char>,
     /// `scolonpathdelim`.
     pub scolonpathdelim: bool,
+    /// `stickycookie`: the cookie is sluice's to write.
+    pub cookie_written: bool,
 }
 
 /// One `BalancerMember`, or the target of a direct `ProxyPass`.
@@ -291,6 +295,8 @@ pub struct Member {
     pub scheme: Scheme,
     /// How TLS is spoken with it, index into [`Spec::member_tls`]; `None`: cleartext.
     pub tls: Option<usize>,
+    /// `unix:`: the socket it is reached through; its name and port are the Host field's alone.
+    pub socket: Option<PathBuf>,
     /// Host, without brackets.
     pub host: String,
     /// Port, the scheme's default filled in. 0, of `tcp://` and `udp://` alone: the port that the
@@ -327,6 +333,11 @@ pub struct Member {
     pub disablereuse: bool,
     /// `responsefieldsize` bytes. Default 8192.
     pub response_field_size: u32,
+    /// `receivebuffersize` bytes, at least 512; `None`: the system's.
+    pub receive_buffer: Option<u32>,
+    /// `upgrade`: what its connections may be switched to. Default nothing, with `ws://` and
+    /// `wss://` websocket.
+    pub upgrade: Upgrade,
     /// `hcmethod` and what goes with it.
     pub health: Health,
     /// Where it stands.

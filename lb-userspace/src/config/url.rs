@@ -1,8 +1,11 @@
-//! URLs of workers: `scheme://host[:port][/path]`, made canonical as httpd does (apache.md 3.13).
+//! URLs of workers: `[unix:SOCKET|]scheme://host[:port][/path]`, made canonical as httpd does
+//! (apache.md 3.1, 3.13).
 
 /// A worker's URL in its parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WorkerUrl {
+    /// `unix:`: absolute path of the socket it is reached through.
+    pub socket: Option<String>,
     /// Lower case.
     pub scheme: String,
     /// Lower case, without brackets.
@@ -13,6 +16,9 @@ pub(crate) struct WorkerUrl {
     pub path: String,
 }
 
+/// Longest path of a socket, bytes: `sun_path` of unix(7) with its end.
+const SOCKET_PATH: usize = 107;
+
 /// Why a text is no URL of a worker; Display is what follows the directive's name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UrlError {
@@ -22,11 +28,31 @@ pub(crate) enum UrlError {
     /// A port that is none, or characters that cannot be in a host.
     #[error("Unable to parse URL: {0}")]
     Unparsable(String),
+    /// A path that no socket can have.
+    #[error("to a Unix socket: {0:?} is no absolute path of at most 107 bytes")]
+    Socket(String),
 }
 
 impl WorkerUrl {
     /// Parses and lower-cases scheme and host. A user part is refused: httpd drops it silently.
     pub(crate) fn parse(text: &str) -> Result<Self, UrlError> {
+        let unix = text.get(..5);
+        if unix.is_some_and(|start| start.eq_ignore_ascii_case("unix:")) {
+            let (path, rest) = text[5..]
+                .split_once('|')
+                .ok_or_else(|| UrlError::Unparsable(text.to_owned()))?;
+            if !path.starts_with('/') || path.len() > SOCKET_PATH || path.contains('\0') {
+                return Err(UrlError::Socket(path.to_owned()));
+            }
+            return Ok(Self {
+                socket: Some(path.to_owned()),
+                ..Self::parse_tcp(rest)?
+            });
+        }
+        Self::parse_tcp(text)
+    }
+
+    fn parse_tcp(text: &str) -> Result<Self, UrlError> {
         let absolute = || UrlError::NotAbsolute(text.to_owned());
         let unparsable = || UrlError::Unparsable(text.to_owned());
         let (scheme, rest) = text.split_once("://").ok_or_else(absolute)?;
@@ -49,6 +75,7 @@ impl WorkerUrl {
             return Err(unparsable());
         }
         Ok(Self {
+            socket: None,
             scheme: scheme.to_ascii_lowercase(),
             host: host.to_ascii_lowercase(),
             port,
@@ -59,14 +86,14 @@ impl WorkerUrl {
     /// The port where it names none.
     fn default_port(&self) -> u16 {
         match self.scheme.as_str() {
-            "https" => 443,
+            "https" | "wss" => 443,
             // The port of the packet.
             "tcp" | "udp" => 0,
             _ => 80,
         }
     }
 
-    /// Scheme, host and port; the port is left out where it is the scheme's.
+    /// Socket, scheme, host and port; the port is left out where it is the scheme's.
     pub(crate) fn authority(&self) -> String {
         let (open, close) = if self.host.contains(':') {
             ("[", "]")
@@ -77,7 +104,11 @@ impl WorkerUrl {
             Some(port) if port != self.default_port() => format!(":{port}"),
             _ => String::new(),
         };
-        format!("{}://{open}{}{close}{port}", self.scheme, self.host)
+        let socket = match &self.socket {
+            Some(path) => format!("unix:{path}|"),
+            None => String::new(),
+        };
+        format!("{socket}{}://{open}{}{close}{port}", self.scheme, self.host)
     }
 }
 
@@ -129,6 +160,14 @@ mod tests {
             ("http://h:/", "http://h", "/"),
             ("https://h:443/", "https://h", "/"),
             ("https://h:80/", "https://h:80", "/"),
+            ("wss://h:443/chat", "wss://h", "/chat"),
+            ("ws://h:443/", "ws://h:443", "/"),
+            (
+                "unix:/run/App.sock|http://Name:80/x",
+                "unix:/run/App.sock|http://name",
+                "/x",
+            ),
+            ("UNIX:/s|http://name", "unix:/s|http://name", ""),
         ] {
             let url = WorkerUrl::parse(text).expect(text);
             assert_eq!((url.authority().as_str(), url.path.as_str()), (name, path));
@@ -151,6 +190,11 @@ mod tests {
             "http://u@h",
             "http://h\u{e9}/",
             "http://h/ x",
+            "unix:/s",
+            "unix:|http://h",
+            "unix:s|http://h",
+            "unix:/s|h",
+            "unix:/s|unix:/t|http://h",
         ] {
             assert!(WorkerUrl::parse(text).is_err(), "{text}");
         }

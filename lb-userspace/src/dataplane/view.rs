@@ -115,7 +115,10 @@ fn member(id: MemberId, slot: &MemberSlot, name: &MemberName, busy: u64, now: u6
         balancer: text(&name.balancer),
         url: text(&name.url),
         route: text(&name.route),
-        address: std::net::SocketAddr::new(ip, port).to_string(),
+        address: match text(&name.url).split_once('|') {
+            Some((socket, _)) => socket.to_owned(),
+            None => std::net::SocketAddr::new(ip, port).to_string(),
+        },
         state: letters
             .filter(|(_, bit)| state.has(*bit))
             .map(|(letter, _)| *letter)

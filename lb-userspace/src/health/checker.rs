@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
+    path::PathBuf,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     thread::JoinHandle,
@@ -40,6 +41,8 @@ pub(super) struct Target {
     /// The life of the slot.
     pub(super) incarnation: u32,
     pub(super) address: SocketAddr,
+    /// `unix:`: where it is instead.
+    pub(super) socket: Option<PathBuf>,
     /// Whom to expect over TLS; `None`: cleartext.
     pub(super) peer: Option<Arc<Peer>>,
     /// `Host`: name and port, as httpd sends it.
@@ -115,6 +118,7 @@ fn targets(spec: &Spec, ids: &[Vec<MemberId>], table: &MemberTable, peers: &Peer
                 id,
                 incarnation: cell.incarnation.load(Relaxed),
                 address: cell.address(),
+                socket: member.socket.clone(),
                 peer: peers.of(id),
                 host,
                 path: member.path.clone(),

@@ -1,6 +1,12 @@
 //! One check: a fresh connection, with TLS to an https member, a request where the method has one, what the answer says.
 
-use std::{borrow::Cow, io, net::SocketAddr, time::Duration};
+use std::{
+    borrow::Cow,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version, header};
@@ -9,7 +15,7 @@ use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
 };
 
 use super::checker::Target;
@@ -24,6 +30,10 @@ use crate::{
 pub(super) enum ProbeError {
     #[error("no connection to {0}: {1}")]
     Connect(SocketAddr, #[source] io::Error),
+    #[error("no connection to {path}: {1}", path = .0.display())]
+    SocketConnect(PathBuf, #[source] io::Error),
+    #[error("no answer from {path} within {1:?}", path = .0.display())]
+    SocketLate(PathBuf, Duration),
     #[error("TLS handshake: {0}")]
     Tls(#[source] HandshakeError),
     #[error("no answer from {0} within {1:?}")]
@@ -42,7 +52,7 @@ impl ProbeError {
     /// The check was not made for want of descriptors, ports or memory here: it says nothing about
     /// the member.
     pub(super) fn is_ours(&self) -> bool {
-        let Self::Connect(_, error) = self else {
+        let (Self::Connect(_, error) | Self::SocketConnect(_, error)) = self else {
             return false;
         };
         let code = error
@@ -71,6 +81,9 @@ const MOST_BODY: usize = 1 << 20;
 pub(super) async fn probe(target: &Target, check: Check) -> Result<(), ProbeError> {
     let address = target.address;
     let late = |limit| move |_| ProbeError::Late(address, limit);
+    if let Some(path) = &target.socket {
+        return probe_unix(target, path, check).await;
+    }
     let stream = tokio::time::timeout(target.connect_timeout, TcpStream::connect(address))
         .await
         .map_err(late(target.connect_timeout))?
@@ -90,6 +103,21 @@ pub(super) async fn probe(target: &Target, check: Check) -> Result<(), ProbeErro
     };
     // Boxed: a handshake is large.
     tokio::time::timeout(target.timeout, Box::pin(asking))
+        .await
+        .map_err(late(target.timeout))?
+}
+
+/// The same through a Unix socket.
+async fn probe_unix(target: &Target, path: &Path, check: Check) -> Result<(), ProbeError> {
+    let late = |limit| move |_| ProbeError::SocketLate(path.to_owned(), limit);
+    let stream = tokio::time::timeout(target.connect_timeout, UnixStream::connect(path))
+        .await
+        .map_err(late(target.connect_timeout))?
+        .map_err(|error| ProbeError::SocketConnect(path.to_owned(), error))?;
+    if check == Check::Tcp {
+        return Ok(());
+    }
+    tokio::time::timeout(target.timeout, exchange(stream, target, check))
         .await
         .map_err(late(target.timeout))?
 }
@@ -285,6 +313,7 @@ mod tests {
             id: MemberId(1),
             incarnation: 0,
             address,
+            socket: None,
             peer: None,
             host: "member.test:81".to_owned(),
             path: "/app".to_owned(),

@@ -30,9 +30,11 @@ use crate::config::spec::ReadTimeout;
 pub(crate) mod h2;
 pub(super) mod task;
 mod transport;
+mod tunnel;
 mod wire;
 
 pub(super) use transport::{ClientIo, write_slices};
+pub(super) use tunnel::Tunnel;
 use wire::Socket;
 pub(super) use wire::Wire;
 
@@ -96,6 +98,8 @@ pub(crate) struct Client {
     pub(crate) reset: Cell<bool>,
     /// Requests whose log line waits for the response to be flushed.
     finished: RefCell<Vec<Finished>>,
+    /// A member has agreed to another protocol; hyper is to let go of the connection.
+    switching: RefCell<Option<Box<Tunnel>>>,
     /// Virtual hosts for the local address, of the generation with this number.
     candidates: RefCell<(u64, Rc<[usize]>)>,
     /// The peer's address as X-Forwarded-For has it, once it was asked for.
@@ -190,6 +194,7 @@ impl Client {
             sent_before: Cell::new(0),
             reset: Cell::new(false),
             finished: RefCell::new(Vec::new()),
+            switching: RefCell::new(None),
             candidates: RefCell::new(candidates),
             forwarded_for: OnceCell::new(),
             asked: RefCell::new(None),
@@ -441,6 +446,27 @@ impl Client {
             }
         });
         alarm.limit(LINGER, drained).await;
+    }
+
+    /// The connection becomes a tunnel when hyper is done with it.
+    pub(crate) fn switch(&self, tunnel: Box<Tunnel>) {
+        self.switching.replace(Some(tunnel));
+    }
+
+    /// Ends a tunnel that never began: it holds the client, and the client it.
+    pub(crate) fn give_up_switch(&self) {
+        if self.switching.take().is_some() {
+            self.settle();
+        }
+    }
+
+    /// Tells the client that nothing more comes, and goes on reading.
+    fn poll_end(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.stream.borrow_mut().poll_goodbye(cx))?;
+        let stream = self.stream.borrow();
+        let socket = stream.socket().ok_or(io::ErrorKind::NotConnected)?;
+        rustix::net::shutdown(socket, rustix::net::Shutdown::Write)?;
+        Poll::Ready(Ok(()))
     }
 
     /// Reads from the socket into the shard's scratch buffer, at most `limit` bytes, and shows them

@@ -228,6 +228,13 @@ impl Exchange {
         }
     }
 
+    /// Longest wait for the member that it was given to.
+    pub(crate) fn member_timeout(&self) -> Duration {
+        self.engagement()
+            .and_then(|(balancing, engaged)| balancing.members[engaged.member].spec.timeout)
+            .unwrap_or(self.host().member_timeout)
+    }
+
     /// The request failed. The first reason stays.
     pub(crate) fn fail(&mut self, reason: Reason) {
         self.reason.get_or_insert(reason);
@@ -422,7 +429,10 @@ impl Exchange {
         {
             progress.abandon();
         }
-        self.took(Latency::Total, took);
+        if self.status != StatusCode::SWITCHING_PROTOCOLS.as_u16() {
+            // A tunnel's life is not how long somebody waited.
+            self.took(Latency::Total, took);
+        }
         tally.member_request(balancing.members[engaged.member].key.id, self.status);
         let balancer = &balancing.balancer;
         let cell = balancer.cell(engaged.member);

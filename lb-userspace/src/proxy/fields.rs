@@ -81,12 +81,14 @@ static HOP_BY_HOP: [(Present, HeaderName); 8] = [
 const ANY_HOP: Present = Present(0xff);
 
 /// What the Connection field said, and what fields are left.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Connection {
     /// `close`.
     pub close: bool,
     /// `keep-alive`.
     pub keep_alive: bool,
+    /// The one protocol that the Upgrade field asks for, if the Connection field names that field.
+    pub upgrade: Option<HeaderValue>,
     /// Of the fields that are not taken out always: which there are.
     pub present: Present,
 }
@@ -110,6 +112,7 @@ pub fn strip(fields: &mut HeaderMap, direction: Direction) -> Connection {
     let mut said = Connection::default();
     if present.has(Present::CONNECTION) {
         let mut named = Vec::new();
+        let mut upgrade = false;
         for value in fields.get_all(header::CONNECTION) {
             for token in value.as_bytes().split(|&byte| byte == b',') {
                 let token = token.trim_ascii();
@@ -117,12 +120,18 @@ pub fn strip(fields: &mut HeaderMap, direction: Direction) -> Connection {
                     said.close = true;
                 } else if token.eq_ignore_ascii_case(b"keep-alive") {
                     said.keep_alive = true;
+                } else if token.eq_ignore_ascii_case(b"upgrade") {
+                    // Taken out below, as always.
+                    upgrade = true;
                 } else if let Ok(name) = HeaderName::from_bytes(token)
                     && !is_protected(&name)
                 {
                     named.push(name);
                 }
             }
+        }
+        if upgrade && present.has(Present::UPGRADE) {
+            said.upgrade = single_protocol(fields);
         }
         if !named.is_empty() {
             for name in named {
@@ -141,6 +150,18 @@ pub fn strip(fields: &mut HeaderMap, direction: Direction) -> Connection {
     }
     said.present = present;
     said
+}
+
+/// The value of the Upgrade field, if there is one such field and it names one protocol (RFC 9110
+/// section 7.8): `name` or `name/version`.
+fn single_protocol(fields: &HeaderMap) -> Option<HeaderValue> {
+    let mut values = fields.get_all(header::UPGRADE).iter();
+    let (value, None) = (values.next()?, values.next()) else {
+        return None;
+    };
+    let text = value.as_bytes();
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(byte);
+    (!text.is_empty() && text.iter().all(is_token)).then(|| value.clone())
 }
 
 fn is_protected(name: &HeaderName) -> bool {
@@ -361,6 +382,33 @@ mod tests {
             ],
         ] {
             assert!(check_framing(&mut fields(bad)).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn upgrade_is_asked_for_by_one_protocol_that_connection_names() {
+        let asked = |list: &[(&'static str, &'static str)]| {
+            let mut map = fields(list);
+            let said = strip(&mut map, Direction::Request);
+            assert!(names(&map).is_empty(), "{list:?}");
+            said.upgrade
+        };
+        let websocket = ("upgrade", "WebSocket");
+        for connection in ["Upgrade", "keep-alive, upgrade", "upgrade,close"] {
+            let asked = asked(&[("connection", connection), websocket]);
+            assert_eq!(asked.expect("asked"), "WebSocket", "{connection}");
+        }
+        for none in [
+            &[websocket][..],
+            &[("connection", "keep-alive"), websocket],
+            &[("connection", "upgraded"), websocket],
+            &[("connection", "upgrade")],
+            &[("connection", "upgrade"), websocket, websocket],
+            &[("connection", "upgrade"), ("upgrade", "websocket, h2c")],
+            &[("connection", "upgrade"), ("upgrade", "")],
+            &[("connection", "upgrade"), ("upgrade", "a b")],
+        ] {
+            assert_eq!(asked(none), None, "{none:?}");
         }
     }
 

@@ -38,10 +38,13 @@ use crate::{
 };
 
 mod attempt;
+mod cookie;
 mod outgoing;
+mod switch;
 
 use attempt::attempt;
 use outgoing::{Outgoing, add_fields, add_via, target};
+pub(crate) use switch::Reply;
 
 const LOG: &str = "sluice::proxy";
 
@@ -112,7 +115,7 @@ pub(crate) async fn answer(
     shard: Rc<Shard>,
     client: Rc<Client>,
     request: Request<Incoming>,
-) -> Result<Response<ReplyBody>, Abort> {
+) -> Result<Response<Reply>, Abort> {
     logged(respond(shard, client, None, request)).await
 }
 
@@ -122,7 +125,7 @@ pub(crate) async fn answer_stream(
     client: Rc<Client>,
     stream: Rc<Stream>,
     request: Request<Incoming>,
-) -> Result<Response<ReplyBody>, Abort> {
+) -> Result<Response<Reply>, Abort> {
     logged(respond(shard, client, Some(stream), request)).await
 }
 
@@ -143,7 +146,7 @@ async fn respond(
     client: Rc<Client>,
     stream: Option<Rc<Stream>>,
     request: Request<Incoming>,
-) -> Result<Response<ReplyBody>, Abort> {
+) -> Result<Response<Reply>, Abort> {
     let current = shard.current().ok_or(Abort::Unconfigured)?;
     let (mut parts, body) = request.into_parts();
     let refusal = match &stream {
@@ -260,16 +263,7 @@ async fn respond(
     // Redirect rules are the exception; a clone of the target is all they cost.
     let target = (!exchange.host().reverses.is_empty()).then(|| parts.uri.clone());
     let outcome = match ruled {
-        Ok(()) => {
-            forward(
-                &mut exchange,
-                parts,
-                said.present,
-                Some(body),
-                asked.as_deref(),
-            )
-            .await
-        }
+        Ok(()) => forward(&mut exchange, parts, said, Some(body), asked.as_deref()).await,
         Err(Stop::Fail(status, reason)) => {
             Err(Attempt::Failed(Failure::plain(status).because(reason)))
         }
@@ -303,7 +297,7 @@ async fn instead(
     asked: Option<&Asked>,
     target: Option<&Uri>,
     wishes: Wishes,
-) -> Response<ReplyBody> {
+) -> Response<Reply> {
     let status = match &failed {
         Ok(failure) => failure.status,
         Err(response) => response.status(),
@@ -371,7 +365,7 @@ async fn document(
     let outcome = match policy::rule(exchange, &mut parts) {
         Ok(()) => {
             let said = fields::strip(&mut parts.headers, Direction::Request);
-            forward(exchange, parts, said.present, None, asked)
+            forward(exchange, parts, said, None, asked)
                 .await
                 .ok()
         }
@@ -409,7 +403,7 @@ fn asked_host(client: &Client, parts: &Parts) -> Result<Option<Rc<Asked>>, vhost
 async fn forward(
     exchange: &mut Exchange,
     mut parts: Parts,
-    present: Present,
+    said: fields::Connection,
     body: Option<Incoming>,
     asked: Option<&Asked>,
 ) -> Result<(Response<Incoming>, Upstream), Attempt> {
@@ -446,7 +440,7 @@ async fn forward(
     };
     let same_path = *path == *raw && parts.uri.authority().is_none();
     let path = (!same_path).then(|| path.into_owned());
-    let hops = if present.has(Present::MAX_FORWARDS) {
+    let hops = if said.present.has(Present::MAX_FORWARDS) {
         fields::max_forwards(&parts.headers)
     } else {
         MaxForwards::Unlimited
@@ -485,7 +479,7 @@ async fn forward(
         sticky::session(sticky, &url, cookies.iter().map(HeaderValue::as_bytes))
     });
     add_fields(exchange, &mut parts, asked);
-    let mut outgoing = Outgoing::new(exchange, parts, present, body).await?;
+    let mut outgoing = Outgoing::new(exchange, parts, said, body).await?;
 
     // Members differ in what they put before it.
     let asked_for = outgoing.parts.uri.clone();
@@ -574,7 +568,10 @@ fn relay(
     asked: Option<&Asked>,
     target: Option<&Uri>,
     wishes: Wishes,
-) -> Response<ReplyBody> {
+) -> Response<Reply> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return switch::tunnel(exchange, response, upstream);
+    }
     exchange.first_byte();
     let (mut parts, body) = response.into_parts();
     parts.version = Version::HTTP_11;
@@ -599,6 +596,7 @@ fn relay(
         let origin = format!("{scheme}://{asked}");
         reverse::rewrite_fields(&host.reverses, &path, &mut parts.headers, &origin);
     }
+    cookie::set(&exchange, &mut parts.headers);
     add_via(&exchange, &mut parts.headers, asked, Direction::Response);
     let mut wishes = wishes;
     let mut has_server = said.present.has(Present::SERVER);
@@ -613,19 +611,12 @@ fn relay(
     }
     keep_or_close(&mut exchange, &mut parts.headers, wishes);
     exchange.answer(parts.status, &parts.headers);
-    let timeout = exchange
-        .engaged
-        .as_ref()
-        .and_then(|engaged| {
-            let balancing = &exchange.current.plan.balancers[engaged.balancer];
-            balancing.members[engaged.member].spec.timeout
-        })
-        .unwrap_or(exchange.host().member_timeout);
+    let timeout = exchange.member_timeout();
     let body = ReplyBody::member(body, upstream, timeout, exchange);
-    Response::from_parts(parts, body)
+    Response::from_parts(parts, Reply::Body(body))
 }
 
-fn error_page(mut exchange: Exchange, failure: &Failure, wishes: Wishes) -> Response<ReplyBody> {
+fn error_page(mut exchange: Exchange, failure: &Failure, wishes: Wishes) -> Response<Reply> {
     let by_status = Reason::of_status(failure.status.as_u16());
     exchange.fail(failure.reason.unwrap_or(by_status));
     let page = page::error(failure.status, failure.detail);
@@ -637,7 +628,7 @@ fn error_page(mut exchange: Exchange, failure: &Failure, wishes: Wishes) -> Resp
 }
 
 /// An answer of our own.
-fn own(mut exchange: Exchange, response: Response<Bytes>, wishes: Wishes) -> Response<ReplyBody> {
+fn own(mut exchange: Exchange, response: Response<Bytes>, wishes: Wishes) -> Response<Reply> {
     let (mut parts, mut body) = response.into_parts();
     let mut wishes = wishes;
     if exchange.ruling.is_some() {
@@ -656,7 +647,7 @@ fn own(mut exchange: Exchange, response: Response<Bytes>, wishes: Wishes) -> Res
     }
     keep_or_close(&mut exchange, &mut parts.headers, wishes);
     exchange.answer(parts.status, &parts.headers);
-    Response::from_parts(parts, ReplyBody::page(body, exchange))
+    Response::from_parts(parts, Reply::Body(ReplyBody::page(body, exchange)))
 }
 
 /// Decides whether the connection stays, and says so as httpd does: the count of

@@ -7,6 +7,7 @@ use std::{
     cell::{Cell, RefCell},
     io,
     net::SocketAddr,
+    path::Path,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -14,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use hyper::{
     client::conn::http1::{self, SendRequest},
     rt::{Read, ReadBufCursor, Write},
@@ -22,7 +24,7 @@ use hyper_util::rt::TokioIo;
 use rustix::{io::Errno, net::RecvFlags};
 use tokio::{
     io::{AsyncRead, ReadBuf},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream, UnixStream},
     sync::Notify,
 };
 
@@ -50,6 +52,8 @@ pub(crate) struct Link {
     pub(crate) alarm: Alarm,
     shard: Rc<Shard>,
     place: Option<Place>,
+    /// What hyper had read behind a 101 when it let go of the connection.
+    leftover: Cell<Bytes>,
 }
 
 impl Drop for Link {
@@ -202,6 +206,55 @@ impl Link {
         self.head_bound.set(u64::MAX);
     }
 
+    /// What the member sent behind its 101.
+    pub(crate) fn take_leftover(&self) -> Bytes {
+        self.leftover.take()
+    }
+
+    /// Reads without hyper.
+    pub(crate) fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut Incoming(self)).poll_read(cx, buffer)
+    }
+
+    /// Writes without hyper.
+    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = self.stream.borrow_mut().poll_write(cx, bytes);
+        self.wrote(written)
+    }
+
+    /// Pending while TLS holds records.
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.borrow_mut().poll_flush(cx)
+    }
+
+    /// Tells the member that nothing more comes, and goes on reading.
+    pub(crate) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut stream = self.stream.borrow_mut();
+        ready!(stream.poll_flush(cx))?;
+        stream.say_goodbye(cx);
+        rustix::net::shutdown(stream.socket(), rustix::net::Shutdown::Write)?;
+        Poll::Ready(Ok(()))
+    }
+
+    /// The member shall see that the other side broke.
+    pub(crate) fn reset_on_close(&self) {
+        let stream = self.stream.borrow();
+        // Best effort: without it the member sees an ordinary end.
+        let _ = socket2::SockRef::from(&stream.socket()).set_linger(Some(Duration::ZERO));
+    }
+
+    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(count)) = written {
+            self.sent.set(self.sent.get() + count as u64);
+            self.moved.set(self.shard.wheel.now());
+        }
+        written
+    }
+
     /// Whether somebody waits for a place with this member.
     fn is_wanted(&self) -> bool {
         self.place
@@ -305,13 +358,12 @@ async fn connect(
     let connected = Cell::new(false);
     // One deadline for both.
     let opening = async {
-        let stream = TcpStream::connect(address).await.map_err(|error| {
-            if is_local(&error) {
-                ConnectError::Local(error)
-            } else {
-                ConnectError::Refused(error)
-            }
-        })?;
+        if let Some(path) = &member.spec.socket {
+            return connect_unix(shard, path).await.map(Line::Unix);
+        }
+        let stream = connect_tcp(address, member.spec.receive_buffer)
+            .await
+            .map_err(failed)?;
         stream.set_nodelay(true).map_err(ConnectError::Refused)?;
         if member.spec.keepalive {
             socket2::SockRef::from(&stream)
@@ -345,6 +397,7 @@ async fn connect(
         alarm,
         shard: Rc::clone(shard),
         place: Some(place),
+        leftover: Cell::default(),
     });
     let io = LinkIo {
         link: Rc::clone(&link),
@@ -354,10 +407,16 @@ async fn connect(
         .handshake(io)
         .await
         .map_err(|error| ConnectError::Refused(io::Error::other(error)))?;
+    let own = Rc::clone(&link);
     tokio::task::spawn_local(async move {
-        // Whoever uses the connection gets the error; on an idle one there is nobody to tell.
-        if let Err(error) = connection.await {
-            tracing::trace!(target: "sluice::proxy", "member {address}: {error}");
+        let mut connection = connection;
+        match (&mut connection).await {
+            // For a tunnel, which waits for this task's turn.
+            Ok(()) => own.leftover.set(connection.into_parts().read_buf),
+            // Whoever uses the connection gets the error; on an idle one there is nobody to tell.
+            Err(error) => {
+                tracing::trace!(target: "sluice::proxy", "member {address}: {error}");
+            }
         }
     });
     Ok(Upstream {
@@ -371,6 +430,41 @@ async fn connect(
     })
 }
 
+async fn connect_tcp(address: SocketAddr, receive_buffer: Option<u32>) -> io::Result<TcpStream> {
+    let Some(bytes) = receive_buffer else {
+        return TcpStream::connect(address).await;
+    };
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
+    // Before the handshake, which tells the member of the window.
+    socket.set_recv_buffer_size(bytes)?;
+    socket.connect(address).await
+}
+
+/// Connects to a Unix socket. A full queue is waited for as TCP waits: the kernel says so at once.
+async fn connect_unix(shard: &Shard, path: &Path) -> Result<UnixStream, ConnectError> {
+    let pause = shard.wheel.alarm();
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            connected => return connected.map_err(failed),
+        }
+        pause.set(TICK);
+        pause.reached().await;
+    }
+}
+
+fn failed(error: io::Error) -> ConnectError {
+    if is_local(&error) {
+        ConnectError::Local(error)
+    } else {
+        ConnectError::Refused(error)
+    }
+}
+
 /// Whether a failed connect says nothing about the member.
 fn is_local(error: &io::Error) -> bool {
     let own = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
@@ -380,16 +474,6 @@ fn is_local(error: &io::Error) -> bool {
 /// The transport of a connection to a member.
 struct LinkIo {
     link: Rc<Link>,
-}
-
-impl LinkIo {
-    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(count)) = written {
-            self.link.sent.set(self.link.sent.get() + count as u64);
-            self.link.moved.set(self.link.shard.wheel.now());
-        }
-        written
-    }
 }
 
 impl Read for LinkIo {
@@ -432,8 +516,7 @@ impl Write for LinkIo {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = self.link.stream.borrow_mut().poll_write(cx, bytes);
-        self.wrote(written)
+        self.link.poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -445,7 +528,7 @@ impl Write for LinkIo {
             let mut stream = self.link.stream.borrow_mut();
             stream.poll_write_vectored(&self.link.shard, cx, slices)
         };
-        self.wrote(written)
+        self.link.wrote(written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -82,6 +82,8 @@ reasons! {
     ResponseBodyTimeout = "response_body_timeout";
     /// The client left before the response's end.
     ClientGone = "client_gone";
+    /// Nothing came through a tunnel for as long as its timeout allows.
+    TunnelIdle = "tunnel_idle";
     /// The client did not take the response for as long as `H2StreamTimeout` allows.
     ClientStalled = "client_stalled";
     /// The HTTP/2 connection was closed for what it flooded the proxy with.

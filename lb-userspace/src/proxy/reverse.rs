@@ -48,7 +48,12 @@ impl Rule {
                         .iter()
                         .map(|member| {
                             let sub = if path == "/" { "" } else { path.as_str() };
-                            format!("{}{sub}", member.url)
+                            // A socket is no part of what a member says of itself.
+                            let url = match (&member.socket, member.url.split_once('|')) {
+                                (Some(_), Some((_, url))) => url,
+                                _ => &member.url,
+                            };
+                            format!("{url}{sub}")
                         })
                         .collect(),
                     joins: reverse.path == "/",

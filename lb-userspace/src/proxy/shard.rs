@@ -580,7 +580,10 @@ impl Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.shard.clients.borrow_mut().remove(self.number);
+        let client = self.shard.clients.borrow_mut().remove(self.number);
+        if let Some(client) = client.upgrade() {
+            client.give_up_switch();
+        }
     }
 }
 

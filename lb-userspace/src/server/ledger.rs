@@ -236,6 +236,7 @@ impl Ledger {
             open: counters.number(columns, Number::Open),
             idle: counters.number(columns, Number::Idle),
             waiting: counters.number(columns, Number::Waiting),
+            tunnels: counters.number(columns, Number::Tunnels),
             lines_lost: counters.number(columns, Number::LinesLost) + self.lines_lost.get(),
             usage: Vec::new(),
             classes: counters.classes(columns),

@@ -81,6 +81,10 @@ pub(crate) enum PreflightError {
 /// How long a name may take to resolve.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Address of members behind a Unix socket: packets go to none.
+const NOWHERE: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
+
 /// Address of every member: `[b][m]` of `spec.balancers[b].members[m]`. The first one the resolver
 /// gives, IPv4 before IPv6 as httpd's APR does with an IPv4 host.
 pub(crate) async fn resolve(spec: &Spec) -> Result<Vec<Vec<SocketAddr>>, PreflightError> {
@@ -89,6 +93,10 @@ pub(crate) async fn resolve(spec: &Spec) -> Result<Vec<Vec<SocketAddr>>, Preflig
     for balancer in &spec.balancers {
         let mut addresses = Vec::with_capacity(balancer.members.len());
         for member in &balancer.members {
+            if member.socket.is_some() {
+                addresses.push(NOWHERE);
+                continue;
+            }
             let key = (member.host.clone(), member.port);
             let address = if let Some(address) = known.get(&key) {
                 *address

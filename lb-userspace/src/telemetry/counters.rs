@@ -80,10 +80,18 @@ pub enum Number {
     H2Resets,
     /// HTTP/2 connections closed for what they flooded us with.
     H2Floods,
+    /// Connections that are tunnels (gauge).
+    Tunnels,
 }
 
 impl Number {
-    const GAUGES: [Self; 4] = [Self::Clients, Self::Open, Self::Idle, Self::Waiting];
+    const GAUGES: [Self; 5] = [
+        Self::Clients,
+        Self::Open,
+        Self::Idle,
+        Self::Waiting,
+        Self::Tunnels,
+    ];
 }
 
 // Offsets within a block, in cells of 8 bytes; each part begins on a cache line.
@@ -101,7 +109,7 @@ const BLOCK: usize = HANDSHAKE + HANDSHAKES;
 const DIRECTORY: usize = MAX_BALANCERS * 2;
 
 const _: () =
-    assert!((Number::H2Floods as usize) < CLASS && CLASSES <= MEMBER_CELLS && BUCKETS < 32);
+    assert!((Number::Tunnels as usize) < CLASS && CLASSES <= MEMBER_CELLS && BUCKETS < 32);
 
 /// Which of a balancer's histograms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -210,6 +210,9 @@ fn member(url: &str) -> Member {
         keepalive: false,
         disablereuse: false,
         response_field_size: 8192,
+        receive_buffer: None,
+        socket: None,
+        upgrade: sluice::config::spec::Upgrade::Never,
         health: sluice::config::spec::Health::default(),
         at: At::default(),
     }

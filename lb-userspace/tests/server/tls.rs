@@ -33,7 +33,7 @@ mod stock;
 mod traffic;
 
 /// A certificate of its own authority, `NAME.pem` and `NAME.key` in `dir`.
-fn make(dir: &Path, name: &str, names: &str, kind: &[&str]) {
+pub(super) fn make(dir: &Path, name: &str, names: &str, kind: &[&str]) {
     let output = Command::new("openssl")
         .args(["req", "-x509", "-nodes", "-days", "30", "-subj"])
         .arg(format!("/CN={name}"))
@@ -63,7 +63,7 @@ fn openssl(dir: &Path, args: &[&str]) {
 }
 
 /// `NAME.pem` and `NAME.key` in `dir`, signed by `issuer`.
-fn issue(dir: &Path, name: &str, issuer: &str, names: &str, days: i32, extension: &str) {
+pub(super) fn issue(dir: &Path, name: &str, issuer: &str, names: &str, days: i32, extension: &str) {
     let file = |kind: &str| format!("{name}.{kind}");
     fs::write(
         dir.join(file("ext")),
@@ -105,7 +105,7 @@ fn issue(dir: &Path, name: &str, issuer: &str, names: &str, days: i32, extension
 }
 
 /// Small keys are made and used quickly.
-const EC: &[&str] = &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"];
+pub(super) const EC: &[&str] = &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"];
 const RSA: &[&str] = &["-newkey", "rsa:2048"];
 
 /// A sluice with TLS on `port`.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Call, Fault};
 use crate::config::{
     draft::BalancerDraft,
-    spec::{Health, LbMethod, Member, Place, Scheme, Sticky},
+    spec::{Health, LbMethod, Member, Place, Scheme, Sticky, Upgrade},
     status::parse_status_flags,
     url::WorkerUrl,
     value::{self, Unit, atoi},
@@ -14,24 +14,23 @@ use crate::config::{
 /// Parses the URL of a worker of a scheme that this version speaks. The error is what follows the
 /// directive's name.
 pub(super) fn worker_url(text: &str) -> Result<WorkerUrl, String> {
-    if text
-        .get(..5)
-        .is_some_and(|start| start.eq_ignore_ascii_case("unix:"))
-    {
-        return Err(
-            "to a Unix socket (unix:) is not supported by this version of sluice".to_owned(),
-        );
-    }
     let url = WorkerUrl::parse(text).map_err(|error| error.to_string())?;
-    match url.scheme.as_str() {
-        "http" | "https" => Ok(url),
-        "h2" | "h2c" | "ws" | "wss" | "ajp" | "fcgi" | "scgi" | "uwsgi" | "ftp" | "fdpass"
-        | "tcp" | "udp" => Err(format!(
-            "to {}:// is not supported by this version of sluice",
+    if url.socket.is_some() && matches!(url.scheme.as_str(), "https" | "wss") {
+        return Err(format!(
+            "to {}:// over a Unix socket is not supported by this version of sluice",
             url.scheme
-        )),
+        ));
+    }
+    match url.scheme.as_str() {
+        "http" | "https" | "ws" | "wss" => Ok(url),
+        "h2" | "h2c" | "ajp" | "fcgi" | "scgi" | "uwsgi" | "ftp" | "fdpass" | "tcp" | "udp" => {
+            Err(format!(
+                "to {}:// is not supported by this version of sluice",
+                url.scheme
+            ))
+        }
         scheme => Err(format!(
-            "to {scheme}://: unknown scheme; this version has http:// and https://"
+            "to {scheme}://: unknown scheme; this version has http://, https://, ws:// and wss://"
         )),
     }
 }
@@ -57,15 +56,20 @@ pub(super) fn member_url(text: &str) -> Result<WorkerUrl, String> {
 /// A member with every key at its default.
 pub(super) fn member(url: &WorkerUrl, at: Place) -> Member {
     let scheme = match url.scheme.as_str() {
-        "https" => Scheme::Https,
+        "https" | "wss" => Scheme::Https,
         "tcp" => Scheme::Tcp,
         "udp" => Scheme::Udp,
         _ => Scheme::Http,
+    };
+    let upgrade = match url.scheme.as_str() {
+        "ws" | "wss" => Upgrade::To(vec!["websocket".to_owned()]),
+        _ => Upgrade::Never,
     };
     Member {
         url: format!("{}{}", url.authority(), url.path),
         scheme,
         tls: None,
+        socket: url.socket.clone().map(Into::into),
         host: url.host.clone(),
         port: url.port.unwrap_or(scheme.default_port()),
         path: url.path.clone(),
@@ -83,6 +87,8 @@ pub(super) fn member(url: &WorkerUrl, at: Place) -> Member {
         keepalive: false,
         disablereuse: false,
         response_field_size: 8192,
+        receive_buffer: None,
+        upgrade,
         health: Health::default(),
         at,
     }
@@ -265,6 +271,72 @@ fn set_member_key(
             let bytes = whole(call, index, value, 0, why)?;
             member.response_field_size = if bytes == 0 { 8192 } else { bytes };
         }
+        "receivebuffersize" => {
+            let why = "ReceiveBufferSize must be >= 512 bytes, or 0 for system default.";
+            member.receive_buffer = buffer_size(call, index, value, why)?;
+        }
+        "iobuffersize" => {
+            let why = "IOBufferSize must be >= 512 bytes, or 0 for system default.";
+            buffer_size(call, index, value, why)?;
+            no_effect(
+                call,
+                index,
+                key,
+                "reads and writes have the size that there is to read and write",
+            );
+        }
+        "min" => {
+            whole(call, index, value, 0, "Min must be a positive number")?;
+            no_effect(
+                call,
+                index,
+                key,
+                "no connection is made before it is needed, and idle ones stay for ttl",
+            );
+        }
+        "smax" => {
+            whole(call, index, value, 0, "Smax must be a positive number")?;
+            no_effect(
+                call,
+                index,
+                key,
+                "ttl alone says how long idle connections stay",
+            );
+        }
+        "flushpackets" => {
+            if value::flag(value).is_none() && !value.eq_ignore_ascii_case("auto") {
+                return Err(wrong("flushpackets must be on|off|auto"));
+            }
+            no_effect(
+                call,
+                index,
+                key,
+                "responses are always passed on as they come",
+            );
+        }
+        "flushwait" => {
+            let why = "flushwait must be <= 1000, or 0 for system default of 10 millseconds.";
+            if whole(call, index, value, 0, why)? > 1000 {
+                return Err(wrong(why));
+            }
+            no_effect(
+                call,
+                index,
+                key,
+                "responses are always passed on as they come",
+            );
+        }
+        "flusher" => {
+            if value.len() >= 16 {
+                return Err(wrong("flusher name length must be < 16 characters"));
+            }
+            no_effect(call, index, key, "it is for fdpass:// members");
+        }
+        "secret" => {
+            short(value, "Secret length must be < 64 characters")?;
+            no_effect(call, index, key, "it is for ajp:// members");
+        }
+        "upgrade" => member.upgrade = upgrade(value)?,
         "hcmethod" | "hcinterval" | "hcpasses" | "hcfails" | "hcuri" | "hcexpr" | "hctemplate" => {
             super::health::set(call, &mut member.health, key, value)?;
         }
@@ -281,6 +353,42 @@ fn set_member_key(
         }
     }
     Ok(())
+}
+
+/// A key that is taken and changes nothing, in httpd's model alone or with members of another kind.
+fn no_effect(call: &mut Call<'_, '_>, index: usize, key: &str, why: &str) {
+    let message = format!("member key '{key}' has no effect: {why}");
+    call.notice(Fault::new(message).at(index));
+}
+
+fn buffer_size(
+    call: &mut Call<'_, '_>,
+    index: usize,
+    value: &str,
+    why: &str,
+) -> Result<Option<u32>, Problem> {
+    let bytes = whole(call, index, value, 0, why)?;
+    if (1..512).contains(&bytes) {
+        return Err(wrong(why));
+    }
+    Ok((bytes > 0).then_some(bytes))
+}
+
+/// A protocol, several with commas, `ANY` or `NONE`.
+fn upgrade(value: &str) -> Result<Upgrade, Problem> {
+    if value.len() >= 16 {
+        return Err(wrong("upgrade protocol length must be < 16 characters"));
+    }
+    Ok(match value.to_ascii_lowercase().as_str() {
+        "" | "none" => Upgrade::Never,
+        "any" | "*" => Upgrade::Any,
+        list => Upgrade::To(
+            list.split(',')
+                .map(|name| name.trim().to_owned())
+                .filter(|name| !name.is_empty())
+                .collect(),
+        ),
+    })
 }
 
 /// A number as C's `atof` reads it: as much of the text as makes one.
@@ -354,6 +462,7 @@ fn set_balancer_key(
                 path: path.to_owned(),
                 separator: Some('.'),
                 scolonpathdelim: false,
+                cookie_written: false,
             });
         }
         "stickysessionsep" => {
@@ -366,6 +475,9 @@ fn set_balancer_key(
         }
         "scolonpathdelim" => {
             draft.scolonpathdelim = on_off(value, "scolonpathdelim must be On|Off")?;
+        }
+        "stickycookie" => {
+            draft.cookie_written = on_off(value, "stickycookie must be On|Off")?;
         }
         "nofailover" => balancer.nofailover = on_off(value, "failover must be On|Off")?,
         "timeout" => {
@@ -428,6 +540,15 @@ pub(super) const MEMBER_KEYS: &[Key] = &[
     ("disablereuse", "Off", "a connection for each request"),
     ("enablereuse", "On", "the same, the other way round"),
     ("responsefieldsize", "8192", "bytes of the longest header field of a response; 0 is the default"),
+    ("receivebuffersize", "0", "bytes of its connections' receive buffers, at least 512; 0 is the system's default"),
+    ("iobuffersize", "8192", "no effect: reads and writes have the size that there is to read and write"),
+    ("min", "0", "no effect: no connection is made before it is needed"),
+    ("smax", "max", "no effect: ttl alone says how long idle connections stay"),
+    ("flushpackets", "Off", "no effect: responses are always passed on as they come"),
+    ("flushwait", "10", "no effect: responses are always passed on as they come"),
+    ("flusher", "flush", "no effect: it is for fdpass:// members"),
+    ("secret", "", "no effect: it is for ajp:// members"),
+    ("upgrade", "NONE", "protocols that a client may switch a connection to: websocket, another name, ANY (but h2c, which has to be named) or NONE; ws:// and wss:// mean websocket"),
     ("hcmethod", "None", "how its health is checked: None, TCP, OPTIONS, HEAD, GET, and OPTIONS11, HEAD11, GET11 for HTTP/1.1; members of balancers only"),
     ("hcinterval", "30", "time between two checks, at least 100ms; seconds, or with unit; varied by a tenth, so that checks spread"),
     ("hcpasses", "1", "checks that must succeed before a failed member is used again"),
@@ -437,21 +558,7 @@ pub(super) const MEMBER_KEYS: &[Key] = &[
     ("hctemplate", "", "name of the ProxyHCTemplate whose keys are taken over"),
 ];
 /// Keys of a member that this version refuses.
-pub(super) const MEMBER_KEYS_NOT_YET: &[&str] = &[
-    "ping",
-    "min",
-    "smax",
-    "addressttl",
-    "flushpackets",
-    "flushwait",
-    "iobuffersize",
-    "receivebuffersize",
-    "secret",
-    "upgrade",
-    "flusher",
-    "hcpath",
-    "rampup",
-];
+pub(super) const MEMBER_KEYS_NOT_YET: &[&str] = &["ping", "addressttl", "hcpath", "rampup"];
 /// Keys of a balancer.
 #[rustfmt::skip] // One row a line: it is read as a table.
 pub(super) const BALANCER_KEYS: &[Key] = &[
@@ -459,6 +566,7 @@ pub(super) const BALANCER_KEYS: &[Key] = &[
     ("stickysession", "", "NAME of the cookie and path parameter with the session's route, or COOKIE|PARAMETER; under 64 bytes"),
     ("stickysessionsep", ".", "character before the route, or Off: the whole value is the route"),
     ("scolonpathdelim", "Off", "whether ; ends a path parameter too"),
+    ("stickycookie", "Off", "whether sluice writes the session's cookie, so that no Header line is needed; members without route get one made of their URL"),
     ("nofailover", "Off", "503 where a session's member is not usable"),
     ("timeout", "0", "seconds to wait for a usable member before 503, at least 1 where given"),
     ("maxattempts", "members - 1", "members tried after the first"),
@@ -467,11 +575,5 @@ pub(super) const BALANCER_KEYS: &[Key] = &[
     ("forcerecovery", "On", "whether all members are tried again when all are in error"),
 ];
 /// Keys of a balancer that this version refuses.
-pub(super) const BALANCER_KEYS_NOT_YET: &[&str] = &[
-    "growth",
-    "nonce",
-    "stickycookie",
-    "retrybudget",
-    "ejectmax",
-    "hashkey",
-];
+pub(super) const BALANCER_KEYS_NOT_YET: &[&str] =
+    &["growth", "nonce", "retrybudget", "ejectmax", "hashkey"];

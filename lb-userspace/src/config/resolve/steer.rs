@@ -122,6 +122,15 @@ fn check_member(reports: &mut Reports, own: &SteerDraft, member: &Member, ports_
     let mut error = |message: String, help: &str| {
         reports.push(Severity::Error, own.mark.at(), message, help);
     };
+    if member.socket.is_some() {
+        let message = format!(
+            "SteerPass {}: {} is behind a Unix socket, where no packet gets to",
+            service(own),
+            at_member(member)
+        );
+        error(message, "give it a balancer of its own");
+        return;
+    }
     let wrong = match (own.transport, member.scheme) {
         (Transport::Tcp, Scheme::Udp) => Some("tcp"),
         (Transport::Udp, Scheme::Tcp | Scheme::Http | Scheme::Https) => Some("udp"),

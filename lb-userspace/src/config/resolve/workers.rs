@@ -3,7 +3,9 @@
 //! A name with a member's URL is the member's identity (DESIGN section 5), so two virtual hosts
 //! that each define a balancer of one name get names with the virtual host's in them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, hash::Hasher as _};
+
+use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
 use super::Names;
 use crate::config::{
@@ -48,6 +50,7 @@ fn balancers(draft: &mut Draft<'_>, list: &mut Vec<Balancer>, names: &mut Names)
                 continue;
             }
             warn_empty(draft, &own);
+            check_cookie(draft, &own);
             let mut balancer = finish(&own);
             if index > 0 && owners.get(&name).is_some_and(|count| *count > 1) {
                 balancer.name = qualified(&name, &draft.hosts[index], list);
@@ -139,6 +142,7 @@ fn merge(base: &mut BalancerDraft, own: &BalancerDraft) {
             "stickysession" => to.sticky.clone_from(&from.sticky),
             "stickysessionsep" => base.separator = own.separator,
             "scolonpathdelim" => base.scolonpathdelim = own.scolonpathdelim,
+            "stickycookie" => base.cookie_written = own.cookie_written,
             "nofailover" => to.nofailover = from.nofailover,
             "timeout" => to.timeout = from.timeout,
             "maxattempts" => to.maxattempts = from.maxattempts,
@@ -156,8 +160,67 @@ fn finish(draft: &BalancerDraft) -> Balancer {
     if let Some(sticky) = &mut balancer.sticky {
         sticky.separator = draft.separator;
         sticky.scolonpathdelim = draft.scolonpathdelim;
+        sticky.cookie_written = draft.cookie_written;
+        if sticky.cookie_written {
+            for member in &mut balancer.members {
+                if member.route.is_empty() {
+                    member.route = stable_route(&balancer.name, &member.url);
+                }
+            }
+        }
     }
     balancer
+}
+
+/// A route for a member that was given none: the same on every host and after every restart, as
+/// long as balancer and member keep their names, whatever becomes of other members.
+///
+/// A hash keyed with the balancer's name, so that the cookie shows no address; who knows that name
+/// can check a guess.
+pub(crate) fn stable_route(balancer: &str, url: &str) -> String {
+    let mut hasher = SipHasher13::new();
+    hasher.write(b"sluice session route\0");
+    hasher.write(balancer.as_bytes());
+    hasher.write_u8(0);
+    let key = hasher.finish128().as_bytes();
+    let mut hasher = SipHasher13::new_with_key(&key);
+    hasher.write(url.as_bytes());
+    format!("{:016x}", hasher.finish128().h1)
+}
+
+/// What `stickycookie` cannot write.
+fn check_cookie(draft: &mut Draft<'_>, own: &BalancerDraft) {
+    if !own.cookie_written {
+        return;
+    }
+    let name = &own.balancer.name;
+    let mut fail = |message: String, help: &str| {
+        draft
+            .reports
+            .push(Severity::Error, own.mark.at(), message, help);
+    };
+    let Some(sticky) = &own.balancer.sticky else {
+        let message = format!("balancer://{name}: stickycookie=On without stickysession");
+        fail(message, "write stickysession=NAME: it is the cookie's name");
+        return;
+    };
+    // RFC 6265 section 4.1.1: a name is a token, a value has neither blanks nor these.
+    let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    let is_value = |c: char| c.is_ascii_graphic() && !"\",;\\".contains(c);
+    if sticky.cookie.is_empty() || !sticky.cookie.chars().all(is_token) {
+        let message = format!(
+            "stickycookie=On: '{}' is no name of a cookie",
+            sticky.cookie
+        );
+        fail(message, "");
+    }
+    let routes = own.balancer.members.iter().map(|member| &member.route);
+    for text in routes.cloned().chain(own.separator.map(String::from)) {
+        if !text.chars().all(is_value) {
+            let message = format!("stickycookie=On: a cookie cannot hold '{text}'");
+            fail(message, "");
+        }
+    }
 }
 
 fn workers(draft: &mut Draft<'_>, list: &mut Vec<Balancer>, names: &mut Names) {

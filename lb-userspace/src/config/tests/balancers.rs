@@ -1,7 +1,7 @@
 //! Balancers, members and ProxyPass, and the Spec they make.
 
 use super::*;
-use crate::config::spec::{ReverseTarget, policy::Handler};
+use crate::config::spec::{ReverseTarget, Upgrade, policy::Handler};
 
 #[test]
 fn a_balancer_with_all_its_keys() {
@@ -263,4 +263,69 @@ fn a_status_page_that_is_not_there_keeps_its_path_from_the_members() {
     let section = spec.hosts[0].locations[0].policy;
     let handler = spec.policies[section].handler;
     assert_eq!(handler, Some(Handler::Absent));
+}
+
+#[test]
+fn websocket_members_are_http_members_that_may_switch() {
+    let spec = spec(&format!(
+        "{L}SSLProxyEngine on\n<Proxy balancer://b>\n\
+         BalancerMember ws://h/chat\nBalancerMember wss://h\nBalancerMember http://h upgrade=Foo,bar\n\
+         BalancerMember http://i upgrade=any\nBalancerMember ws://i upgrade=NONE\nBalancerMember http://j\n\
+         </Proxy>\nProxyPass / balancer://b/\n"
+    ));
+    let to = |names: &[&str]| Upgrade::To(names.iter().map(|name| (*name).to_owned()).collect());
+    let members = &balancer(&spec, "b").members;
+    let seen: Vec<_> = members
+        .iter()
+        .map(|m| (m.url.as_str(), m.port, m.tls.is_some(), m.upgrade.clone()))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("ws://h/chat", 80, false, to(&["websocket"])),
+            ("wss://h", 443, true, to(&["websocket"])),
+            ("http://h", 80, false, to(&["foo", "bar"])),
+            ("http://i", 80, false, Upgrade::Any),
+            ("ws://i", 80, false, Upgrade::Never),
+            ("http://j", 80, false, Upgrade::Never),
+        ]
+    );
+}
+
+#[test]
+fn a_unix_socket_is_part_of_a_members_identity() {
+    let spec = spec(&format!(
+        "{L}<Proxy balancer://b>\nBalancerMember unix:/run/A.sock|http://Name/x\n\
+         BalancerMember unix:/run/b.sock|http://name/x\n</Proxy>\nProxyPass /b balancer://b/\n\
+         ProxyPass /a/ unix:/run/A.sock|http://Name:81/\n"
+    ));
+    let members = &balancer(&spec, "b").members;
+    assert_eq!(members[0].url, "unix:/run/A.sock|http://name/x");
+    assert_eq!(members[1].url, "unix:/run/b.sock|http://name/x");
+    let direct = &balancer(&spec, "unix:/run/A.sock|http://name:81/").members[0];
+    assert_eq!(direct.socket.as_deref(), Some("/run/A.sock".as_ref()));
+    assert_eq!((direct.host.as_str(), direct.port), ("name", 81));
+}
+
+#[test]
+fn a_written_cookie_gives_every_member_a_route_of_its_own() {
+    let spec = spec(&format!(
+        "{L}<Proxy balancer://b>\nBalancerMember http://10.0.0.1:8080\nBalancerMember http://10.0.0.2:8080 route=two\n\
+         BalancerMember http://10.0.0.3:8080\nProxySet stickysession=SID stickycookie=On\n</Proxy>\nProxyPass / balancer://b/\n\
+         <Proxy balancer://c>\nBalancerMember http://10.0.0.1:8080\nProxySet stickysession=SID\n</Proxy>\nProxyPass /c balancer://c/\n"
+    ));
+    let app = balancer(&spec, "b");
+    assert!(
+        app.sticky
+            .as_ref()
+            .is_some_and(|sticky| sticky.cookie_written)
+    );
+    let routes: Vec<_> = app.members.iter().map(|m| m.route.as_str()).collect();
+    // The same on every host and in every version: sessions outlive an upgrade.
+    assert_eq!(routes, ["7a18f5490b5d614f", "two", "e5ae72edf2ceeae5"]);
+    assert_eq!(
+        balancer(&spec, "c").members[0].route,
+        "",
+        "without it there is none"
+    );
 }

@@ -200,11 +200,52 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
         )],
     ),
     (
-        "Listen 80\nProxyPass /a unix:/s|http://h",
-        &[(
-            2,
-            "ProxyPass to a Unix socket (unix:) is not supported by this version of sluice",
-        )],
+        "Listen 80\nProxyPass /a unix:s|http://h\nProxyPass /b unix:/s|https://h\nProxyPass /c unix:/s",
+        &[
+            (
+                2,
+                "ProxyPass to a Unix socket: \"s\" is no absolute path of at most 107 bytes",
+            ),
+            (
+                3,
+                "ProxyPass to https:// over a Unix socket is not supported by this version of sluice",
+            ),
+            (4, "ProxyPass Unable to parse URL: unix:/s"),
+        ],
+    ),
+    (
+        "Listen 80\n<Proxy balancer://b>\nBalancerMember http://h upgrade=0123456789abcdef min=-1 iobuffersize=9 receivebuffersize=511 flushpackets=x flushwait=1001\n</Proxy>",
+        &[
+            (
+                3,
+                "BalancerMember upgrade protocol length must be < 16 characters",
+            ),
+            (3, "BalancerMember Min must be a positive number"),
+            (
+                3,
+                "BalancerMember IOBufferSize must be >= 512 bytes, or 0 for system default.",
+            ),
+            (
+                3,
+                "BalancerMember ReceiveBufferSize must be >= 512 bytes, or 0 for system default.",
+            ),
+            (3, "BalancerMember flushpackets must be on|off|auto"),
+            (
+                3,
+                "BalancerMember flushwait must be <= 1000, or 0 for system default of 10 millseconds.",
+            ),
+        ],
+    ),
+    (
+        "Listen 80\n<Proxy balancer://b>\nBalancerMember http://h\nProxySet stickycookie=On\n</Proxy>\nProxyPass / balancer://b/",
+        &[(2, "balancer://b: stickycookie=On without stickysession")],
+    ),
+    (
+        "Listen 80\n<Proxy balancer://b>\nBalancerMember http://h route=a,b\nProxySet stickycookie=On stickysession=A;B|c\n</Proxy>\nProxyPass / balancer://b/",
+        &[
+            (2, "stickycookie=On: 'A;B' is no name of a cookie"),
+            (2, "stickycookie=On: a cookie cannot hold 'a,b'"),
+        ],
     ),
     (
         "Listen 80\nProxyPass /a http://h x",

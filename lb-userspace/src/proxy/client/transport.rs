@@ -76,6 +76,27 @@ impl ClientIo {
         this
     }
 
+    /// What came in and was not given to hyper, behind `read`, which it gives back. hyper has let go
+    /// of the connection: none of this is HTTP any more.
+    pub(super) fn into_unread(mut self, read: &[u8]) -> Vec<u8> {
+        let mut unread = read.to_vec();
+        unread.extend_from_slice(&self.buffer[self.start..]);
+        self.buffer = Vec::new();
+        unread
+    }
+
+    /// Keeps for the tunnel what hyper writes once there is one. `true`: it was kept.
+    fn kept(&self, bytes: &[u8]) -> bool {
+        let mut switching = self.client.switching.borrow_mut();
+        match switching.as_mut() {
+            Some(tunnel) => {
+                tunnel.hold(bytes);
+                true
+            }
+            None => false,
+        }
+    }
+
     /// Gives hyper what passed the gate.
     fn give(&mut self, out: &mut ReadBufCursor<'_>) {
         let count = self.passed.min(out.remaining());
@@ -452,6 +473,9 @@ impl Write for ClientIo {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.kept(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let written = self.client.stream.borrow_mut().poll_write(cx, bytes);
         self.wrote(cx, written)
     }
@@ -461,6 +485,9 @@ impl Write for ClientIo {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if slices.iter().all(|slice| self.kept(slice)) {
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
         let written = {
             let mut stream = self.client.stream.borrow_mut();
             stream.poll_write_vectored(&self.shard, cx, slices)

@@ -14,6 +14,7 @@ use tracing::error;
 use super::{
     Attempt, Failure, LOG,
     outgoing::{Outgoing, upload_failed},
+    switch,
 };
 use crate::{
     balancer::failover::{Cause, NoResponse, Silence},
@@ -56,6 +57,11 @@ pub(super) async fn attempt(
         .parts
         .headers
         .insert(header::CONNECTION, connection);
+    let wanted = outgoing.upgrade.clone();
+    let wanted = wanted.filter(|protocol| member.spec.upgrade.takes(protocol.as_bytes()));
+    if outgoing.upgrade.is_some() {
+        switch::ask(&mut outgoing.parts.headers, wanted.as_ref());
+    }
 
     let safe = matches!(outgoing.parts.method, Method::GET | Method::HEAD)
         && matches!(outgoing.body, RequestBody::Empty);
@@ -89,8 +95,11 @@ pub(super) async fn attempt(
         let request = outgoing.request(replayable);
         let received = upstream.link.received.get();
         let failed = match send(exchange, upstream, request, timeout, &outgoing.progress).await {
-            Ok((response, upstream)) => {
-                return accept_response(exchange, balancer, index, response, upstream);
+            Ok((response, mut upstream)) => {
+                // A member that was asked may take what follows for another protocol's.
+                upstream.reusable &= wanted.is_none();
+                let wanted = wanted.as_ref();
+                return accept_response(exchange, balancer, index, wanted, response, upstream);
             }
             Err(failed) => failed,
         };
@@ -213,12 +222,20 @@ fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &Connect
         );
         elector.put_in_error(index, Cause::Forward, monotonic_ns());
     } else {
-        error!(
-            target: LOG,
-            "AH00957: {}: attempt to connect to {}:{} ({}) failed: {error}",
-            if spec.tls.is_some() { "https" } else { "http" },
-            spec.host, spec.port, elector.cell(index).address()
-        );
+        if let Some(socket) = &spec.socket {
+            error!(
+                target: LOG,
+                "AH02454: http: attempt to connect to Unix domain socket {} ({}) failed: {error}",
+                socket.display(), spec.host
+            );
+        } else {
+            error!(
+                target: LOG,
+                "AH00957: {}: attempt to connect to {}:{} ({}) failed: {error}",
+                if spec.tls.is_some() { "https" } else { "http" },
+                spec.host, spec.port, elector.cell(index).address()
+            );
+        }
         elector.put_in_error(index, Cause::Connect, monotonic_ns());
         error!(
             target: LOG,
@@ -325,10 +342,12 @@ fn accept_response(
     exchange: &mut Exchange,
     balancer: usize,
     index: usize,
+    wanted: Option<&HeaderValue>,
     mut response: Response<Incoming>,
     mut upstream: Upstream,
 ) -> Result<(Response<Incoming>, Upstream), Attempt> {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+    let agreed = || wanted.is_some_and(|wanted| switch::is_agreed(response.headers(), wanted));
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !agreed() {
         let member = &exchange.current.plan.balancers[balancer].members[index];
         error!(
             target: LOG,

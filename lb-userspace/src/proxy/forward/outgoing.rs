@@ -31,6 +31,8 @@ pub(super) struct Outgoing {
     pub(super) progress: Rc<Progress>,
     /// The Host field as the client wrote it, with `ProxyPreserveHost`.
     pub(super) preserved_host: Option<HeaderValue>,
+    /// What the client wants to switch to; `None` with a body.
+    pub(super) upgrade: Option<HeaderValue>,
     /// Set by the member's 100.
     go: Option<Arc<Go>>,
 }
@@ -40,9 +42,10 @@ impl Outgoing {
     pub(super) async fn new(
         exchange: &Exchange,
         mut parts: Parts,
-        present: Present,
+        said: fields::Connection,
         body: Option<Incoming>,
     ) -> Result<Self, Attempt> {
+        let present = said.present;
         let mut go = None;
         let waits = body.as_ref().is_some_and(|body| {
             present.has(Present::EXPECT) && !http_body::Body::is_end_stream(body)
@@ -93,8 +96,10 @@ impl Outgoing {
         let preserved_host = policy::preserves_host(exchange)
             .then(|| parts.headers.get(header::HOST).cloned())
             .flatten();
+        let may_switch = parts.version == Version::HTTP_11 && matches!(body, RequestBody::Empty);
         parts.version = Version::HTTP_11;
         Ok(Self {
+            upgrade: said.upgrade.filter(|_| may_switch),
             parts,
             body,
             progress,

@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     io,
+    os::fd::{AsFd as _, BorrowedFd},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -18,7 +19,7 @@ use rustls::{
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -285,16 +286,19 @@ impl From<io::Error> for HandshakeError {
 pub(crate) enum Line {
     /// `http://`
     Plain(TcpStream),
+    /// `unix:`
+    Unix(UnixStream),
     /// `https://`
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Line {
     /// The socket below.
-    pub(crate) fn socket(&self) -> &TcpStream {
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Plain(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Tls(stream) => stream.get_ref().0.as_fd(),
         }
     }
 
@@ -305,6 +309,7 @@ impl Line {
     ) -> Poll<io::Result<usize>> {
         match self {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, bytes),
         }
     }
@@ -317,6 +322,7 @@ impl Line {
     ) -> Poll<io::Result<usize>> {
         match self {
             Self::Plain(stream) => write_slices(shard, Pin::new(stream), cx, slices),
+            Self::Unix(stream) => write_slices(shard, Pin::new(stream), cx, slices),
             // One record of them all, as far as they fit.
             Self::Tls(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, slices),
         }
@@ -325,7 +331,7 @@ impl Line {
     /// Pending while TLS holds records that the socket did not take.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Plain(_) | Self::Unix(_) => Poll::Ready(Ok(())),
             Self::Tls(stream) => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
@@ -349,6 +355,7 @@ impl AsyncRead for Line {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, buffer),
         }
     }

@@ -291,6 +291,7 @@ pub(crate) fn sticky() -> Sticky {
         path: "routeid".to_owned(),
         separator: Some('.'),
         scolonpathdelim: false,
+        cookie_written: false,
     }
 }
 
@@ -316,6 +317,9 @@ fn member(index: usize, address: SocketAddr) -> MemberSpec {
         keepalive: false,
         disablereuse: false,
         response_field_size: 8192,
+        receive_buffer: None,
+        socket: None,
+        upgrade: sluice::config::spec::Upgrade::Never,
         health: sluice::config::spec::Health::default(),
         at: Place::default(),
     }

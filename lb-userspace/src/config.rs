@@ -22,6 +22,7 @@ mod syntax;
 mod url;
 mod value;
 
+pub(crate) use directives::member_of_url;
 pub use environment::Environment;
 pub use limit::{LimitText, parse_limit};
 pub use report::{Report, Severity};

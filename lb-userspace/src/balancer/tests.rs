@@ -65,6 +65,7 @@ fn spec_of(members: Vec<spec::Member>) -> spec::Balancer {
         failonstatus: Vec::new(),
         failontimeout: false,
         forcerecovery: true,
+        manage: Default::default(),
         at: spec::Place::default(),
     }
 }

@@ -8,10 +8,12 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 
 mod client;
+mod manage;
 mod log;
 pub mod policy;
 
 pub use client::{ReadTimeout, RequestLimits};
+pub use manage::{Manage, Nonce};
 pub use log::{
     AccessLog, ErrorLogFormat, LogCondition, LogLevel, LogLevels, LogProgram, LogTarget,
 };
@@ -248,6 +250,8 @@ pub struct Balancer {
     pub failontimeout: bool,
     /// `forcerecovery`. Default on.
     pub forcerecovery: bool,
+    /// What the balancer-manager may do with it.
+    pub manage: Manage,
     /// Where it was first named.
     pub at: Place,
 }

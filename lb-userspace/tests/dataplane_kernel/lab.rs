@@ -227,6 +227,7 @@ pub(crate) fn app(urls: &[&str], interfaces: &[Interface]) -> Desired {
             failonstatus: Vec::new(),
             failontimeout: false,
             forcerecovery: true,
+            manage: Default::default(),
             at: At::default(),
         }],
         ..Spec::default()

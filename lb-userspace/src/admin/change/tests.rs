@@ -44,6 +44,7 @@ fn spec() -> Spec {
         failonstatus: Vec::new(),
         failontimeout: false,
         forcerecovery: true,
+        manage: Default::default(),
         at: crate::config::spec::Place::default(),
     };
     Spec {

@@ -72,8 +72,6 @@ const NAMES: &[&str] = &[
     "ProxyExpressEnable",
     "ProxyExpressDBMFile",
     "ProxyExpressDBMType",
-    "BalancerGrowth",
-    "BalancerPersist",
     "BalancerInherit",
     "ProxyPassInherit",
     // mod_ssl.

@@ -49,6 +49,7 @@ pub(in crate::dataplane) fn balancer(name: &str, members: Vec<Member>) -> Balanc
         failonstatus: Vec::new(),
         failontimeout: false,
         forcerecovery: true,
+        manage: Default::default(),
         at: Place::default(),
     }
 }

@@ -114,6 +114,7 @@ impl Lab {
             failonstatus: Vec::new(),
             failontimeout: false,
             forcerecovery: true,
+            manage: Default::default(),
             at: Place::default(),
         });
         self.spec.balancers.len() - 1

@@ -17,6 +17,7 @@ mod control;
 mod ledger;
 mod link;
 mod listeners;
+mod manager;
 mod notify;
 mod pipes;
 mod preflight;

@@ -16,6 +16,7 @@ use super::{
     exchange::{Exchange, Head},
     fields::{self, Direction, MaxForwards, Present},
     gate::Refusal,
+    manager,
     page::{self, Detail},
     path::{self, Routed},
     pool::Upstream,
@@ -224,6 +225,13 @@ async fn respond(
         return Ok(own(exchange, Response::new(Bytes::new()), wishes));
     }
     let asked = asked.ok().flatten();
+    if let Some(granted) = manager::is_asked(&exchange, &parts.uri) {
+        let page = match granted {
+            true => manager::answer(&exchange, &parts, body, asked.as_deref()).await,
+            false => page::error(StatusCode::FORBIDDEN, Detail::Plain),
+        };
+        return Ok(own(exchange, page, wishes));
+    }
     // Redirect rules are the exception; a clone of the target is all they cost.
     let target = (!exchange.host().reverses.is_empty()).then(|| parts.uri.clone());
     match forward(&mut exchange, parts, said.present, body, asked.as_deref()).await {

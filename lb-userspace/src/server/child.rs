@@ -1,12 +1,14 @@
 //! Control's side of one proxy process: starting it, giving it a generation, hearing its death.
 
 use std::{
+    collections::VecDeque,
     io,
     os::{
         fd::{AsFd, BorrowedFd},
         unix::process::CommandExt as _,
     },
     process::{Child, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -16,7 +18,10 @@ use super::{
     preflight::Logs,
     privileges::Identity,
 };
-use crate::{config::spec::Spec, proxy::tls::Certificates};
+use crate::{
+    config::spec::Spec,
+    proxy::{manager::Answer, tls::Certificates},
+};
 
 /// Hidden subcommand that makes this binary the proxy.
 pub const SUBCOMMAND: &str = "proxy-process";
@@ -41,6 +46,9 @@ pub(crate) enum ChildError {
     Silent(Duration),
 }
 
+/// Changes of the balancer-manager that a proxy may have asked for and not been answered.
+pub(super) const MOST_CHANGES: usize = 64;
+
 /// How long a generation may take to be applied.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -55,6 +63,8 @@ pub(crate) struct ProxyChild {
     pub(crate) column: u32,
     /// Connections it last told.
     pub(crate) connections: u64,
+    /// Changes that were asked for while something else was waited for.
+    changes: Mutex<VecDeque<FromProxy>>,
 }
 
 /// Everything of a generation that is sent.
@@ -103,6 +113,7 @@ impl ProxyChild {
             born: Instant::now(),
             column: 0,
             connections: 0,
+            changes: Mutex::default(),
         })
     }
 
@@ -183,14 +194,32 @@ impl ProxyChild {
 
     /// The next message; an error or the end of the link means that the process is lost.
     pub(crate) async fn next(&self) -> io::Result<Option<FromProxy>> {
+        let waiting = self.changes().pop_front();
+        if waiting.is_some() {
+            return Ok(waiting);
+        }
+        self.receive().await
+    }
+
+    async fn receive(&self) -> io::Result<Option<FromProxy>> {
         Ok(self.link.receive().await?.map(|(message, _)| message))
+    }
+
+    fn changes(&self) -> MutexGuard<'_, VecDeque<FromProxy>> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells it what became of a change.
+    pub(crate) async fn changed(&self, number: u64, answer: Answer) -> Result<(), ChildError> {
+        let message = ToProxy::Changed { number, answer };
+        Ok(self.link.send(&message, &[]).await?)
     }
 
     /// Waits for the message that `is_it`, for [`APPLY_TIMEOUT`].
     async fn answer(&mut self, is_it: impl Fn(&FromProxy) -> bool) -> Result<(), ChildError> {
         let deadline = tokio::time::Instant::now() + APPLY_TIMEOUT;
         loop {
-            let message = tokio::time::timeout_at(deadline, self.next())
+            let message = tokio::time::timeout_at(deadline, self.receive())
                 .await
                 .map_err(|_| ChildError::Silent(APPLY_TIMEOUT))??;
             match message {
@@ -200,6 +229,13 @@ impl ProxyChild {
                 }
                 Some(FromProxy::Connections(n)) => self.connections = n,
                 Some(message) if is_it(&message) => return Ok(()),
+                Some(change @ FromProxy::Change { .. }) => {
+                    let mut changes = self.changes();
+                    // A proxy that is well never has more of them open; one that is not loses them.
+                    if changes.len() < MOST_CHANGES {
+                        changes.push_back(change);
+                    }
+                }
                 Some(_) => {}
             }
         }

@@ -22,6 +22,7 @@ use super::{
     ledger::Ledger,
     link::FromProxy,
     listeners::Listeners,
+    manager,
     notify::{Notice, notify},
     preflight::{self, Logs},
     privileges::Identity,
@@ -30,7 +31,7 @@ use super::{
     socket::{Ask, ControlSocket},
 };
 use crate::{
-    admin::protocol::Response,
+    admin::{manager::kept::Kept, protocol::Response},
     config::spec::Spec,
     dataplane::{Dataplane, Desired, KernelLog, Published},
     proxy::tls::Certificates,
@@ -65,6 +66,8 @@ pub(crate) struct Control {
     pub(super) started: Instant,
     pub(super) restarts: u32,
     pub(super) notices: Vec<String>,
+    /// What was changed in the balancer-manager.
+    pub(super) kept: Kept,
     pub(super) ledger: Ledger,
     /// `SluiceMetrics`.
     pub(super) scrape: Option<Scrape>,
@@ -110,6 +113,10 @@ impl Control {
         make_run_dir(&options.place.run_dir)?;
         let spec = without_dataplane(spec, options.no_xdp);
         let host = |error: preflight::PreflightError| StartError::Host(error.to_string());
+        let mut said = Vec::new();
+        let mut kept = manager::load(&options.place, &spec, &mut said);
+        let (spec, more) = manager::put_over(spec, &mut kept);
+        said.extend(more);
         let identity = preflight::identity(&spec).map_err(host)?;
         preflight::interfaces(&spec).map_err(host)?;
         let logs = Logs::open(&spec, None).map_err(host)?;
@@ -123,6 +130,7 @@ impl Control {
         let shards = shards(&spec);
 
         let mut notices = tls.warnings.clone();
+        notices.extend(said);
         let dataplane = open_dataplane(&options, &spec, &mut notices)?;
         // From here on there may be pins that were not there before.
         let mut undo = Undo(Some(dataplane));
@@ -195,6 +203,7 @@ impl Control {
             started: Instant::now(),
             restarts: 0,
             notices,
+            kept,
             ledger,
             scrape,
             ask,
@@ -232,6 +241,11 @@ impl Control {
                         proxy.connections = n;
                     }
                 }
+                Event::Proxy(Ok(Some(FromProxy::Change {
+                    number,
+                    client,
+                    submission,
+                }))) => self.manage(number, client, &submission).await,
                 Event::Proxy(Ok(Some(_))) => {}
                 Event::Proxy(Ok(None)) => self.proxy_ended(None),
                 Event::Proxy(Err(error)) => self.proxy_ended(Some(&error.to_string())),

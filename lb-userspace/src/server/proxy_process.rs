@@ -4,6 +4,7 @@
 //! when control is gone it serves on until another control does.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io,
     net::TcpListener,
@@ -13,9 +14,13 @@ use std::{
 };
 
 use lb_common::member::MemberId;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, oneshot},
+};
 
 use super::{
+    child::MOST_CHANGES,
     link::{FromProxy, Link, Parcel, ToProxy},
     preflight::Logs,
     privileges,
@@ -24,7 +29,10 @@ use super::{
 use crate::{
     dataplane::table::MemberTable,
     health::Checker,
-    proxy::{Generation, LogFiles, Proxy, Setup, ShardListener},
+    proxy::{
+        Generation, LogFiles, Proxy, Setup, ShardListener,
+        manager::{Answer, Ask},
+    },
     telemetry::{counters::Counters, error_log},
 };
 
@@ -99,6 +107,7 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
         clients: privileges::client_limit(),
     })
     .map_err(ProxyProcessError::Start)?;
+    let changes = proxy.changes();
     link.send(&FromProxy::Ready, &[]).await?;
     let mut process = Process {
         link,
@@ -108,8 +117,19 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
         succession,
         listeners: Vec::new(),
         logs: Vec::new(),
+        changes,
+        open_changes: HashMap::new(),
+        next_change: 0,
     };
     process.serve(&mut signals).await
+}
+
+/// The next change that somebody asks for; for ever none once nobody can make any.
+async fn next_change(changes: &mut Option<mpsc::Receiver<Ask>>) -> Option<Ask> {
+    match changes {
+        Some(changes) => changes.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 struct Process {
@@ -122,6 +142,11 @@ struct Process {
     /// Received for the generation to come.
     listeners: Vec<ShardListener>,
     logs: LogFiles,
+    /// From the balancer-manager; `None`: nobody could carry them out any more.
+    changes: Option<mpsc::Receiver<Ask>>,
+    /// Asked of control.
+    open_changes: HashMap<u64, oneshot::Sender<Answer>>,
+    next_change: u64,
 }
 
 impl Process {
@@ -137,6 +162,7 @@ impl Process {
                     Err(error) => break self.orphaned(&error.to_string(), signals).await,
                 },
                 () = signals.terminate() => break Some(ORPHAN_PATIENCE),
+                Some(ask) = next_change(&mut self.changes) => self.pass_on(ask).await,
                 _ = look.tick() => {
                     let now = self.proxy.connections() as u64;
                     // When control is gone the next receive tells.
@@ -151,8 +177,26 @@ impl Process {
         Ok(())
     }
 
+    /// Gives a change to control. What cannot be sent is answered by dropping it.
+    async fn pass_on(&mut self, ask: Ask) {
+        let number = self.next_change;
+        self.next_change += 1;
+        let change = FromProxy::Change {
+            number,
+            client: ask.client,
+            submission: ask.submission,
+        };
+        // Those whose clients have left count: control still has them to do.
+        if self.open_changes.len() < MOST_CHANGES && self.link.send(&change, &[]).await.is_ok() {
+            self.open_changes.insert(number, ask.reply);
+        }
+    }
+
     /// Control is gone: serves on until another one does, or somebody says TERM.
-    async fn orphaned(&self, why: &str, signals: &mut Signals) -> Option<Duration> {
+    async fn orphaned(&mut self, why: &str, signals: &mut Signals) -> Option<Duration> {
+        // Nobody is left to make changes: who asks is told so.
+        self.changes = None;
+        self.open_changes.clear();
         tracing::error!("control is gone ({why}): serving on until another control does");
         let mut look = tokio::time::interval(SUCCESSION_LOOK);
         loop {
@@ -204,6 +248,12 @@ impl Process {
                     },
                 };
                 self.link.send(&answer, &[]).await?;
+            }
+            ToProxy::Changed { number, answer } => {
+                if let Some(reply) = self.open_changes.remove(&number) {
+                    // The client may have left.
+                    drop(reply.send(answer));
+                }
             }
             ToProxy::Setup { .. } | ToProxy::Drain => return Err(cut_short()),
         }

@@ -6,6 +6,7 @@ use super::{
     certificates::{self, Watch},
     child::{ChildError, Delivery},
     control::{Control, count, shards, without_dataplane},
+    manager,
     notify::{Notice, notify},
     preflight::{self, Logs},
     scrape::Scrape,
@@ -62,6 +63,10 @@ impl Control {
         }
         let spec = without_dataplane(Arc::new(spec), self.options.no_xdp);
         let mut notices = self.restart_only(&spec)?;
+        // Nothing of it counts before the reload has succeeded.
+        let mut kept = self.kept.clone();
+        let (spec, said) = manager::put_over(spec, &mut kept);
+        notices.extend(said);
 
         let text = |error: preflight::PreflightError| error.to_string();
         preflight::identity(&spec).map_err(text)?;
@@ -113,6 +118,7 @@ impl Control {
         let message = summary(&self.desired.spec, &spec, published.generation, &notices);
         self.desired = desired;
         self.published = published;
+        self.kept = kept;
         self.listeners = listeners;
         self.logs = logs;
         self.scrape = scrape;
@@ -124,7 +130,7 @@ impl Control {
     }
 
     /// Publishes the generation that is on once more, after the proxy did not take the next one.
-    async fn undo(&mut self, error: &ChildError) {
+    pub(super) async fn undo(&mut self, error: &ChildError) {
         match self.dataplane.publish(&self.desired) {
             Ok(published) => {
                 let moved = published.ids != self.published.ids;

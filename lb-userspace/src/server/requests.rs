@@ -107,8 +107,8 @@ impl Control {
         })
     }
 
-    fn change_member(
-        &self,
+    pub(super) fn change_member(
+        &mut self,
         balancer: &str,
         member: &str,
         changes: &[MemberChange],
@@ -132,6 +132,7 @@ impl Control {
             .collect();
         change::restart_election(changes, was_usable, cell, &cells);
         self.dataplane.state_changed();
+        self.keep_slot(b, m);
         let balancer = &self.desired.spec.balancers[b];
         Ok(format!(
             "{} of {}: {}",

@@ -248,12 +248,10 @@ pub struct Plan {
 
 /// Works a submission out. Settings that are so already do nothing: forms send every field.
 ///
-/// `member` is the index of the member that is meant with what the table holds of it, `added` how
-/// many members were added before.
+/// `member` is the index of the member that is meant with what the table holds of it.
 pub fn plan(
     balancer: &Balancer,
     member: Option<(usize, Live)>,
-    added: u32,
     settings: &[Setting],
 ) -> Result<Plan, EditError> {
     let mut plan = Plan::default();
@@ -288,7 +286,7 @@ pub fn plan(
                     _ => {}
                 }
             }
-            setting => change_spec(&mut next, member.map(|(m, _)| m), added, setting, &mut plan)?,
+            setting => change_spec(&mut next, member.map(|(m, _)| m), setting, &mut plan)?,
         }
     }
     let mut flags = String::new();
@@ -311,7 +309,6 @@ pub fn plan(
 fn change_spec(
     balancer: &mut Balancer,
     member: Option<usize>,
-    added: u32,
     setting: &Setting,
     plan: &mut Plan,
 ) -> Result<(), EditError> {
@@ -319,7 +316,7 @@ fn change_spec(
     match apply(balancer, member, setting) {
         Ok(words) => {
             if let Setting::Add(url) = setting
-                && added >= balancer.manage.growth
+                && before.manage.added >= before.manage.growth
             {
                 return Err(EditError::NoRoom {
                     balancer: before.name,
@@ -461,6 +458,7 @@ fn add(balancer: &mut Balancer, url: &str) -> Result<String, EditError> {
     member.status = MemberState::DISABLED;
     let words = format!("{} added, disabled", member.url);
     balancer.members.push(member);
+    balancer.manage.added += 1;
     Ok(words)
 }
 

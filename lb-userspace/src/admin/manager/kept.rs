@@ -93,14 +93,6 @@ impl Kept {
         changes.slots.insert(member.to_owned(), slot);
     }
 
-    /// Members of a balancer that were added.
-    pub fn added(&self, balancer: &str) -> u32 {
-        let changes = self.balancers.get(balancer);
-        let settings = changes.map_or(&[][..], |changes| &changes.settings);
-        let added = settings.iter().filter(|(_, s)| matches!(s, Setting::Add(_)));
-        u32::try_from(added.count()).unwrap_or(u32::MAX)
-    }
-
     /// Puts what is kept over a configuration that was just read. Changes of balancers that are no
     /// longer there, or that the file now wants otherwise, are dropped; what is to be said of it.
     pub fn put_over(&mut self, spec: &mut Spec) -> Vec<String> {

@@ -353,7 +353,7 @@ fn set_handler(call: &mut Call<'_, '_>) -> Result<(), Fault> {
         "server-status" | "server-info" => Handler::Absent,
         _ => return Err(super::not_yet(&format!("SetHandler {name}")).at(0)),
     };
-    if handler != Handler::None {
+    if handler == Handler::Absent {
         let message = format!(
             "this version of sluice has no {name} page: requests for it are answered with 404"
         );

@@ -10,6 +10,8 @@ pub struct Manage {
     pub host: usize,
     /// `growth`: members that may be added.
     pub growth: u32,
+    /// Of these, those that were added already.
+    pub added: u32,
     /// `nonce`.
     pub nonce: Nonce,
     /// `BalancerPersist`: changes outlive the process.

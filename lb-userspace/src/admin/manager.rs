@@ -208,7 +208,11 @@ impl WorkerView {
         } else {
             say(MemberState::ERROR, "in error", "bad");
         }
-        say(MemberState::DRAIN, "draining: existing sessions only", "warn");
+        say(
+            MemberState::DRAIN,
+            "draining: existing sessions only",
+            "warn",
+        );
         say(MemberState::STANDBY, "standby", "idle");
         say(MemberState::SPARE, "spare", "idle");
         if words.is_empty() {
@@ -256,8 +260,23 @@ impl fmt::Display for InQuery<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for byte in self.0.bytes() {
             match byte {
-                b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'.' | b'_' | b'~' | b':'
-                | b'/' | b'@' | b',' | b'!' | b'$' | b'*' | b'(' | b')' | b'|' => {
+                b'0'..=b'9'
+                | b'a'..=b'z'
+                | b'A'..=b'Z'
+                | b'-'
+                | b'.'
+                | b'_'
+                | b'~'
+                | b':'
+                | b'/'
+                | b'@'
+                | b','
+                | b'!'
+                | b'$'
+                | b'*'
+                | b'('
+                | b')'
+                | b'|' => {
                     write!(f, "{}", char::from(byte))?;
                 }
                 // The percent sign itself is decoded twice.

@@ -8,15 +8,15 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 
 mod client;
-mod manage;
 mod log;
+mod manage;
 pub mod policy;
 
 pub use client::{ReadTimeout, RequestLimits};
-pub use manage::{Manage, Nonce};
 pub use log::{
     AccessLog, ErrorLogFormat, LogCondition, LogLevel, LogLevels, LogProgram, LogTarget,
 };
+pub use manage::{Manage, Nonce};
 
 use crate::{expr::Expr, pattern::Pattern};
 

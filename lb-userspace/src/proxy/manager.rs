@@ -106,13 +106,18 @@ pub(crate) fn is_asked(exchange: &Exchange, uri: &Uri) -> Option<bool> {
     };
     let decoded = super::path::decode(uri.path().as_bytes()).ok()?;
     let spec = &exchange.current.plan.spec;
-    let section = exchange.host_spec().locations.iter().rev().find(|section| {
-        let here = match &section.matcher {
-            Matcher::Prefix(prefix) => decoded.starts_with(prefix.as_bytes()),
-            _ => false,
-        };
-        here && spec.policies[section.policy].handler == Some(Handler::BalancerManager)
-    })?;
+    let section = exchange
+        .host_spec()
+        .locations
+        .iter()
+        .rev()
+        .find(|section| {
+            let here = match &section.matcher {
+                Matcher::Prefix(prefix) => decoded.starts_with(prefix.as_bytes()),
+                _ => false,
+            };
+            here && spec.policies[section.policy].handler == Some(Handler::BalancerManager)
+        })?;
     fn grants(rule: &Rule, peer: std::net::IpAddr) -> bool {
         match rule {
             Rule::All(granted) => *granted,
@@ -147,7 +152,10 @@ pub(crate) async fn answer(
             return refused;
         }
     };
-    let host = asked.map_or_else(|| exchange.host().name.as_str(), |asked| asked.name.as_str());
+    let host = asked.map_or_else(
+        || exchange.host().name.as_str(),
+        |asked| asked.name.as_str(),
+    );
     // Numbers without nonces, and nothing but a page of another site cannot read it.
     let wants_json = params.value("json") == Some("1");
     if wants_json && !params.ask_for_change() && parts.method != Method::POST {
@@ -163,7 +171,11 @@ pub(crate) async fn answer(
             "[client {peer}] AH10187: ignoring params in balancer-manager cross-site access {origin}: {host}"
         );
     }
-    let params = if foreign.is_some() { Params::default() } else { params };
+    let params = if foreign.is_some() {
+        Params::default()
+    } else {
+        params
+    };
     let mut outcome = foreign.map(|origin| {
         Outcome::Refused(format!(
             "Nothing was changed: the request's Referer ({origin}) is not of this host"
@@ -185,7 +197,10 @@ pub(crate) async fn answer(
         return respond(StatusCode::OK, "application/json", text);
     }
     let view = view(exchange, host, &parts.uri);
-    if params.value("xml").is_some_and(|xml| xml.starts_with(|c: char| matches!(c, '1'..='9'))) {
+    if params
+        .value("xml")
+        .is_some_and(|xml| xml.starts_with(|c: char| matches!(c, '1'..='9')))
+    {
         let now = SystemTime::now();
         let date = |seconds| {
             let then = now.checked_sub(std::time::Duration::from_secs(seconds));
@@ -240,7 +255,9 @@ async fn change(
     if !same(nonce.as_bytes(), balancer.nonce.as_bytes()) {
         let peer = exchange.client.peer;
         info!(target: LOG, "[client {peer}] balancer-manager: wrong or missing nonce for balancer://{}", balancer.name);
-        return refused("the nonce is not this balancer's (it is new at each start): reload the page");
+        return refused(
+            "the nonce is not this balancer's (it is new at each start): reload the page",
+        );
     }
     let (settings, ignored) = match member {
         Some(_) => form::of_member(params),
@@ -274,7 +291,11 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 /// Where a request with parameters comes from, if not from a page of this host: its Referer must be
 /// there and name it, and what else browsers say must not contradict.
 fn foreign(fields: &HeaderMap, host: &str) -> Option<String> {
-    let text = |name| fields.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let text = |name| {
+        fields
+            .get(name)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()))
+    };
     let Some(referer) = text(header::REFERER) else {
         return Some("(null)".to_owned());
     };
@@ -356,9 +377,12 @@ fn httpdate(moment: SystemTime) -> String {
 fn view(exchange: &Exchange, host: &str, uri: &Uri) -> View {
     let plan = &exchange.current.plan;
     let shared = &exchange.shard.shared;
-    let shown = plan.spec.balancers.iter().enumerate().filter(|(_, b)| {
-        !b.direct && (b.manage.host == 0 || b.manage.host == exchange.host)
-    });
+    let shown = plan
+        .spec
+        .balancers
+        .iter()
+        .enumerate()
+        .filter(|(_, b)| !b.direct && (b.manage.host == 0 || b.manage.host == exchange.host));
     View {
         host: host.to_owned(),
         path: uri.path().to_owned(),
@@ -370,9 +394,8 @@ fn view(exchange: &Exchange, host: &str, uri: &Uri) -> View {
 
 fn balancer_view(plan: &Plan, shared: &Shared, host: usize, index: usize) -> BalancerView {
     let spec = &plan.spec.balancers[index];
-    let leads_here = |target: &Target| {
-        matches!(target, Target::Balancer { balancer, .. } if *balancer == index)
-    };
+    let leads_here =
+        |target: &Target| matches!(target, Target::Balancer { balancer, .. } if *balancer == index);
     let routes = plan.spec.hosts[host].routes.iter();
     let path = routes
         .filter(|route| leads_here(&route.target))
@@ -471,7 +494,10 @@ mod tests {
         };
         assert!(from(&[("referer", "http://lb.test/m")]));
         assert!(from(&[("referer", "https://LB.test:8443/m?b=x")]));
-        assert!(from(&[("referer", "http://lb.test/"), ("origin", "http://lb.test")]));
+        assert!(from(&[
+            ("referer", "http://lb.test/"),
+            ("origin", "http://lb.test")
+        ]));
         for bad in [
             &[][..],
             &[("referer", "http://evil.test/lb.test")],
@@ -481,8 +507,14 @@ mod tests {
             &[("referer", "lb.test")],
             &[("referer", "")],
             &[("referer", "http://lb.test/"), ("origin", "null")],
-            &[("referer", "http://lb.test/"), ("origin", "http://evil.test")],
-            &[("referer", "http://lb.test/"), ("sec-fetch-site", "cross-site")],
+            &[
+                ("referer", "http://lb.test/"),
+                ("origin", "http://evil.test"),
+            ],
+            &[
+                ("referer", "http://lb.test/"),
+                ("sec-fetch-site", "cross-site"),
+            ],
         ] {
             assert!(!from(bad), "{bad:?}");
         }

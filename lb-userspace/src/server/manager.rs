@@ -15,11 +15,9 @@ use std::{
 
 use super::{child::Delivery, control::Control, preflight};
 use crate::{
-    admin::{
-        manager::{
-            edit::{self, EditError, Live, Setting, Submission},
-            kept::Kept,
-        },
+    admin::manager::{
+        edit::{self, EditError, Live, Setting, Submission},
+        kept::Kept,
     },
     config::spec::{Balancer, Spec},
     dataplane::{Desired, Place},
@@ -35,7 +33,10 @@ impl Control {
         let answer = self.submit(asked).await;
         match &answer {
             Ok(message) => {
-                tracing::info!(notice = true, "balancer-manager, client {client}: {message}");
+                tracing::info!(
+                    notice = true,
+                    "balancer-manager, client {client}: {message}"
+                );
             }
             Err((why, _)) => {
                 tracing::error!("balancer-manager, client {client}: refused: {why}");
@@ -92,7 +93,9 @@ impl Control {
                 .change_member(&balancer.name, url, &plan.slot)
                 .map_err(|why| (why, false))?;
             // It names member and balancer itself.
-            let said = said.split_once(": ").map_or(said.as_str(), |(_, said)| said);
+            let said = said
+                .split_once(": ")
+                .map_or(said.as_str(), |(_, said)| said);
             done.push(said.to_owned());
         } else if !done.is_empty() {
             self.keep();
@@ -143,7 +146,9 @@ impl Control {
                 ..Spec::default()
             };
             added.balancers[0].members.drain(..known);
-            let found = preflight::resolve(&added).await.map_err(|e| e.to_string())?;
+            let found = preflight::resolve(&added)
+                .await
+                .map_err(|e| e.to_string())?;
             addresses[index].extend(found.into_iter().flatten());
         }
         let desired = Desired {

@@ -22,16 +22,27 @@ pub(super) fn start(members: &[&Member], keys: &str, more: &str) -> Sluice {
 }
 
 pub(super) fn configure(sluice: &Sluice, members: &[&Member], keys: &str, more: &str) {
-    let mut text = format!("Listen 127.0.0.1:{}\nServerName test\n{more}\n", sluice.port);
+    let mut text = format!(
+        "Listen 127.0.0.1:{}\nServerName test\n{more}\n",
+        sluice.port
+    );
     text.push_str("<Proxy balancer://app>\n");
     for member in members {
-        writeln!(text, "  BalancerMember {} route={}", member.url(), member.name).expect("text");
+        writeln!(
+            text,
+            "  BalancerMember {} route={}",
+            member.url(),
+            member.name
+        )
+        .expect("text");
     }
     if !keys.is_empty() {
         writeln!(text, "  ProxySet {keys}").expect("text");
     }
     text.push_str("</Proxy>\nProxyPass /manager !\nProxyPass / balancer://app/\n");
-    text.push_str("<Location /manager>\n  SetHandler balancer-manager\n  Require ip 127.0.0.1\n</Location>\n");
+    text.push_str(
+        "<Location /manager>\n  SetHandler balancer-manager\n  Require ip 127.0.0.1\n</Location>\n",
+    );
     text.push_str("<IfModule sluice_module>\n  SluiceShards 2\n</IfModule>\n");
     sluice.write(&text);
 }
@@ -74,7 +85,10 @@ fn workers(sluice: &Sluice) -> Vec<Value> {
     let (status, text) = ask(sluice.port, "GET", "/manager?json=1", "", "");
     assert_eq!(status, 200);
     let all: Value = serde_json::from_str(&text).expect("JSON");
-    all["balancers"][0]["workers"].as_array().expect("workers").clone()
+    all["balancers"][0]["workers"]
+        .as_array()
+        .expect("workers")
+        .clone()
 }
 
 #[test]
@@ -92,8 +106,14 @@ fn change_needs_the_nonce_and_a_page_of_the_same_host() {
         ("Referer: http://evil.test/\r\n", drain(&nonce)),
         ("Referer: http://test.evil.test/\r\n", drain(&nonce)),
         ("Referer: test/\r\n", drain(&nonce)),
-        ("Referer: http://test/\r\nOrigin: http://evil.test\r\n", drain(&nonce)),
-        ("Referer: http://test/\r\nSec-Fetch-Site: cross-site\r\n", drain(&nonce)),
+        (
+            "Referer: http://test/\r\nOrigin: http://evil.test\r\n",
+            drain(&nonce),
+        ),
+        (
+            "Referer: http://test/\r\nSec-Fetch-Site: cross-site\r\n",
+            drain(&nonce),
+        ),
     ] {
         let (status, body) = ask(sluice.port, "POST", "/manager", fields, &body);
         assert_eq!(status, 200);
@@ -109,11 +129,16 @@ fn change_needs_the_nonce_and_a_page_of_the_same_host() {
     let (status, body) = submit(&sluice, &drain(&nonce));
     assert_eq!(status, 200, "{body}");
     assert!(out() && body.contains("status is now N"), "{body}");
-    assert!(sluice.log().contains("balancer-manager, client 127.0.0.1"), "who changed what");
+    assert!(
+        sluice.log().contains("balancer-manager, client 127.0.0.1"),
+        "who changed what"
+    );
     assert!(sluice.log().contains("AH10187"));
     // Both layers see the one state.
     assert_eq!(sluice.status()["members"][0]["state"][0], "N");
-    let seen: String = (0..6).map(|_| fetch(sluice.port, "/").expect("answer").body).collect();
+    let seen: String = (0..6)
+        .map(|_| fetch(sluice.port, "/").expect("answer").body)
+        .collect();
     assert_eq!(seen, "bbbbbb");
 }
 
@@ -123,7 +148,10 @@ fn parameters_without_a_referer_are_dropped() {
     let sluice = start(&[&a], "", "");
     let (status, body) = ask(sluice.port, "GET", "/manager?xml=1", "", "");
     assert_eq!(status, 200);
-    assert!(body.starts_with("<!DOCTYPE html>"), "as httpd: the page, not the XML");
+    assert!(
+        body.starts_with("<!DOCTYPE html>"),
+        "as httpd: the page, not the XML"
+    );
     assert!(page(&sluice, "?xml=1").starts_with("<?xml"));
 }
 
@@ -134,23 +162,43 @@ fn every_field_does_what_it_says_or_says_that_it_does_not() {
     let member = |fields: &str| submit(&sluice, &format!("b=app&w={}&nonce=x&{fields}", a.url()));
     let (status, body) = member("w_lf=2.5&w_ls=3&w_wr=n%2520w&w_rr=b&w_status_H=1&w_hi=50");
     assert_eq!(status, 200, "{body}");
-    assert!(body.contains("w_hi=50 was not used"), "httpd leaves it out silently");
+    assert!(
+        body.contains("w_hi=50 was not used"),
+        "httpd leaves it out silently"
+    );
     let worker = &workers(&sluice)[0];
-    for (key, value) in [("factor", "2.50"), ("route", "n w"), ("redirect", "b"), ("status", "Init Stby Ok ")] {
+    for (key, value) in [
+        ("factor", "2.50"),
+        ("route", "n w"),
+        ("redirect", "b"),
+        ("status", "Init Stby Ok "),
+    ] {
         assert_eq!(worker[key], value, "{key}");
     }
     assert_eq!(worker["lbset"], 3);
     let (_, body) = member("w_lf=0.5");
     assert!(body.contains("w_lf=0.5 was not used") && workers(&sluice)[0]["factor"] == "2.50");
     let (status, body) = member("w_lf=9&w_he=some");
-    assert_eq!(status, 409, "an error page says what is not supported: {body}");
+    assert_eq!(
+        status, 409,
+        "an error page says what is not supported: {body}"
+    );
     assert_eq!(workers(&sluice)[0]["factor"], "2.50", "all or nothing");
 
     let balancer = |fields: &str| submit(&sluice, &format!("b=app&nonce=x&{fields}"));
     let (_, body) = balancer("b_lbm=bybusyness&b_tmo=4&b_max=7&b_sforce=1&b_ss=A%7Cb");
     let xml = page(&sluice, "?xml=1");
-    for element in ["lbmethod>bybusyness", "timeout>4", "maxattempts>7", "nofailover>On", "stickysession>A"] {
-        assert!(xml.contains(&format!("<httpd:{element}</httpd:")), "{element}: {body}");
+    for element in [
+        "lbmethod>bybusyness",
+        "timeout>4",
+        "maxattempts>7",
+        "nofailover>On",
+        "stickysession>A",
+    ] {
+        assert!(
+            xml.contains(&format!("<httpd:{element}</httpd:")),
+            "{element}: {body}"
+        );
     }
     balancer("b_ss=-");
     assert!(!page(&sluice, "?xml=1").contains("stickysession"));
@@ -158,14 +206,26 @@ fn every_field_does_what_it_says_or_says_that_it_does_not() {
     let c = Member::start("c");
     let (status, body) = balancer(&format!("b_wyes=1&b_nwrkr={}", c.url()));
     assert_eq!(status, 200, "{body}");
-    assert_eq!(workers(&sluice)[2]["status"], "Init Dis ", "starts disabled");
+    assert_eq!(
+        workers(&sluice)[2]["status"],
+        "Init Dis ",
+        "starts disabled"
+    );
     let (status, _) = balancer(&format!("b_wyes=1&b_nwrkr={}", c.url()));
     assert_eq!(status, 400, "there already");
     let (status, _) = balancer("b_wyes=1&b_nwrkr=http://127.0.0.1:1");
     assert_eq!(status, 400, "growth=1 is used up");
-    submit(&sluice, &format!("b=app&w={}&nonce=x&w_status_D=0", c.url()));
-    submit(&sluice, &format!("b=app&w={}&nonce=x&w_status_D=1", a.url()));
-    wait_until("the added member answers", || fetch(sluice.port, "/").expect("answer").body == "c");
+    submit(
+        &sluice,
+        &format!("b=app&w={}&nonce=x&w_status_D=0", c.url()),
+    );
+    submit(
+        &sluice,
+        &format!("b=app&w={}&nonce=x&w_status_D=1", a.url()),
+    );
+    wait_until("the added member answers", || {
+        fetch(sluice.port, "/").expect("answer").body == "c"
+    });
     // A reload of the same file takes nothing back.
     sluice.ok(&["reload"]);
     assert_eq!(workers(&sluice).len(), 3);
@@ -177,8 +237,14 @@ fn changes_outlive_a_stop_with_balancer_persist_alone() {
     for (persist, kept) in [("BalancerPersist On", true), ("BalancerPersist Off", false)] {
         let (a, b) = (Member::start("a"), Member::start("b"));
         let mut sluice = start(&[&a, &b], "nonce=x growth=2", persist);
-        submit(&sluice, &format!("b=app&w={}&nonce=x&w_lf=7&w_status_D=1&w_rr=q", a.url()));
-        submit(&sluice, "b=app&nonce=x&b_tmo=9&b_wyes=1&b_nwrkr=http://127.0.0.1:9");
+        submit(
+            &sluice,
+            &format!("b=app&w={}&nonce=x&w_lf=7&w_status_D=1&w_rr=q", a.url()),
+        );
+        submit(
+            &sluice,
+            "b=app&nonce=x&b_tmo=9&b_wyes=1&b_nwrkr=http://127.0.0.1:9",
+        );
         sluice.ok(&["member", "drain", "app", "b"]);
         sluice.signal(Signal::TERM);
         assert_eq!(sluice.wait(), Some(0));
@@ -186,9 +252,15 @@ fn changes_outlive_a_stop_with_balancer_persist_alone() {
         let all = workers(&sluice);
         assert_eq!(all.len(), if kept { 3 } else { 2 }, "{persist}");
         assert_eq!(all[0]["factor"], if kept { "7.00" } else { "1.00" });
-        assert_eq!(all[0]["status"], if kept { "Init Dis " } else { "Init Ok " });
+        assert_eq!(
+            all[0]["status"],
+            if kept { "Init Dis " } else { "Init Ok " }
+        );
         assert_eq!(all[0]["redirect"], if kept { "q" } else { "" });
-        assert_eq!(all[1]["status"], if kept { "Init Drn Ok " } else { "Init Ok " });
+        assert_eq!(
+            all[1]["status"],
+            if kept { "Init Drn Ok " } else { "Init Ok " }
+        );
         assert_eq!(page(&sluice, "?xml=1").contains("timeout>9<"), kept);
     }
 }
@@ -204,7 +276,11 @@ fn file_that_was_damaged_is_left_alone_and_said() {
     fs::write(&path, b"{\"balancers\":").expect("write");
     sluice.run();
     assert_eq!(workers(&sluice)[0]["factor"], "1.00");
-    assert!(sluice.log().contains("BalancerPersist:"), "{}", sluice.log());
+    assert!(
+        sluice.log().contains("BalancerPersist:"),
+        "{}",
+        sluice.log()
+    );
 }
 
 #[test]
@@ -215,7 +291,10 @@ fn file_that_changes_the_balancer_wins_at_a_reload() {
     configure(&sluice, &[&a, &b], "nonce=x maxattempts=1", "");
     sluice.ok(&["reload"]);
     let xml = page(&sluice, "?xml=1");
-    assert!(xml.contains("timeout>0<") && xml.contains("maxattempts>1<"), "{xml}");
+    assert!(
+        xml.contains("timeout>0<") && xml.contains("maxattempts>1<"),
+        "{xml}"
+    );
     assert!(sluice.log().contains("is gone"), "it is said");
 }
 
@@ -224,16 +303,28 @@ fn hostile_names_stay_text() {
     let a = Member::start("a");
     let sluice = start(&[&a], "nonce=x", "");
     let evil = "%253Cscript%253Ealert(1)%253C/script%253E%2522'%2526";
-    let (status, body) = submit(&sluice, &format!("b=app&w={}&nonce=x&w_wr={evil}&w_lf={evil}", a.url()));
+    let (status, body) = submit(
+        &sluice,
+        &format!("b=app&w={}&nonce=x&w_wr={evil}&w_lf={evil}", a.url()),
+    );
     assert_eq!(status, 200);
     let xml = page(&sluice, "?xml=1");
     for text in [&body, &xml, &page(&sluice, "")] {
         assert!(!text.contains("<script>alert"), "{text}");
         assert!(text.contains("&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#39;&amp;"));
     }
-    let (_, body) = ask(sluice.port, "GET", "/manager/%3Cscript%3Ealert(1)", REFERER, "");
+    let (_, body) = ask(
+        sluice.port,
+        "GET",
+        "/manager/%3Cscript%3Ealert(1)",
+        REFERER,
+        "",
+    );
     assert!(!body.contains("<script>alert"));
-    assert!(serde_json::from_str::<Value>(&fetch(sluice.port, "/manager?json=1").expect("answer").body).is_ok());
+    assert!(
+        serde_json::from_str::<Value>(&fetch(sluice.port, "/manager?json=1").expect("answer").body)
+            .is_ok()
+    );
 }
 
 #[test]
@@ -257,7 +348,12 @@ fn page_is_closed_to_others_and_to_frames_and_caches() {
     sluice.write(&text.replace("Require ip 127.0.0.1", "Require ip 192.0.2.1"));
     sluice.ok(&["reload"]);
     assert_eq!(fetch(sluice.port, "/manager").expect("answer").status, 403);
-    assert_eq!(fetch(sluice.port, "/manager?json=1").expect("answer").status, 403);
+    assert_eq!(
+        fetch(sluice.port, "/manager?json=1")
+            .expect("answer")
+            .status,
+        403
+    );
 }
 
 #[test]
@@ -279,7 +375,11 @@ fn outline(xml: &str, keep: impl Fn(&str) -> bool) -> Vec<String> {
     for part in xml.split("<httpd:").skip(1) {
         let (name, rest) = part.split_once('>').expect("an element");
         let value = rest.split('<').next().unwrap_or_default().trim();
-        out.push(if keep(name) { format!("{name}={value}") } else { name.to_owned() });
+        out.push(if keep(name) {
+            format!("{name}={value}")
+        } else {
+            name.to_owned()
+        });
     }
     out
 }

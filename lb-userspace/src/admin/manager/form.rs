@@ -199,7 +199,9 @@ fn leading_integer(text: &str) -> i64 {
     let end = digits
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(digits.len());
-    digits[..end].parse::<i64>().map_or(0, |number| sign * number)
+    digits[..end]
+        .parse::<i64>()
+        .map_or(0, |number| sign * number)
 }
 
 /// A load factor times 100: what of the text is a number, 1 to 100, two decimals.

@@ -138,11 +138,20 @@ impl Page {
         self.head("Actions");
         put!(self, "</tr></thead>\n<tbody>\n");
         for (number, worker) in balancer.workers.iter().enumerate() {
-            self.worker(view, balancer, worker, checked, &format!("b{index}w{number}"));
+            self.worker(
+                view,
+                balancer,
+                worker,
+                checked,
+                &format!("b{index}w{number}"),
+            );
         }
         put!(self, "</tbody></table></div>\n");
         if balancer.nonce.is_empty() {
-            put!(self, "<p>nonce=None: this page changes nothing of this balancer.</p>\n");
+            put!(
+                self,
+                "<p>nonce=None: this page changes nothing of this balancer.</p>\n"
+            );
         } else if balancer.room > 0 {
             self.open_form(view, balancer, None, "data-quick=\"reload\"");
             put!(
@@ -220,7 +229,12 @@ impl Page {
         );
         self.cell("Route", "", "route", &worker.route);
         self.cell("RouteRedir", "", "redirect", &worker.redirect);
-        self.cell("Factor", "number", "factor", &Factor(worker.lbfactor).to_string());
+        self.cell(
+            "Factor",
+            "number",
+            "factor",
+            &Factor(worker.lbfactor).to_string(),
+        );
         self.cell("Set", "number", "lbset", &worker.lbset.to_string());
         self.cell("Status", "", "status", &worker.status());
         self.cell("Elected", "number", "elected", &worker.elected.to_string());
@@ -230,7 +244,12 @@ impl Page {
         self.cell("From", "number", "from", &super::size(worker.read));
         if checked {
             self.cell("HC Method", "", "", worker.hc_method);
-            self.cell("HC Interval", "number", "", &format!("{}ms", worker.hc_interval_ms));
+            self.cell(
+                "HC Interval",
+                "number",
+                "",
+                &format!("{}ms", worker.hc_interval_ms),
+            );
             self.cell("Passes", "number", "", &worker.hc_passes.to_string());
             self.cell("Fails", "number", "", &worker.hc_fails.to_string());
             self.cell("HC uri", "", "", &worker.hc_uri);
@@ -250,7 +269,11 @@ impl Page {
         let url = &worker.url;
         let out = worker.is_out();
         let mut act = |word: &str, when: &str, ask: &str, fields: &[(&str, &str)]| {
-            let hidden = if (when == "out") == out { "" } else { " hidden" };
+            let hidden = if (when == "out") == out {
+                ""
+            } else {
+                " hidden"
+            };
             let ask = if ask.is_empty() {
                 String::new()
             } else {
@@ -259,7 +282,10 @@ impl Page {
             let attributes = format!("data-quick=\"stay\" data-when=\"{when}\"{ask}{hidden}");
             self.open_form(view, balancer, Some(worker), &attributes);
             for (name, value) in fields {
-                put!(self, "<input type=\"hidden\" name=\"{name}\" value=\"{value}\">");
+                put!(
+                    self,
+                    "<input type=\"hidden\" name=\"{name}\" value=\"{value}\">"
+                );
             }
             put!(
                 self,
@@ -271,7 +297,11 @@ impl Page {
         act("Drain", "in", &ask, &[("w_status_N", "1")]);
         let ask = format!("Disable {url}? It gets no requests at all, its sessions move.");
         act("Disable", "in", &ask, &[("w_status_D", "1")]);
-        let enable = [("w_status_N", "0"), ("w_status_D", "0"), ("w_status_S", "0")];
+        let enable = [
+            ("w_status_N", "0"),
+            ("w_status_D", "0"),
+            ("w_status_S", "0"),
+        ];
         act("Enable", "out", "", &enable);
         self.open_form(view, balancer, Some(worker), "data-quick=\"stay\"");
         put!(
@@ -292,13 +322,25 @@ impl Page {
             E(&balancer.name)
         );
         self.open_form(view, balancer, None, "class=\"edit\"");
-        put!(self, "<label for=\"b_lbm\">LBmethod:</label><select name=\"b_lbm\" id=\"b_lbm\">");
+        put!(
+            self,
+            "<label for=\"b_lbm\">LBmethod:</label><select name=\"b_lbm\" id=\"b_lbm\">"
+        );
         for (name, _) in LBMETHODS {
-            let selected = if name == balancer.lbmethod { " selected" } else { "" };
+            let selected = if name == balancer.lbmethod {
+                " selected"
+            } else {
+                ""
+            };
             put!(self, "<option value=\"{name}\"{selected}>{name}</option>");
         }
         put!(self, "</select>\n");
-        self.field("b_tmo", "Timeout:", "number", &balancer.timeout_seconds.to_string());
+        self.field(
+            "b_tmo",
+            "Timeout:",
+            "number",
+            &balancer.timeout_seconds.to_string(),
+        );
         let attempts = balancer.maxattempts.unwrap_or(0).to_string();
         self.field("b_max", "Failover Attempts:", "number", &attempts);
         self.switch("b_sforce", "Disable Failover:", balancer.nofailover);
@@ -320,13 +362,25 @@ impl Page {
                  <input name=\"b_wyes\" id=\"b_wyes\" type=\"checkbox\" value=\"1\">\n"
             );
         }
-        put!(self, "<div class=\"whole\"><button class=\"primary\">Submit</button></div></form>\n");
+        put!(
+            self,
+            "<div class=\"whole\"><button class=\"primary\">Submit</button></div></form>\n"
+        );
     }
 
     fn worker_form(&mut self, view: &View, balancer: &BalancerView, worker: &WorkerView) {
-        put!(self, "<h3>Edit worker settings for {}</h3>\n", E(&worker.url));
+        put!(
+            self,
+            "<h3>Edit worker settings for {}</h3>\n",
+            E(&worker.url)
+        );
         self.open_form(view, balancer, Some(worker), "class=\"edit\"");
-        self.field("w_lf", "Load factor:", "text", &Factor(worker.lbfactor).to_string());
+        self.field(
+            "w_lf",
+            "Load factor:",
+            "text",
+            &Factor(worker.lbfactor).to_string(),
+        );
         self.field("w_ls", "LB Set:", "number", &worker.lbset.to_string());
         self.field("w_wr", "Route:", "text", &worker.route);
         self.field("w_rr", "Route Redirect:", "text", &worker.redirect);
@@ -337,26 +391,50 @@ impl Page {
             if letter == Letter::C {
                 let failed = worker.state.has(MemberState::HEALTH_FAILED);
                 let failed = if failed { "Yes" } else { "No" };
-                put!(self, "<p class=\"whole\">Health check failed: {failed}</p>\n");
+                put!(
+                    self,
+                    "<p class=\"whole\">Health check failed: {failed}</p>\n"
+                );
                 continue;
             }
-            self.switch(&format!("w_status_{name}"), words, worker.state.has(letter.bit()));
+            self.switch(
+                &format!("w_status_{name}"),
+                words,
+                worker.state.has(letter.bit()),
+            );
         }
         put!(
             self,
             "<label for=\"w_hm\">Health check method:</label><select name=\"w_hm\" id=\"w_hm\">"
         );
         for (name, _) in CHECKS {
-            let selected = if name == worker.hc_method { " selected" } else { "" };
+            let selected = if name == worker.hc_method {
+                " selected"
+            } else {
+                ""
+            };
             put!(self, "<option value=\"{name}\"{selected}>{name}</option>");
         }
         put!(self, "</select>\n");
         let interval = worker.hc_interval_ms.to_string();
         self.field("w_hi", "Interval (ms):", "number", &interval);
-        self.field("w_hp", "Passes trigger:", "number", &worker.hc_passes.to_string());
-        self.field("w_hf", "Fails trigger:", "number", &worker.hc_fails.to_string());
+        self.field(
+            "w_hp",
+            "Passes trigger:",
+            "number",
+            &worker.hc_passes.to_string(),
+        );
+        self.field(
+            "w_hf",
+            "Fails trigger:",
+            "number",
+            &worker.hc_fails.to_string(),
+        );
         self.field("w_hu", "HC uri:", "text", &worker.hc_uri);
-        put!(self, "<div class=\"whole\"><button class=\"primary\">Submit</button></div></form>\n");
+        put!(
+            self,
+            "<div class=\"whole\"><button class=\"primary\">Submit</button></div></form>\n"
+        );
     }
 
     /// A form that posts to the page, with what every change carries.
@@ -376,7 +454,11 @@ impl Page {
             Hidden(&balancer.nonce),
         );
         if let Some(worker) = worker {
-            put!(self, "<input type=\"hidden\" name=\"w\" value=\"{}\">", Hidden(&worker.url));
+            put!(
+                self,
+                "<input type=\"hidden\" name=\"w\" value=\"{}\">",
+                Hidden(&worker.url)
+            );
         }
     }
 

@@ -22,13 +22,11 @@ function show(row, worker) {
   const state = row.querySelector('.state');
   state.className = 'state ' + worker.class;
   if (state.textContent !== worker.words) state.textContent = worker.words;
-  for (const form of row.querySelectorAll('form[data-when]')) {
-    const hide = form.dataset.when === 'out' ? !worker.out : worker.out;
-    // The keyboard must not fall out of the page when its button goes.
-    const held = hide && form.contains(document.activeElement);
-    form.hidden = hide;
-    if (held) row.querySelector('form[data-when]:not([hidden]) button').focus();
-  }
+  const forms = [...row.querySelectorAll('form[data-when]')];
+  const held = forms.find((form) => form.contains(document.activeElement));
+  for (const form of forms) form.hidden = (form.dataset.when === 'out') !== worker.out;
+  // The keyboard must not fall out of the page when its button goes.
+  if (held && held.hidden) forms.find((form) => !form.hidden).querySelector('button').focus();
   const factor = row.querySelector('input[name=w_lf]');
   if (factor && factor !== document.activeElement && factor.value === factor.defaultValue) factor.value = factor.defaultValue = worker.factor;
 }
@@ -51,8 +49,9 @@ async function refresh() {
     live.textContent = other ? 'Members were added or removed: reload this page to see them.' : 'Live. Last answer ' + new Date().toLocaleTimeString() + '.';
   } catch (error) {
     live.textContent = 'No answer (' + error.message + '): the numbers are old. Trying again.';
+  } finally {
+    asking = false;
   }
-  asking = false;
 }
 
 function question(text, button) {

@@ -20,7 +20,12 @@ pub fn xml(view: &View, date: impl Fn(u64) -> String) -> String {
 fn one_balancer(out: &mut String, balancer: &BalancerView, date: &dyn Fn(u64) -> String) {
     let indent = "      ";
     out.push_str("    <httpd:balancer>\n");
-    element(out, indent, "name", &format!("balancer://{}", balancer.name));
+    element(
+        out,
+        indent,
+        "name",
+        &format!("balancer://{}", balancer.name),
+    );
     element(out, indent, "nonce", &balancer.nonce);
     if let Some((cookie, _)) = &balancer.sticky {
         element(out, indent, "stickysession", cookie);
@@ -28,7 +33,12 @@ fn one_balancer(out: &mut String, balancer: &BalancerView, date: &dyn Fn(u64) ->
             element(out, indent, "nofailover", "On");
         }
     }
-    element(out, indent, "timeout", &balancer.timeout_seconds.to_string());
+    element(
+        out,
+        indent,
+        "timeout",
+        &balancer.timeout_seconds.to_string(),
+    );
     if let Some(attempts) = balancer.maxattempts {
         element(out, indent, "maxattempts", &attempts.to_string());
     }
@@ -94,5 +104,9 @@ fn one_worker(out: &mut String, worker: &WorkerView, date: &dyn Fn(u64) -> Strin
 
 fn element(out: &mut String, indent: &str, name: &str, value: &str) {
     // Writing to a String cannot fail.
-    let _ = writeln!(out, "{indent}<httpd:{name}>{}</httpd:{name}>", Escaped(value));
+    let _ = writeln!(
+        out,
+        "{indent}<httpd:{name}>{}</httpd:{name}>",
+        Escaped(value)
+    );
 }

@@ -465,9 +465,5 @@ pub(super) const BALANCER_KEYS: &[Key] = &[
     ("nonce", "", "what a change in the balancer-manager has to carry, at most 36 characters; None: it changes nothing; without: new at each start"),
 ];
 /// Keys of a balancer that this version refuses.
-pub(super) const BALANCER_KEYS_NOT_YET: &[&str] = &[
-    "stickycookie",
-    "retrybudget",
-    "ejectmax",
-    "hashkey",
-];
+pub(super) const BALANCER_KEYS_NOT_YET: &[&str] =
+    &["stickycookie", "retrybudget", "ejectmax", "hashkey"];

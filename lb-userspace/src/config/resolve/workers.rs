@@ -62,9 +62,7 @@ fn balancers(draft: &mut Draft<'_>, list: &mut Vec<Balancer>, names: &mut Names)
             }
             balancer.manage.host = index;
             let persist = draft.hosts[index].balancer_persist;
-            balancer.manage.persist = persist
-                .or(draft.hosts[0].balancer_persist)
-                .unwrap_or(false);
+            balancer.manage.persist = persist.or(draft.hosts[0].balancer_persist).unwrap_or(false);
             names.balancers.insert((index, name), list.len());
             list.push(balancer);
         }

@@ -33,7 +33,10 @@ fn xml_is_that_of_httpd() {
     let program = "/usr/sbin/apache2";
     assert!(has(program), "needs apache2-bin: `cargo xtask setup`");
     let mut sluice = Sluice::prepare(&[]);
-    sluice.write(&format!("Listen 127.0.0.1:{}\nServerName test\n{BALANCERS}", sluice.port));
+    sluice.write(&format!(
+        "Listen 127.0.0.1:{}\nServerName test\n{BALANCERS}",
+        sluice.port
+    ));
     sluice.run();
 
     let dir = tempfile::tempdir().expect("directory");
@@ -82,5 +85,9 @@ fn xml_is_that_of_httpd() {
 
     // httpd's limit of connections is its number of threads, and random nonces differ.
     let keep = |name: &str| !["nonce", "max", "smax"].contains(&name);
-    assert_eq!(outline(&ours, keep), outline(&theirs, keep), "\n{ours}\n{theirs}");
+    assert_eq!(
+        outline(&ours, keep),
+        outline(&theirs, keep),
+        "\n{ours}\n{theirs}"
+    );
 }

@@ -11,7 +11,7 @@ use std::{borrow::Cow, net::IpAddr};
 use serde::{Deserialize, Serialize};
 
 mod eval;
-mod fnmatch;
+pub(crate) mod fnmatch;
 mod functions;
 mod lexer;
 mod parser;

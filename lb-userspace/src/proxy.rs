@@ -31,6 +31,7 @@ pub mod manager;
 pub mod page;
 pub mod path;
 mod plan;
+mod policy;
 mod pool;
 pub mod reason;
 pub mod reverse;

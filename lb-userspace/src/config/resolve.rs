@@ -43,12 +43,35 @@ pub(super) fn resolve(mut draft: Draft<'_>, file: &Path) -> Loaded {
     spec.server_root = server_root;
     spec.listeners = listeners;
     spec.hosts = hosts;
+    drop_idle(&mut spec);
     spec.balancers = balancers;
     spec.member_tls = member_tls;
     let refused = reports.has_errors();
     Loaded {
         spec: (!refused).then_some(spec),
         reports: reports.finish(file),
+    }
+}
+
+/// Takes sections that say nothing out of their hosts, and all policies of hosts that refuse nobody
+/// and do nothing else: a request is then not asked for what nobody wants to know.
+fn drop_idle(spec: &mut spec::Spec) {
+    let policies = &spec.policies;
+    for host in &mut spec.hosts {
+        let says = |section: &spec::policy::Section| !policies[section.policy].is_empty();
+        host.locations.retain(says);
+        host.proxies.retain(says);
+        let sections = host.locations.iter().chain(&host.proxies);
+        let mut all = host
+            .policies
+            .iter()
+            .copied()
+            .chain(sections.map(|section| section.policy));
+        if all.all(|policy| policies[policy].is_idle()) {
+            host.policies.clear();
+            host.locations.clear();
+            host.proxies.clear();
+        }
     }
 }
 

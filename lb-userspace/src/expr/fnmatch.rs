@@ -2,7 +2,7 @@
 
 /// How a pattern matches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Options {
+pub(crate) struct Options {
     /// Letters match in either case.
     ignores_case: bool,
     /// `/` is matched by `/` alone.
@@ -10,6 +10,14 @@ pub(super) struct Options {
 }
 
 impl Options {
+    /// Of sections: `/` is matched by `/` alone where `paths` says so.
+    pub(crate) const fn of_paths(paths: bool) -> Self {
+        Self {
+            ignores_case: false,
+            paths,
+        }
+    }
+
     /// Of the operator of this name, in any case.
     pub(super) fn named(name: &str) -> Option<Self> {
         let mut options = Self::default();
@@ -32,7 +40,7 @@ impl Options {
 }
 
 /// Whether `pattern` matches all of `text`. Work is bounded by the product of the lengths.
-pub(super) fn matches(pattern: &[u8], text: &[u8], options: Options) -> bool {
+pub(crate) fn matches(pattern: &[u8], text: &[u8], options: Options) -> bool {
     if !options.paths {
         return segment(pattern, text, options);
     }

@@ -119,6 +119,11 @@ impl Combination {
         }
     }
 
+    /// Of two.
+    pub fn of(self, first: Verdict, second: Verdict) -> Verdict {
+        self.verdict([first, second].into_iter())
+    }
+
     fn verdict(self, rules: impl Iterator<Item = Verdict>) -> Verdict {
         let mut said = Verdict::Neutral;
         for verdict in rules {

@@ -38,6 +38,11 @@ impl Environment {
             .retain(|(known, _)| !known.eq_ignore_ascii_case(name));
     }
 
+    /// Names and values, in the order in which they were set first.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.0.iter().map(|(name, value)| (&name[..], &value[..]))
+    }
+
     /// Whether nothing is set.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

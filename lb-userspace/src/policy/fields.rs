@@ -227,6 +227,22 @@ pub fn apply<'e>(
 }
 
 impl FieldEdit {
+    /// Whether it looks at fields that others may have edited.
+    pub fn asks_for_fields(&self) -> bool {
+        let asks = |value: &Value| matches!(value, Value::Expr(_));
+        matches!(self.condition, Condition::Expr(_))
+            || match &self.action {
+                Action::Set(value)
+                | Action::SetIfEmpty(value)
+                | Action::Add(value)
+                | Action::Append(value)
+                | Action::Merge(value)
+                | Action::Edit(_, value, _) => asks(value),
+                Action::Unset => false,
+                Action::Echo(_) => true,
+            }
+    }
+
     fn apply(&self, fields: &mut HeaderMap, request: &HeaderMap, facts: &dyn Facts, times: Times) {
         if let Action::Echo(pattern) = &self.action {
             for (name, value) in request {

@@ -133,15 +133,17 @@ impl Expectation {
 }
 
 impl RequestBody {
-    /// Reads what [`PREFETCH`] allows. The second value watches the rest.
-    pub(crate) async fn prefetch(body: Incoming) -> Result<(Self, Rc<Progress>), BodyError> {
+    /// Reads what [`PREFETCH`] allows. The second value watches the rest. `None`: the request is
+    /// one of our own, without a body.
+    pub(crate) async fn prefetch(
+        body: Option<Incoming>,
+    ) -> Result<(Self, Rc<Progress>), BodyError> {
         let progress = Rc::new(Progress::default());
-        if body.is_end_stream() {
+        let Some(mut body) = body.filter(|body| !body.is_end_stream()) else {
             progress.done.set(true);
             return Ok((Self::Empty, progress));
-        }
+        };
         let mut here = Gathered::default();
-        let mut body = body;
         while here.len() < PREFETCH {
             let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
             if let Some(frame) = frame {

@@ -5,6 +5,7 @@
 //! request, whoever gave up first.
 
 use std::{
+    borrow::Cow,
     rc::Rc,
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant, SystemTime},
@@ -17,6 +18,7 @@ use super::{
     body::{BodyError, Progress},
     client::Client,
     plan::{Balancing, Host, HostLog},
+    policy::Ruling,
     pool::{Link, Upstream},
     reason::Reason,
     shard::{Current, Shard},
@@ -50,6 +52,8 @@ pub(crate) struct Exchange {
     pub(crate) unframed: bool,
     /// The connection is closed after the response.
     pub(crate) closes: bool,
+    /// What sections say of it, where they do.
+    pub(crate) ruling: Option<Box<Ruling>>,
     /// Why the request failed.
     reason: Option<Reason>,
     /// The request as the error log knows it.
@@ -157,6 +161,7 @@ impl Exchange {
         error_log::enter(log);
         Self {
             reason: None,
+            ruling: None,
             log,
             unframed: head.version == Version::HTTP_10,
             client,
@@ -346,7 +351,7 @@ impl Exchange {
             log_id: if self.log.logged { self.log.id } else { 0 },
             connection_log_id: self.client.log_id_if_mentioned(),
             environment: if logs.clone().any(HostLog::wants_environment) {
-                self.environment()
+                self.variables()
             } else {
                 Vec::new()
             },
@@ -419,8 +424,21 @@ impl Exchange {
         }
     }
 
-    /// mod_ssl's and mod_proxy_balancer's variables and the reason, for logs.
-    fn environment(&self) -> Vec<(&'static str, String)> {
+    /// All variables of the request: those that sections set come first.
+    fn variables(&self) -> Vec<(Cow<'static, str>, String)> {
+        let set = self.ruling.as_ref().map(|ruling| ruling.variables());
+        let set = set.into_iter().flatten();
+        set.map(|(name, value)| (Cow::Owned(name), value))
+            .chain(
+                self.environment()
+                    .into_iter()
+                    .map(|(name, value)| (Cow::Borrowed(name), value)),
+            )
+            .collect()
+    }
+
+    /// mod_ssl's and mod_proxy_balancer's variables and the reason.
+    pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
         let mut list: Vec<_> = self
             .reason
             .map(|reason| ("SLUICE_REASON", reason.name().to_owned()))

@@ -19,6 +19,7 @@ use super::{
     manager,
     page::{self, Detail},
     path::{self, Routed},
+    policy::{self, Ruling, Stop},
     pool::Upstream,
     reason::Reason,
     reverse,
@@ -32,6 +33,7 @@ use crate::{
         failover::{Attempts, Outcome},
         sticky::{self, Session},
     },
+    config::spec::policy::ErrorDocument,
     dataplane::table::monotonic_ns,
     telemetry::error_log,
 };
@@ -40,7 +42,7 @@ mod attempt;
 mod outgoing;
 
 use attempt::attempt;
-use outgoing::{Outgoing, add_fields, target};
+use outgoing::{Outgoing, add_fields, add_via, target};
 
 const LOG: &str = "sluice::proxy";
 
@@ -215,10 +217,18 @@ async fn respond(
         return Ok(error_page(exchange, &failure, wishes));
     }
 
+    let ruled = match exchange.host().rules {
+        None => Ok(()),
+        Some(_) => policy::rule(&mut exchange, &mut parts),
+    };
     let said = fields::strip(&mut parts.headers, Direction::Request);
+    let unwanted = exchange
+        .ruling
+        .as_ref()
+        .is_some_and(|ruling| ruling.has("nokeepalive"));
     let wishes = Wishes {
         keep_alive: said.keep_alive,
-        close: said.close || (parts.version == Version::HTTP_10 && !said.keep_alive),
+        close: said.close || (parts.version == Version::HTTP_10 && !said.keep_alive) || unwanted,
     };
     client.parting.set(wishes.close);
     if parts.uri.path() == "*" && parts.method == Method::OPTIONS {
@@ -234,24 +244,128 @@ async fn respond(
     }
     // Redirect rules are the exception; a clone of the target is all they cost.
     let target = (!exchange.host().reverses.is_empty()).then(|| parts.uri.clone());
-    match forward(&mut exchange, parts, said.present, body, asked.as_deref()).await {
-        Ok((response, upstream)) => Ok(relay(
-            exchange,
-            response,
-            upstream,
-            asked.as_deref(),
-            target.as_ref(),
-            wishes,
-        )),
-        Err(Attempt::Unreached(failure) | Attempt::Failed(failure)) => {
-            Ok(error_page(exchange, &failure, wishes))
+    let outcome = match ruled {
+        Ok(()) => {
+            forward(
+                &mut exchange,
+                parts,
+                said.present,
+                Some(body),
+                asked.as_deref(),
+            )
+            .await
         }
+        Err(Stop::Fail(status, reason)) => {
+            Err(Attempt::Failed(Failure::plain(status).because(reason)))
+        }
+        Err(Stop::Send(status, place)) => {
+            policy::say_sent(&exchange, &place);
+            return Ok(own(exchange, page::elsewhere(status, place), wishes));
+        }
+    };
+    let failed = match outcome {
+        Ok((response, upstream)) if !policy::overrides(&exchange, response.status()) => {
+            let asked = asked.as_deref();
+            let target = target.as_ref();
+            return Ok(relay(exchange, response, upstream, asked, target, wishes));
+        }
+        Ok((response, _)) => Err(response),
+        Err(Attempt::Unreached(failure) | Attempt::Failed(failure)) => Ok(failure),
         Err(Attempt::Abort) => {
             exchange.fail(Reason::NoResponse);
             exchange.answer(StatusCode::BAD_GATEWAY, &HeaderMap::new());
-            Err(Abort::Silent)
+            return Err(Abort::Silent);
+        }
+    };
+    Ok(instead(exchange, failed, asked.as_deref(), target.as_ref(), wishes).await)
+}
+
+/// Answers with the page of an error, or what `ErrorDocument` has for it. `failed`: what failed
+/// here, or a member's response that is not to be passed on.
+async fn instead(
+    mut exchange: Exchange,
+    failed: Result<Failure, Response<Incoming>>,
+    asked: Option<&Asked>,
+    target: Option<&Uri>,
+    wishes: Wishes,
+) -> Response<ReplyBody> {
+    let status = match &failed {
+        Ok(failure) => failure.status,
+        Err(response) => response.status(),
+    };
+    let mut page = match policy::error_document(&exchange, status) {
+        Some(ErrorDocument::Text(text)) => Some(page::text(status, text)),
+        Some(ErrorDocument::Url(url)) => HeaderValue::try_from(url)
+            .ok()
+            .map(|place| page::elsewhere(StatusCode::FOUND, place)),
+        Some(ErrorDocument::Path(path)) => {
+            let first = exchange.ruling.take();
+            let reason = match &failed {
+                Ok(failure) => Some(failure.reason.unwrap_or(Reason::of_status(status.as_u16()))),
+                Err(_) => None,
+            };
+            match document(&mut exchange, first, &path, asked).await {
+                Some((response, upstream)) => {
+                    if let Some(reason) = reason {
+                        exchange.fail(reason);
+                    }
+                    return relay(exchange, response, upstream, asked, target, wishes);
+                }
+                None => None,
+            }
+        }
+        Some(ErrorDocument::Default) | None => None,
+    };
+    let mut wishes = wishes;
+    match &failed {
+        Ok(failure) => {
+            let by_status = Reason::of_status(status.as_u16());
+            exchange.fail(failure.reason.unwrap_or(by_status));
+            wishes.close |= page::closes(status);
+            page.get_or_insert_with(|| page::error(status, failure.detail));
+        }
+        Err(response) => {
+            let page = page.get_or_insert_with(|| page::error(status, Detail::Plain));
+            // Without it nobody could log in.
+            let asks = status == StatusCode::UNAUTHORIZED;
+            for value in response
+                .headers()
+                .get_all(header::WWW_AUTHENTICATE)
+                .iter()
+                .filter(|_| asks)
+            {
+                page.headers_mut()
+                    .append(header::WWW_AUTHENTICATE, value.clone());
+            }
         }
     }
+    let page = page.unwrap_or_else(|| page::error(status, Detail::Plain));
+    own(exchange, page, wishes)
+}
+
+/// What a path of this server answers in place of an error's page; `None`: it fails as well.
+async fn document(
+    exchange: &mut Exchange,
+    first: Option<Box<Ruling>>,
+    path: &str,
+    asked: Option<&Asked>,
+) -> Option<(Response<Incoming>, Upstream)> {
+    exchange.ruling = first;
+    let mut parts = policy::subrequest(exchange, path)?;
+    let first = exchange.ruling.take();
+    let outcome = match policy::rule(exchange, &mut parts) {
+        Ok(()) => {
+            let said = fields::strip(&mut parts.headers, Direction::Request);
+            forward(exchange, parts, said.present, None, asked)
+                .await
+                .ok()
+        }
+        Err(_) => None,
+    };
+    if outcome.is_none() {
+        exchange.ruling = first;
+    }
+    outcome
 }
 
 /// What the client said about its connection.
@@ -281,7 +395,7 @@ async fn forward(
     exchange: &mut Exchange,
     mut parts: Parts,
     present: Present,
-    body: Incoming,
+    body: Option<Incoming>,
     asked: Option<&Asked>,
 ) -> Result<(Response<Incoming>, Upstream), Attempt> {
     let current = Rc::clone(&exchange.current);
@@ -297,9 +411,15 @@ async fn forward(
         let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
         Attempt::Failed(Failure::plain(status).because(Reason::BadRequest))
     })?;
-    let Routed::Balancer { balancer, path } =
-        path::route(&exchange.host_spec().routes, raw, &decoded)
-    else {
+    let routes = &exchange.host_spec().routes;
+    let routed = match &exchange.ruling {
+        None => path::route(routes, raw, &decoded),
+        Some(ruling) => match ruling.route {
+            Some(route) => path::follow(&routes[route], raw, &decoded),
+            None => Routed::Local,
+        },
+    };
+    let Routed::Balancer { balancer, path } = routed else {
         info!(
             target: LOG,
             reason = Reason::NoRoute.name(),
@@ -317,7 +437,12 @@ async fn forward(
         MaxForwards::Unlimited
     };
     match hops {
-        MaxForwards::Unlimited => {}
+        MaxForwards::Unlimited => {
+            if let Some(hops) = exchange.host_spec().max_forwards {
+                let hops = HeaderValue::from(hops);
+                parts.headers.insert(header::MAX_FORWARDS, hops);
+            }
+        }
         MaxForwards::Left(hops) => {
             parts
                 .headers
@@ -445,9 +570,6 @@ fn relay(
     ) {
         parts.headers.remove(header::CONTENT_LENGTH);
     }
-    if !said.present.has(Present::SERVER) {
-        parts.headers.insert(header::SERVER, page::SERVER);
-    }
     let host = exchange.host();
     if let Some(target) = target {
         let asked = asked
@@ -461,6 +583,18 @@ fn relay(
         };
         let origin = format!("{scheme}://{asked}");
         reverse::rewrite_fields(&host.reverses, &path, &mut parts.headers, &origin);
+    }
+    add_via(&exchange, &mut parts.headers, asked, Direction::Response);
+    let mut wishes = wishes;
+    let mut has_server = said.present.has(Present::SERVER);
+    if exchange.ruling.is_some() {
+        policy::edit_response(&exchange, parts.status, &mut parts.headers);
+        let edited = fields::strip(&mut parts.headers, Direction::Response);
+        wishes.close |= edited.close;
+        has_server = edited.present.has(Present::SERVER);
+    }
+    if !has_server {
+        parts.headers.insert(header::SERVER, page::SERVER);
     }
     keep_or_close(&mut exchange, &mut parts.headers, wishes);
     exchange.answer(parts.status, &parts.headers);
@@ -490,6 +624,11 @@ fn error_page(mut exchange: Exchange, failure: &Failure, wishes: Wishes) -> Resp
 /// An answer of our own.
 fn own(mut exchange: Exchange, response: Response<Bytes>, wishes: Wishes) -> Response<ReplyBody> {
     let (mut parts, body) = response.into_parts();
+    let mut wishes = wishes;
+    if exchange.ruling.is_some() {
+        policy::edit_own(&exchange, parts.status, &mut parts.headers);
+        wishes.close |= fields::strip(&mut parts.headers, Direction::Response).close;
+    }
     parts.headers.insert(header::SERVER, page::SERVER);
     keep_or_close(&mut exchange, &mut parts.headers, wishes);
     exchange.answer(parts.status, &parts.headers);

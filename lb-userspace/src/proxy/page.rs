@@ -56,6 +56,28 @@ pub fn error(status: StatusCode, detail: Detail<'_>) -> Response<Bytes> {
     response
 }
 
+/// Sends the client elsewhere.
+pub fn elsewhere(status: StatusCode, place: HeaderValue) -> Response<Bytes> {
+    let mut response = error(status, Detail::Plain);
+    let reason = status.canonical_reason().unwrap_or("Elsewhere");
+    let code = status.as_u16();
+    let shown = escape(&String::from_utf8_lossy(place.as_bytes())).replace('"', "&quot;");
+    let body = format!(
+        "<!DOCTYPE html>\n<html><head>\n<title>{code} {reason}</title>\n</head><body>\n\
+         <h1>{reason}</h1>\n<p>The document is at <a href=\"{shown}\">another address</a>.</p>\n</body></html>\n"
+    );
+    *response.body_mut() = Bytes::from(body);
+    response.headers_mut().insert(header::LOCATION, place);
+    response
+}
+
+/// The operator's own words in place of the page of an error.
+pub fn text(status: StatusCode, text: String) -> Response<Bytes> {
+    let mut response = error(status, Detail::Plain);
+    *response.body_mut() = Bytes::from(text);
+    response
+}
+
 /// Whether the connection is closed after an answer of our own, as httpd does after these.
 pub const fn closes(status: StatusCode) -> bool {
     matches!(

@@ -3,7 +3,10 @@
 
 use std::borrow::Cow;
 
-use crate::config::spec::{Route, Target};
+use crate::{
+    config::spec::{Route, Target},
+    pattern,
+};
 
 /// Why a path is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -143,40 +146,63 @@ pub enum Routed<'a> {
     },
 }
 
-/// Finds the first route that matches. `raw` is the path as received, `decoded` what [`decode`]
-/// made of it.
+/// Finds the first route that matches: its index. `decoded` is what [`decode`] made of the path.
+pub fn find(routes: &[Route], decoded: &[u8]) -> Option<usize> {
+    routes.iter().position(|route| match &route.pattern {
+        None => match_prefix(decoded, route.path.as_bytes()).is_some(),
+        Some(pattern) => pattern.is_match(decoded),
+    })
+}
+
+/// Where a request goes by the first route that matches. `raw` is the path as received, `decoded`
+/// what [`decode`] made of it.
 pub fn route<'a>(routes: &[Route], raw: &'a [u8], decoded: &'a [u8]) -> Routed<'a> {
-    for route in routes {
-        let Some(matched) = match_prefix(decoded, route.path.as_bytes()) else {
-            continue;
-        };
-        let Target::Balancer { balancer, path } = &route.target else {
+    match find(routes, decoded) {
+        Some(found) => follow(&routes[found], raw, decoded),
+        None => Routed::Local,
+    }
+}
+
+/// Where a request goes by a route that matches it.
+pub fn follow<'a>(route: &Route, raw: &'a [u8], decoded: &'a [u8]) -> Routed<'a> {
+    let Target::Balancer { balancer, path } = &route.target else {
+        return Routed::Local;
+    };
+    let balancer = *balancer;
+    if let Some(pattern) = &route.pattern {
+        let Some(captures) = pattern.captures(decoded) else {
             return Routed::Local;
         };
-        // As httpd (AH01136): the raw tail counts only where the raw path matches as long a part. What
-        // it holds, `..` included, is then the member's to judge.
-        let prefix = route.path.as_bytes();
-        let raw_tail =
-            (route.nocanon && match_prefix(raw, prefix) == Some(matched)).then(|| &raw[matched..]);
-        let path = if let Some(tail) = raw_tail {
-            let mut whole = encode(path.as_bytes()).into_owned();
-            whole.extend_from_slice(tail);
-            Cow::Owned(absolute(whole))
-        } else if path == "/" && decoded[..matched] == *b"/" {
-            encode(decoded)
-        } else {
-            let tail = &decoded[matched..];
-            let mut whole = Vec::with_capacity(path.len() + tail.len() + 1);
-            whole.extend_from_slice(path.as_bytes());
-            whole.extend_from_slice(tail);
-            Cow::Owned(encode(&absolute(whole)).into_owned())
-        };
-        return Routed::Balancer {
-            balancer: *balancer,
-            path,
-        };
+        let mut whole = pattern::substitute(path.as_bytes(), decoded, &captures);
+        // As in httpd: a target without groups has all of the path behind it.
+        if whole == path.as_bytes() {
+            whole.extend_from_slice(decoded);
+        }
+        let path = Cow::Owned(encode(&absolute(whole)).into_owned());
+        return Routed::Balancer { balancer, path };
     }
-    Routed::Local
+    let Some(matched) = match_prefix(decoded, route.path.as_bytes()) else {
+        return Routed::Local;
+    };
+    // As httpd (AH01136): the raw tail counts only where the raw path matches as long a part. What
+    // it holds, `..` included, is then the member's to judge.
+    let prefix = route.path.as_bytes();
+    let raw_tail =
+        (route.nocanon && match_prefix(raw, prefix) == Some(matched)).then(|| &raw[matched..]);
+    let path = if let Some(tail) = raw_tail {
+        let mut whole = encode(path.as_bytes()).into_owned();
+        whole.extend_from_slice(tail);
+        Cow::Owned(absolute(whole))
+    } else if path == "/" && decoded[..matched] == *b"/" {
+        encode(decoded)
+    } else {
+        let tail = &decoded[matched..];
+        let mut whole = Vec::with_capacity(path.len() + tail.len() + 1);
+        whole.extend_from_slice(path.as_bytes());
+        whole.extend_from_slice(tail);
+        Cow::Owned(encode(&absolute(whole)).into_owned())
+    };
+    Routed::Balancer { balancer, path }
 }
 
 /// `balancer://x` and `balancer://x/` lead to the same paths.

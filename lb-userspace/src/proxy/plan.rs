@@ -13,7 +13,7 @@ use http::HeaderValue;
 use lb_common::member::MemberId;
 
 use super::{
-    Generation, LogFiles, gate, reverse,
+    Generation, LogFiles, gate, policy, reverse,
     shard::Shared,
     tls::{
         self, HostTls, Resumption, TlsError,
@@ -59,6 +59,8 @@ pub(crate) struct Host {
     pub(crate) member_timeout: Duration,
     /// TLS to its clients.
     pub(crate) tls: Option<HostTls>,
+    /// What sections say of its requests; `None`: nothing.
+    pub(crate) rules: Option<policy::Rules>,
 }
 
 /// One access log of a virtual host.
@@ -317,6 +319,7 @@ impl Plan {
                     logs,
                     member_timeout: host.proxy_timeout.unwrap_or(host.timeout),
                     tls,
+                    rules: policy::Rules::new(&spec, host),
                 })
             })
             .collect::<Result<_, PlanError>>()?;

@@ -42,6 +42,10 @@ reasons! {
     BadVersion = "bad_version";
     /// Nothing of the virtual host takes the path.
     NoRoute = "no_route";
+    /// Require, or Order with Allow and Deny, refuses the client.
+    AccessDenied = "access_denied";
+    /// A Redirect with a status that is none of a redirect.
+    Redirected = "redirected";
     /// Max-Forwards has reached zero.
     Loop = "loop";
     /// The client broke off its body, or sent a malformed one.
@@ -87,6 +91,7 @@ impl Reason {
     pub const fn of_status(status: u16) -> Self {
         match status {
             400 => Self::BadRequest,
+            403 => Self::AccessDenied,
             404 => Self::NoRoute,
             405 => Self::MethodRefused,
             408 => Self::BodyTimeout,

@@ -4,6 +4,7 @@
 //! decided here; blocks of lines go to the writer's thread.
 
 use std::{
+    borrow::Cow,
     io::Write as _,
     net::SocketAddr,
     sync::Arc,
@@ -159,7 +160,7 @@ pub struct Entry<'a> {
     /// `proxy-server`, or empty where nothing was to be forwarded.
     pub handler: &'a str,
     /// Value of an environment variable (`BALANCER_*`, `SLUICE_REASON`).
-    pub environment: &'a [(&'static str, String)],
+    pub environment: &'a [(Cow<'static, str>, String)],
 }
 
 /// `%X`.

@@ -78,7 +78,7 @@ fn access_line(format: &str, hostile: &[u8], shown: &str) -> Vec<u8> {
         log_id: 0,
         connection_log_id: 0,
         handler: "",
-        environment: &[("SLUICE_REASON", shown.to_owned())],
+        environment: &[("SLUICE_REASON".into(), shown.to_owned())],
     };
     format.write(&entry, &mut Clock::default(), &mut line);
     line

@@ -8,9 +8,16 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    expr::Expr,
+    expr::{
+        Expr,
+        fnmatch::{self, Options},
+    },
     pattern::Pattern,
-    policy::{access::Rule, environment::SetEnvIf, fields::FieldEdit},
+    policy::{
+        access::{Combination, Rule},
+        environment::SetEnvIf,
+        fields::FieldEdit,
+    },
 };
 
 /// The directives of one place. Empty unless something was said there.
@@ -59,6 +66,54 @@ impl Policy {
     /// Whether it says nothing.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Whether it refuses nobody and does nothing else, as `Require all granted` where nothing else
+    /// is required.
+    pub fn is_idle(&self) -> bool {
+        let grants = |rule: &Rule| match rule {
+            Rule::Group(Combination::Any, rules) => rules.contains(&Rule::All(true)),
+            rule => *rule == Rule::All(true),
+        };
+        let open = |legacy: &LegacyAccess| match legacy.order {
+            Order::DenyAllow => legacy.deny.is_empty() || legacy.allow.contains(&Rule::All(true)),
+            Order::AllowDeny => legacy.deny.is_empty() && legacy.allow.contains(&Rule::All(true)),
+        };
+        self.access.as_ref().is_none_or(grants)
+            && self.legacy.as_ref().is_none_or(open)
+            && Self {
+                access: None,
+                legacy: None,
+                auth_merging: AuthMerging::Off,
+                ..self.clone()
+            }
+            .is_empty()
+    }
+}
+
+impl Matcher {
+    /// Whether it matches a decoded path, for `<Location>`.
+    pub fn matches_path(&self, path: &[u8]) -> bool {
+        match self {
+            Self::Prefix(prefix) => path
+                .strip_prefix(prefix.as_bytes())
+                .is_some_and(|rest| rest.is_empty() || rest[0] == b'/' || prefix.ends_with('/')),
+            Self::Wildcard(pattern) => {
+                fnmatch::matches(pattern.as_bytes(), path, Options::of_paths(true))
+            }
+            Self::Pattern(pattern) => pattern.is_match(path),
+        }
+    }
+
+    /// Whether it matches the URL that a request is proxied to, for `<Proxy>`.
+    pub fn matches_url(&self, url: &[u8]) -> bool {
+        match self {
+            Self::Prefix(prefix) => url.starts_with(prefix.as_bytes()),
+            Self::Wildcard(pattern) => {
+                fnmatch::matches(pattern.as_bytes(), url, Options::of_paths(false))
+            }
+            Self::Pattern(pattern) => pattern.is_match(url),
+        }
     }
 }
 

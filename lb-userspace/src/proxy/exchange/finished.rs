@@ -42,7 +42,7 @@ pub(crate) struct Finished {
     pub(super) log_id: u64,
     pub(super) connection_log_id: u64,
     pub(super) handler: &'static str,
-    pub(super) environment: Vec<(&'static str, String)>,
+    pub(super) environment: Vec<(Cow<'static, str>, String)>,
     pub(super) filename: String,
 }
 

@@ -3,18 +3,22 @@
 use std::{rc::Rc, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode, Uri, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, Version, header, request::Parts};
 use hyper::body::Incoming;
 use tracing::{error, info};
 
 use super::{Attempt, Failure, LOG};
-use crate::proxy::{
-    body::{BodyError, Expectation, Go, Progress, RequestBody, is_timeout},
-    client::Asked,
-    exchange::Exchange,
-    fields::{self, Present},
-    plan::Destination,
-    reason::Reason,
+use crate::{
+    config::spec::Via,
+    proxy::{
+        body::{BodyError, Expectation, Go, Progress, RequestBody, is_timeout},
+        client::Asked,
+        exchange::Exchange,
+        fields::{self, Direction, Present},
+        plan::Destination,
+        policy,
+        reason::Reason,
+    },
 };
 
 /// What is sent to a member, kept so that it can be sent to another.
@@ -37,21 +41,26 @@ impl Outgoing {
         exchange: &Exchange,
         mut parts: Parts,
         present: Present,
-        body: Incoming,
+        body: Option<Incoming>,
     ) -> Result<Self, Attempt> {
         let mut go = None;
-        let expects = present.has(Present::EXPECT) && !http_body::Body::is_end_stream(&body);
-        let (body, progress) = if expects {
-            let given = Arc::new(Go::default());
-            go = Some(Arc::clone(&given));
-            RequestBody::expected(body, Expectation::new(given, exchange.shard.wheel.alarm()))
-        } else {
-            if present.has(Present::EXPECT) {
-                parts.headers.remove(header::EXPECT);
+        let waits = body.as_ref().is_some_and(|body| {
+            present.has(Present::EXPECT) && !http_body::Body::is_end_stream(body)
+        });
+        let (body, progress) = match body {
+            Some(body) if waits => {
+                let given = Arc::new(Go::default());
+                go = Some(Arc::clone(&given));
+                RequestBody::expected(body, Expectation::new(given, exchange.shard.wheel.alarm()))
             }
-            RequestBody::prefetch(body)
-                .await
-                .map_err(|error| upload_failed(exchange, &error))?
+            body => {
+                if present.has(Present::EXPECT) {
+                    parts.headers.remove(header::EXPECT);
+                }
+                RequestBody::prefetch(body)
+                    .await
+                    .map_err(|error| upload_failed(exchange, &error))?
+            }
         };
         // Framed anew: what is sent is what was decoded.
         match &body {
@@ -78,9 +87,7 @@ impl Outgoing {
                 }
             }
         }
-        let preserved_host = exchange
-            .host_spec()
-            .preserve_host
+        let preserved_host = policy::preserves_host(exchange)
             .then(|| parts.headers.get(header::HOST).cloned())
             .flatten();
         parts.version = Version::HTTP_11;
@@ -163,16 +170,53 @@ pub(super) fn add_fields(exchange: &Exchange, parts: &mut Parts, asked: Option<&
     {
         headers.insert(header::HOST, asked.value.clone());
     }
-    if !exchange.host_spec().add_headers {
+    add_via(exchange, headers, asked, Direction::Request);
+    if !policy::adds_fields(exchange) {
         return;
     }
     let address = exchange.client.forwarded_for();
     fields::append(headers, fields::FORWARDED_FOR, address);
-    if let Some(asked) = asked {
-        fields::append(headers, fields::FORWARDED_HOST, &asked.value);
+    // RequestHeader may have changed it.
+    let edited = exchange.ruling.as_ref();
+    let edited = edited.map(|_| headers.get(header::HOST).cloned());
+    if let Some(host) = edited.unwrap_or_else(|| asked.map(|asked| asked.value.clone())) {
+        fields::append(headers, fields::FORWARDED_HOST, &host);
     }
     let server = &exchange.host().forwarded_server;
     fields::append(headers, fields::FORWARDED_SERVER, server);
+}
+
+/// `ProxyVia`, for requests and for responses (RFC 9110 section 7.6.3). As httpd: the virtual host's
+/// name with the port that the client asked for, in responses in a field of its own.
+pub(super) fn add_via(
+    exchange: &Exchange,
+    headers: &mut HeaderMap,
+    asked: Option<&Asked>,
+    direction: Direction,
+) {
+    let host = exchange.host_spec();
+    let comment = match host.via {
+        Via::Off => return,
+        Via::Block => return drop(headers.remove(header::VIA)),
+        Via::On => "",
+        Via::Full => " (sluice)",
+    };
+    let name = &exchange.host().name;
+    let version = if exchange.unframed { "1.0" } else { "1.1" };
+    let usual = if exchange.client.tls.is_some() {
+        443
+    } else {
+        80
+    };
+    let port = asked.and_then(|asked| asked.port).or(host.server_port);
+    let port = port.filter(|port| *port != usual);
+    let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+    if let Ok(value) = HeaderValue::try_from(format!("{version} {name}{port}{comment}")) {
+        match direction {
+            Direction::Request => fields::append(headers, header::VIA, &value),
+            Direction::Response => drop(headers.append(header::VIA, value)),
+        }
+    }
 }
 
 /// The member's path, then the route's; the query as it came.

@@ -10,7 +10,7 @@ fn line(format: &str, change: impl FnOnce(&mut Entry<'_>)) -> String {
     fields.append("cookie", HeaderValue::from_static("c=3"));
     let request_fields = take_values(format.request_fields(), &fields);
     let response_fields = take_values(format.response_fields(), &fields);
-    let environment = [("BALANCER_WORKER_ROUTE", "n1".to_owned())];
+    let environment = [("BALANCER_WORKER_ROUTE".into(), "n1".to_owned())];
     let mut entry = Entry {
         remote: "[::ffff:192.0.2.1]:4711".parse().expect("address"),
         local: "192.0.2.2:80".parse().expect("address"),

@@ -1,0 +1,147 @@
+//! A request as expressions and rules ask for it.
+
+use std::{borrow::Cow, net::IpAddr};
+
+use http::{HeaderMap, HeaderName, StatusCode, Version};
+
+use super::Ruling;
+use crate::{
+    expr::{Facts, Moment, Table, Variable},
+    policy::environment::Request,
+    proxy::exchange::Exchange,
+};
+
+/// Answers what rules want to know of a request.
+pub(super) struct Asker<'r> {
+    pub(super) exchange: &'r Exchange,
+    pub(super) ruling: &'r Ruling,
+    /// Of the request.
+    pub(super) fields: &'r HeaderMap,
+    /// Status and fields, where it is there.
+    pub(super) response: Option<(StatusCode, &'r HeaderMap)>,
+}
+
+impl Facts for Asker<'_> {
+    fn variable(&self, variable: &Variable) -> Option<Cow<'_, [u8]>> {
+        let (exchange, ruling) = (self.exchange, self.ruling);
+        let client = &exchange.client;
+        let switch = |is_on: bool| Cow::Borrowed(if is_on { &b"on"[..] } else { b"off" });
+        let number = |number: u16| -> Cow<'_, [u8]> { number.to_string().into_bytes().into() };
+        let protocol = match ruling.version {
+            Version::HTTP_10 => "HTTP/1.0",
+            Version::HTTP_2 => "HTTP/2.0",
+            _ => "HTTP/1.1",
+        };
+        Some(match variable {
+            Variable::Field(name) => return self.entry(Table::Request, name.as_bytes()),
+            Variable::ContentType => return self.entry(Table::Response, b"content-type"),
+            Variable::Tls(name) => return self.entry(Table::Environment, name.as_bytes()),
+            Variable::Method => ruling.method.as_str().as_bytes().into(),
+            Variable::Scheme => if client.tls.is_some() {
+                &b"https"[..]
+            } else {
+                b"http"
+            }
+            .into(),
+            Variable::Uri => ruling.path[..].into(),
+            Variable::RemoteAddress | Variable::Peer => {
+                let address = client.peer.ip().to_canonical();
+                address.to_string().into_bytes().into()
+            }
+            Variable::RemotePort => number(client.peer.port()),
+            Variable::ServerName => {
+                // As UseCanonicalName Off has it: what the client asked for.
+                let host = self.fields.get(http::header::HOST);
+                let asked = host.and_then(|host| host.to_str().ok());
+                let name = asked.map(|asked| match asked.rsplit_once(':') {
+                    Some((name, port)) if !port.ends_with(']') => name,
+                    _ => asked,
+                });
+                let name = name.unwrap_or(&exchange.host().name);
+                name.to_ascii_lowercase().into_bytes().into()
+            }
+            Variable::ServerPort => {
+                let spec_port = exchange.host_spec().server_port;
+                number(spec_port.unwrap_or_else(|| client.local.port()))
+            }
+            Variable::Protocol => protocol.as_bytes().into(),
+            Variable::Query => ruling.target.query().unwrap_or_default().as_bytes().into(),
+            Variable::RequestLine => format!("{} {} {protocol}", ruling.method, ruling.target)
+                .into_bytes()
+                .into(),
+            Variable::Status => return self.response.map(|(status, _)| number(status.as_u16())),
+            Variable::Https => switch(client.tls.is_some()),
+            Variable::Http2 => switch(ruling.version == Version::HTTP_2),
+            Variable::Ipv6 => switch(client.peer.ip().to_canonical().is_ipv6()),
+            Variable::ServerSoftware => b"sluice"[..].into(),
+            Variable::Filename
+            | Variable::User
+            | Variable::ServerAdmin
+            | Variable::RequestLogId
+            | Variable::ConnectionLogId
+            | Variable::Constant(_)
+            | Variable::Time(_) => return None,
+        })
+    }
+
+    fn entry(&self, table: Table, name: &[u8]) -> Option<Cow<'_, [u8]>> {
+        let fields = match table {
+            Table::Environment => {
+                let set = self.ruling.environment.borrow();
+                if let Some(value) = set.value(name) {
+                    return Some(value.to_vec().into());
+                }
+                let known = self.exchange.environment().into_iter();
+                let mut known =
+                    known.filter(|(known, _)| known.as_bytes().eq_ignore_ascii_case(name));
+                return known.next().map(|(_, value)| value.into_bytes().into());
+            }
+            Table::Request => self.fields,
+            Table::Response => self.response?.1,
+            Table::Notes | Table::Process | Table::HealthCheck => return None,
+        };
+        let name = HeaderName::from_bytes(name).ok()?;
+        let mut values = fields.get_all(name).iter();
+        let first = values.next()?.as_bytes();
+        let rest: Vec<&[u8]> = values.map(|value| value.as_bytes()).collect();
+        if rest.is_empty() {
+            return Some(first.into());
+        }
+        // httpd joins fields of one name when it reads them.
+        let mut joined = first.to_vec();
+        for value in rest {
+            joined.extend_from_slice(b", ");
+            joined.extend_from_slice(value);
+        }
+        Some(joined.into())
+    }
+
+    fn remote(&self) -> Option<IpAddr> {
+        Some(self.exchange.client.peer.ip().to_canonical())
+    }
+
+    fn now(&self) -> Moment {
+        let now = jiff::Zoned::now();
+        Moment {
+            year: now.year(),
+            month: now.month(),
+            day: now.day(),
+            hour: now.hour(),
+            minute: now.minute(),
+            second: now.second(),
+            weekday: now.weekday().to_sunday_zero_offset(),
+        }
+    }
+}
+
+impl Request for Asker<'_> {
+    fn server_address(&self) -> String {
+        self.exchange.client.local.ip().to_canonical().to_string()
+    }
+
+    fn fields(&self, each: &mut dyn FnMut(&[u8], &[u8])) {
+        for (name, value) in self.fields {
+            each(name.as_str().as_bytes(), value.as_bytes());
+        }
+    }
+}

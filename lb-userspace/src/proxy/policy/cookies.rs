@@ -1,0 +1,89 @@
+//! `ProxyPassReverseCookiePath` and `-Domain` (apache.md 3.3). Pure.
+
+use http::{HeaderMap, HeaderValue, header};
+
+use crate::config::spec::policy::Policy;
+
+/// Rewrites the attributes of every Set-Cookie. The first rule whose text the attribute's value
+/// begins with replaces all of the value.
+pub(super) fn rewrite<'p>(policies: impl Iterator<Item = &'p Policy>, fields: &mut HeaderMap) {
+    let (mut paths, mut domains) = (Vec::new(), Vec::new());
+    for policy in policies {
+        paths.extend(&policy.cookie_paths);
+        domains.extend(&policy.cookie_domains);
+    }
+    if paths.is_empty() && domains.is_empty() {
+        return;
+    }
+    let cookies: Vec<HeaderValue> = fields.get_all(header::SET_COOKIE).iter().cloned().collect();
+    fields.remove(header::SET_COOKIE);
+    for cookie in cookies {
+        let new = cookie
+            .to_str()
+            .ok()
+            .map(|text| attributes(text, &paths, &domains))
+            .and_then(|text| HeaderValue::try_from(text).ok());
+        fields.append(header::SET_COOKIE, new.unwrap_or(cookie));
+    }
+}
+
+fn attributes(cookie: &str, paths: &[&(String, String)], domains: &[&(String, String)]) -> String {
+    let mut parts = cookie.split(';');
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        out.push(';');
+        let attribute = part.trim_start();
+        let blank = &part[..part.len() - attribute.len()];
+        let Some((name, value)) = attribute.split_once('=') else {
+            out.push_str(part);
+            continue;
+        };
+        let replaced = match name.trim_end().to_ascii_lowercase().as_str() {
+            "path" => paths
+                .iter()
+                .find(|(internal, _)| value.starts_with(internal.as_str())),
+            "domain" => domains.iter().find(|(internal, _)| {
+                value
+                    .get(..internal.len())
+                    .is_some_and(|start| start.eq_ignore_ascii_case(internal))
+            }),
+            _ => None,
+        };
+        match replaced {
+            Some((_, public)) => {
+                out.push_str(blank);
+                out.push_str(name);
+                out.push('=');
+                out.push_str(public);
+            }
+            None => out.push_str(part),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_value_of_a_matching_attribute_is_replaced() {
+        let pair = |from: &str, to: &str| (from.to_owned(), to.to_owned());
+        let (path, domain) = (pair("/i/", "/l/"), pair("back.test", "front.test"));
+        for (cookie, expected) in [
+            (
+                "S=1; Path=/i/sub; Domain=back.test",
+                "S=1; Path=/l/; Domain=front.test",
+            ),
+            ("S=/i/;path=/i/;HttpOnly", "S=/i/;path=/l/;HttpOnly"),
+            (
+                "S=1; Path=/other; Domain=.back.test",
+                "S=1; Path=/other; Domain=.back.test",
+            ),
+            ("S=1; DOMAIN=Back.Test", "S=1; DOMAIN=front.test"),
+            ("S=1", "S=1"),
+        ] {
+            assert_eq!(attributes(cookie, &[&path], &[&domain]), expected);
+        }
+    }
+}

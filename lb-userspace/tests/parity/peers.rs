@@ -1,0 +1,236 @@
+//! A httpd, a sluice and a member that answers with what it received.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+};
+
+use super::harness::{PATIENCE, Sluice, free_port, wait_until};
+
+const PROGRAM: &str = "/usr/sbin/apache2";
+const MODULES: &str = "/usr/lib/apache2/modules";
+
+/// Both, with one configuration.
+pub(crate) struct Pair {
+    httpd: Child,
+    httpd_port: u16,
+    sluice: Sluice,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        let _ = self.httpd.kill();
+        let _ = self.httpd.wait();
+    }
+}
+
+/// What a client got of one of the two.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// Status.
+    pub(crate) status: u16,
+    /// Fields, names in lower case, in order of name.
+    pub(crate) fields: Vec<(String, String)>,
+    /// What the member received, or the text; empty for pages of the two's own.
+    pub(crate) body: String,
+}
+
+/// Whether httpd is here.
+pub(crate) fn is_here() -> bool {
+    if Path::new(PROGRAM).exists() && Path::new(MODULES).is_dir() {
+        return true;
+    }
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "apache2 is not installed: in CI parity must be tested"
+    );
+    eprintln!("SKIPPED: apache2 is not installed, parity with httpd was not tested");
+    false
+}
+
+/// A member that answers with what it received, and with the status in `X-Status`.
+pub(crate) fn member() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = listener.local_addr().expect("address");
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // Ends with the connection; its errors are the test's to notice at the client.
+            thread::spawn(move || drop(echo(&stream)));
+        }
+    });
+    address
+}
+
+fn echo(stream: &TcpStream) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    let mut writer = stream;
+    loop {
+        let mut first = String::new();
+        if reader.read_line(&mut first)? == 0 {
+            return Ok(());
+        }
+        let (mut fields, mut length, mut status) = (Vec::new(), 0, 200);
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line)? <= 2 {
+                break;
+            }
+            let (name, value) = line.trim_end().split_once(':').unwrap_or_default();
+            let (name, value) = (name.to_ascii_lowercase(), value.trim());
+            match name.as_str() {
+                "content-length" => length = value.parse().unwrap_or(0),
+                "x-status" => status = value.parse().unwrap_or(200),
+                _ => {}
+            }
+            // Which of the two asks, nobody else.
+            if name != "connection" {
+                fields.push(format!("{name}: {value}"));
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body)?;
+        fields.sort();
+        let text = format!("{}\n{}\n", first.trim_end(), fields.join("\n"));
+        write!(
+            writer,
+            "HTTP/1.1 {status} Echo\r\nServer: echo\r\nX-Member: m\r\nX-Twice: a\r\nX-Twice: b\r\n\
+             Set-Cookie: S=1; Path=/i/sub; Domain=back.test\r\nVia: 1.0 inner\r\nWWW-Authenticate: Basic\r\nContent-Type: text/plain\r\n\
+             Content-Length: {}\r\n\r\n{text}",
+            text.len()
+        )?;
+    }
+}
+
+impl Pair {
+    /// Starts both with `configuration`; `MEMBER` in it is the member's address.
+    pub(crate) fn start(configuration: &str) -> Self {
+        let configuration = configuration.replace("MEMBER", &member().to_string());
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let root = dir.path().display();
+        let httpd_port = free_port();
+        let mut text = format!(
+            "ServerRoot {root}\nDefaultRuntimeDir {root}\nPidFile {root}/pid\nErrorLog {root}/error.log\n\
+             DocumentRoot {root}\nUser nobody\nGroup nogroup\nListen 127.0.0.1:{httpd_port}\n"
+        );
+        for name in [
+            "mpm_event",
+            "authz_core",
+            "authz_host",
+            "access_compat",
+            "alias",
+            "headers",
+            "setenvif",
+            "env",
+            "slotmem_shm",
+            "proxy",
+            "proxy_http",
+            "proxy_balancer",
+            "lbmethod_byrequests",
+        ] {
+            let file = format!("{MODULES}/mod_{name}.so");
+            // Some builds have them linked in.
+            if Path::new(&file).exists() {
+                let _ = writeln!(text, "LoadModule {name}_module {file}");
+            }
+        }
+        let common = format!("ServerName main.test\n{configuration}\n");
+        let file = dir.path().join("httpd.conf");
+        fs::write(&file, text + &common).expect("written");
+        let mut httpd = Command::new(PROGRAM)
+            .arg("-X")
+            .arg("-f")
+            .arg(&file)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("httpd starts");
+        let log = dir.path().join("error.log");
+        wait_until("httpd listens", || {
+            if let Some(status) = httpd.try_wait().expect("wait") {
+                let said = fs::read_to_string(&log).unwrap_or_default();
+                panic!("httpd ended ({status}): {said}");
+            }
+            TcpStream::connect(("127.0.0.1", httpd_port)).is_ok()
+        });
+        let mut sluice = Sluice::prepare(&[]);
+        let port = sluice.port;
+        sluice.write(&format!(
+            "Listen 127.0.0.1:{port}\nSluiceShards 1\n{common}"
+        ));
+        sluice.run();
+        Self {
+            httpd,
+            httpd_port,
+            sluice,
+            _dir: dir,
+        }
+    }
+
+    /// What both say to a request: its first line's start and fields, `GET /x` and `A: b`.
+    pub(crate) fn ask(&self, line: &str, fields: &[&str]) -> (Seen, Seen) {
+        (
+            ask(self.httpd_port, line, fields),
+            ask(self.sluice.port, line, fields),
+        )
+    }
+
+    /// sluice's error log.
+    pub(crate) fn log(&self) -> String {
+        self.sluice.log()
+    }
+}
+
+fn ask(port: u16, line: &str, fields: &[&str]) -> Seen {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    let mut head = format!("{line} HTTP/1.1\r\n");
+    if !fields.iter().any(|field| field.starts_with("Host:")) {
+        head += "Host: site.test\r\n";
+    }
+    for field in fields {
+        head += field;
+        head += "\r\n";
+    }
+    head += "Connection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).expect("sent");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("answer");
+    let answer: String = answer.into_iter().map(char::from).collect();
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let mut lines = head.lines();
+    let status = lines
+        .next()
+        .and_then(|line| line.split(' ').nth(1)?.parse().ok());
+    let mut fields: Vec<(String, String)> = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    // What only a member's response has, or the operator's text.
+    let passed = fields
+        .iter()
+        .any(|(name, value)| name == "x-member" && value == "m");
+    let own = ["date", "connection", "keep-alive"];
+    let pages = ["server", "content-length", "content-type"];
+    fields.retain(|(name, _)| {
+        !own.contains(&name.as_str()) && (passed || !pages.contains(&name.as_str()))
+    });
+    fields.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let is_page = body.starts_with("<!DOCTYPE");
+    Seen {
+        status: status.expect("a status"),
+        fields,
+        body: if is_page {
+            String::new()
+        } else {
+            body.to_owned()
+        },
+    }
+}

@@ -235,13 +235,6 @@ async fn respond(
         return Ok(own(exchange, Response::new(Bytes::new()), wishes));
     }
     let asked = asked.ok().flatten();
-    if let Some(granted) = manager::is_asked(&exchange, &parts.uri) {
-        let page = match granted {
-            true => manager::answer(&exchange, &parts, body, asked.as_deref()).await,
-            false => page::error(StatusCode::FORBIDDEN, Detail::Plain),
-        };
-        return Ok(own(exchange, page, wishes));
-    }
     // Redirect rules are the exception; a clone of the target is all they cost.
     let target = (!exchange.host().reverses.is_empty()).then(|| parts.uri.clone());
     let outcome = match ruled {
@@ -257,6 +250,10 @@ async fn respond(
         }
         Err(Stop::Fail(status, reason)) => {
             Err(Attempt::Failed(Failure::plain(status).because(reason)))
+        }
+        Err(Stop::Manager) => {
+            let page = manager::answer(&exchange, &parts, body, asked.as_deref()).await;
+            return Ok(own(exchange, page, wishes));
         }
         Err(Stop::Send(status, place)) => {
             policy::say_sent(&exchange, &place);

@@ -97,40 +97,6 @@ impl Office {
     }
 }
 
-/// INTERIM: whether the page is asked for by who may, until sections are obeyed everywhere: the last
-/// `<Location>` with the handler counts, and its own `Require ip`, `local` or `all`.
-pub(crate) fn is_asked(exchange: &Exchange, uri: &Uri) -> Option<bool> {
-    use crate::{
-        config::spec::policy::{Handler, Matcher},
-        policy::access::{Combination, Rule},
-    };
-    let decoded = super::path::decode(uri.path().as_bytes()).ok()?;
-    let spec = &exchange.current.plan.spec;
-    let section = exchange
-        .host_spec()
-        .locations
-        .iter()
-        .rev()
-        .find(|section| {
-            let here = match &section.matcher {
-                Matcher::Prefix(prefix) => decoded.starts_with(prefix.as_bytes()),
-                _ => false,
-            };
-            here && spec.policies[section.policy].handler == Some(Handler::BalancerManager)
-        })?;
-    fn grants(rule: &Rule, peer: std::net::IpAddr) -> bool {
-        match rule {
-            Rule::All(granted) => *granted,
-            Rule::Local => peer.is_loopback(),
-            Rule::Ip(nets) => nets.iter().any(|net| net.contains(peer)),
-            Rule::Group(Combination::Any, rules) => rules.iter().any(|rule| grants(rule, peer)),
-            _ => false,
-        }
-    }
-    let access = spec.policies[section.policy].access.as_ref();
-    Some(access.is_some_and(|rule| grants(rule, exchange.client.peer.ip())))
-}
-
 /// Answers a request for the page.
 pub(crate) async fn answer(
     exchange: &Exchange,

@@ -72,13 +72,31 @@ impl From<serde_json::Error> for Failure {
 /// The whole command.
 pub fn main() -> ExitCode {
     // The hidden subcommand of the proxy process is not part of the interface.
-    let mut words = std::env::args_os().skip(1);
-    if words.next().as_deref() == Some(crate::server::SUBCOMMAND.as_ref()) {
+    let first = std::env::args_os().nth(1);
+    if first.as_deref() == Some(crate::server::SUBCOMMAND.as_ref()) {
         return finish(
             crate::server::proxy_process::main().map_err(|error| Failure::new(FAILED, error)),
         );
     }
+    if first.as_deref() == Some(crate::server::CHECK_SUBCOMMAND.as_ref()) {
+        return finish(upgrade_check());
+    }
     finish(dispatch(Cli::parse()))
+}
+
+/// Asked by a running sluice whether this program can take over: its own words follow.
+fn upgrade_check() -> Outcome {
+    let words = std::env::args_os().skip(2);
+    let cli = Cli::try_parse_from(
+        [std::ffi::OsString::from("sluice")]
+            .into_iter()
+            .chain(words),
+    )
+    .map_err(|error| Failure::text(USAGE, error))?;
+    match cli.command {
+        Some(Command::Run(args)) => run::upgrade_check(&cli.global, &args),
+        _ => Err(Failure::text(USAGE, "these are not the words of a service")),
+    }
 }
 
 fn finish(outcome: Outcome) -> ExitCode {
@@ -124,7 +142,7 @@ fn dispatch(cli: Cli) -> Outcome {
         },
         Command::Limit { command } => match command {
             args::LimitCommand::List(json) => show::limits(global, json),
-            args::LimitCommand::Set { service, limit } => change::limit(global, service, &limit),
+            args::LimitCommand::Set { service, limit } => change::limit(global, &service, &limit),
         },
         Command::Deny { command } => match command {
             args::DenyCommand::List(json) => show::prefixes(global, json),
@@ -149,6 +167,7 @@ fn dispatch(cli: Cli) -> Outcome {
         },
         Command::Doctor { json, file } => run::doctor(global, json, file.as_deref()),
         Command::Reload => change::reload(global),
+        Command::Upgrade { binary, deadline } => change::upgrade(global, binary, deadline),
         Command::Stop { graceful } => change::stop(global, graceful),
         Command::Detach { yes } => change::detach(global, yes),
         Command::Version => run::version(),

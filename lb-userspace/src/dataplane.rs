@@ -29,6 +29,7 @@ mod desired;
 mod diff;
 pub mod doctor;
 mod error;
+mod heritage;
 mod hook;
 mod kernel;
 mod log;
@@ -50,6 +51,8 @@ pub mod table;
 pub use desired::{Desired, limit_of};
 use diff::{FileLimits, How, Op, Persist, PlacedWay};
 pub use error::DataplaneError;
+use heritage::Undo;
+pub(crate) use heritage::{Inheritance, layouts};
 use kernel::{Kernel, Opened};
 pub use log::KernelLog;
 pub(crate) use pin::Holder;
@@ -93,6 +96,8 @@ pub struct Dataplane {
     proxies: Vec<(u32, u32)>,
     /// Told with the first publish.
     notices: Vec<String>,
+    /// How to take the last publish back.
+    undo: Option<Undo>,
     kernel: Option<Kernel>,
     /// Held until this is dropped, and by nobody else.
     lock: Lock,
@@ -113,7 +118,7 @@ impl Dataplane {
             store,
             notices,
         } = Kernel::open(place, interfaces)?;
-        Self::over(place, lock, store, Some(kernel), notices)
+        Self::over(place, lock, store, Some(kernel), notices, None)
     }
 
     /// The same slots in anonymous memory, still under the instance's lock.
@@ -122,7 +127,7 @@ impl Dataplane {
         let store = Store::anonymous()?;
         store.meta().magic.store(MAGIC, Relaxed);
         store.meta().abi.store(ABI_VERSION, Relaxed);
-        Self::over(place, lock, store, None, Vec::new())
+        Self::over(place, lock, store, None, Vec::new(), None)
     }
 
     fn over(
@@ -131,6 +136,7 @@ impl Dataplane {
         store: Store,
         kernel: Option<Kernel>,
         mut notices: Vec<String>,
+        inherited: Option<Vec<(u32, u32)>>,
     ) -> Result<Self, DataplaneError> {
         let meta = store.meta();
         let left = meta.phase.load(Relaxed);
@@ -141,11 +147,19 @@ impl Dataplane {
                 meta.generation.load(Relaxed) + 1
             ));
         }
-        // A proxy that outlived its control still counts in its column.
-        let owner = column_of(meta.proxy_incarnation.load(Relaxed));
-        let orphan = Some(meta.proxy_pid.load(Relaxed)).filter(|pid| is_running(*pid));
+        let proxies = inherited.unwrap_or_else(|| {
+            // A proxy that outlived its control still counts in its column.
+            let earlier = lock.earlier_columns().iter().copied();
+            let earlier: Vec<_> = earlier.filter(|(_, pid)| is_proxy_process(*pid)).collect();
+            if !earlier.is_empty() {
+                return earlier;
+            }
+            let owner = column_of(meta.proxy_incarnation.load(Relaxed));
+            let orphan = Some(meta.proxy_pid.load(Relaxed)).filter(|pid| is_running(*pid));
+            orphan.map(|pid| (owner, pid)).into_iter().collect()
+        });
         for column in 0..BUSY_COLUMNS {
-            if column != owner || orphan.is_none() {
+            if !proxies.iter().any(|(used, _)| *used == column) {
                 store.table.clear_busy(column);
             }
         }
@@ -157,8 +171,9 @@ impl Dataplane {
             store,
             file_limits: FileLimits::new(),
             persist: Persist::after(left),
-            proxies: orphan.map(|pid| (owner, pid)).into_iter().collect(),
+            proxies,
             notices,
+            undo: None,
             kernel,
             lock,
         })
@@ -200,18 +215,22 @@ impl Dataplane {
             Some(kernel) => kernel.attach_missing(wanted, &mut notices)?,
             None => Vec::new(),
         };
-        if let Err(error) = self.store.apply_all(&plan.ops) {
-            if let Some(kernel) = &mut self.kernel {
-                kernel.take_back(changes)?;
+        let steps = match self.store.apply_all(&plan.ops) {
+            Ok(steps) => steps,
+            Err(error) => {
+                if let Some(kernel) = &mut self.kernel {
+                    kernel.take_back(changes)?;
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
+        };
         if let Some(kernel) = &mut self.kernel {
             kernel.detach_others(wanted, &mut notices);
         }
         self.state_changed();
         self.prefixes = self.store.rest.prefixes()?;
-        self.file_limits = plan.file_limits;
+        let file_limits = std::mem::replace(&mut self.file_limits, plan.file_limits);
+        self.undo = Some(Undo { steps, file_limits });
         self.persist = Persist::Adopt;
         notices.extend(plan.notices);
         let mut flat = plan.ids.into_iter();
@@ -250,22 +269,9 @@ impl Dataplane {
         });
     }
 
-    /// The proxy of an earlier control of this instance that died, if that proxy still serves. It
-    /// leaves once [`Dataplane::announce`] was called.
-    pub fn orphan(&self) -> Option<u32> {
-        self.lock
-            .earlier_proxy()
-            .filter(|pid| is_proxy_process(*pid))
-    }
-
-    /// Tells an orphaned proxy, and `sluice stop`, that this control serves through `proxy`.
-    pub fn announce(&self, proxy: u32) -> std::io::Result<()> {
-        self.lock.announce(proxy)
-    }
-
-    /// The lock file, readable, for a proxy to see a later control announce itself in.
-    pub fn lock_reader(&self) -> std::io::Result<std::fs::File> {
-        self.lock.reader()
+    /// Tells that control lives.
+    pub fn heartbeat(&self) {
+        self.store.meta().heartbeat.store(monotonic_ns(), Relaxed);
     }
 
     /// Once a second: heartbeat, expired denies, slots of members that are no longer configured.
@@ -402,7 +408,7 @@ impl Dataplane {
             (false, _) => was.gates,
         };
         ops.push(Op::Settings(Settings { gates, ..was }));
-        self.store.apply_all(&ops)
+        self.store.apply_all(&ops).map(drop)
     }
 
     /// Changes a run-time setting: `guard on|off`, `log on|off`, `log_every N`.
@@ -435,7 +441,7 @@ impl Dataplane {
                 )));
             }
         }
-        self.store.apply_all(&[Op::Settings(settings)])
+        self.store.apply_all(&[Op::Settings(settings)]).map(drop)
     }
 
     /// The program's log, to be read by a thread while `log` is on. There is one, and none without

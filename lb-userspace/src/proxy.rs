@@ -17,6 +17,7 @@ use std::{
 };
 
 use lb_common::member::MemberId;
+use rustix::thread::{CpuSet, sched_setaffinity};
 use tokio::sync::mpsc;
 
 use crate::{config::spec::Spec, dataplane::table::MemberTable, telemetry::counters::Counters};
@@ -64,6 +65,8 @@ pub struct Setup {
     pub column: u32,
     /// Shards to run, at least 1.
     pub shards: usize,
+    /// The CPU that each shard is pinned to; a shard without one runs anywhere.
+    pub cpus: Vec<Option<u32>>,
     /// What the shards count, made for as many.
     pub counters: Arc<Counters>,
     /// Client connections at most, all shards together; further ones wait in the listen queues.
@@ -124,7 +127,10 @@ impl Proxy {
             connections: AtomicUsize::new(0),
         });
         let shards = (0..setup.shards)
-            .map(|number| Handle::start(number, Arc::clone(&shared)))
+            .map(|number| {
+                let cpu = setup.cpus.get(number).copied().flatten();
+                Handle::start(number, cpu, Arc::clone(&shared))
+            })
             .collect::<io::Result<_>>()?;
         Ok(Self {
             shared,
@@ -213,9 +219,20 @@ impl Proxy {
 
     /// Stops accepting, closes idle connections, lets requests finish.
     pub fn drain(&self) {
+        self.order_drain(false);
+    }
+
+    /// Stops accepting; every response closes its connection. Idle connections stay until they have
+    /// made one more request or `KeepAliveTimeout` closes them: closed now, they might cross a
+    /// request on its way.
+    pub fn retire(&self) {
+        self.order_drain(true);
+    }
+
+    fn order_drain(&self, politely: bool) {
         for shard in &self.shards {
             // A shard that has ended accepts nothing either.
-            let _ = shard.commands.send(Command::Drain);
+            let _ = shard.commands.send(Command::Drain { politely });
         }
     }
 
@@ -247,13 +264,16 @@ impl Drop for Proxy {
 }
 
 impl Handle {
-    fn start(number: usize, shared: Arc<Shared>) -> io::Result<Self> {
+    fn start(number: usize, cpu: Option<u32>, shared: Arc<Shared>) -> io::Result<Self> {
         let (commands, orders) = mpsc::unbounded_channel();
         // The runtime is made in its thread, which it must not leave; its error comes back here.
         let (made, ready) = acks::channel();
         let thread = std::thread::Builder::new()
             .name(format!("shard-{number}"))
             .spawn(move || {
+                if let Some(cpu) = cpu {
+                    pin(number, cpu);
+                }
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build_local(tokio::runtime::LocalOptions::default());
@@ -272,6 +292,18 @@ impl Handle {
             commands,
             thread: Some(thread),
         })
+    }
+}
+
+/// Pins this thread to a CPU. Without it the shard works as well, only farther from its packets.
+fn pin(shard: usize, cpu: u32) {
+    let mut mask = CpuSet::new();
+    let cpu = cpu as usize;
+    if cpu < CpuSet::MAX_CPU {
+        mask.set(cpu);
+    }
+    if let Err(error) = sched_setaffinity(None, &mask) {
+        tracing::warn!("shard {shard} not pinned to CPU {cpu}: {error}");
     }
 }
 

@@ -6,6 +6,7 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use crate::{
+    admin::protocol::Response,
     config::{Options, spec::Spec},
     dataplane::{DataplaneError, Place},
 };
@@ -14,6 +15,9 @@ mod backoff;
 mod certificates;
 mod child;
 mod control;
+mod cpus;
+mod handover;
+mod inbox;
 mod ledger;
 mod link;
 mod listeners;
@@ -28,7 +32,10 @@ mod requests;
 mod scrape;
 mod signals;
 mod socket;
+mod start;
+mod steering;
 mod succession;
+mod upgrade;
 mod usage;
 
 pub use child::SUBCOMMAND;
@@ -46,6 +53,8 @@ pub struct RunOptions {
     pub place: Place,
     /// `--instance` was given: it beats `SluiceInstance`.
     pub instance_given: bool,
+    /// Where the program lies; [`run`] finds out.
+    pub binary: PathBuf,
 }
 
 /// Why the service did not start, or ended.
@@ -111,20 +120,106 @@ pub fn check_certificates(spec: &Spec) -> Result<Vec<String>, String> {
         .map_err(|errors| certificates::lines(&errors))
 }
 
+/// CPUs, quota and what `SluiceShards` (`None`: auto) makes of them here, in words; and whether there
+/// are more shards than CPUs.
+pub fn describe_cpus(configured: Option<u32>) -> (String, bool) {
+    let cpus = cpus::Cpus::of_process();
+    let crowded = cpus.shards(configured) > cpus.shards(None);
+    (cpus.describe(configured), crowded)
+}
+
+/// Hidden subcommand by which `sluice upgrade` asks a new program whether it can take over; the words
+/// of the running one follow.
+pub const CHECK_SUBCOMMAND: &str = "upgrade-check";
+
+/// What that subcommand prints, or why this program cannot take over.
+pub fn upgrade_check(options: &RunOptions, spec: Spec) -> Result<String, String> {
+    upgrade::check(options, spec)
+}
+
+/// What an upgrade left for this process.
+pub struct Predecessor(handover::Legacy);
+
+/// What the program that this process was has left, where `sluice upgrade` made it this one.
+pub fn predecessor() -> io::Result<Option<Predecessor>> {
+    Ok(handover::Legacy::of_predecessor()?.map(Predecessor))
+}
+
+impl Predecessor {
+    /// The configuration that is on, when this is the old program again because a new one could not
+    /// go on: the file may be made for that one.
+    pub fn spec(&self) -> io::Result<Option<Spec>> {
+        let back = self.0.state.failed.is_some();
+        back.then(|| Ok(self.0.parcel()?.spec)).transpose()
+    }
+
+    /// Gives everything back to the old program. Returns when there is no way back.
+    pub fn give_back(self, why: String) -> io::Error {
+        self.0.give_back(why)
+    }
+}
+
 /// Runs control in the foreground until it is told to stop.
-pub fn run(options: RunOptions, spec: Spec) -> Result<(), StartError> {
+pub fn run(
+    options: RunOptions,
+    spec: Spec,
+    predecessor: Option<Predecessor>,
+) -> Result<(), StartError> {
     crate::telemetry::error_log::start();
     privileges::raise_file_limit();
     crate::dataplane::keep_descriptors_to_ourselves();
+    let mut legacy = predecessor.map(|predecessor| predecessor.0);
+    let mut options = options;
+    options.binary = match &legacy {
+        Some(legacy) if legacy.state.failed.is_some() => legacy.state.old_binary.clone(),
+        Some(legacy) => legacy.state.new_binary.clone(),
+        None => upgrade::own_binary(),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let done = runtime.block_on(async {
-        let mut control = control::Control::start(options, Arc::new(spec)).await?;
+        let started = control::Control::start(options, Arc::new(spec), legacy.as_mut()).await;
+        let mut control = match started {
+            Ok(control) => control,
+            Err(error) => return Err(after(error, legacy.take())),
+        };
+        control.succeeded(legacy.take());
         control.serve().await;
         control.finish()
     });
     // A name server that never answers must not hold up the end.
     runtime.shutdown_background();
     done
+}
+
+/// The start failed: a new program becomes the old one again and does not return from here.
+fn after(error: StartError, legacy: Option<handover::Legacy>) -> StartError {
+    let Some(mut legacy) = legacy else {
+        return error;
+    };
+    let why = chain(&error);
+    if let Some(first) = &legacy.state.failed {
+        let message = format!("{first}; the program before could not go on either: {why}");
+        legacy.answer(&Response::Refused { message });
+        return error;
+    }
+    tracing::error!("not taking over, the program before goes on: {why}");
+    let binary = legacy.state.new_binary.display();
+    let message = format!("{binary} could not take over: {why}");
+    let back = legacy.give_back(message);
+    tracing::error!("the program before cannot go on: {back}");
+    error
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

@@ -12,6 +12,8 @@ mod bodies;
 mod connections;
 #[path = "proxy/generations.rs"]
 mod generations;
+#[path = "proxy/h2.rs"]
+mod h2;
 #[path = "proxy/hosts.rs"]
 mod hosts;
 #[path = "proxy/messages.rs"]

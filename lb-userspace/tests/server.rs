@@ -23,5 +23,9 @@ mod members;
 mod metrics;
 #[path = "server/reload.rs"]
 mod reload;
+#[path = "server/steering.rs"]
+mod steering;
 #[path = "server/tls.rs"]
 mod tls;
+#[path = "server/upgrade.rs"]
+mod upgrade;

@@ -23,6 +23,8 @@ pub struct Numbers {
     pub last_load_failed: bool,
     /// Client connections accepted.
     pub accepted: u64,
+    /// Of HTTP/2: connections, requests, requests reset by the client, floods.
+    pub http2: [u64; 4],
     /// Connections to members, those in pools included.
     pub open: u64,
     /// Connections in pools.
@@ -117,6 +119,10 @@ families! {
     LINES_LOST = "sluice_log_lines_lost_total", "counter", "lines", "", false, "Lines of access and error logs that were not written: disk full, program or system log not reading, queue full";
     ACCEPTED = "sluice_client_connections_accepted_total", "counter", "connections", "", false, "Client connections accepted";
     CLIENTS = "sluice_client_connections", "gauge", "connections", "", false, "Client connections open";
+    H2_CONNECTIONS = "sluice_http2_connections_total", "counter", "connections", "", false, "Client connections that spoke HTTP/2";
+    H2_REQUESTS = "sluice_http2_requests_total", "counter", "requests", "", false, "Requests over HTTP/2 that began";
+    H2_RESETS = "sluice_http2_resets_total", "counter", "requests", "", false, "RST_STREAM frames of clients";
+    H2_FLOODS = "sluice_http2_floods_total", "counter", "connections", "", false, "HTTP/2 connections closed for what they sent too much of";
     HANDSHAKES = "sluice_tls_handshakes_total", "counter", "handshakes", "peer,version,kind", false, "TLS handshakes that were made, with clients and with members, full or resumed";
     HANDSHAKES_FAILED = "sluice_tls_handshakes_failed_total", "counter", "handshakes", "peer,reason", false, "TLS handshakes that were not, by reason (docs/reasons.md)";
     EXPIRY = "sluice_tls_certificate_expiry_time_seconds", "gauge", "seconds since 1970", "file", false, "Until when the certificate in the file is valid, of the files that are in use";
@@ -191,6 +197,10 @@ fn process(page: &mut Page, shown: &Snapshot, numbers: &Numbers) {
     page.one(LINES_LOST, numbers.lines_lost);
     page.one(ACCEPTED, numbers.accepted);
     page.one(CLIENTS, shown.connections);
+    let http2 = [H2_CONNECTIONS, H2_REQUESTS, H2_RESETS, H2_FLOODS];
+    for (family, count) in http2.into_iter().zip(numbers.http2) {
+        page.one(family, count);
+    }
 }
 
 fn tls(page: &mut Page, numbers: &Numbers) {

@@ -3,6 +3,8 @@
 //! [`Snapshot`] is also what the reading commands build from the pinned maps when no daemon
 //! answers, so that both print the same.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 /// One request to control.
@@ -54,6 +56,13 @@ pub enum Request {
     },
     /// Read the configuration again, as USR1.
     Reload,
+    /// Become another build of this program, or this one anew, without losing a connection.
+    Upgrade {
+        /// The program; `None`: what lies where the running one was started from.
+        binary: Option<PathBuf>,
+        /// How long the proxy that serves now may drain, seconds; `None`: `GracefulShutdownTimeout`.
+        deadline: Option<u64>,
+    },
     /// Stop: gracefully (as WINCH then exit) or at once (TERM).
     Stop {
         /// Wait for requests in flight.
@@ -146,8 +155,23 @@ pub struct Snapshot {
     pub connections: u64,
     /// Shards of the proxy; 0 when dead.
     pub shards: u32,
+    /// The shards; empty when dead.
+    #[serde(default)]
+    pub shard_list: Vec<ShardView>,
+    /// Whether a connection goes to a shard of the CPU that received it.
+    #[serde(default)]
+    pub steered: bool,
+    /// CPUs that sluice may use when it was started; empty when dead.
+    #[serde(default)]
+    pub cpus: Vec<u32>,
+    /// CPUs' worth of time that its control group may use; `None`: no quota.
+    #[serde(default)]
+    pub cpu_quota: Option<f64>,
     /// Times the proxy was restarted after a crash.
     pub proxy_restarts: u32,
+    /// Proxies that an upgrade replaced and that still have connections.
+    #[serde(default)]
+    pub draining: Vec<DrainingView>,
     /// Members.
     pub members: Vec<MemberView>,
     /// Services.
@@ -158,6 +182,26 @@ pub struct Snapshot {
     pub settings: Vec<(String, String)>,
     /// What an operator should know: fallbacks taken, repairs done.
     pub notices: Vec<String>,
+}
+
+/// One proxy that another has taken over from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DrainingView {
+    /// Process id.
+    pub pid: u32,
+    /// Its connections, as it last said.
+    pub connections: u64,
+    /// Until it is ended; `None`: it may take as long as it takes.
+    pub seconds_left: Option<u64>,
+}
+
+/// One shard.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ShardView {
+    /// The CPU that it is pinned to.
+    pub cpu: Option<u32>,
+    /// Connections that it has accepted.
+    pub accepted: u64,
 }
 
 /// One interface.

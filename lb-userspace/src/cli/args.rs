@@ -166,6 +166,21 @@ pub(crate) enum Command {
     },
     /// Read the configuration again (as USR1). A failing reload changes nothing.
     Reload,
+    /// Become another build of sluice, or the same one anew, without losing a connection.
+    ///
+    /// The new program is asked first whether it accepts the configuration and this host; one that
+    /// does not, or that fails to start, changes nothing (exit code 1). Then the running control
+    /// becomes it, under the same process id; its proxy takes the listening sockets, and the proxy
+    /// of before answers the requests that it has. Also applies what a reload cannot: SluiceShards,
+    /// User, Group.
+    Upgrade {
+        /// The new program [default: what lies where the running one was started from].
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+        /// How long the proxy of before may take to finish [default: GracefulShutdownTimeout].
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        deadline: Option<Duration>,
+    },
     /// Stop the service.
     Stop {
         /// Wait for requests in flight, at most GracefulShutdownTimeout.
@@ -258,10 +273,12 @@ pub(crate) enum ServiceCommand {
 pub(crate) enum LimitCommand {
     /// Table of limits.
     List(Json),
-    /// Replace one limit until the next reload changes it: `limit set 1 syn 100/s burst=200`.
+    /// Replace one limit until the next reload changes it: `limit set tcp://192.0.2.1:80 syn 100/s
+    /// burst=200`.
     Set {
-        /// Service id as `service list` prints it; 0: the host's ICMP.
-        service: u16,
+        /// Service: its name or id as `limit list` and `service list` print it, or ADDRESS:PORT; `host`
+        /// or 0: the host's ICMP.
+        service: String,
         /// As GuardLimit takes it, or KIND off.
         #[arg(value_name = "LIMIT", required = true)]
         limit: Vec<String>,

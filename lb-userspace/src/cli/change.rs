@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, BufRead as _, IsTerminal as _, Write as _},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -12,6 +13,7 @@ use super::{
     args::{Global, MemberChangeCommand},
     client::{self, NoAnswer, ask},
     output,
+    show::find_service,
 };
 use crate::{
     admin::{
@@ -69,7 +71,9 @@ fn setting_of(text: &str) -> Result<MemberChange, String> {
     }
 }
 
-pub(crate) fn limit(global: &Global, service: u16, limit: &[String]) -> Outcome {
+pub(crate) fn limit(global: &Global, service: &str, limit: &[String]) -> Outcome {
+    let shown = client::snapshot(global)?;
+    let service = find_service(&shown, service)?.id;
     client::change(
         global,
         &Request::Limit {
@@ -144,6 +148,22 @@ pub(crate) fn reload(global: &Global) -> Outcome {
     client::change(global, &Request::Reload)
 }
 
+pub(crate) fn upgrade(
+    global: &Global,
+    binary: Option<PathBuf>,
+    deadline: Option<Duration>,
+) -> Outcome {
+    // The daemon has a working directory of its own.
+    let binary = binary.map(std::path::absolute).transpose()?;
+    client::change(
+        global,
+        &Request::Upgrade {
+            binary,
+            deadline: deadline.map(|deadline| deadline.as_secs()),
+        },
+    )
+}
+
 /// Stops and waits until the service is gone.
 pub(crate) fn stop(global: &Global, graceful: bool) -> Outcome {
     let place = global.place();
@@ -174,6 +194,7 @@ pub(crate) fn detach(global: &Global, yes: bool) -> Outcome {
         Ok(Response::Refused { message }) => Err(Failure::text(FAILED, message)),
         Ok(_) => Err(Failure::text(FAILED, "the daemon answered strangely")),
         Err(NoAnswer::Failed(failure)) => Err(failure),
+        Err(NoAnswer::Ended) => Err(client::ended()),
         Err(NoAnswer::Dead) => {
             let gone = dataplane::detach_dead(&global.place())
                 .map_err(|error| Failure::text(super::UNREACHABLE, error))?;

@@ -17,13 +17,26 @@ use crate::{
 const MAX_ANSWER: u64 = 64 * 1024 * 1024;
 /// Reloads take as long as name servers and the proxy let them.
 const PATIENCE: Duration = Duration::from_mins(2);
+/// Times that who only looks asks again.
+const RETRIES: u32 = 5;
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why there is no answer.
 pub(crate) enum NoAnswer {
     /// Nobody listens.
     Dead,
+    /// It ended before it answered.
+    Ended,
     /// Somebody does, but it went wrong.
     Failed(Failure),
+}
+
+/// The failure when the daemon ended before it answered.
+pub(crate) fn ended() -> Failure {
+    Failure::text(
+        FAILED,
+        "the daemon ended, or became another program, before it answered",
+    )
 }
 
 /// Where the instance's control socket is.
@@ -32,8 +45,20 @@ pub(crate) fn socket(global: &Global) -> PathBuf {
     place.run_dir.join(format!("{}.sock", place.instance))
 }
 
-/// Sends one request and reads the answer.
+/// Sends one request and reads the answer. Who only looks asks again when the daemon became another
+/// program meanwhile (`sluice upgrade`).
 pub(crate) fn ask(global: &Global, request: &Request) -> Result<Response, NoAnswer> {
+    let looks = matches!(request, Request::Snapshot | Request::Metrics);
+    for _ in 0..RETRIES {
+        match ask_once(global, request) {
+            Err(NoAnswer::Ended) if looks => std::thread::sleep(RETRY_PAUSE),
+            answered => return answered,
+        }
+    }
+    ask_once(global, request)
+}
+
+fn ask_once(global: &Global, request: &Request) -> Result<Response, NoAnswer> {
     let path = socket(global);
     let stream = match UnixStream::connect(&path) {
         Ok(stream) => stream,
@@ -68,6 +93,9 @@ pub(crate) fn ask(global: &Global, request: &Request) -> Result<Response, NoAnsw
                     PATIENCE.as_secs()
                 ),
             ),
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+                return NoAnswer::Ended;
+            }
             _ => Failure::text(FAILED, format_args!("control socket {path}: {error}")),
         })
     })
@@ -101,6 +129,7 @@ pub(crate) fn snapshot(global: &Global) -> Result<Snapshot, Failure> {
         }
         Ok(Response::Metrics { .. }) => Err(Failure::text(FAILED, "the daemon answered strangely")),
         Err(NoAnswer::Failed(failure)) => Err(failure),
+        Err(NoAnswer::Ended) => Err(ended()),
         Err(NoAnswer::Dead) => {
             let place = global.place();
             let snapshot = dataplane::read_pins(&place).map_err(|error| {
@@ -130,6 +159,7 @@ pub(crate) fn change(global: &Global, request: &Request) -> Outcome {
             Err(Failure::text(FAILED, "the daemon answered strangely"))
         }
         Err(NoAnswer::Failed(failure)) => Err(failure),
+        Err(NoAnswer::Ended) => Err(ended()),
         Err(NoAnswer::Dead) => Err(Failure::text(
             UNREACHABLE,
             format_args!(

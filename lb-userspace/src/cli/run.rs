@@ -1,6 +1,9 @@
 //! `run`, `configtest`, `doctor`, `version`.
 
-use std::{io::Write as _, path::Path};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 use super::{
     FAILED, Failure, NO_DATAPLANE, Outcome,
@@ -16,10 +19,7 @@ use crate::{
 
 /// Reads the configuration and prints every report. `None`: it has errors, which were printed.
 fn load(args: &ConfigArgs, least: Severity) -> (Option<Spec>, Options) {
-    let options = Options {
-        defines: args.defines.clone(),
-        server_root: None,
-    };
+    let options = options_of(args);
     let loaded = config::load(&args.file, &options);
     let mut errors = std::io::stderr().lock();
     for report in loaded.reports.iter().filter(|r| r.severity >= least) {
@@ -27,6 +27,13 @@ fn load(args: &ConfigArgs, least: Severity) -> (Option<Spec>, Options) {
         drop(writeln!(errors, "{}", report.render()));
     }
     (loaded.spec, options)
+}
+
+fn options_of(args: &ConfigArgs) -> Options {
+    Options {
+        defines: args.defines.clone(),
+        server_root: None,
+    }
 }
 
 fn refused(args: &ConfigArgs) -> Failure {
@@ -61,21 +68,49 @@ pub(crate) fn configtest(args: &ConfigArgs) -> Outcome {
 }
 
 pub(crate) fn run(global: &Global, args: &RunArgs) -> Outcome {
-    let (spec, config) = load(&args.config, Severity::Notice);
-    let Some(spec) = spec else {
-        return Err(refused(&args.config));
+    let predecessor = server::predecessor()?;
+    let left = match &predecessor {
+        Some(predecessor) => predecessor.spec()?,
+        None => None,
     };
-    // A daemon's working directory is nobody's business; reloads need the path.
-    let file = std::path::absolute(&args.config.file)?;
-    let options = RunOptions {
-        file,
+    let (spec, config) = match left {
+        Some(spec) => (Some(spec), options_of(&args.config)),
+        None => load(&args.config, Severity::Notice),
+    };
+    let Some(spec) = spec else {
+        let refused = refused(&args.config);
+        if let Some(predecessor) = predecessor {
+            let why = format!("the new program refused {}", args.config.file.display());
+            let error = predecessor.give_back(why);
+            return Err(Failure::new(FAILED, error));
+        }
+        return Err(refused);
+    };
+    let options = run_options(global, args, config)?;
+    server::run(options, spec, predecessor)
+        .map_err(|error| Failure::new(u8::try_from(error.exit_code()).unwrap_or(FAILED), error))
+}
+
+fn run_options(global: &Global, args: &RunArgs, config: Options) -> Result<RunOptions, Failure> {
+    Ok(RunOptions {
+        // A daemon's working directory is nobody's business; reloads need the path.
+        file: std::path::absolute(&args.config.file)?,
         config,
         no_xdp: args.no_xdp,
         place: global.place(),
         instance_given: global.instance.is_some(),
-    };
-    server::run(options, spec)
-        .map_err(|error| Failure::new(u8::try_from(error.exit_code()).unwrap_or(FAILED), error))
+        binary: PathBuf::new(),
+    })
+}
+
+/// Whether this program could take over from a running one: its credentials on standard output.
+pub(crate) fn upgrade_check(global: &Global, args: &RunArgs) -> Outcome {
+    let (spec, config) = load(&args.config, Severity::Error);
+    let spec = spec.ok_or_else(|| refused(&args.config))?;
+    let options = run_options(global, args, config)?;
+    let credentials =
+        server::upgrade_check(&options, spec).map_err(|message| Failure::text(FAILED, message))?;
+    output::line(&credentials)
 }
 
 pub(crate) fn version() -> Outcome {
@@ -90,6 +125,7 @@ pub(crate) fn version() -> Outcome {
 pub(crate) fn doctor(global: &Global, json: Json, file: Option<&Path>) -> Outcome {
     let mut place = global.place();
     let mut interfaces = Vec::new();
+    let mut shards = None;
     if let Some(file) = file {
         let args = ConfigArgs {
             file: file.to_owned(),
@@ -100,10 +136,23 @@ pub(crate) fn doctor(global: &Global, json: Json, file: Option<&Path>) -> Outcom
         if global.instance.is_none() {
             place.instance = spec.sluice.instance;
         }
+        shards = spec.sluice.shards;
         let named = spec.sluice.interfaces.into_iter();
         interfaces.extend(named.map(|interface| interface.name));
     }
-    let checks = examine(&place, &interfaces);
+    let mut checks = examine(&place, &interfaces);
+    let (found, crowded) = server::describe_cpus(shards);
+    checks.push(Check {
+        name: "CPUs".to_owned(),
+        verdict: if crowded { Verdict::Warn } else { Verdict::Ok },
+        found,
+        why: "a shard is one thread: as many as CPUs, or as the control group's quota keeps running",
+        fix: if crowded {
+            "SluiceShards auto".to_owned()
+        } else {
+            String::new()
+        },
+    });
     let word = |verdict| match verdict {
         Verdict::Ok => ("ok", Tone::Good),
         Verdict::Warn => ("warning", Tone::Warn),

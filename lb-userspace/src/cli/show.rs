@@ -22,6 +22,10 @@ use crate::admin::{
     },
 };
 
+mod head;
+
+use head::head;
+
 pub(crate) fn status(global: &Global, json: Json) -> Outcome {
     let shown = snapshot(global)?;
     if json.json {
@@ -57,6 +61,7 @@ pub(crate) fn metrics(global: &Global) -> Outcome {
         Ok(Response::Refused { message }) => Err(Failure::text(FAILED, message)),
         Ok(_) => Err(Failure::text(FAILED, "the daemon answered strangely")),
         Err(NoAnswer::Failed(failure)) => Err(failure),
+        Err(NoAnswer::Ended) => Err(client::ended()),
         // Says so, and reads the pins.
         Err(NoAnswer::Dead) => output::text(&metrics::render(&snapshot(global)?, None)),
     }
@@ -64,61 +69,6 @@ pub(crate) fn metrics(global: &Global) -> Outcome {
 
 fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
     let _never_fails_on_a_string = writeln!(out, "{text}");
-}
-
-fn head(out: &mut String, shown: &Snapshot, colour: bool) {
-    let state = match (shown.daemon, shown.proxy_pid) {
-        (true, 0) => Cell::toned("proxy is being restarted", Tone::Bad),
-        (true, _) => Cell::toned("running", Tone::Good),
-        (false, _) => Cell::toned("no daemon", Tone::Bad),
-    };
-    line(
-        out,
-        format_args!(
-            "sluice {}, instance {}: {}",
-            shown.version,
-            shown.instance,
-            state.render(colour)
-        ),
-    );
-    if shown.daemon {
-        line(
-            out,
-            format_args!(
-                "processes   control {}, proxy {} ({}, restarted {} after a crash), up {}",
-                shown.control_pid,
-                shown.proxy_pid,
-                count(u64::from(shown.shards), "shard"),
-                count(u64::from(shown.proxy_restarts), "time"),
-                span(shown.uptime_seconds)
-            ),
-        );
-        line(
-            out,
-            format_args!(
-                "listening   {} ({})",
-                shown.listeners.join(" "),
-                count(shown.connections, "connection")
-            ),
-        );
-    }
-    if !shown.file.is_empty() {
-        line(out, format_args!("file        {}", shown.file));
-    }
-    line(
-        out,
-        format_args!("generation  {} ({})", shown.generation, shown.phase),
-    );
-    let beat = shown
-        .heartbeat_age_seconds
-        .map(|age| format!(", heartbeat {} ago", span(age)))
-        .unwrap_or_default();
-    let dataplane = match shown.dataplane.as_str() {
-        "memory" => "members in memory of the processes, no kernel maps",
-        "kernel" => "kernel maps",
-        other => other,
-    };
-    line(out, format_args!("dataplane   {dataplane}{beat}"));
 }
 
 fn interface_table(interfaces: &[InterfaceView]) -> Table {
@@ -365,22 +315,41 @@ fn reasons(counters: &[ReasonView]) -> String {
     named.join(", ")
 }
 
-pub(crate) fn service(global: &Global, wanted: &str, json: Json) -> Outcome {
-    let shown = snapshot(global)?;
-    let found = shown.services.iter().find(|view| {
-        view.id.to_string() == wanted || service_name(view) == wanted || view.address == wanted
-    });
-    let Some(view) = found else {
-        let names: Vec<String> = shown
-            .services
-            .iter()
+/// A service by its id or by any of the names that tables print; `host` is the rest of the host.
+pub(crate) fn find_service<'a>(
+    shown: &'a Snapshot,
+    wanted: &str,
+) -> Result<&'a ServiceView, Failure> {
+    let is_it = |view: &&ServiceView| {
+        view.id.to_string() == wanted
+            || service_name(view).eq_ignore_ascii_case(wanted)
+            || (view.id == 0 && wanted.eq_ignore_ascii_case("host"))
+            || (!view.address.is_empty() && view.address == wanted)
+    };
+    let mut found = shown.services.iter().filter(is_it);
+    let names = || {
+        let services = shown.services.iter();
+        let names: Vec<String> = services
             .map(|view| format!("{} {}", view.id, service_name(view)))
             .collect();
-        return Err(Failure::text(
-            FAILED,
-            format_args!("no service {wanted}; there are {}", names.join(", ")),
-        ));
+        names.join(", ")
     };
+    match (found.next(), found.next()) {
+        (Some(view), None) => Ok(view),
+        (Some(_), Some(_)) => Err(Failure::text(
+            FAILED,
+            format_args!("{wanted} is more than one service; there are {}", names()),
+        )),
+        (None, _) => Err(Failure::text(
+            FAILED,
+            format_args!("no service {wanted}; there are {}", names()),
+        )),
+    }
+}
+
+pub(crate) fn service(global: &Global, wanted: &str, json: Json) -> Outcome {
+    let shown = snapshot(global)?;
+    let view = find_service(&shown, wanted)?;
     if json.json {
         return output::json(view);
     }

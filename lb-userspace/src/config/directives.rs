@@ -19,6 +19,7 @@ mod foreign;
 mod guard;
 mod headers;
 mod health;
+pub(crate) mod http2;
 mod keys;
 mod log;
 mod process;
@@ -359,7 +360,7 @@ pub(crate) fn member_of_url(url: &str) -> Result<super::spec::Member, String> {
 }
 
 /// The parts of the table, with titles, in the order of the documentation.
-pub(crate) const PARTS: [(&str, &[Directive]); 17] = [
+pub(crate) const PARTS: [(&str, &[Directive]); 18] = [
     ("Files and conditions", server::READING),
     ("Servers and virtual hosts", server::TABLE),
     ("Sections", sections::TABLE),
@@ -371,6 +372,7 @@ pub(crate) const PARTS: [(&str, &[Directive]); 17] = [
     ("TLS", tls::TABLE),
     ("Certificates of clients", tls::CLIENTS),
     ("TLS to members", tls::MEMBERS),
+    ("HTTP/2", http2::TABLE),
     ("Proxy", proxy::TABLE),
     ("Balancers", balancer::TABLE),
     ("Health checks", health::TABLE),

@@ -130,6 +130,8 @@ pub(crate) struct HostDraft {
     pub limit_request_field_size: Option<u32>,
     /// What SSL directives said.
     pub tls: super::directives::tls::TlsDraft,
+    /// What `Protocols` and H2 directives said.
+    pub http2: super::directives::http2::Http2Draft,
     /// What SSLProxy directives said outside of `<Proxy>`.
     pub member_tls: super::directives::tls::MemberTlsDraft,
     /// And in its sections, by what these are for: `balancer://NAME` or a URL.

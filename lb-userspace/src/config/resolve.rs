@@ -186,6 +186,7 @@ fn host(draft: &mut Draft<'_>, index: usize, names: &Names, file: &Path) -> Host
             .unwrap_or(BODY_TIMEOUT),
         request_limits: request_limits(main, own),
         tls: None,
+        protocols: own.http2.resolve(&main.http2),
         access_logs: access_logs(reports, main, own),
         error_log: own.error_log.clone(),
         error_log_format: own.error_log_format.clone(),

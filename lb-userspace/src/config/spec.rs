@@ -11,12 +11,14 @@ mod client;
 mod log;
 mod manage;
 pub mod policy;
+mod protocols;
 
 pub use client::{ReadTimeout, RequestLimits};
 pub use log::{
     AccessLog, ErrorLogFormat, LogCondition, LogLevel, LogLevels, LogProgram, LogTarget,
 };
 pub use manage::{Manage, Nonce};
+pub use protocols::{Protocol, Protocols};
 
 use crate::{expr::Expr, pattern::Pattern};
 
@@ -142,6 +144,8 @@ pub struct Host {
     pub request_limits: RequestLimits,
     /// `SSLEngine on`; `None`: cleartext.
     pub tls: Option<Tls>,
+    /// `Protocols` and what HTTP/2 is like.
+    pub protocols: Protocols,
     /// `CustomLog`, in order.
     pub access_logs: Vec<AccessLog>,
     /// `ErrorLog`; `None`: the main server's.

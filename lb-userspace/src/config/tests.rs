@@ -13,6 +13,7 @@ use super::{
 mod accepted;
 mod balancers;
 mod bounds;
+mod http2;
 mod refused;
 mod tls;
 

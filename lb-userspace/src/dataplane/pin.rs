@@ -23,6 +23,8 @@ pub(super) struct Lock {
     path: PathBuf,
     /// The proxy that an earlier control announced and that may have outlived it.
     earlier_proxy: Option<u32>,
+    /// Columns of `BUSY` of that one and of those that drained then, with their process ids.
+    earlier_columns: Vec<(u32, u32)>,
 }
 
 impl Lock {
@@ -57,14 +59,15 @@ impl Lock {
             }
             Err(errno) => return Err(failed("lock", &path)(errno.into())),
         }
-        let mut before = String::new();
+        let mut text = String::new();
         // Unreadable is as good as empty: nobody is taken over from.
-        let _ = file.read_to_string(&mut before);
-        let before = Holder::parse(&before);
+        let _ = file.read_to_string(&mut text);
+        let before = Holder::parse(&text);
         let lock = Self {
             file,
             path: path.clone(),
             earlier_proxy: before.proxy.or(before.orphan),
+            earlier_columns: columns(&text),
         };
         // A start that fails must not forget the proxy that serves meanwhile: the next would find
         // its addresses taken.
@@ -72,9 +75,25 @@ impl Lock {
             .earlier_proxy
             .map(|pid| format!("orphan {pid}\n"))
             .unwrap_or_default();
-        lock.write(&format!("{}\n{orphan}", std::process::id()))
+        let columns = columns_line(&lock.earlier_columns);
+        lock.write(&format!("{}\n{orphan}{columns}", std::process::id()))
             .map_err(failed("write", &path))?;
         Ok(lock)
+    }
+
+    /// The lock of a predecessor, which became this process.
+    pub(super) fn inherit(place: &Place, file: File) -> Self {
+        Self {
+            file,
+            path: place.run_dir.join(format!("{}.lock", place.instance)),
+            earlier_proxy: None,
+            earlier_columns: Vec::new(),
+        }
+    }
+
+    /// The lock itself, for a successor.
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     /// Empties the file after a clean stop: there is no proxy left to be taken over from, and its
@@ -89,9 +108,19 @@ impl Lock {
     }
 
     /// Writes that this control serves through `proxy`: the sign for a proxy whose control died to
-    /// leave.
-    pub(super) fn announce(&self, proxy: u32) -> io::Result<()> {
-        self.write(&format!("{}\nserving {proxy}\n", std::process::id()))
+    /// leave. `proxies` are all that run, with their columns of `BUSY`: should this control die, the
+    /// next must know whose they are.
+    pub(super) fn announce(&self, proxy: u32, proxies: &[(u32, u32)]) -> io::Result<()> {
+        let columns = columns_line(proxies);
+        self.write(&format!(
+            "{}\nserving {proxy}\n{columns}",
+            std::process::id()
+        ))
+    }
+
+    /// Columns that proxies of an earlier control had, with their process ids.
+    pub(super) fn earlier_columns(&self) -> &[(u32, u32)] {
+        &self.earlier_columns
     }
 
     /// The file, opened anew for reading: a duplicate of our descriptor would hold the lock.
@@ -108,6 +137,26 @@ impl Lock {
     pub(super) const fn earlier_proxy(&self) -> Option<u32> {
         self.earlier_proxy
     }
+}
+
+/// `columns 3:4711 4:4712`, a line of the lock file.
+fn columns_line(proxies: &[(u32, u32)]) -> String {
+    let entries: Vec<String> = (proxies.iter())
+        .map(|(column, pid)| format!(" {column}:{pid}"))
+        .collect();
+    format!("columns{}\n", entries.concat())
+}
+
+/// The columns that a lock file tells of.
+fn columns(text: &str) -> Vec<(u32, u32)> {
+    let line = text.lines().find_map(|line| line.strip_prefix("columns "));
+    (line.unwrap_or_default().split(' '))
+        .filter_map(|entry| {
+            let (column, pid) = entry.split_once(':')?;
+            let column = column.parse().ok().filter(|c| *c < abi::BUSY_COLUMNS)?;
+            Some((column, pid.parse().ok()?))
+        })
+        .collect()
 }
 
 /// What a lock file says: the process id of control and, once it serves, that of its proxy; before

@@ -70,6 +70,8 @@ pub(super) struct Store {
     pub(super) busy: OwnedFd,
     services: Mapping<ServiceCell>,
     meta: Mapping<MetaCell>,
+    /// What `META` is mapped from, where it is memory of processes: for a successor.
+    pub(super) meta_file: Option<OwnedFd>,
     pub(super) rest: Box<dyn Rest>,
 }
 
@@ -98,28 +100,35 @@ impl Store {
             services: Mapping::of(services.as_fd(), SERVICE_SETS as usize)
                 .map_err(failed("SERVICES"))?,
             meta: Mapping::of(meta.as_fd(), 1).map_err(failed("META"))?,
+            meta_file: None,
             rest,
         })
     }
 
     /// All in memory of this process, shareable by descriptor as the kernel's maps are.
     pub(super) fn anonymous() -> Result<Self, DataplaneError> {
-        let file = |map, bytes: usize| {
-            memory_file(map, bytes as u64).map_err(|source| DataplaneError::Map {
-                map,
-                what: "creating memory for",
-                source,
-            })
-        };
         let (_, members, busy) =
             MemberTable::anonymous().map_err(|source| DataplaneError::Map {
                 map: "MEMBERS",
                 what: "creating memory for",
                 source,
             })?;
-        let services = file("SERVICES", SERVICE_SETS as usize * size_of::<ServiceCell>())?;
-        let meta = file("META", size_of::<MetaCell>())?;
-        Self::of(members, busy, services, meta, Box::new(Memory::default()))
+        let meta = new_file("META", size_of::<MetaCell>())?;
+        Self::in_memory(members, busy, meta)
+    }
+
+    /// Over the memory of a predecessor; what it had beside that (names, services, limits, lists)
+    /// comes with the next publish, and where there is no kernel map none of it has an effect.
+    pub(super) fn in_memory(
+        members: OwnedFd,
+        busy: OwnedFd,
+        meta: OwnedFd,
+    ) -> Result<Self, DataplaneError> {
+        let services = new_file("SERVICES", SERVICE_SETS as usize * size_of::<ServiceCell>())?;
+        let rest = Box::new(Memory::default());
+        let mut store = Self::of(members, busy, services, &meta, rest)?;
+        store.meta_file = Some(meta);
+        Ok(store)
     }
 
     /// `META`'s only cell.
@@ -194,8 +203,9 @@ impl Store {
         }
     }
 
-    /// Applies all of `ops`; after a failure undoes those that were applied and reports it.
-    pub(super) fn apply_all(&mut self, ops: &[Op]) -> Result<(), DataplaneError> {
+    /// Applies all of `ops`; after a failure undoes those that were applied and reports it. Returns
+    /// the steps that take all of it back, in the order of `ops`.
+    pub(super) fn apply_all(&mut self, ops: &[Op]) -> Result<Vec<Op>, DataplaneError> {
         let mut undo: Vec<Op> = Vec::with_capacity(ops.len());
         for op in ops {
             match self.apply(op) {
@@ -209,6 +219,24 @@ impl Store {
                     return Err(error);
                 }
             }
+        }
+        Ok(undo)
+    }
+
+    /// Applies steps that [`Store::apply_all`] returned, last one first. A slot that was free becomes
+    /// free again, but keeps its incarnation: what counted for its short-lived member must not count
+    /// for the next one.
+    pub(super) fn take_back(&mut self, undo: Vec<Op>, now: u64) -> Result<(), DataplaneError> {
+        for mut op in undo.into_iter().rev() {
+            if let Op::Slot { id, slot } = &mut op
+                && slot.head.identity[0] == 0
+                && let Some(cell) = self.table.cell(*id)
+            {
+                slot.head.incarnation = cell.incarnation.load(Relaxed);
+                slot.head.state = MemberState::STOPPED;
+                slot.record.retired = now;
+            }
+            self.apply(&op)?;
         }
         Ok(())
     }
@@ -273,6 +301,14 @@ impl Store {
             }
         }
     }
+}
+
+fn new_file(map: &'static str, bytes: usize) -> Result<OwnedFd, DataplaneError> {
+    memory_file(map, bytes as u64).map_err(|source| DataplaneError::Map {
+        map,
+        what: "creating memory for",
+        source,
+    })
 }
 
 fn words(address: Address) -> [u64; 2] {

@@ -18,6 +18,7 @@ use rustix::{
 mod calls;
 mod cells;
 mod heap;
+mod process;
 
 pub(super) use calls::{
     bpf_probe, channels, driver, ethtool_flags, keep_descriptors_to_ourselves, link_detach,
@@ -27,6 +28,7 @@ pub use calls::{defer_accept, defers_accept, watch_listener};
 pub use cells::MemberCell;
 pub(super) use cells::{MetaCell, ServiceCell, WayCell};
 pub use heap::trim_heap;
+pub(crate) use process::{exec, hold_signals};
 
 /// A shared, writable mapping of `len` cells of `T`.
 pub struct Mapping<T: Cell> {

@@ -54,6 +54,45 @@ pub(crate) struct Upload {
     rest: Incoming,
     progress: Rc<Progress>,
     expectation: Option<Expectation>,
+    stall: Option<Stall>,
+}
+
+/// The time of a client that has to send, where no transport of its own minds it (HTTP/2).
+pub(crate) struct Stall {
+    alarm: Alarm,
+    limit: Duration,
+}
+
+impl Stall {
+    pub(crate) fn new((alarm, limit): (Alarm, Duration)) -> Self {
+        Self { alarm, limit }
+    }
+
+    /// Ready when nothing has come for too long.
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.alarm.is_set() {
+            self.alarm.set(self.limit);
+        }
+        self.alarm.poll(cx)
+    }
+}
+
+/// The next frame, or the end of the client's time.
+fn poll_frame(
+    body: &mut Incoming,
+    stall: Option<&Stall>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
+        let Some(stall) = stall else {
+            return Poll::Pending;
+        };
+        return stall.poll(cx).map(|()| Some(Err(BodyError::TimedOut)));
+    };
+    if let Some(stall) = stall {
+        stall.alarm.clear();
+    }
+    Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
 }
 
 /// How far an upload is, for whoever waits for the response.
@@ -65,6 +104,8 @@ pub(crate) struct Progress {
     pub(crate) waits_for_client: Cell<bool>,
     /// The client failed: broke off, sent rubbish (`false`) or stopped sending (`true`).
     pub(crate) failed: Cell<Option<bool>>,
+    /// Bytes of the body so far.
+    pub(crate) taken: Cell<u64>,
     /// The response is done, nobody wants the rest.
     abandoned: Cell<bool>,
 }
@@ -73,6 +114,10 @@ impl Progress {
     /// Ends an upload whose response is complete; the member's connection ends with it.
     pub(crate) fn abandon(&self) {
         self.abandoned.set(true);
+    }
+
+    fn took(&self, data: &Bytes) {
+        self.taken.set(self.taken.get() + data.len() as u64);
     }
 }
 
@@ -137,6 +182,7 @@ impl RequestBody {
     /// one of our own, without a body.
     pub(crate) async fn prefetch(
         body: Option<Incoming>,
+        stall: Option<Stall>,
     ) -> Result<(Self, Rc<Progress>), BodyError> {
         let progress = Rc::new(Progress::default());
         let Some(mut body) = body.filter(|body| !body.is_end_stream()) else {
@@ -145,9 +191,10 @@ impl RequestBody {
         };
         let mut here = Gathered::default();
         while here.len() < PREFETCH {
-            let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+            let frame = std::future::poll_fn(|cx| poll_frame(&mut body, stall.as_ref(), cx)).await;
             if let Some(frame) = frame {
                 if let Ok(data) = frame?.into_data() {
+                    progress.took(&data);
                     here.push(data);
                 }
                 if !body.is_end_stream() {
@@ -157,13 +204,14 @@ impl RequestBody {
             progress.done.set(true);
             return Ok((Self::Whole(here.into()), progress));
         }
-        Ok((Self::streamed(here.into(), body, None, &progress), progress))
+        let body = Self::streamed(here.into(), body, None, stall, &progress);
+        Ok((body, progress))
     }
 
     /// A body that is not asked for before the member gave its go-ahead.
     pub(crate) fn expected(body: Incoming, expectation: Expectation) -> (Self, Rc<Progress>) {
         let progress = Rc::new(Progress::default());
-        let body = Self::streamed(Bytes::new(), body, Some(expectation), &progress);
+        let body = Self::streamed(Bytes::new(), body, Some(expectation), None, &progress);
         (body, progress)
     }
 
@@ -171,6 +219,7 @@ impl RequestBody {
         here: Bytes,
         rest: Incoming,
         expectation: Option<Expectation>,
+        stall: Option<Stall>,
         progress: &Rc<Progress>,
     ) -> Self {
         Self::Streamed(Box::new(Upload {
@@ -178,6 +227,7 @@ impl RequestBody {
             rest,
             progress: Rc::clone(progress),
             expectation,
+            stall,
         }))
     }
 
@@ -296,7 +346,7 @@ impl Upload {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         loop {
-            let Poll::Ready(frame) = Pin::new(&mut self.rest).poll_frame(cx) else {
+            let Poll::Ready(frame) = poll_frame(&mut self.rest, self.stall.as_ref(), cx) else {
                 self.progress.waits_for_client.set(true);
                 return Poll::Pending;
             };
@@ -306,14 +356,15 @@ impl Upload {
                     let Ok(data) = frame.into_data() else {
                         continue;
                     };
+                    self.progress.took(&data);
                     if self.rest.is_end_stream() {
                         self.progress.done.set(true);
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Some(Err(error)) => {
-                    self.progress.failed.set(Some(is_timeout(&error)));
-                    return Poll::Ready(Some(Err(error.into())));
+                    self.progress.failed.set(Some(error.is_timeout()));
+                    return Poll::Ready(Some(Err(error)));
                 }
                 None => {
                     self.progress.done.set(true);
@@ -324,8 +375,19 @@ impl Upload {
     }
 }
 
-/// Whether a body broke off because its sender was too slow for the transport.
-pub(crate) fn is_timeout(error: &hyper::Error) -> bool {
+impl BodyError {
+    /// Whether the body broke off because its sender was too slow.
+    pub(crate) fn is_timeout(&self) -> bool {
+        match self {
+            Self::Source(error) => is_timeout(error),
+            Self::TimedOut => true,
+            Self::Abandoned => false,
+        }
+    }
+}
+
+/// Whether the transport found the sender too slow.
+fn is_timeout(error: &hyper::Error) -> bool {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         if let Some(io) = cause.downcast_ref::<std::io::Error>() {
@@ -370,6 +432,12 @@ impl ReplyBody {
         }
     }
 
+    /// Whether a part of the last piece waits for its turn (`H2MaxDataFrameLen`).
+    fn has_rest(&self) -> bool {
+        let stream = self.exchange.stream.as_ref();
+        stream.is_some_and(|stream| stream.has_rest())
+    }
+
     /// A member's body; `timeout` is the longest silence.
     pub(crate) fn member(
         body: Incoming,
@@ -400,10 +468,20 @@ impl Body for ReplyBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        let rest = this
+            .exchange
+            .stream
+            .as_ref()
+            .and_then(|stream| stream.asked());
         let frame = match &mut this.source {
+            _ if rest.is_some() => rest.map(Ok),
             Source::Page(bytes) if bytes.is_empty() => None,
             Source::Page(bytes) => Some(Ok(std::mem::take(bytes))),
             Source::Member(download) => ready!(download.poll_data(cx)),
+        };
+        let frame = match (frame, &this.exchange.stream) {
+            (Some(Ok(data)), Some(stream)) => Some(Ok(stream.hand(data))),
+            (frame, _) => frame,
         };
         match &frame {
             Some(Ok(data)) => this.exchange.sent_body(data.len()),
@@ -418,6 +496,9 @@ impl Body for ReplyBody {
     }
 
     fn is_end_stream(&self) -> bool {
+        if self.has_rest() {
+            return false;
+        }
         match &self.source {
             Source::Page(bytes) => bytes.is_empty(),
             Source::Member(download) => download.is_end(),
@@ -434,10 +515,11 @@ impl Body for ReplyBody {
 
 impl Drop for ReplyBody {
     fn drop(&mut self) {
+        let whole = !self.has_rest();
         match &mut self.source {
-            Source::Page(bytes) => self.exchange.end(bytes.is_empty()),
+            Source::Page(bytes) => self.exchange.end(bytes.is_empty() && whole),
             Source::Member(download) => {
-                let complete = download.is_end();
+                let complete = download.is_end() && whole;
                 self.exchange.end(complete);
                 if let Some(upstream) = download.upstream.take()
                     && complete

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::config::spec::ReadTimeout;
 
+pub(crate) mod h2;
 pub(super) mod task;
 mod transport;
 mod wire;

@@ -16,7 +16,7 @@ use lb_common::member::MemberId;
 
 use super::{
     body::{BodyError, Progress},
-    client::Client,
+    client::{Client, h2::Stream},
     plan::{Balancing, Host, HostLog},
     policy::Ruling,
     pool::{Link, Upstream},
@@ -42,6 +42,8 @@ use crate::{
 /// A request being answered.
 pub(crate) struct Exchange {
     pub(crate) client: Rc<Client>,
+    /// `None`: HTTP/1.
+    pub(crate) stream: Option<Rc<Stream>>,
     pub(crate) shard: Rc<Shard>,
     pub(crate) current: Rc<Current>,
     /// Index into the plan's hosts.
@@ -127,6 +129,7 @@ impl Exchange {
     /// `host_name`: name and port that the client asked for.
     pub(crate) fn new(
         client: Rc<Client>,
+        stream: Option<Rc<Stream>>,
         shard: Rc<Shard>,
         current: Rc<Current>,
         host: usize,
@@ -135,6 +138,9 @@ impl Exchange {
     ) -> Self {
         let logs = &current.plan.hosts[host].logs;
         let facts = (!logs.is_empty()).then(|| {
+            if let Some(stream) = &stream {
+                stream.count_request(head);
+            }
             Box::new(Facts {
                 begun: SystemTime::now(),
                 method: head.method.clone(),
@@ -165,6 +171,7 @@ impl Exchange {
             log,
             unframed: head.version == Version::HTTP_10,
             client,
+            stream,
             shard,
             host,
             engaged: None,
@@ -261,6 +268,9 @@ impl Exchange {
         self.status = status.as_u16();
         let logs = &self.current.plan.hosts[self.host].logs;
         if let Some(facts) = &mut self.facts {
+            if let Some(stream) = &self.stream {
+                stream.count_response(fields);
+            }
             facts.response = logs
                 .iter()
                 .map(|log| access::take_values(log.format.response_fields(), fields))
@@ -315,12 +325,16 @@ impl Exchange {
         }
         let before = self.enter_log();
         if !complete && self.reason.is_none() {
-            let reason = Reason::ClientGone;
+            let known = self.stream.as_ref().and_then(|stream| stream.cut_short());
+            let (reason, what) = known.unwrap_or((
+                Reason::ClientGone,
+                "the client left before the end of the response",
+            ));
             self.fail(reason);
             tracing::info!(
                 target: "sluice::proxy",
                 reason = reason.name(),
-                "[client {}] the client left before the end of the response", self.client.peer
+                "[client {}] {what}", self.client.peer
             );
         }
         let took = self.begun.elapsed();
@@ -345,7 +359,7 @@ impl Exchange {
             took,
             status: self.status,
             body_bytes: self.body_bytes,
-            received: self.client.received(),
+            received: self.received(),
             keepalives: self.client.keepalives(),
             connection,
             log_id: if self.log.logged { self.log.id } else { 0 },
@@ -366,7 +380,26 @@ impl Exchange {
                 String::new()
             },
         });
-        self.client.response_done(finished);
+        match &self.stream {
+            None => self.client.response_done(finished),
+            Some(stream) => {
+                if let Some(finished) = finished {
+                    finished.log(&self.client, stream.response_head.get() + self.body_bytes);
+                }
+            }
+        }
+    }
+
+    /// Bytes of the request so far.
+    fn received(&self) -> u64 {
+        let Some(stream) = &self.stream else {
+            return self.client.received();
+        };
+        let progress = self
+            .engaged
+            .as_ref()
+            .and_then(|engaged| engaged.progress.as_ref());
+        stream.request_head.get() + progress.map_or(0, |progress| progress.taken.get())
     }
 
     fn engagement(&self) -> Option<(&Balancing, &Engaged)> {

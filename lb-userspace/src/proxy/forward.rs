@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use super::{
     body::ReplyBody,
-    client::{Asked, Client},
+    client::{Asked, Client, h2::Stream},
     exchange::{Exchange, Head},
     fields::{self, Direction, MaxForwards, Present},
     gate::Refusal,
@@ -114,7 +114,21 @@ pub(crate) async fn answer(
     client: Rc<Client>,
     request: Request<Incoming>,
 ) -> Result<Response<ReplyBody>, Abort> {
-    let mut inner = std::pin::pin!(respond(shard, client, request));
+    logged(respond(shard, client, None, request)).await
+}
+
+/// Answers one request of an HTTP/2 connection, as [`answer`] does.
+pub(crate) async fn answer_stream(
+    shard: Rc<Shard>,
+    client: Rc<Client>,
+    stream: Rc<Stream>,
+    request: Request<Incoming>,
+) -> Result<Response<ReplyBody>, Abort> {
+    logged(respond(shard, client, Some(stream), request)).await
+}
+
+async fn logged<F: Future>(inner: F) -> F::Output {
+    let mut inner = std::pin::pin!(inner);
     let mut log = error_log::Request::default();
     std::future::poll_fn(move |cx| {
         let before = error_log::enter(log);
@@ -128,11 +142,15 @@ pub(crate) async fn answer(
 async fn respond(
     shard: Rc<Shard>,
     client: Rc<Client>,
+    stream: Option<Rc<Stream>>,
     request: Request<Incoming>,
 ) -> Result<Response<ReplyBody>, Abort> {
     let current = shard.current().ok_or(Abort::Unconfigured)?;
-    let refusal = client.take_refusal();
     let (mut parts, body) = request.into_parts();
+    let refusal = match &stream {
+        None => client.take_refusal(),
+        Some(stream) => stream.admit(&mut parts).err(),
+    };
     let spec = &current.plan.spec;
 
     let asked = match &refusal {
@@ -150,10 +168,11 @@ async fn respond(
         target: &parts.uri,
         version: parts.version,
         fields: &parts.headers,
-        refused: refusal.is_some(),
+        refused: refusal.is_some() && stream.is_none(),
     };
     let mut exchange = Exchange::new(
         Rc::clone(&client),
+        stream,
         Rc::clone(&shard),
         Rc::clone(&current),
         host,
@@ -165,6 +184,10 @@ async fn respond(
     client.body_timeout.set(host.body_timeout);
     client.idle_timeout.set(host.keep_alive_timeout);
     client.io_timeout.set(host.timeout);
+    if let Some(stream) = &exchange.stream {
+        let patience = host.protocols.stream_timeout;
+        stream.set_patience(patience.unwrap_or(host.timeout));
+    }
 
     let early = if let Some(refusal) = refusal {
         let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
@@ -620,13 +643,22 @@ fn error_page(mut exchange: Exchange, failure: &Failure, wishes: Wishes) -> Resp
 
 /// An answer of our own.
 fn own(mut exchange: Exchange, response: Response<Bytes>, wishes: Wishes) -> Response<ReplyBody> {
-    let (mut parts, body) = response.into_parts();
+    let (mut parts, mut body) = response.into_parts();
     let mut wishes = wishes;
     if exchange.ruling.is_some() {
         policy::edit_own(&exchange, parts.status, &mut parts.headers);
         wishes.close |= fields::strip(&mut parts.headers, Direction::Response).close;
     }
     parts.headers.insert(header::SERVER, page::SERVER);
+    if exchange
+        .stream
+        .as_ref()
+        .is_some_and(|stream| stream.is_head_only())
+    {
+        // hyper minds this over HTTP/1 alone.
+        let length = HeaderValue::from(std::mem::take(&mut body).len());
+        parts.headers.insert(header::CONTENT_LENGTH, length);
+    }
     keep_or_close(&mut exchange, &mut parts.headers, wishes);
     exchange.answer(parts.status, &parts.headers);
     Response::from_parts(parts, ReplyBody::page(body, exchange))
@@ -636,6 +668,11 @@ fn own(mut exchange: Exchange, response: Response<Bytes>, wishes: Wishes) -> Res
 /// `MaxKeepAliveRequests` N lets N + 1 requests through, and only a client that asked for
 /// keep-alive by name is told about it (apache.md 3.19).
 fn keep_or_close(exchange: &mut Exchange, headers: &mut HeaderMap, wishes: Wishes) {
+    if exchange.stream.is_some() {
+        // A connection of HTTP/2 outlives its requests; mod_http2 minds neither `KeepAlive` nor
+        // `MaxKeepAliveRequests`.
+        return;
+    }
     let host = exchange.host_spec();
     let left = match host.max_keep_alive_requests {
         0 => None,

@@ -55,6 +55,9 @@ pub enum Refusal {
     /// 417.
     #[error("unknown expectation")]
     Expectation,
+    /// 431, with the reason for the log: HTTP/2 alone has it, as in httpd.
+    #[error("{0}")]
+    Fields(&'static str),
     /// 400, with a page of its own: no TLS where there should be.
     #[error("plain HTTP on a TLS port")]
     PlainHttp,
@@ -75,6 +78,7 @@ impl Refusal {
             Self::Timeout => 408,
             Self::LineTooLong => 414,
             Self::Expectation => 417,
+            Self::Fields(_) => 431,
             Self::Coding => 501,
             Self::Version => 505,
         }

@@ -82,6 +82,10 @@ reasons! {
     ResponseBodyTimeout = "response_body_timeout";
     /// The client left before the response's end.
     ClientGone = "client_gone";
+    /// The client did not take the response for as long as `H2StreamTimeout` allows.
+    ClientStalled = "client_stalled";
+    /// The HTTP/2 connection was closed for what it flooded the proxy with.
+    Http2Flood = "http2_flood";
     /// Any other answer of the proxy's own with an error status.
     Other = "other";
 }

@@ -24,7 +24,7 @@ use tokio::{
 use tracing::error;
 
 use super::{
-    client::{Client, Timeouts, task},
+    client::{Client, Timeouts, h2, task},
     manager::Office,
     plan::Plan,
     pool::Pools,
@@ -58,8 +58,8 @@ pub(crate) struct Shared {
 pub(crate) enum Command {
     /// Switch to a plan and these listeners; then acknowledge.
     Apply(Arc<Plan>, Vec<std::net::TcpListener>, acks::Sender<()>),
-    /// Accept no more, finish what is there.
-    Drain,
+    /// Accept no more, finish what is there. `politely`: idle connections may make one more request.
+    Drain { politely: bool },
     /// End at once.
     Stop,
 }
@@ -83,6 +83,8 @@ pub(crate) struct Shard {
     served: Cell<usize>,
     most_served: Cell<usize>,
     draining: Cell<bool>,
+    /// Those that are idle too.
+    closes_idle: Cell<bool>,
     drain: watch::Sender<()>,
 }
 
@@ -165,6 +167,7 @@ pub(crate) fn run(
         served: Cell::new(0),
         most_served: Cell::new(0),
         draining: Cell::new(false),
+        closes_idle: Cell::new(false),
         drain: watch::Sender::new(()),
     });
     let _vital = Vital;
@@ -226,6 +229,11 @@ impl Shard {
         self.draining.get()
     }
 
+    /// Whether connections that wait for a request are to be closed.
+    pub(crate) fn closes_idle(&self) -> bool {
+        self.closes_idle.get()
+    }
+
     /// Changes when connections are to be closed after their request.
     pub(crate) fn drained(&self) -> watch::Receiver<()> {
         self.drain.subscribe()
@@ -247,11 +255,15 @@ impl Shard {
                     // The main thread may have given up waiting.
                     let _ = done.send(());
                 }
-                Command::Drain => {
+                Command::Drain { politely } => {
                     self.draining.set(true);
-                    self.drain.send_replace(());
                     accepting = None;
                     self.pools.clear();
+                    if politely {
+                        continue;
+                    }
+                    self.closes_idle.set(true);
+                    self.drain.send_replace(());
                     for (_, client) in self.clients.borrow().iter() {
                         if let Some(client) = client.upgrade() {
                             client.drain(FRESH_GRACE);
@@ -395,7 +407,8 @@ impl Shard {
         // Counted here: the task's first turn comes after further accepts.
         let counted = Counted::new(self);
         let shard = Rc::clone(self);
-        if plan.hosts[candidates[0]].tls.is_none() && deferred {
+        let is_clear = plan.hosts[candidates[0]].tls.is_none();
+        if is_clear && deferred && !host.protocols.has_h2c() {
             let opening = Opening::Fresh(stream);
             let known = (plan.number, candidates);
             let client = Client::new(self, opening, peer, local, limits, timeouts, known);
@@ -405,6 +418,28 @@ impl Shard {
         let Ok(stream) = tokio::net::TcpStream::from_std(stream) else {
             return;
         };
+        if is_clear && host.protocols.has_h2c() {
+            tokio::task::spawn_local(async move {
+                let host = &current.plan.spec.hosts[candidates[0]];
+                let limit = host.header_timeout.longest();
+                let limit = if limit.is_zero() { host.timeout } else { limit };
+                let is_h2 = Box::pin(h2::begins(&shard, &stream, limit)).await;
+                let protocols = is_h2.then(|| host.protocols.clone());
+                let opening = Opening::Cleartext(stream);
+                let known = (current.plan.number, candidates);
+                drop(current);
+                let client = Client::new(&shard, opening, peer, local, limits, timeouts, known);
+                if let Some(protocols) = protocols {
+                    Box::pin(h2::serve(shard, client, protocols, counted)).await;
+                } else {
+                    if shard.is_draining() {
+                        client.drain(FRESH_GRACE);
+                    }
+                    Box::pin(task::http1(shard, client, fields, counted)).await;
+                }
+            });
+            return;
+        }
         if plan.hosts[candidates[0]].tls.is_none() {
             let opening = Opening::Cleartext(stream);
             let known = (plan.number, candidates);
@@ -418,10 +453,19 @@ impl Shard {
             let Some(opening) = Box::pin(opening).await else {
                 return;
             };
+            let protocols = opening.h2().map(|session| {
+                let hosts = &current.plan.spec.hosts;
+                let host = vhost::select(hosts, &candidates, session.name.as_deref());
+                hosts[host].protocols.clone()
+            });
             let known = (current.plan.number, candidates);
             drop(current);
             let client = Client::new(&shard, opening, peer, local, limits, timeouts, known);
-            Box::pin(task::http1(shard, client, fields, counted)).await;
+            if let Some(protocols) = protocols {
+                Box::pin(h2::serve(shard, client, protocols, counted)).await;
+            } else {
+                Box::pin(task::http1(shard, client, fields, counted)).await;
+            }
         });
     }
 }

@@ -24,7 +24,9 @@ use zeroize::Zeroizing;
 
 use self::verify::ClientVerifier;
 use super::{client::Client, plan::Plan, vhost};
-use crate::config::spec::{CertificateFiles, CipherSuite, ClientVerify, Spec, Tls};
+use crate::config::spec::{
+    CertificateFiles, CipherSuite, ClientVerify, Protocol, Protocols, Spec, Tls,
+};
 
 pub(crate) mod accept;
 pub(crate) mod member;
@@ -211,6 +213,8 @@ impl Resumption {
 pub(crate) struct HostTls {
     /// For handshakes.
     pub(crate) config: Arc<ServerConfig>,
+    /// The same with the protocols in the other order, where the client's order decides.
+    pub(crate) reversed: Option<Arc<ServerConfig>>,
     /// Equal in hosts between which a connection may be shared.
     pub(crate) class: usize,
     /// What is asked of clients; `None`: nothing.
@@ -238,7 +242,7 @@ pub(crate) fn configure(
     resumption: &Resumption,
 ) -> Result<Vec<Option<HostTls>>, TlsError> {
     // Each configuration once, however many hosts share it.
-    let mut made: Vec<(&Tls, HostTls)> = Vec::new();
+    let mut made: Vec<(&Tls, &Protocols, HostTls)> = Vec::new();
     let mut classes: Vec<&Tls> = Vec::new();
     spec.hosts
         .iter()
@@ -247,8 +251,11 @@ pub(crate) fn configure(
             let Some(tls) = &host.tls else {
                 return Ok(None);
             };
-            let same = |known: &&(&Tls, HostTls)| is_same(known.0, tls);
-            if let Some((_, known)) = made.iter().find(same) {
+            let offered = &host.protocols;
+            let same = |known: &&(&Tls, &Protocols, HostTls)| {
+                is_same(known.0, tls) && alpn(known.1) == alpn(offered)
+            };
+            if let Some((_, _, known)) = made.iter().find(same) {
                 return Ok(Some(known.clone()));
             }
             let class = classes.iter().position(|known| is_compatible(known, tls));
@@ -293,13 +300,22 @@ pub(crate) fn configure(
                 Some((verifier, sessions)) => (Some(verifier), sessions),
                 None => (None, resumption.open.clone()),
             };
-            let config = server_config(tls, keys, clients.clone(), sessions).map_err(fail)?;
+            let config = server_config(tls, keys, clients.clone(), sessions);
+            let mut config = config.map_err(fail)?;
+            let (names, ours) = alpn(offered);
+            config.alpn_protocols = names;
+            let reversed = (!ours && config.alpn_protocols.len() > 1).then(|| {
+                let mut config = config.clone();
+                config.alpn_protocols.reverse();
+                Arc::new(config)
+            });
             let host = HostTls {
                 config: Arc::new(config),
+                reversed,
                 class,
                 clients,
             };
-            made.push((tls, host.clone()));
+            made.push((tls, offered, host.clone()));
             Ok(Some(host))
         })
         .collect()
@@ -325,6 +341,23 @@ pub(crate) fn may_carry(plan: &Plan, client: &Client, candidates: &[usize], host
     let made_for = vhost::select(&plan.spec.hosts, candidates, client.sni());
     let class = |host: usize| hosts[host].tls.as_ref().map(|tls| tls.class);
     default && (made_for == host || class(made_for) == class(host))
+}
+
+/// `Protocols` as ALPN has them, and whether their order beats the client's.
+fn alpn(offered: &Protocols) -> (Vec<Vec<u8>>, bool) {
+    let mut names: Vec<Vec<u8>> = offered
+        .offered
+        .iter()
+        .filter_map(|protocol| match protocol {
+            Protocol::Http11 => Some(b"http/1.1".to_vec()),
+            Protocol::H2 => Some(b"h2".to_vec()),
+            Protocol::H2c => None,
+        })
+        .collect();
+    if names.is_empty() {
+        names.push(b"http/1.1".to_vec());
+    }
+    (names, offered.honor_order)
 }
 
 fn files(tls: &Tls) -> impl Iterator<Item = (&std::path::Path, Option<&std::path::Path>)> {
@@ -371,7 +404,6 @@ fn server_config(
             None => Arc::new(NoClientAuth),
         })
         .with_cert_resolver(Arc::new(Keys(keys)));
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.ignore_client_order = tls.honor_cipher_order;
     if tls.session_tickets {
         config.ticketer = sessions.tickets;

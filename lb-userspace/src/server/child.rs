@@ -1,16 +1,18 @@
 //! Control's side of one proxy process: starting it, giving it a generation, hearing its death.
 
 use std::{
+    cell::{Cell, RefCell},
     collections::VecDeque,
     io,
     os::{
-        fd::{AsFd, BorrowedFd},
-        unix::process::CommandExt as _,
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::process::{CommandExt as _, ExitStatusExt as _},
     },
-    process::{Child, Command, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError},
+    process::{Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
+
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use super::{
     link::{FromProxy, Link, MAX_FDS, Parcel, ToProxy, pair},
@@ -51,20 +53,25 @@ pub(super) const MOST_CHANGES: usize = 64;
 
 /// How long a generation may take to be applied.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the link may refuse an order: a process that reads nothing has it full some day.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One proxy process.
 #[derive(Debug)]
 pub(crate) struct ProxyChild {
-    child: Child,
+    /// A child of this process, which may have been another program when it was started.
+    pid: Pid,
+    /// How it ended, once it was waited for: after that its id is another's.
+    ended: RefCell<Option<String>>,
     link: Link,
     /// When it was started.
     pub(crate) born: Instant,
     /// Its column of `BUSY`.
     pub(crate) column: u32,
     /// Connections it last told.
-    pub(crate) connections: u64,
+    connections: Cell<u64>,
     /// Changes that were asked for while something else was waited for.
-    changes: Mutex<VecDeque<FromProxy>>,
+    changes: RefCell<VecDeque<FromProxy>>,
 }
 
 /// Everything of a generation that is sent.
@@ -82,6 +89,8 @@ pub(crate) struct Delivery<'a> {
     pub(crate) logs: &'a Logs,
     /// Its certificates.
     pub(crate) certificates: &'a Certificates,
+    /// Shards that there are.
+    pub(crate) shards: usize,
 }
 
 impl ProxyChild {
@@ -107,35 +116,46 @@ impl ProxyChild {
             .process_group(0)
             .spawn()
             .map_err(ChildError::Spawn)?;
+        // The standard library's handle is of no use: dropped, it leaves the process alone.
+        Self::adopt(child.id(), 0, ours).map_err(ChildError::Spawn)
+    }
+
+    /// A process that this one's predecessor started, by its end of the link.
+    pub(crate) fn adopt(pid: u32, column: u32, link: OwnedFd) -> io::Result<Self> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
         Ok(Self {
-            child,
-            link: Link::new(ours).map_err(ChildError::Spawn)?,
+            pid: pid.ok_or_else(|| io::Error::other("no process id"))?,
+            ended: RefCell::default(),
+            link: Link::new(link)?,
             born: Instant::now(),
-            column: 0,
-            connections: 0,
-            changes: Mutex::default(),
+            column,
+            connections: Cell::new(0),
+            changes: RefCell::default(),
         })
     }
 
     /// Process id.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Our end of the link, for a successor.
+    pub(crate) fn link(&self) -> BorrowedFd<'_> {
+        self.link.as_fd()
     }
 
     /// Gives it the member table and who to be; returns when its shards run.
     pub(crate) async fn set_up(
-        &mut self,
-        column: u32,
-        shards: usize,
+        &self,
+        cpus: &[Option<u32>],
         identity: Option<Identity>,
         table: (BorrowedFd<'_>, BorrowedFd<'_>),
         lock: BorrowedFd<'_>,
         counters: BorrowedFd<'_>,
     ) -> Result<(), ChildError> {
-        self.column = column;
         let setup = ToProxy::Setup {
-            column,
-            shards,
+            column: self.column,
+            cpus: cpus.to_vec(),
             identity,
         };
         self.link
@@ -146,7 +166,7 @@ impl ProxyChild {
     }
 
     /// Sends a generation and waits until every shard is on it.
-    pub(crate) async fn deliver(&mut self, delivery: Delivery<'_>) -> Result<(), ChildError> {
+    pub(crate) async fn deliver(&self, delivery: Delivery<'_>) -> Result<(), ChildError> {
         let (listeners, logs) = self.send_descriptors(delivery).await?;
         let parcel = Parcel {
             number: delivery.number,
@@ -169,8 +189,9 @@ impl ProxyChild {
     async fn send_descriptors(&self, delivery: Delivery<'_>) -> Result<(usize, usize), ChildError> {
         let mut sockets = Vec::new();
         for (index, listener) in delivery.spec.listeners.iter().enumerate() {
-            for (shard, socket) in delivery.listeners.sockets(listener).iter().enumerate() {
-                sockets.push(((shard, index), socket.as_fd()));
+            // There may be more of them than shards, after an upgrade to fewer.
+            for (place, socket) in delivery.listeners.sockets(listener).iter().enumerate() {
+                sockets.push(((place % delivery.shards, index), socket.as_fd()));
             }
         }
         for batch in sockets.chunks(MAX_FDS) {
@@ -187,14 +208,27 @@ impl ProxyChild {
         Ok((sockets.len(), files.len()))
     }
 
-    /// Asks it to finish and exit.
+    /// Asks it to finish and exit: idle connections are closed.
     pub(crate) async fn drain(&self) -> Result<(), ChildError> {
-        Ok(self.link.send(&ToProxy::Drain, &[]).await?)
+        self.order(&ToProxy::Drain).await
+    }
+
+    /// Asks it to leave the field to another: as [`ProxyChild::drain`], but an idle connection may
+    /// make one more request.
+    pub(crate) async fn retire(&self) -> Result<(), ChildError> {
+        self.order(&ToProxy::Retire).await
+    }
+
+    async fn order(&self, order: &ToProxy) -> Result<(), ChildError> {
+        tokio::time::timeout(ORDER_TIMEOUT, self.link.send(order, &[]))
+            .await
+            .map_err(|_| ChildError::Silent(ORDER_TIMEOUT))?
+            .map_err(ChildError::Link)
     }
 
     /// The next message; an error or the end of the link means that the process is lost.
     pub(crate) async fn next(&self) -> io::Result<Option<FromProxy>> {
-        let waiting = self.changes().pop_front();
+        let waiting = self.changes.borrow_mut().pop_front();
         if waiting.is_some() {
             return Ok(waiting);
         }
@@ -202,21 +236,26 @@ impl ProxyChild {
     }
 
     async fn receive(&self) -> io::Result<Option<FromProxy>> {
-        Ok(self.link.receive().await?.map(|(message, _)| message))
+        let message = self.link.receive().await?.map(|(message, _)| message);
+        if let Some(FromProxy::Connections(n)) = message {
+            self.connections.set(n);
+        }
+        Ok(message)
     }
 
-    fn changes(&self) -> MutexGuard<'_, VecDeque<FromProxy>> {
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Connections that it last told of.
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.get()
     }
 
     /// Tells it what became of a change.
     pub(crate) async fn changed(&self, number: u64, answer: Answer) -> Result<(), ChildError> {
         let message = ToProxy::Changed { number, answer };
-        Ok(self.link.send(&message, &[]).await?)
+        self.order(&message).await
     }
 
     /// Waits for the message that `is_it`, for [`APPLY_TIMEOUT`].
-    async fn answer(&mut self, is_it: impl Fn(&FromProxy) -> bool) -> Result<(), ChildError> {
+    async fn answer(&self, is_it: impl Fn(&FromProxy) -> bool) -> Result<(), ChildError> {
         let deadline = tokio::time::Instant::now() + APPLY_TIMEOUT;
         loop {
             let message = tokio::time::timeout_at(deadline, self.receive())
@@ -227,10 +266,9 @@ impl ProxyChild {
                 Some(FromProxy::Failed { message, .. }) => {
                     return Err(ChildError::Refused(message));
                 }
-                Some(FromProxy::Connections(n)) => self.connections = n,
                 Some(message) if is_it(&message) => return Ok(()),
                 Some(change @ FromProxy::Change { .. }) => {
-                    let mut changes = self.changes();
+                    let mut changes = self.changes.borrow_mut();
                     // A proxy that is well never has more of them open; one that is not loses them.
                     if changes.len() < MOST_CHANGES {
                         changes.push_back(change);
@@ -242,15 +280,31 @@ impl ProxyChild {
     }
 
     /// Ends what is left of the process and says how it ended.
-    pub(crate) fn bury(&mut self) -> String {
+    pub(crate) fn bury(&self) -> String {
         // It has closed its link: it is dead, about to be, or broken. The wait is short.
-        if let Ok(Some(status)) = self.child.try_wait() {
-            return status.to_string();
-        }
-        drop(self.child.kill());
-        match self.child.wait() {
-            Ok(status) => status.to_string(),
-            Err(error) => error.to_string(),
+        self.ended
+            .borrow_mut()
+            .get_or_insert_with(|| {
+                if let Some(status) = reap(self.pid, WaitOptions::NOHANG) {
+                    return status;
+                }
+                let _gone_already = kill_process(self.pid, Signal::KILL);
+                reap(self.pid, WaitOptions::empty()).unwrap_or_default()
+            })
+            .clone()
+    }
+}
+
+/// How a child ended; `None`: not yet.
+fn reap(pid: Pid, options: WaitOptions) -> Option<String> {
+    loop {
+        match waitpid(Some(pid), options) {
+            Ok(found) => {
+                let (_, status) = found?;
+                return Some(ExitStatus::from_raw(status.as_raw()).to_string());
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Some(error.to_string()),
         }
     }
 }

@@ -1,39 +1,38 @@
-//! The control process: start, the event loop, supervision of the proxy, stop.
+//! The control process: the event loop, supervision of the proxy, stop. How it starts is in
+//! [`super::start`].
 
 use std::{
-    fs,
-    os::fd::AsFd as _,
-    os::unix::fs::DirBuilderExt as _,
     path::PathBuf,
+    pin::Pin,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
-use tokio::{
-    sync::mpsc,
-    time::{Interval, MissedTickBehavior},
-};
+use tokio::sync::{Mutex, mpsc};
 
 use super::{
     RunOptions, StartError,
     backoff::Backoff,
-    certificates::{self, Watch},
+    certificates::Watch,
     child::{ChildError, Delivery, ProxyChild},
+    cpus::Cpus,
+    inbox::{Came, Inbox},
     ledger::Ledger,
     link::FromProxy,
     listeners::Listeners,
-    manager,
     notify::{Notice, notify},
-    preflight::{self, Logs},
+    preflight::Logs,
     privileges::Identity,
     scrape::Scrape,
-    signals::{Asked, Signals},
+    signals::Asked,
     socket::{Ask, ControlSocket},
+    start::{begin, enlist},
+    steering::Balance,
 };
 use crate::{
     admin::{manager::kept::Kept, protocol::Response},
-    config::spec::Spec,
-    dataplane::{Dataplane, Desired, KernelLog, Published},
+    dataplane::{Dataplane, Desired, Published},
     proxy::tls::Certificates,
     telemetry::error_log,
 };
@@ -41,7 +40,7 @@ use crate::{
 /// How long requests in flight may take at TERM.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Heartbeat of the maps and of expired denies.
-const TICK: Duration = Duration::from_secs(1);
+pub(super) const TICK: Duration = Duration::from_secs(1);
 /// Ticks between looks at certificate files.
 const WATCH_TICKS: u32 = 2;
 
@@ -59,10 +58,17 @@ pub(crate) struct Control {
     /// Of certificate and key files.
     pub(super) watch: Watch,
     /// Ticks since the last look at them.
-    watched: u32,
+    pub(super) watched: u32,
     pub(super) identity: Option<Identity>,
-    pub(super) shards: usize,
+    pub(super) cpus: Cpus,
+    /// The CPU of each shard.
+    pub(super) pins: Vec<Option<u32>>,
+    /// The CPU whose connections each shard's sockets get: the same, until that leaves shards idle.
+    pub(super) steered: Vec<Option<u32>>,
+    pub(super) balance: Balance,
     pub(super) proxy: Option<ProxyChild>,
+    /// Proxies that another has taken over from, and that still have requests.
+    pub(super) retired: Vec<Retired>,
     pub(super) started: Instant,
     pub(super) restarts: u32,
     pub(super) notices: Vec<String>,
@@ -73,150 +79,39 @@ pub(crate) struct Control {
     pub(super) scrape: Option<Scrape>,
     /// For what is asked beside the control socket.
     pub(super) ask: mpsc::Sender<Ask>,
-    backoff: Backoff,
+    pub(super) backoff: Backoff,
     /// When a dead proxy is started again.
-    restart_at: Option<Instant>,
-    stop: Option<Stop>,
-    socket: ControlSocket,
-    asks: mpsc::Receiver<Ask>,
-    signals: Signals,
-    tick: Interval,
+    pub(super) restart_at: Option<Instant>,
+    pub(super) stop: Option<Stop>,
+    pub(super) socket: ControlSocket,
+    /// Locked by whoever waits for something, which is one at a time.
+    pub(super) inbox: Mutex<Inbox>,
+}
+
+/// A proxy that drains while another serves.
+pub(super) struct Retired {
+    pub(super) proxy: ProxyChild,
+    /// It is ended by force then; `None`: it may take as long as it takes.
+    pub(super) deadline: Option<Instant>,
 }
 
 /// The service is ending.
-struct Stop {
+pub(super) struct Stop {
     /// The proxy is ended by force then; `None`: it may take as long as it takes.
     deadline: Option<Instant>,
 }
 
 enum Event {
     Proxy(std::io::Result<Option<FromProxy>>),
-    Ask(Ask),
-    Signal(Asked),
+    /// Of the one at this place.
+    Retired(usize, std::io::Result<Option<FromProxy>>),
+    Came(Came),
     RestartProxy,
     StopDeadline,
-    Tick,
+    RetiredDeadline,
 }
 
 impl Control {
-    /// Checks everything, opens the maps, binds, publishes, starts the proxy; returns when it
-    /// serves. On error nothing of it is left but what was there before.
-    pub(super) async fn start(
-        mut options: RunOptions,
-        spec: Arc<Spec>,
-    ) -> Result<Self, StartError> {
-        if !options.instance_given {
-            options.place.instance.clone_from(&spec.sluice.instance);
-        }
-        // First of all: until then USR1 is the end of a process.
-        let mut signals = Signals::new()?;
-        make_run_dir(&options.place.run_dir)?;
-        let spec = without_dataplane(spec, options.no_xdp);
-        let host = |error: preflight::PreflightError| StartError::Host(error.to_string());
-        let mut said = Vec::new();
-        let mut kept = manager::load(&options.place, &spec, &mut said);
-        let (spec, more) = manager::put_over(spec, &mut kept);
-        said.extend(more);
-        let identity = preflight::identity(&spec).map_err(host)?;
-        preflight::interfaces(&spec).map_err(host)?;
-        let logs = Logs::open(&spec, None).map_err(host)?;
-        let tls = certificates::load(&spec)
-            .map_err(|errors| StartError::Host(certificates::lines(&errors)))?;
-        let watch = Watch::new(&tls);
-        let addresses = tokio::select! {
-            resolved = preflight::resolve(&spec) => resolved.map_err(host)?,
-            () = signals.stop() => return Err(StartError::Stopped),
-        };
-        let shards = shards(&spec);
-
-        let mut notices = tls.warnings.clone();
-        notices.extend(said);
-        let dataplane = open_dataplane(&options, &spec, &mut notices)?;
-        // From here on there may be pins that were not there before.
-        let mut undo = Undo(Some(dataplane));
-        let opened = undo.dataplane();
-        // Before anything can be seen of this start: who asks now is answered when it serves.
-        let (ask, asks) = mpsc::channel(64);
-        let socket = ControlSocket::bind(&options.place, &spec.sluice, ask.clone())?;
-        let scrape = Scrape::of(&spec.sluice, None, &ask)
-            .map_err(|error| StartError::Host(error.to_string()))?;
-        let mut ledger = Ledger::new(shards)?;
-        let orphan = opened.orphan();
-        if let Some(pid) = orphan {
-            notices.push(format!(
-                "the control before this one died; its proxy, process {pid}, still serves and is \
-                 taken over from"
-            ));
-        }
-        let listeners = Listeners::beside(orphan.is_some())
-            .rebind(&spec.listeners, shards, spec.listen_backlog)
-            .await
-            .map_err(|error| StartError::Host(error.to_string()))?;
-        let desired = Desired {
-            addresses,
-            spec: Arc::clone(&spec),
-        };
-        let published = opened.publish(&desired)?;
-        notices.extend(published.notices.iter().cloned());
-        notices.extend(ledger.published(&spec, &published, &opened.table()));
-
-        let mut proxy =
-            ProxyChild::spawn().map_err(|error| StartError::Proxy(error.to_string()))?;
-        let begun = begin(
-            &mut proxy,
-            opened,
-            &mut ledger,
-            shards,
-            identity.clone(),
-            Delivery {
-                number: published.generation,
-                spec: &spec,
-                ids: &published.ids,
-                listeners: &listeners,
-                logs: &logs,
-                certificates: &tls.certificates,
-            },
-        )
-        .await;
-        if let Err(error) = begun {
-            proxy.bury();
-            return Err(StartError::Proxy(error.to_string()));
-        }
-        if let Some(log) = opened.log() {
-            follow(log)?;
-        }
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self {
-            dataplane: undo.keep(),
-            options,
-            desired,
-            published,
-            listeners,
-            logs,
-            certificates: tls.certificates,
-            watch,
-            watched: 0,
-            identity,
-            shards,
-            proxy: Some(proxy),
-            started: Instant::now(),
-            restarts: 0,
-            notices,
-            kept,
-            ledger,
-            scrape,
-            ask,
-            backoff: Backoff::default(),
-            restart_at: None,
-            stop: None,
-            socket,
-            asks,
-            signals,
-            tick,
-        })
-    }
-
     /// Serves until the service has stopped.
     pub(super) async fn serve(&mut self) {
         let spec = Arc::clone(&self.desired.spec);
@@ -230,44 +125,49 @@ impl Control {
             env!("CARGO_PKG_VERSION"),
             self.options.place.instance,
             self.published.generation,
-            count(self.shards, "shard"),
+            count(self.pins.len(), "shard"),
             self.dataplane_kind(),
         );
         notify(Notice::Ready);
         loop {
             match self.next_event().await {
-                Event::Proxy(Ok(Some(FromProxy::Connections(n)))) => {
-                    if let Some(proxy) = &mut self.proxy {
-                        proxy.connections = n;
-                    }
-                }
                 Event::Proxy(Ok(Some(FromProxy::Change {
                     number,
                     client,
                     submission,
                 }))) => self.manage(number, client, &submission).await,
-                Event::Proxy(Ok(Some(_))) => {}
+                Event::Proxy(Ok(Some(_))) | Event::Retired(_, Ok(Some(_))) => {}
                 Event::Proxy(Ok(None)) => self.proxy_ended(None),
                 Event::Proxy(Err(error)) => self.proxy_ended(Some(&error.to_string())),
-                Event::Ask(ask) => self.answer(ask).await,
+                Event::Retired(index, Ok(None) | Err(_)) => self.retired_ended(index),
+                Event::Came(Came::Ask(ask)) => self.answer(ask).await,
                 // The answer is in the log.
-                Event::Signal(Asked::Reload) => drop(self.reload().await),
-                Event::Signal(Asked::Stop { graceful }) => self.begin_stop(graceful).await,
+                Event::Came(Came::Signal(Asked::Reload)) => drop(self.reload().await),
+                Event::Came(Came::Signal(Asked::Stop { graceful })) => {
+                    self.begin_stop(graceful).await;
+                }
+                Event::Came(Came::Tick) => {
+                    self.dataplane.tick();
+                    self.logs.tend();
+                    self.look_at_steering();
+                    self.look_at_certificates().await;
+                }
                 Event::RestartProxy => self.restart_proxy().await,
                 Event::StopDeadline => {
-                    if let Some(proxy) = &mut self.proxy {
-                        tracing::warn!("requests still in flight: ending the proxy");
+                    for proxy in self
+                        .proxy
+                        .iter()
+                        .chain(self.retired.iter().map(|r| &r.proxy))
+                    {
+                        tracing::warn!("requests still in flight: ending proxy {}", proxy.pid());
                         proxy.bury();
                     }
                     self.proxy = None;
+                    self.retired.clear();
                 }
-                Event::Tick => {
-                    self.dataplane.tick();
-                    self.logs.tend();
-                    self.look_at_certificates().await;
-                }
+                Event::RetiredDeadline => self.end_overdue(Instant::now()),
             }
-            if self.stop.is_some() && self.proxy.is_none() {
+            if self.stop.is_some() && self.proxy.is_none() && self.retired.is_empty() {
                 return;
             }
         }
@@ -284,6 +184,8 @@ impl Control {
 
     async fn next_event(&mut self) -> Event {
         let proxy = self.proxy.as_ref();
+        let retired = &self.retired;
+        let overdue = retired.iter().filter_map(|retired| retired.deadline).min();
         let restart_at = self.restart_at;
         let deadline = self.stop.as_ref().and_then(|stop| stop.deadline);
         tokio::select! {
@@ -293,11 +195,43 @@ impl Control {
                     None => std::future::pending().await,
                 }
             } => Event::Proxy(message),
-            asked = self.signals.next() => Event::Signal(asked),
-            Some(ask) = self.asks.recv() => Event::Ask(ask),
+            (index, message) = next_of(retired) => Event::Retired(index, message),
+            came = self.inbox.get_mut().next() => Event::Came(came),
             () = at(restart_at) => Event::RestartProxy,
             () = at(deadline) => Event::StopDeadline,
-            _ = self.tick.tick() => Event::Tick,
+            () = at(overdue) => Event::RetiredDeadline,
+        }
+    }
+
+    /// The link of a retired proxy has ended: it is done.
+    fn retired_ended(&mut self, index: usize) {
+        let Retired { proxy, .. } = self.retired.swap_remove(index);
+        let status = proxy.bury();
+        self.dataplane.table().clear_busy(proxy.column);
+        self.ledger.proxy_ended(proxy.column);
+        let pid = proxy.pid();
+        tracing::info!(
+            notice = true,
+            "proxy process {pid} has drained and left ({status})"
+        );
+    }
+
+    /// Ends retired proxies whose time is over.
+    fn end_overdue(&mut self, now: Instant) {
+        for retired in &mut self.retired {
+            if retired.deadline.is_some_and(|deadline| deadline <= now) {
+                retired.deadline = None;
+                tracing::warn!(
+                    "proxy process {} still has {}: ending it",
+                    retired.proxy.pid(),
+                    count(
+                        usize::try_from(retired.proxy.connections()).unwrap_or(usize::MAX),
+                        "connection"
+                    )
+                );
+                // Its link ends with it.
+                retired.proxy.bury();
+            }
         }
     }
 
@@ -314,6 +248,26 @@ impl Control {
             // The answer is in the log.
             drop(self.reload().await);
         }
+    }
+
+    /// Leaves it to the kernel's hash which shard gets a connection, when the CPUs that receive packets
+    /// are too few for the shards.
+    fn look_at_steering(&mut self) {
+        if self.steered.len() < 2 || self.steered.iter().all(Option::is_none) {
+            return;
+        }
+        let accepted: Vec<u64> = (0..self.pins.len())
+            .map(|shard| self.ledger.accepted_by(shard))
+            .collect();
+        if !self.balance.leaves_shards_idle(&accepted) {
+            return;
+        }
+        self.steered.fill(None);
+        self.listeners.steer(&self.steered);
+        let notice = "packets arrive on fewer CPUs than there are shards: connections are spread by \
+                      the kernel's hash instead; `sluice doctor` shows receive queues";
+        tracing::info!(notice = true, "{notice}");
+        self.notices.push(notice.to_owned());
     }
 
     async fn answer(&mut self, ask: Ask) {
@@ -354,7 +308,11 @@ impl Control {
         self.restart_at = None;
         // Control's copies first: a connection that only they can hold would wait for ever.
         self.listeners = Listeners::default();
-        if let Some(proxy) = &mut self.proxy
+        for retired in &self.retired {
+            // One whose link is broken is dead, and heard of so.
+            drop(retired.proxy.drain().await);
+        }
+        if let Some(proxy) = &self.proxy
             && proxy.drain().await.is_err()
         {
             proxy.bury();
@@ -364,7 +322,7 @@ impl Control {
 
     /// The proxy's link has ended.
     pub(super) fn proxy_ended(&mut self, error: Option<&str>) {
-        let Some(mut proxy) = self.proxy.take() else {
+        let Some(proxy) = self.proxy.take() else {
             return;
         };
         let status = proxy.bury();
@@ -402,24 +360,22 @@ impl Control {
 
     async fn start_proxy(&mut self) -> Result<(), ChildError> {
         let mut proxy = ProxyChild::spawn()?;
+        enlist(&mut proxy, &mut self.dataplane, &mut self.ledger);
         let spec = Arc::clone(&self.desired.spec);
-        let delivery = Delivery {
-            number: self.published.generation,
-            spec: &spec,
-            ids: &self.published.ids,
-            listeners: &self.listeners,
-            logs: &self.logs,
-            certificates: &self.certificates,
-        };
+        let identity = self.identity.clone();
+        let delivery = self.delivery(&spec);
         let begun = begin(
-            &mut proxy,
-            &mut self.dataplane,
-            &mut self.ledger,
-            self.shards,
-            self.identity.clone(),
+            &proxy,
+            &self.dataplane,
+            &self.ledger,
+            &self.pins,
+            identity,
             delivery,
-        )
-        .await;
+        );
+        let begun = match self.attend(begun).await {
+            Ok(begun) => begun,
+            Err(stopped) => Err(ChildError::Died(stopped.to_string())),
+        };
         if let Err(error) = begun {
             proxy.bury();
             self.dataplane.table().clear_busy(proxy.column);
@@ -429,6 +385,19 @@ impl Control {
         tracing::info!(notice = true, "proxy process {} serves", proxy.pid());
         self.proxy = Some(proxy);
         Ok(())
+    }
+
+    /// The generation that is on, for a proxy. `spec` is its own.
+    pub(super) fn delivery<'a>(&'a self, spec: &'a crate::config::spec::Spec) -> Delivery<'a> {
+        Delivery {
+            number: self.published.generation,
+            spec,
+            ids: &self.published.ids,
+            listeners: &self.listeners,
+            logs: &self.logs,
+            certificates: &self.certificates,
+            shards: self.pins.len(),
+        }
     }
 
     /// A stop was begun.
@@ -446,132 +415,20 @@ impl Control {
     }
 }
 
-/// Sets a new process up and gives it its first generation.
-async fn begin(
-    proxy: &mut ProxyChild,
-    dataplane: &mut Dataplane,
-    ledger: &mut Ledger,
-    shards: usize,
-    identity: Option<Identity>,
-    delivery: Delivery<'_>,
-) -> Result<(), ChildError> {
-    let column = dataplane.proxy_started(proxy.pid());
-    ledger.proxy_started(column);
-    let lock = dataplane.lock_reader()?;
-    proxy
-        .set_up(
-            column,
-            shards,
-            identity,
-            dataplane.table_fds(),
-            lock.as_fd(),
-            ledger.file(),
-        )
-        .await?;
-    proxy.deliver(delivery).await?;
-    Ok(dataplane.announce(proxy.pid())?)
-}
-
-/// A thread that hands on what the XDP program logs, for as long as this process lives.
-fn follow(mut log: KernelLog) -> std::io::Result<()> {
-    /// Long enough to cost nothing while the log is off.
-    const WAIT_MS: u32 = 60_000;
-    std::thread::Builder::new()
-        .name("xdp-log".to_owned())
-        .spawn(move || {
-            while let Ok(()) = log.wait(WAIT_MS) {}
-            tracing::warn!("the program's log can no longer be read");
-        })?;
-    Ok(())
-}
-
-fn make_run_dir(path: &std::path::Path) -> Result<(), StartError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(path)
-        .map_err(|source| StartError::RunDir {
-            path: path.to_owned(),
-            source,
-        })
-}
-
-/// With `--no-xdp` no interface is looked for.
-pub(super) fn without_dataplane(spec: Arc<Spec>, no_xdp: bool) -> Arc<Spec> {
-    if !no_xdp || spec.sluice.interfaces.is_empty() {
-        return spec;
-    }
-    let mut spec = Arc::unwrap_or_clone(spec);
-    spec.sluice.interfaces.clear();
-    Arc::new(spec)
-}
-
-/// Kernel maps where they can be had; memory where the file can do without and the host has none.
-fn open_dataplane(
-    options: &RunOptions,
-    spec: &Spec,
-    notices: &mut Vec<String>,
-) -> Result<Dataplane, StartError> {
-    if options.no_xdp {
-        if let Some(at) = &spec.sluice.needs_dataplane {
-            notices.push(format!(
-                "--no-xdp: the directives of XDP, Steer and Guard (first: {}:{}) have no effect",
-                at.file.display(),
-                at.line
-            ));
-        }
-        return Ok(Dataplane::anonymous(&options.place)?);
-    }
-    match Dataplane::open(&options.place, &spec.sluice.interfaces) {
-        Ok(dataplane) => Ok(dataplane),
-        Err(error) if error.exit_code() != 3 => Err(error.into()),
-        Err(source) => {
-            if let Some(at) = &spec.sluice.needs_dataplane {
-                return Err(StartError::NeedsDataplane {
-                    at: at.clone(),
-                    source,
-                });
+/// The next message of any of these.
+async fn next_of(retired: &[Retired]) -> (usize, std::io::Result<Option<FromProxy>>) {
+    let mut all: Vec<Pin<Box<_>>> = (retired.iter())
+        .map(|retired| Box::pin(retired.proxy.next()))
+        .collect();
+    std::future::poll_fn(|cx| {
+        for (index, next) in all.iter_mut().enumerate() {
+            if let Poll::Ready(message) = next.as_mut().poll(cx) {
+                return Poll::Ready((index, message));
             }
-            notices.push(format!(
-                "no kernel maps ({source}): members' state is kept in memory and ends with this process"
-            ));
-            Ok(Dataplane::anonymous(&options.place)?)
         }
-    }
-}
-
-/// `SluiceShards`, else one per CPU that this process may use.
-pub(super) fn shards(spec: &Spec) -> usize {
-    let configured = spec.sluice.shards.and_then(|n| usize::try_from(n).ok());
-    configured
-        .or_else(|| std::thread::available_parallelism().ok().map(usize::from))
-        .unwrap_or(1)
-        .max(1)
-}
-
-/// Takes back what an unfinished start pinned and attached; what an earlier run left stays.
-struct Undo(Option<Dataplane>);
-
-impl Undo {
-    fn dataplane(&mut self) -> &mut Dataplane {
-        self.0
-            .as_mut()
-            .expect("taken by keep() only, which consumes self")
-    }
-
-    fn keep(mut self) -> Dataplane {
-        self.0
-            .take()
-            .expect("taken by keep() only, which consumes self")
-    }
-}
-
-impl Drop for Undo {
-    fn drop(&mut self) {
-        if let Some(dataplane) = self.0.take() {
-            dataplane.abandon();
-        }
-    }
+        Poll::Pending
+    })
+    .await
 }
 
 async fn at(when: Option<Instant>) {

@@ -1,11 +1,14 @@
 //! What control knows for metrics beside the maps: the shards' counters and whose they are, reloads.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     time::SystemTime,
 };
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
     admin::metrics::{BalancerNumbers, Numbers},
@@ -35,10 +38,77 @@ pub(super) struct Ledger {
     reloads: [u64; 2],
     last_load_failed: bool,
     /// Log lines of control's own that were not written.
-    lines_lost: u64,
+    lines_lost: Cell<u64>,
+}
+
+/// What a successor must know to go on with the counters.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct LedgerState {
+    /// What the counters mean; another build's may be laid out otherwise.
+    meaning: String,
+    columns: Vec<u32>,
+    rows: Vec<(String, bool)>,
+    lives: Vec<(u32, u32)>,
+    started: SystemTime,
+    loaded: SystemTime,
+    reloads: [u64; 2],
+}
+
+/// Of this build.
+fn meaning() -> String {
+    let reasons: Vec<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+    format!("{} {}", Counters::LAYOUT, reasons.join(" "))
 }
 
 impl Ledger {
+    /// Goes on with the counters of a predecessor; anew where they are not for these shards or this
+    /// build, with the reason.
+    pub(super) fn inherit(
+        state: LedgerState,
+        file: OwnedFd,
+        shards: (usize, usize),
+    ) -> io::Result<(Self, Option<&'static str>)> {
+        let (before, now) = shards;
+        if state.meaning != meaning() {
+            return Ok((Self::new(now)?, Some("this build counts otherwise")));
+        }
+        if before != now {
+            return Ok((Self::new(now)?, Some("there is another number of shards")));
+        }
+        Ok((
+            Self {
+                counters: Counters::map(file.as_fd(), now)?,
+                file,
+                columns: state.columns,
+                rows: state.rows,
+                lives: (state.lives.into_iter())
+                    .map(|(id, life)| (MemberId(id), life))
+                    .collect(),
+                started: state.started,
+                loaded: state.loaded,
+                reloads: state.reloads,
+                last_load_failed: false,
+                lines_lost: Cell::new(0),
+            },
+            None,
+        ))
+    }
+
+    /// For [`Ledger::inherit`].
+    pub(super) fn state(&self) -> LedgerState {
+        LedgerState {
+            meaning: meaning(),
+            columns: self.columns.clone(),
+            rows: self.rows.clone(),
+            lives: (self.lives.iter())
+                .map(|(id, life)| (id.0, *life))
+                .collect(),
+            started: self.started,
+            loaded: self.loaded,
+            reloads: self.reloads,
+        }
+    }
+
     pub(super) fn new(shards: usize) -> io::Result<Self> {
         let (counters, file) = Counters::anonymous(shards)?;
         let now = SystemTime::now();
@@ -52,7 +122,7 @@ impl Ledger {
             loaded: now,
             reloads: [0; 2],
             last_load_failed: false,
-            lines_lost: 0,
+            lines_lost: Cell::new(0),
         })
     }
 
@@ -139,9 +209,16 @@ impl Ledger {
         self.counters.number(&self.columns, Number::Clients)
     }
 
+    /// Connections that a shard has accepted.
+    pub(super) fn accepted_by(&self, shard: usize) -> u64 {
+        let columns = &self.columns;
+        self.counters.shard_number(columns, shard, Number::Accepted)
+    }
+
     /// Everything, summed.
-    pub(super) fn numbers(&mut self, ids: impl Iterator<Item = MemberId>) -> Numbers {
-        self.lines_lost += sink::take_lost();
+    pub(super) fn numbers(&self, ids: impl Iterator<Item = MemberId>) -> Numbers {
+        self.lines_lost
+            .set(self.lines_lost.get() + sink::take_lost());
         let (counters, columns) = (&self.counters, self.columns.as_slice());
         Numbers {
             started: self.started,
@@ -149,10 +226,17 @@ impl Ledger {
             reloads: self.reloads,
             last_load_failed: self.last_load_failed,
             accepted: counters.number(columns, Number::Accepted),
+            http2: [
+                Number::H2Connections,
+                Number::H2Streams,
+                Number::H2Resets,
+                Number::H2Floods,
+            ]
+            .map(|number| counters.number(columns, number)),
             open: counters.number(columns, Number::Open),
             idle: counters.number(columns, Number::Idle),
             waiting: counters.number(columns, Number::Waiting),
-            lines_lost: counters.number(columns, Number::LinesLost) + self.lines_lost,
+            lines_lost: counters.number(columns, Number::LinesLost) + self.lines_lost.get(),
             usage: Vec::new(),
             classes: counters.classes(columns),
             failures: Reason::ALL

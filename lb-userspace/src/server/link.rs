@@ -43,8 +43,8 @@ pub(crate) enum ToProxy {
     Setup {
         /// Column of `BUSY`.
         column: u32,
-        /// Shards to run.
-        shards: usize,
+        /// Shards to run, each with the CPU that it is pinned to.
+        cpus: Vec<Option<u32>>,
         /// User to become; `None`: stay who you are.
         identity: Option<Identity>,
     },
@@ -68,6 +68,9 @@ pub(crate) enum ToProxy {
     },
     /// Accept no more, finish what is in flight, exit.
     Drain,
+    /// The same, but idle connections stay until they have made one more request or are timed out:
+    /// the service goes on, and closing one may cross a request on its way.
+    Retire,
 }
 
 /// From the proxy to control.
@@ -113,31 +116,38 @@ pub(crate) struct Parcel {
 impl Parcel {
     /// Puts it into a memory file that nobody can change any more.
     pub(crate) fn seal(&self) -> io::Result<OwnedFd> {
-        let fd = rustix::fs::memfd_create(
-            "sluice-generation",
-            MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
-        )?;
-        let mut file = File::from(fd);
-        // It may hold keys.
-        let text = Zeroizing::new(serde_json::to_vec(self)?);
-        file.write_all(&text)?;
-        rustix::fs::fcntl_add_seals(
-            &file,
-            SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL,
-        )?;
-        Ok(file.into())
+        write_file("sluice-generation", self)
     }
 
     /// Reads it back.
     pub(crate) fn open(fd: OwnedFd) -> io::Result<Self> {
-        let mut file = File::from(fd);
-        file.rewind()?;
-        let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
-        // Whole from the start: what a growing buffer leaves behind would not be wiped.
-        let mut text = Zeroizing::new(Vec::with_capacity(length + 1));
-        file.read_to_end(&mut text)?;
-        Ok(serde_json::from_slice(&text)?)
+        read_file(fd)
     }
+}
+
+/// A memory file with a text that nobody can change any more.
+pub(crate) fn write_file<T: Serialize>(name: &str, value: &T) -> io::Result<OwnedFd> {
+    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut file = File::from(fd);
+    // It may hold keys.
+    let text = Zeroizing::new(serde_json::to_vec(value)?);
+    file.write_all(&text)?;
+    rustix::fs::fcntl_add_seals(
+        &file,
+        SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL,
+    )?;
+    Ok(file.into())
+}
+
+/// Reads what [`write_file`] wrote.
+pub(crate) fn read_file<T: DeserializeOwned>(fd: OwnedFd) -> io::Result<T> {
+    let mut file = File::from(fd);
+    file.rewind()?;
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+    // Whole from the start: what a growing buffer leaves behind would not be wiped.
+    let mut text = Zeroizing::new(Vec::with_capacity(length + 1));
+    file.read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
 }
 
 /// One end of the pair. tokio has no type for SOCK_SEQPACKET; of `UnixDatagram` nothing is used
@@ -153,6 +163,12 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
         SocketFlags::CLOEXEC,
         None,
     )?)
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 impl Link {
@@ -173,20 +189,7 @@ impl Link {
             return Err(io::ErrorKind::ArgumentListTooLong.into());
         }
         self.0
-            .async_io(Interest::WRITABLE, || {
-                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-                let mut control = SendAncillaryBuffer::new(&mut space);
-                if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
-                    return Err(io::ErrorKind::ArgumentListTooLong.into());
-                }
-                rustix::net::sendmsg(
-                    &self.0,
-                    &[IoSlice::new(&text)],
-                    &mut control,
-                    SendFlags::NOSIGNAL,
-                )?;
-                Ok(())
-            })
+            .async_io(Interest::WRITABLE, || send_once(self.0.as_fd(), &text, fds))
             .await
     }
 
@@ -206,6 +209,42 @@ impl Link {
         }
         Ok(Some((serde_json::from_slice(&text[..length])?, fds)))
     }
+}
+
+/// Sends one message without a runtime: to somebody who reads later, so it must fit into the buffer.
+pub(crate) fn send_now<M: Serialize>(
+    socket: BorrowedFd<'_>,
+    message: &M,
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    send_once(socket, &serde_json::to_vec(message)?, fds)
+}
+
+/// Receives one message that is there already; `None`: there is none and there will be none.
+pub(crate) fn receive_now<M: DeserializeOwned>(
+    socket: BorrowedFd<'_>,
+) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
+    let mut text = vec![0; MAX_MESSAGE];
+    let (length, fds) = receive_once(socket, &mut text)?;
+    if length == 0 {
+        return Ok(None);
+    }
+    Ok(Some((serde_json::from_slice(&text[..length])?, fds)))
+}
+
+fn send_once(socket: BorrowedFd<'_>, text: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::ErrorKind::ArgumentListTooLong.into());
+    }
+    rustix::net::sendmsg(
+        socket,
+        &[IoSlice::new(text)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?;
+    Ok(())
 }
 
 fn receive_once(socket: BorrowedFd<'_>, text: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::{
     config::spec::{Listener, Place},
@@ -37,7 +37,7 @@ pub(crate) struct Listeners {
 }
 
 /// Address, dual, deferred: a socket stays what it is, so that a reload that fails changes none.
-type Key = (SocketAddr, bool, bool);
+pub(crate) type Key = (SocketAddr, bool, bool);
 
 fn key(listener: &Listener) -> Key {
     (listener.address, listener.dual, listener.deferred)
@@ -59,29 +59,87 @@ impl Listeners {
         }
     }
 
+    /// From a predecessor, several of one address by shard in the order given.
+    pub(crate) fn inherited(sockets: impl IntoIterator<Item = (Key, TcpListener)>) -> Self {
+        let mut bound: HashMap<_, Vec<TcpListener>> = HashMap::new();
+        for (key, socket) in sockets {
+            bound.entry(key).or_default().push(socket);
+        }
+        Self {
+            bound: (bound.into_iter())
+                .map(|(key, sockets)| (key, Arc::new(sockets)))
+                .collect(),
+            shared: false,
+        }
+    }
+
+    /// Every socket with its address.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (Key, &TcpListener)> {
+        (self.bound.iter()).flat_map(|(key, all)| all.iter().map(|socket| (*key, socket)))
+    }
+
+    /// Gives each shard's sockets the connections of another CPU.
+    pub(crate) fn steer(&self, pins: &[Option<u32>]) {
+        for sockets in self.bound.values() {
+            for (index, socket) in sockets.iter().enumerate() {
+                steer(&SockRef::from(socket), pins[index % pins.len()]);
+            }
+        }
+    }
+
+    /// Brings inherited sockets in line with these shards: as many at least (the sockets of fewer
+    /// shards stay and are given to those there are, or their accept queues would be lost), each
+    /// steered to its shard's CPU.
+    pub(crate) fn fit(
+        self,
+        wanted: &[Listener],
+        pins: &[Option<u32>],
+        backlog: u32,
+    ) -> io::Result<Self> {
+        let mut bound = HashMap::new();
+        for (key, sockets) in self.bound {
+            let mut sockets = (sockets.iter())
+                .map(TcpListener::try_clone)
+                .collect::<io::Result<Vec<_>>>()?;
+            for (index, held) in sockets.iter().enumerate() {
+                steer(&SockRef::from(held), pins[index % pins.len()]);
+            }
+            let listener = wanted.iter().find(|listener| self::key(listener) == key);
+            if let Some(listener) = listener {
+                for pin in pins.iter().skip(sockets.len()) {
+                    sockets.push(listening(listener, *pin, backlog)?);
+                }
+            }
+            bound.insert(key, Arc::new(sockets));
+        }
+        Ok(Self {
+            bound,
+            shared: self.shared,
+        })
+    }
+
     /// Sockets for `wanted`: those of `self` where there are some, new ones for the rest. `self`
     /// stays whole: whoever drops it closes what is no longer wanted.
     pub(crate) async fn rebind(
         &self,
         wanted: &[Listener],
-        shards: usize,
+        pins: &[Option<u32>],
         backlog: u32,
     ) -> Result<Self, BindError> {
         let mut bound = HashMap::new();
         for listener in wanted {
             let key = key(listener);
-            let sockets =
-                match self.bound.get(&key) {
-                    Some(sockets) => Arc::clone(sockets),
-                    None => Arc::new(self.bind(listener, shards, backlog).await.map_err(
-                        |source| BindError {
-                            address: listener.address,
-                            at: listener.at.clone(),
-                            what: describe(&source, listener.address),
-                            source,
-                        },
-                    )?),
-                };
+            let sockets = match self.bound.get(&key) {
+                Some(sockets) => Arc::clone(sockets),
+                None => Arc::new(self.bind(listener, pins, backlog).await.map_err(|source| {
+                    BindError {
+                        address: listener.address,
+                        at: listener.at.clone(),
+                        what: describe(&source, listener.address),
+                        source,
+                    }
+                })?),
+            };
             bound.insert(key, sockets);
         }
         Ok(Self {
@@ -100,7 +158,7 @@ impl Listeners {
     async fn bind(
         &self,
         listener: &Listener,
-        shards: usize,
+        pins: &[Option<u32>],
         backlog: u32,
     ) -> io::Result<Vec<TcpListener>> {
         // SO_REUSEPORT shares an address with whatever else of the same user has set it, another
@@ -117,19 +175,34 @@ impl Listeners {
                 tokio::time::sleep(IN_USE_RETRY).await;
             }
         }
-        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-        (0..shards)
-            .map(|_| {
-                let socket = socket(listener, true)?;
-                if listener.deferred {
-                    // Without it connections come earlier, that is all.
-                    let _ = defer_accept(socket.as_fd(), DEFER);
-                }
-                socket.listen(backlog)?;
-                Ok(socket.into())
-            })
+        pins.iter()
+            .map(|pin| listening(listener, *pin, backlog))
             .collect()
     }
+}
+
+/// Gives a socket of a group the connections whose packets its shard's CPU receives
+/// (`SO_INCOMING_CPU`, which groups go by since Linux 6.2; before, it changes nothing). Where no
+/// socket of a group is of the CPU, and without a pin, the kernel goes by its hash.
+fn steer(socket: &SockRef<'_>, pin: Option<u32>) {
+    // What the kernel takes for "none": its -1.
+    let cpu = pin.map_or(usize::MAX, |cpu| cpu as usize);
+    if let Err(error) = socket.set_cpu_affinity(cpu) {
+        tracing::warn!("a listening socket is not steered to the CPU of its shard: {error}");
+    }
+}
+
+fn listening(listener: &Listener, pin: Option<u32>, backlog: u32) -> io::Result<TcpListener> {
+    let socket = socket(listener, true)?;
+    if pin.is_some() {
+        steer(&SockRef::from(&socket), pin);
+    }
+    if listener.deferred {
+        // Without it connections come earlier, that is all.
+        let _ = defer_accept(socket.as_fd(), DEFER);
+    }
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
 }
 
 fn socket(listener: &Listener, share: bool) -> io::Result<Socket> {
@@ -201,12 +274,12 @@ mod tests {
     async fn kept_addresses_keep_their_sockets() {
         let kept = listen(free_address());
         let first = Listeners::default()
-            .rebind(std::slice::from_ref(&kept), 2, 16)
+            .rebind(std::slice::from_ref(&kept), &[None, None], 16)
             .await
             .expect("bind");
         let other = listen(free_address());
         let second = first
-            .rebind(&[kept.clone(), other.clone()], 2, 16)
+            .rebind(&[kept.clone(), other.clone()], &[None, None], 16)
             .await
             .expect("bind");
         assert_eq!(second.sockets(&other).len(), 2);
@@ -224,11 +297,11 @@ mod tests {
             ..plain.clone()
         };
         let first = Listeners::default()
-            .rebind(std::slice::from_ref(&plain), 1, 16)
+            .rebind(std::slice::from_ref(&plain), &[None], 16)
             .await
             .expect("bind");
         let second = first
-            .rebind(std::slice::from_ref(&deferred), 1, 16)
+            .rebind(std::slice::from_ref(&deferred), &[None], 16)
             .await
             .expect("bind beside it");
         assert!(!defers_accept(first.sockets(&plain)[0].as_fd()));
@@ -241,7 +314,7 @@ mod tests {
         let foreign = socket(&listen(address), true).expect("bind");
         foreign.listen(1).expect("listen");
         let error = Listeners::default()
-            .rebind(&[listen(address)], 1, 16)
+            .rebind(&[listen(address)], &[None], 16)
             .await
             .expect_err("in use")
             .to_string();
@@ -257,12 +330,12 @@ mod tests {
         let port = free_address().port();
         let wide = listen(SocketAddr::from(([0, 0, 0, 0], port)));
         let first = Listeners::default()
-            .rebind(&[wide], 1, 16)
+            .rebind(&[wide], &[None], 16)
             .await
             .expect("bind");
         let narrow = listen(SocketAddr::from(([127, 0, 0, 1], port)));
         first
-            .rebind(&[narrow], 1, 16)
+            .rebind(&[narrow], &[None], 16)
             .await
             .expect("bind beside it");
     }

@@ -168,14 +168,22 @@ impl Control {
             listeners: &self.listeners,
             logs: &self.logs,
             certificates: &self.certificates,
+            shards: self.pins.len(),
         };
-        let delivered = match &mut self.proxy {
-            Some(proxy) => proxy.deliver(delivery).await,
-            None => Ok(()),
+        let delivered = match &self.proxy {
+            Some(proxy) => self.attend(proxy.deliver(delivery)).await,
+            None => Ok(Ok(())),
         };
-        if let Err(error) = delivered {
-            self.undo(&error).await;
-            return Err(error.to_string());
+        match delivered {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                self.undo(&error);
+                return Err(error.to_string());
+            }
+            Err(stopped) => {
+                self.unpublish();
+                return Err(stopped.to_string());
+            }
         }
         self.desired = desired;
         self.published = published;

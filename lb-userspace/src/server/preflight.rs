@@ -6,7 +6,7 @@ use std::{
     fs::{File, OpenOptions},
     io,
     net::SocketAddr,
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -169,6 +169,22 @@ pub(crate) fn interfaces(spec: &Spec) -> Result<(), PreflightError> {
     Ok(())
 }
 
+/// What is there but does not do what somebody may think it does.
+pub(crate) fn doubts(spec: &Spec) -> Vec<String> {
+    let interfaces = &spec.sluice.interfaces;
+    let outside = (spec.listeners.iter()).find(|l| !l.address.ip().to_canonical().is_loopback());
+    match (&interfaces[..], outside) {
+        ([only], Some(listener)) if only.name == "lo" => vec![format!(
+            "{}:{}: XDPInterface lo sees what this host sends to itself and nothing else: what \
+             others send to {} comes in by another interface, unguarded",
+            only.at.file.display(),
+            only.at.line,
+            listener.address
+        )],
+        _ => Vec::new(),
+    }
+}
+
 /// The logs of a configuration: files open for appending, and programs with the pipes they read.
 #[derive(Debug, Default)]
 pub(crate) struct Logs {
@@ -229,6 +245,18 @@ impl Logs {
             logs.files.insert(target.clone(), file);
         }
         Ok(logs)
+    }
+
+    /// Whether a file is no longer the one of its name.
+    pub(crate) fn are_rotated(&self) -> bool {
+        let same = |target: &LogTarget, file: &File| {
+            let LogTarget::File(path) = target else {
+                return Some(true);
+            };
+            let (named, held) = (std::fs::metadata(path).ok()?, file.metadata().ok()?);
+            Some((named.dev(), named.ino()) == (held.dev(), held.ino()))
+        };
+        (self.iter()).any(|(target, file)| same(target, file) != Some(true))
     }
 
     /// From what control sent.
@@ -295,7 +323,7 @@ impl Logs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::spec::{Interface, XdpMode};
+    use crate::config::spec::{Interface, Listener, XdpMode};
 
     #[test]
     fn an_unknown_interface_is_named_with_those_there_are() {
@@ -314,6 +342,36 @@ mod tests {
             "{error}"
         );
         assert!(error.contains("lo"), "{error}");
+    }
+
+    #[test]
+    fn the_loopback_alone_guards_no_address_of_the_outside() {
+        let at = Place {
+            file: "a.conf".into(),
+            line: 9,
+        };
+        let interface = |name: &str| Interface {
+            name: name.to_owned(),
+            mode: XdpMode::Auto,
+            at: at.clone(),
+        };
+        let mut spec = Spec::default();
+        spec.sluice.interfaces.push(interface("lo"));
+        for (address, doubtful) in [
+            ("127.0.0.1:80", false),
+            ("[::1]:80", false),
+            ("[::]:80", true),
+        ] {
+            spec.listeners = vec![Listener {
+                address: address.parse().expect("address"),
+                dual: false,
+                deferred: false,
+                at: at.clone(),
+            }];
+            assert_eq!(!doubts(&spec).is_empty(), doubtful, "{address}");
+        }
+        spec.sluice.interfaces.push(interface("eth0"));
+        assert!(doubts(&spec).is_empty());
     }
 
     #[test]

@@ -81,7 +81,7 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
     let Some((
         ToProxy::Setup {
             column,
-            shards,
+            cpus,
             identity,
         },
         fds,
@@ -94,7 +94,7 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
     let [members, busy, lock, counters] = <[OwnedFd; 4]>::try_from(fds).map_err(|_| {
         io::Error::other("setup without the member table, the lock and the counters")
     })?;
-    let counters = Arc::new(Counters::map(counters.as_fd(), shards)?);
+    let counters = Arc::new(Counters::map(counters.as_fd(), cpus.len())?);
     let succession = Succession::new(lock)?;
     let table = Arc::new(MemberTable::map(members.as_fd(), busy.as_fd())?);
     let mut signals = Signals::new()?;
@@ -102,7 +102,8 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
     let proxy = Proxy::start(Setup {
         table: Arc::clone(&table),
         column,
-        shards,
+        shards: cpus.len(),
+        cpus,
         counters,
         clients: privileges::client_limit(),
     })
@@ -132,6 +133,15 @@ async fn next_change(changes: &mut Option<mpsc::Receiver<Ask>>) -> Option<Ask> {
     }
 }
 
+/// What becomes of idle connections.
+#[derive(Clone, Copy)]
+enum Drain {
+    /// They are closed.
+    Now,
+    /// They may make one more request.
+    Politely,
+}
+
 struct Process {
     link: Link,
     proxy: Proxy,
@@ -153,15 +163,16 @@ impl Process {
     async fn serve(&mut self, signals: &mut Signals) -> Result<(), ProxyProcessError> {
         let mut look = tokio::time::interval(LOOK);
         let mut told = 0;
-        let patience = loop {
+        let (patience, how) = loop {
             tokio::select! {
                 message = self.link.receive() => match message {
-                    Ok(Some((ToProxy::Drain, _))) => break None,
+                    Ok(Some((ToProxy::Drain, _))) => break (None, Drain::Now),
+                    Ok(Some((ToProxy::Retire, _))) => break (None, Drain::Politely),
                     Ok(Some((message, fds))) => self.take(message, fds).await?,
                     Ok(None) => break self.orphaned("it ended", signals).await,
                     Err(error) => break self.orphaned(&error.to_string(), signals).await,
                 },
-                () = signals.terminate() => break Some(ORPHAN_PATIENCE),
+                () = signals.terminate() => break (Some(ORPHAN_PATIENCE), Drain::Now),
                 Some(ask) = next_change(&mut self.changes) => self.pass_on(ask).await,
                 _ = look.tick() => {
                     let now = self.proxy.connections() as u64;
@@ -173,8 +184,15 @@ impl Process {
             }
         };
         self.checker = None;
-        self.drain(patience).await;
+        self.ask_no_more();
+        self.drain(patience, how, signals).await;
         Ok(())
+    }
+
+    /// Nobody makes changes any more: who asks is told so.
+    fn ask_no_more(&mut self) {
+        self.changes = None;
+        self.open_changes.clear();
     }
 
     /// Gives a change to control. What cannot be sent is answered by dropping it.
@@ -193,22 +211,19 @@ impl Process {
     }
 
     /// Control is gone: serves on until another one does, or somebody says TERM.
-    async fn orphaned(&mut self, why: &str, signals: &mut Signals) -> Option<Duration> {
-        // Nobody is left to make changes: who asks is told so.
-        self.changes = None;
-        self.open_changes.clear();
+    async fn orphaned(&mut self, why: &str, signals: &mut Signals) -> (Option<Duration>, Drain) {
+        self.ask_no_more();
         tracing::error!("control is gone ({why}): serving on until another control does");
         let mut look = tokio::time::interval(SUCCESSION_LOOK);
         loop {
             tokio::select! {
-                () = signals.terminate() => break,
+                () = signals.terminate() => return (Some(ORPHAN_PATIENCE), Drain::Now),
                 _ = look.tick() => if self.succession.has_happened() {
                     tracing::info!(notice = true, "another control serves: leaving");
-                    break;
+                    return (Some(ORPHAN_PATIENCE), Drain::Politely);
                 }
             }
         }
-        Some(ORPHAN_PATIENCE)
     }
 
     async fn take(&mut self, message: ToProxy, fds: Vec<OwnedFd>) -> io::Result<()> {
@@ -255,7 +270,7 @@ impl Process {
                     drop(reply.send(answer));
                 }
             }
-            ToProxy::Setup { .. } | ToProxy::Drain => return Err(cut_short()),
+            ToProxy::Setup { .. } | ToProxy::Drain | ToProxy::Retire => return Err(cut_short()),
         }
         Ok(())
     }
@@ -289,8 +304,11 @@ impl Process {
 
     /// Accepts no more and waits for the last connection: at most `patience`, counted from now or
     /// (`None`) from the moment control is gone. While there is a control it bounds the wait itself.
-    async fn drain(&self, patience: Option<Duration>) {
-        self.proxy.drain();
+    async fn drain(&self, patience: Option<Duration>, how: Drain, signals: &mut Signals) {
+        match how {
+            Drain::Now => self.proxy.drain(),
+            Drain::Politely => self.proxy.retire(),
+        }
         let done = async {
             // A look after the first pause: shards empty their accept queues before they are done.
             loop {
@@ -302,7 +320,17 @@ impl Process {
         };
         let too_long = async {
             if patience.is_none() {
-                while let Ok(Some(_)) = self.link.receive::<ToProxy>().await {}
+                loop {
+                    tokio::select! {
+                        message = self.link.receive::<ToProxy>() => match message {
+                            // The whole service ends now.
+                            Ok(Some((ToProxy::Drain, _))) => self.proxy.drain(),
+                            Ok(Some(_)) => {}
+                            Ok(None) | Err(_) => break,
+                        },
+                        () = signals.terminate() => self.proxy.drain(),
+                    }
+                }
             }
             tokio::time::sleep(patience.unwrap_or(ORPHAN_PATIENCE)).await;
         };

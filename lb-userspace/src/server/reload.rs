@@ -5,11 +5,13 @@ use std::sync::Arc;
 use super::{
     certificates::{self, Watch},
     child::{ChildError, Delivery},
-    control::{Control, count, shards, without_dataplane},
+    control::{Control, count},
+    inbox::Stopped,
     manager,
     notify::{Notice, notify},
     preflight::{self, Logs},
     scrape::Scrape,
+    start::without_dataplane,
 };
 use crate::{
     config::{self, Severity, spec::Spec},
@@ -24,7 +26,11 @@ impl Control {
             return Err("the service is stopping".to_owned());
         }
         notify(Notice::Reloading);
+        tracing::info!(notice = true, "reading the configuration again");
         let result = self.try_reload().await;
+        if result.is_err() {
+            self.reopen_logs().await;
+        }
         self.ledger.reloaded(result.is_ok());
         notify(Notice::Ready);
         match &result {
@@ -67,6 +73,7 @@ impl Control {
         let mut kept = self.kept.clone();
         let (spec, said) = manager::put_over(spec, &mut kept);
         notices.extend(said);
+        notices.extend(preflight::doubts(&spec));
 
         let text = |error: preflight::PreflightError| error.to_string();
         preflight::identity(&spec).map_err(text)?;
@@ -77,11 +84,12 @@ impl Control {
         for line in &tls.warnings {
             tracing::warn!("{line}");
         }
-        let addresses = preflight::resolve(&spec).await.map_err(text)?;
-        let listeners = self
-            .listeners
-            .rebind(&spec.listeners, self.shards, spec.listen_backlog)
-            .await
+        let stopped = |stopped: Stopped| stopped.to_string();
+        let addresses = self.attend(preflight::resolve(&spec)).await;
+        let addresses = addresses.map_err(stopped)?.map_err(text)?;
+        let bound = (self.listeners).rebind(&spec.listeners, &self.steered, spec.listen_backlog);
+        let listeners = (self.attend(bound).await)
+            .map_err(stopped)?
             .map_err(|error| error.to_string())?;
         // A new socket is bound beside the one that serves, which goes when this has succeeded.
         let scrape = Scrape::of(&spec.sluice, self.scrape.as_ref(), &self.ask)
@@ -105,15 +113,23 @@ impl Control {
             listeners: &listeners,
             logs: &logs,
             certificates: &tls.certificates,
+            shards: self.pins.len(),
         };
-        let delivered = match &mut self.proxy {
-            Some(proxy) => proxy.deliver(delivery).await,
+        let delivered = match &self.proxy {
+            Some(proxy) => self.attend(proxy.deliver(delivery)).await,
             // Dead and about to be restarted, with this generation.
-            None => Ok(()),
+            None => Ok(Ok(())),
         };
-        if let Err(error) = delivered {
-            self.undo(&error).await;
-            return Err(error.to_string());
+        match delivered {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                self.undo(&error);
+                return Err(error.to_string());
+            }
+            Err(stopped) => {
+                self.unpublish();
+                return Err(stopped.to_string());
+            }
         }
         let message = summary(&self.desired.spec, &spec, published.generation, &notices);
         self.desired = desired;
@@ -129,37 +145,46 @@ impl Control {
         Ok(message)
     }
 
-    /// Publishes the generation that is on once more, after the proxy did not take the next one.
-    pub(super) async fn undo(&mut self, error: &ChildError) {
-        match self.dataplane.publish(&self.desired) {
-            Ok(published) => {
-                let moved = published.ids != self.published.ids;
-                self.published = published;
-                if matches!(error, ChildError::Refused(_)) && moved {
-                    // The proxy holds ids of the first publication.
-                    let spec = Arc::clone(&self.desired.spec);
-                    let delivery = Delivery {
-                        number: self.published.generation,
-                        spec: &spec,
-                        ids: &self.published.ids,
-                        listeners: &self.listeners,
-                        logs: &self.logs,
-                        certificates: &self.certificates,
-                    };
-                    if let Some(proxy) = &mut self.proxy
-                        && let Err(error) = proxy.deliver(delivery).await
-                    {
-                        self.proxy_ended(Some(&error.to_string()));
-                    }
-                }
-            }
-            Err(error) => {
-                tracing::error!("the generation that is on was not published again: {error}");
-            }
-        }
+    /// Goes back to the generation that is on, after the proxy did not take the next one.
+    pub(super) fn undo(&mut self, error: &ChildError) {
+        self.unpublish();
         if !matches!(error, ChildError::Refused(_)) {
             // Dead, dumb or out of step: a new process starts with the generation that is on.
             self.proxy_ended(Some(&error.to_string()));
+        }
+    }
+
+    pub(super) fn unpublish(&mut self) {
+        if let Err(error) = self.dataplane.unpublish(&self.desired) {
+            tracing::error!("the maps are between two generations, reload again: {error}");
+        }
+        let (spec, table) = (Arc::clone(&self.desired.spec), self.dataplane.table());
+        // Its balancers had their histograms before.
+        drop(self.ledger.published(&spec, &self.published, &table));
+    }
+
+    /// After a reload that failed: lets go of rotated log files, which is all that whoever rotates
+    /// them wants. The generation stays.
+    async fn reopen_logs(&mut self) {
+        if !self.logs.are_rotated() {
+            return;
+        }
+        let spec = Arc::clone(&self.desired.spec);
+        match Logs::open(&spec, Some(&self.logs)) {
+            Ok(logs) => self.logs = logs,
+            Err(error) => {
+                tracing::error!("log files not opened again: {error}");
+                return;
+            }
+        }
+        error_log::configure(self.logs.error_targets(&spec));
+        let Some(proxy) = &self.proxy else {
+            return;
+        };
+        match self.attend(proxy.deliver(self.delivery(&spec))).await {
+            Ok(Ok(())) => tracing::info!(notice = true, "log files opened again"),
+            Ok(Err(error)) => self.proxy_ended(Some(&error.to_string())),
+            Err(Stopped) => {}
         }
     }
 
@@ -187,12 +212,14 @@ impl Control {
         }
         let mut notices = Vec::new();
         if (&new.user, &new.group) != (&old.user, &old.group) {
-            notices.push("User and Group take effect at the next start".to_owned());
+            notices.push(
+                "User and Group take effect at the next start, or with `sluice upgrade`".to_owned(),
+            );
         }
-        if shards(new) != self.shards {
+        if self.cpus.shards(new.sluice.shards) != self.pins.len() {
             notices.push(format!(
-                "SluiceShards takes effect at the next start; now there are {}",
-                count(self.shards, "shard")
+                "SluiceShards takes effect at the next start, or with `sluice upgrade`; now there are {}",
+                count(self.pins.len(), "shard")
             ));
         }
         Ok(notices)

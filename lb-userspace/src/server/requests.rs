@@ -1,32 +1,37 @@
 //! What control does when asked over its socket. The decisions are in [`crate::admin`].
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Instant};
 
 use lb_common::member::MemberId;
 
-use super::{certificates, control::Control, socket::Ask, usage};
+use super::{
+    certificates,
+    control::{Control, Retired},
+    socket::Ask,
+    usage,
+};
 use crate::{
     admin::{
         change,
         limit::LimitChange,
         metrics,
         protect::{Protected, What},
-        protocol::{MemberChange, Request, Response, Snapshot},
+        protocol::{DrainingView, MemberChange, Request, Response, ShardView, Snapshot},
     },
     config::{prefix::PrefixError, spec::Prefix},
 };
 
 impl Control {
     pub(super) async fn carry_out(&mut self, ask: &Ask) -> Response {
+        if let Some(response) = self.look(&ask.request) {
+            return response;
+        }
         let result = match &ask.request {
-            Request::Snapshot => match self.snapshot() {
-                Ok(snapshot) => return Response::Snapshot(Box::new(snapshot)),
-                Err(message) => Err(message),
-            },
-            Request::Metrics => match self.metrics_page() {
-                Ok(text) => return Response::Metrics { text },
-                Err(message) => Err(message),
-            },
+            Request::Snapshot | Request::Metrics => unreachable!("looked at above"),
+            Request::Upgrade { binary, deadline } => {
+                // Where it succeeds this program is no more, and its successor answers.
+                Err(self.upgrade(ask, binary.as_deref(), *deadline).await)
+            }
             Request::Member {
                 balancer,
                 member,
@@ -66,7 +71,19 @@ impl Control {
         }
     }
 
-    fn metrics_page(&mut self) -> Result<String, String> {
+    /// The answer to who only wants to look.
+    pub(super) fn look(&self, request: &Request) -> Option<Response> {
+        let shown = match request {
+            Request::Snapshot => self
+                .snapshot()
+                .map(|snapshot| Response::Snapshot(Box::new(snapshot))),
+            Request::Metrics => self.metrics_page().map(|text| Response::Metrics { text }),
+            _ => return None,
+        };
+        Some(shown.unwrap_or_else(|message| Response::Refused { message }))
+    }
+
+    fn metrics_page(&self) -> Result<String, String> {
         let shown = self.snapshot()?;
         let ids = shown.members.iter().map(|view| MemberId(view.id));
         let mut numbers = self.ledger.numbers(ids);
@@ -100,8 +117,25 @@ impl Control {
                 .map(|listener| listener.address.to_string())
                 .collect(),
             connections: self.ledger.clients(),
-            shards: u32::try_from(self.shards).unwrap_or(u32::MAX),
+            shards: u32::try_from(self.pins.len()).unwrap_or(u32::MAX),
+            shard_list: (self.pins.iter().enumerate())
+                .map(|(shard, cpu)| ShardView {
+                    cpu: *cpu,
+                    accepted: self.ledger.accepted_by(shard),
+                })
+                .collect(),
+            steered: self.steered.iter().any(Option::is_some),
+            cpus: self.cpus.allowed.clone(),
+            cpu_quota: self.cpus.quota.map(|quota| quota as f64 / 1000.0),
             proxy_restarts: self.restarts,
+            draining: (self.retired.iter())
+                .map(|Retired { proxy, deadline }| DrainingView {
+                    pid: proxy.pid(),
+                    connections: proxy.connections(),
+                    seconds_left: deadline
+                        .map(|at| at.saturating_duration_since(Instant::now()).as_secs()),
+                })
+                .collect(),
             notices: self.notices.clone(),
             ..maps
         })

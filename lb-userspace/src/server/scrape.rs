@@ -197,6 +197,7 @@ async fn page(asks: &mpsc::Sender<Ask>, last: &Last) -> Result<Arc<str>, String>
     asks.send(Ask {
         request: Request::Metrics,
         uid: 0,
+        client: None,
         reply,
     })
     .await

@@ -3,7 +3,10 @@
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt as _,
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::fs::PermissionsExt as _,
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -14,6 +17,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
     sync::{Semaphore, mpsc, oneshot},
+    task::JoinHandle,
     time::timeout,
 };
 
@@ -29,6 +33,8 @@ pub(crate) struct Ask {
     pub(crate) request: Request,
     /// Who asks (SO_PEERCRED).
     pub(crate) uid: u32,
+    /// Its connection, where the answer may come from another program.
+    pub(crate) client: Option<OwnedFd>,
     pub(crate) reply: oneshot::Sender<Response>,
 }
 
@@ -43,6 +49,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The bound socket; its files go when it is dropped, after a crash with the next start.
 pub(crate) struct ControlSocket {
     paths: Vec<PathBuf>,
+    socket: OwnedFd,
+    task: JoinHandle<()>,
 }
 
 impl ControlSocket {
@@ -61,22 +69,60 @@ impl ControlSocket {
         remove(&path).map_err(error(&path))?;
         let listener =
             bind_private(&path, sluice.control_group.as_deref()).map_err(error(&path))?;
-        let mut this = Self {
-            paths: vec![path.clone()],
-        };
+        let mut this = Self::over(listener, vec![path.clone()], asks).map_err(error(&path))?;
         if path != link {
             // Clients find it by the instance's name alone.
             remove(&link).map_err(error(&link))?;
             std::os::unix::fs::symlink(&path, &link).map_err(error(&link))?;
             this.paths.push(link);
         }
-        tokio::spawn(accept(listener, asks));
         Ok(this)
+    }
+}
+
+impl ControlSocket {
+    /// Serves on a socket that a predecessor bound. Its files stay whatever happens, until
+    /// [`ControlSocket::own`].
+    pub(crate) fn adopt(socket: OwnedFd, asks: mpsc::Sender<Ask>) -> io::Result<Self> {
+        let listener = std::os::unix::net::UnixListener::from(socket);
+        listener.set_nonblocking(true)?;
+        let listener = UnixListener::from_std(listener)?;
+        Self::over(listener, Vec::new(), asks)
+    }
+
+    /// From now on its files go with it.
+    pub(crate) fn own(&mut self, place: &Place, sluice: &Sluice) {
+        let link = socket_path(place);
+        let path = sluice.control.clone().unwrap_or_else(|| link.clone());
+        self.paths = if path == link {
+            vec![path]
+        } else {
+            vec![path, link]
+        };
+    }
+
+    /// The socket, for a successor.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn over(
+        listener: UnixListener,
+        paths: Vec<PathBuf>,
+        asks: mpsc::Sender<Ask>,
+    ) -> io::Result<Self> {
+        let socket = listener.as_fd().try_clone_to_owned()?;
+        Ok(Self {
+            paths,
+            socket,
+            task: tokio::spawn(accept(listener, asks)),
+        })
     }
 }
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
+        self.task.abort();
         for path in &self.paths {
             // Whatever is left is replaced by the next start.
             drop(remove(path));
@@ -142,6 +188,7 @@ async fn accept(listener: UnixListener, asks: mpsc::Sender<Ask>) {
 
 async fn converse(stream: UnixStream, asks: &mpsc::Sender<Ask>) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
+    let descriptor = stream.as_fd().try_clone_to_owned()?;
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     let mut line = Vec::new();
@@ -153,7 +200,15 @@ async fn converse(stream: UnixStream, asks: &mpsc::Sender<Ask>) -> io::Result<()
             return Ok(());
         }
         let (response, last) = match parse(&line) {
-            Ok(request) => (ask(asks, request, uid).await, false),
+            Ok(request) => {
+                let upgrade = matches!(request, Request::Upgrade { .. });
+                let client = if upgrade {
+                    Some(descriptor.try_clone()?)
+                } else {
+                    None
+                };
+                (ask(asks, request, uid, client).await, false)
+            }
             Err(message) => (Response::Refused { message }, true),
         };
         let mut text = serde_json::to_vec(&response)?;
@@ -174,7 +229,12 @@ fn parse(line: &[u8]) -> Result<Request, String> {
     serde_json::from_slice(line).map_err(|error| format!("not a request: {error}"))
 }
 
-async fn ask(asks: &mpsc::Sender<Ask>, request: Request, uid: u32) -> Response {
+async fn ask(
+    asks: &mpsc::Sender<Ask>,
+    request: Request,
+    uid: u32,
+    client: Option<OwnedFd>,
+) -> Response {
     let (reply, answer) = oneshot::channel();
     let gone = || Response::Refused {
         message: "the service is stopping".to_owned(),
@@ -182,6 +242,7 @@ async fn ask(asks: &mpsc::Sender<Ask>, request: Request, uid: u32) -> Response {
     let ask = Ask {
         request,
         uid,
+        client,
         reply,
     };
     if asks.send(ask).await.is_err() {

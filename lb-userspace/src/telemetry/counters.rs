@@ -72,6 +72,14 @@ pub enum Number {
     Waiting,
     /// Log lines that were not written.
     LinesLost,
+    /// Client connections that spoke HTTP/2.
+    H2Connections,
+    /// Requests over HTTP/2.
+    H2Streams,
+    /// Of them, reset by the client.
+    H2Resets,
+    /// HTTP/2 connections closed for what they flooded us with.
+    H2Floods,
 }
 
 impl Number {
@@ -93,7 +101,7 @@ const BLOCK: usize = HANDSHAKE + HANDSHAKES;
 const DIRECTORY: usize = MAX_BALANCERS * 2;
 
 const _: () =
-    assert!((Number::LinesLost as usize) < CLASS && CLASSES <= MEMBER_CELLS && BUCKETS < 32);
+    assert!((Number::H2Floods as usize) < CLASS && CLASSES <= MEMBER_CELLS && BUCKETS < 32);
 
 /// Which of a balancer's histograms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +128,9 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Cells of a block: told apart by it are layouts of different builds.
+    pub const LAYOUT: usize = BLOCK;
+
     /// New memory for `shards` shards, and its file for the proxy. Pages are taken when written.
     pub fn anonymous(shards: usize) -> io::Result<(Self, OwnedFd)> {
         let bytes = Self::cells(shards) * size_of::<AtomicU64>();
@@ -212,6 +223,14 @@ impl Counters {
     /// A number of all shards of these columns.
     pub fn number(&self, columns: &[u32], number: Number) -> u64 {
         self.sum(columns, number as usize)
+    }
+
+    /// A number of one shard of these columns.
+    pub fn shard_number(&self, columns: &[u32], shard: usize, number: Number) -> u64 {
+        columns
+            .iter()
+            .map(|column| self.load(self.block(*column, shard) + number as usize))
+            .fold(0, u64::wrapping_add)
     }
 
     /// Requests by class.

@@ -95,10 +95,15 @@ fn answer(
         if reader.read_line(&mut first)? == 0 {
             return Ok(());
         }
-        let mut line = String::new();
+        let (mut line, mut length) = (String::new(), 0);
         while reader.read_line(&mut line)? > 2 {
+            let lower = line.trim_end().to_ascii_lowercase();
+            if let Some(value) = lower.strip_prefix("content-length:") {
+                length = value.trim().parse().map_err(io::Error::other)?;
+            }
             line.clear();
         }
+        io::copy(&mut (&mut reader).take(length), &mut io::sink())?;
         count.fetch_add(1, Relaxed);
         if first.contains(" /hold") {
             let open = gate.0.lock().expect("gate");
@@ -262,15 +267,38 @@ impl Sluice {
 
     /// Starts control and waits until it answers.
     pub(crate) fn run(&mut self) {
-        let log = fs::File::options()
-            .append(true)
-            .create(true)
-            .open(self.dir.path().join("stderr"))
-            .expect("log");
+        let log = self.log_file();
         let file = self.file();
         let mut command = self.command(&["run", "--no-xdp", "-f"]);
         command.arg(&file);
         self.run_as(command, log);
+    }
+
+    /// As [`Sluice::run`], by way of a command that is given the words of this one.
+    pub(crate) fn run_with(&mut self, mut wrapper: Command) {
+        let file = self.file();
+        let inner = self.command(&["run", "--no-xdp", "-f"]);
+        wrapper
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .arg(file);
+        for (name, value) in inner.get_envs() {
+            match value {
+                Some(value) => wrapper.env(name, value),
+                None => wrapper.env_remove(name),
+            };
+        }
+        let log = self.log_file();
+        self.run_as(wrapper, log);
+    }
+
+    /// What standard error of control goes to.
+    pub(crate) fn log_file(&self) -> fs::File {
+        fs::File::options()
+            .append(true)
+            .create(true)
+            .open(self.dir.path().join("stderr"))
+            .expect("log")
     }
 
     /// As [`Sluice::run`], by a command of the test's own.

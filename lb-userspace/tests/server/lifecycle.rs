@@ -181,6 +181,15 @@ fn the_service_manager_is_told_ready_and_stopping() {
     };
     assert_eq!(next(), "READY=1");
     assert_eq!(fetch(sluice.port, "/").expect("an answer").status, 200);
+    for change in ["reload", "upgrade"] {
+        sluice.ok(&[change]);
+        let reloading = next();
+        assert!(
+            reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="),
+            "{reloading}"
+        );
+        assert_eq!(next(), "READY=1");
+    }
     super::harness::send_signal(child.id(), Signal::TERM);
     assert_eq!(next(), "STOPPING=1");
     assert!(child.wait().expect("wait").success());

@@ -17,6 +17,8 @@ mod certificates;
 mod clients;
 #[path = "tls/echo.rs"]
 mod echo;
+#[path = "tls/h2.rs"]
+mod h2;
 #[path = "tls/handshakes.rs"]
 mod handshakes;
 #[path = "tls/hostile.rs"]

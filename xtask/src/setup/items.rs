@@ -120,6 +120,9 @@ pub(super) fn all() -> Vec<Item> {
             lab::has_tool("ip")
         }),
         tool("curl", "the lab's client", "curl", || lab::has_tool("curl")),
+        tool("h2load", "HTTP/2 clients", "nghttp2-client", || {
+            lab::has_tool("h2load") && lab::has_tool("nghttp")
+        }),
         tool("openssl", "certificates and TLS clients", "openssl", || {
             lab::has_tool("openssl")
         }),

@@ -17,7 +17,7 @@ pub(super) fn instead(name: &str) -> &'static str {
     let of = |families: &[&str]| families.iter().any(|family| name.starts_with(family));
     if of(&["steer", "guard"]) {
         "until a version has it: remove the line"
-    } else if of(&["ssl", "protocols", "h2", "md"]) {
+    } else if of(&["ssl", "md"]) {
         "sluice has rustls where httpd has OpenSSL: what it takes is in docs/tls.md"
     } else if of(&["rewrite"]) {
         "let the members do it, or keep it for httpd alone in <IfModule !sluice_module>"
@@ -84,33 +84,8 @@ const NAMES: &[&str] = &[
     "SSLRenegBufferSize",
     "SSLSRPVerifierFile",
     "SSLSRPUnknownUserSeed",
-    // Protocols.
-    "H2Direct",
-    "H2Push",
-    "H2PushPriority",
-    "H2PushDiarySize",
-    "H2PushResource",
-    "H2Upgrade",
-    "H2ModernTLSOnly",
-    "H2MaxSessionStreams",
-    "H2WindowSize",
-    "H2MinWorkers",
-    "H2MaxWorkers",
-    "H2MaxWorkerIdleSeconds",
-    "H2StreamMaxMemSize",
-    "H2SerializeHeaders",
-    "H2EarlyHints",
+    // Protocols: lines for each response.
     "H2EarlyHint",
-    "H2CopyFiles",
-    "H2Padding",
-    "H2OutputBuffering",
-    "H2TLSWarmUpSize",
-    "H2TLSCoolDownSecs",
-    "H2StreamTimeout",
-    "H2MaxDataFrameLen",
-    "H2MaxHeaderBlockLen",
-    "H2WebSockets",
-    "H2ProxyRequests",
     // Headers, rewriting, answers.
     "RewriteRule",
     "RewriteCond",

@@ -23,7 +23,7 @@ pub(super) const TABLE: &[Directive] = &[
     row("GuardDenyFile", Contexts::MAIN, Arity::One, "FILE",
         "as GuardDeny, a prefix a line; # begins a comment", Effect::Apply(guard_deny_file)),
     row("SluiceShards", Contexts::MAIN, Arity::One, "auto|N",
-        "threads of the proxy, 1 to 1024", Effect::Apply(sluice_shards)).or("auto: one per CPU"),
+        "threads of the proxy, 1 to 1024", Effect::Apply(sluice_shards)).or("auto: one per CPU of the affinity mask, and no more than the control group's CPU quota, rounded up"),
     row("SluiceInstance", Contexts::MAIN, Arity::One, "NAME",
         "name of this instance for pins, locks and the command line: letters, digits, - and _, at most 32", Effect::Apply(sluice_instance))
         .or("default"),

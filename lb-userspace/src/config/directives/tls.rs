@@ -1,4 +1,4 @@
-//! mod_ssl's directives for clients (apache.md 3.21), and Protocols. Files are only named here:
+//! mod_ssl's directives for clients (apache.md 3.21). Files are only named here:
 //! control reads them. Certificates of clients are in [`clients`], members in [`members`].
 
 use super::{Arity, Call, Contexts, Directive, Effect, Fault, row};
@@ -42,19 +42,15 @@ pub(super) const TABLE: &[Directive] = &[
     row("SSLCryptoDevice", Contexts::MAIN, Arity::One, "builtin", "hardware for OpenSSL", Effect::Only(&["builtin"])).or("builtin"),
     row("SSLRandomSeed", Contexts::MAIN, Arity::TwoOrThree, "startup|connect SOURCE [BYTES]", "where OpenSSL takes randomness from", RANDOM),
     row("SSLPassPhraseDialog", Contexts::MAIN, Arity::One, "builtin|exec:PROGRAM||PROGRAM", "who is asked for passphrases", Effect::Apply(passphrase)),
-    row("Protocols", Contexts::SERVER, Arity::Some, "http/1.1 ...", "protocols for clients to choose from (ALPN); h2 and h2c are accepted with a notice", Effect::Apply(protocols)).or("http/1.1"),
-    row("ProtocolsHonorOrder", Contexts::SERVER, Arity::Flag, "On|Off", "whose order decides among Protocols: with one protocol nobody's", ORDER).or("On"),
 ];
 
 const STAPLING: Effect =
     Effect::Notice("OCSP stapling is not done by this version of sluice: this sets nothing");
 const RANDOM: Effect =
     Effect::Notice("randomness comes from the kernel: nothing needs to be seeded");
-const ORDER: Effect = Effect::Notice("this version of sluice offers http/1.1 alone");
 const SESSION_TIMEOUT: &str = "SSLSessionCacheTimeout is not applied: sessions are resumed while the key of their ticket is kept, 12 hours at most";
 const PASSPHRASE: &str =
     "passphrases are never asked for: keys that need one are refused when they are read";
-const NO_H2: &str = "h2 is not offered by this version of sluice: clients get http/1.1";
 
 /// What a host's directives said, before inheritance.
 #[derive(Clone, Debug, Default)]
@@ -384,26 +380,4 @@ fn passphrase(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let at = call.node.at(None);
     call.draft.notice_once(Severity::Notice, at, PASSPHRASE);
     Ok(())
-}
-
-fn protocols(call: &mut Call<'_, '_>) -> Result<(), Fault> {
-    let mut http1 = false;
-    for index in 0..call.count() {
-        match call.arg(index).to_ascii_lowercase().as_str() {
-            "http/1.1" => http1 = true,
-            "h2" | "h2c" => {
-                let at = call.node.at(Some(index));
-                call.draft.notice_once(Severity::Notice, at, NO_H2);
-            }
-            other => {
-                // httpd takes any word.
-                let message = format!("Protocols: '{other}' is no protocol that sluice knows");
-                call.warn(Fault::new(message).at(index));
-            }
-        }
-    }
-    if http1 {
-        return Ok(());
-    }
-    Err(super::not_yet("Protocols without http/1.1").at(0))
 }

@@ -242,14 +242,31 @@ pub(in crate::dataplane) fn ethtool_flags(interface: &str) -> io::Result<Ethtool
     })
 }
 
-/// Receive queues of an interface, combined ones included.
-pub(in crate::dataplane) fn channels(interface: &str) -> io::Result<u32> {
+/// Receive queues of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::dataplane) struct Channels {
+    /// In use, those that are combined with a send queue included.
+    pub(in crate::dataplane) rx: u32,
+    /// As many as there can be.
+    pub(in crate::dataplane) most: u32,
+    /// They are combined with send queues.
+    pub(in crate::dataplane) combined: bool,
+}
+
+/// Receive queues of an interface whose driver tells.
+pub(in crate::dataplane) fn channels(interface: &str) -> io::Result<Channels> {
     let mut channels = EthtoolChannels {
         command: ETHTOOL_GCHANNELS,
         ..EthtoolChannels::default()
     };
     ethtool(interface, &mut channels)?;
-    Ok(channels.rx + channels.combined)
+    // In the order of the fields below them: rx, tx, other, combined.
+    let [rx, _, _, combined] = channels.maxima;
+    Ok(Channels {
+        rx: channels.rx + channels.combined,
+        most: rx.max(combined),
+        combined: combined > 0,
+    })
 }
 
 /// Name of an interface's driver.

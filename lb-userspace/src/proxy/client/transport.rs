@@ -195,7 +195,7 @@ impl ClientIo {
         if self.poll_head(cx)?.is_ready() {
             return Poll::Ready(Ok(self.passed > 0));
         }
-        if self.shard.is_draining() && self.client.activity() == Activity::Idle {
+        if self.shard.closes_idle() && self.client.activity() == Activity::Idle {
             return Poll::Ready(Ok(false));
         }
         Poll::Pending

@@ -79,7 +79,7 @@ pub(super) async fn attempt(
             connect_timeout,
         )
         .await
-        .map_err(|error| unreached(exchange, balancer, index, &error, outgoing.parts.uri.path()))?;
+        .map_err(|error| unreached(exchange, balancer, index, &error))?;
         elector.connected(index);
         exchange.over(&upstream.link);
         if let Some(engaged) = &mut exchange.engaged {
@@ -170,13 +170,7 @@ pub(super) async fn attempt(
 }
 
 /// No connection: the member goes into error, another may be tried; unless the want is our own.
-fn unreached(
-    exchange: &Exchange,
-    balancer: usize,
-    index: usize,
-    error: &ConnectError,
-    path: &str,
-) -> Attempt {
+fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &ConnectError) -> Attempt {
     let balancing = &exchange.current.plan.balancers[balancer];
     let elector = &balancing.balancer;
     let spec = &balancing.members[index].spec;
@@ -208,11 +202,6 @@ fn unreached(
             spec.url, elector.cell(index).address()
         );
         let cause = "Error during SSL Handshake with remote server";
-        error!(
-            target: LOG,
-            reason = reason.name(),
-            "[client {peer}] AH00898: {cause} returned by {path}"
-        );
         let failure = Failure::proxy(StatusCode::INTERNAL_SERVER_ERROR, cause);
         return Attempt::Failed(failure.because(reason));
     }

@@ -11,7 +11,7 @@ use super::{Attempt, Failure, LOG};
 use crate::{
     config::spec::Via,
     proxy::{
-        body::{BodyError, Expectation, Go, Progress, RequestBody, is_timeout},
+        body::{BodyError, Expectation, Go, Progress, RequestBody, Stall},
         client::Asked,
         exchange::Exchange,
         fields::{self, Direction, Present},
@@ -57,7 +57,10 @@ impl Outgoing {
                 if present.has(Present::EXPECT) {
                     parts.headers.remove(header::EXPECT);
                 }
-                RequestBody::prefetch(body)
+                let ended = body.as_ref().is_none_or(http_body::Body::is_end_stream);
+                let stream = exchange.stream.as_ref().filter(|_| !ended);
+                let stall = stream.map(|stream| Stall::new(stream.upload_alarm()));
+                RequestBody::prefetch(body, stall)
                     .await
                     .map_err(|error| upload_failed(exchange, &error))?
             }
@@ -132,11 +135,7 @@ impl Outgoing {
 
 pub(super) fn upload_failed(exchange: &Exchange, error: &BodyError) -> Attempt {
     let peer = exchange.client.peer;
-    let timed_out = match error {
-        BodyError::Source(error) => is_timeout(error),
-        BodyError::TimedOut => true,
-        BodyError::Abandoned => false,
-    };
+    let timed_out = error.is_timeout();
     let reason = if timed_out {
         Reason::BodyTimeout
     } else {
@@ -202,7 +201,11 @@ pub(super) fn add_via(
         Via::Full => " (sluice)",
     };
     let name = &exchange.host().name;
-    let version = if exchange.unframed { "1.0" } else { "1.1" };
+    let version = match (&exchange.stream, exchange.unframed) {
+        (Some(_), _) => "2.0",
+        (None, true) => "1.0",
+        (None, false) => "1.1",
+    };
     let usual = if exchange.client.tls.is_some() {
         443
     } else {

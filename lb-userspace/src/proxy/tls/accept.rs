@@ -42,6 +42,8 @@ pub(crate) struct Session {
     pub(crate) protocol: &'static str,
     /// OpenSSL's name.
     pub(crate) cipher: &'static str,
+    /// HTTP/2 was agreed on.
+    pub(crate) is_h2: bool,
     /// What the client showed, if it did.
     pub(crate) client: Option<Box<Shown>>,
 }
@@ -90,6 +92,16 @@ pub(crate) enum Opening {
     Secure(Box<TlsStream<TcpStream>>, Box<Session>),
     /// On a TLS port with an HTTP request in clear, of which these bytes and others were read.
     Misspoken(TcpStream, [u8; 5]),
+}
+
+impl Opening {
+    /// The session of a connection that agreed on HTTP/2.
+    pub(crate) fn h2(&self) -> Option<&Session> {
+        match self {
+            Self::Secure(_, session) if session.is_h2 => Some(session),
+            _ => None,
+        }
+    }
 }
 
 /// Makes the handshake. `None`: there is nothing to talk to any more; it was logged.
@@ -176,9 +188,22 @@ async fn shake(current: &Current, candidates: &[usize], stream: TcpStream) -> io
         .into_iter()
         .find_map(|host| plan.hosts[host].tls.as_ref())
         .ok_or_else(|| io::Error::other("the virtual host has no TLS any more"))?;
+    let config = match (&tls.reversed, start.client_hello().alpn()) {
+        (Some(reversed), Some(mut wanted)) => {
+            let ours = &tls.config.alpn_protocols;
+            let first = wanted.find(|name| ours.iter().any(|own| own == name));
+            if first == ours.first().map(Vec::as_slice) {
+                &tls.config
+            } else {
+                reversed
+            }
+        }
+        _ => &tls.config,
+    };
+    let config = std::sync::Arc::clone(config);
     let StartHandshake { accepted, io, .. } = start;
     let stream = StartHandshake::from_parts(accepted, io.stream)
-        .into_stream_with(std::sync::Arc::clone(&tls.config), |session| {
+        .into_stream_with(config, |session| {
             session.set_buffer_limit(Some(BUFFER_LIMIT));
         })
         .await?;
@@ -192,6 +217,7 @@ async fn shake(current: &Current, candidates: &[usize], stream: TcpStream) -> io
         cipher: agreed
             .negotiated_cipher_suite()
             .map_or("-", |suite| suite_name(suite.suite())),
+        is_h2: agreed.alpn_protocol() == Some(b"h2"),
         client: tls.clients.as_ref().and_then(|verifier| {
             let chain = agreed.peer_certificates()?;
             Shown::of(verifier, chain)

@@ -30,6 +30,7 @@ fn host(addresses: &[&str], name: Option<&str>, aliases: &[&str]) -> Host {
         locations: Vec::new(),
         proxies: Vec::new(),
         tls: None,
+        protocols: crate::config::spec::Protocols::default(),
         timeout: Duration::from_mins(1),
         proxy_timeout: None,
         keep_alive: true,

@@ -50,6 +50,7 @@ impl Lab {
             table: Arc::clone(&table),
             column: 1,
             shards,
+            cpus: Vec::new(),
             counters: Arc::new(counters),
             clients,
         })
@@ -240,6 +241,7 @@ pub(crate) fn host() -> Host {
         locations: Vec::new(),
         proxies: Vec::new(),
         tls: None,
+        protocols: sluice::config::spec::Protocols::default(),
         timeout: Duration::from_mins(1),
         proxy_timeout: None,
         keep_alive: true,

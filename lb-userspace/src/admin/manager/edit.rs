@@ -103,7 +103,7 @@ impl Setting {
     /// Whether its value is one that a form may have: what comes from the proxy process or from a
     /// file was not checked by this one.
     pub fn is_valid(&self) -> bool {
-        let short = |text: &str| text.len() < 64;
+        let short = |text: &str| text.len() < 64 && !text.contains(char::is_control);
         match self {
             Self::Slot(MemberChange::LoadFactor { lbfactor }) => (100..=10_000).contains(lbfactor),
             Self::Slot(MemberChange::LbSet { lbset }) => *lbset <= 99,
@@ -116,7 +116,9 @@ impl Setting {
             Self::Sticky(Some((cookie, path))) => {
                 short(cookie) && short(path) && !cookie.is_empty() && !path.is_empty()
             }
-            Self::Add(text) | Self::HealthExpr(text) => text.len() <= super::form::MOST_BYTES,
+            Self::Add(text) | Self::HealthExpr(text) => {
+                text.len() <= super::form::MOST_BYTES && !text.contains(char::is_control)
+            }
             Self::Status(..)
             | Self::HealthMethod(_)
             | Self::LbMethod(_)

@@ -111,6 +111,9 @@ pub fn of_member(params: &Params) -> (Vec<Setting>, Vec<String>) {
                 Some(lbset) => settings.push(Setting::Slot(MemberChange::LbSet { lbset })),
                 None => ignore(name, value, "a set is 0 to 99"),
             },
+            "w_wr" | "w_rr" | "w_hu" if value.contains(char::is_control) => {
+                ignore(name, "...", "control characters");
+            }
             // Too long is as good as empty.
             "w_wr" => settings.push(Setting::Route(bounded(value))),
             "w_rr" => settings.push(Setting::Redirect(bounded(value))),
@@ -167,6 +170,9 @@ pub fn of_balancer(params: &Params) -> (Vec<Setting>, Vec<String>) {
             "b_ss" if value == "-" => settings.push(Setting::Sticky(None)),
             // The form sends it for a balancer without.
             "b_ss" if value.is_empty() => {}
+            "b_ss" if value.contains(char::is_control) => {
+                ignore(name, "...", "control characters");
+            }
             "b_ss" if value.len() > LONGEST => ignore(name, value, "at most 63 bytes"),
             "b_ss" => {
                 let (cookie, path) = value.split_once('|').unwrap_or((value, value));

@@ -34,7 +34,7 @@ pub(super) const TABLE: &[Directive] = &[
     row("Deny", Contexts::SECTIONS, Arity::Some, "from all|NETWORK|env=[!]NAME ...",
         "who may not make requests (httpd 2.2)", Effect::Apply(deny)),
     row("SetHandler", Contexts::ALL, Arity::One, "balancer-manager|server-status|server-info|none",
-        "a page that the server makes itself, in place of what ProxyPass says: this version has none and answers 404, with a warning",
+        "a page that the server makes itself, in place of what ProxyPass says: docs/manager.md; of the others this version has none and answers 404, with a warning",
         Effect::Apply(set_handler)).or("none"),
 ];
 

@@ -4,14 +4,13 @@
 #![no_main]
 
 use lb_common::{
-    journey::judge,
     limit::{LimitKind, action},
     parse::{Reach, parse},
     verdict::{Action, Reason},
 };
 
 #[path = "../../tests/src/model.rs"]
-#[allow(dead_code, reason = "the file is a module of another crate too")]
+#[allow(dead_code, unused_imports, reason = "the file is a module of another crate too")]
 mod model;
 
 use model::{Model, Setup, limit, service};
@@ -42,7 +41,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let model = Model::new(&setup);
     let headers = parse(frame);
     for turn in 0..4 {
-        let verdict = judge(frame, &headers, &model);
+        let verdict = model.travel(frame).0.verdict;
         let is_dropped = verdict.reason.action() == Action::Drop;
         assert!(Reason::ALL.contains(&verdict.reason));
         assert_eq!(verdict.bytes, frame.len() as u64);

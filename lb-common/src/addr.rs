@@ -29,18 +29,12 @@ impl Address {
     #[inline(always)]
     #[must_use]
     pub const fn as_v4(&self) -> Option<[u8; 4]> {
-        let a = &self.0;
-        let mut i = 0;
-        while i < 10 {
-            if a[i] != 0 {
-                return None;
-            }
-            i += 1;
-        }
-        if a[10] != 0xff || a[11] != 0xff {
-            None
+        let [high, low] = self.words();
+        let low = u64::from_be(low);
+        if high == 0 && low >> 32 == 0xffff {
+            Some((low as u32).to_be_bytes())
         } else {
-            Some([a[12], a[13], a[14], a[15]])
+            None
         }
     }
 

@@ -38,6 +38,19 @@ pub trait Frame {
     }
 }
 
+/// A frame that can be rewritten. Every method leaves the frame as it was when it returns `None`.
+pub trait Edit: Frame {
+    /// Writes `N` bytes at `off`, where [`read`](Frame::read) could read as many.
+    fn write<const N: usize>(&mut self, off: usize, bytes: [u8; N]) -> Option<()>;
+    /// Makes room for `bytes` in front of the frame: what was at 0 is at `bytes` then. What the room
+    /// holds is undefined.
+    fn push(&mut self, bytes: usize) -> Option<()>;
+    /// Cuts `bytes` off the front.
+    fn pull(&mut self, bytes: usize) -> Option<()>;
+    /// Cuts or lengthens the frame at its end; what is added is zero.
+    fn resize(&mut self, bytes: usize) -> Option<()>;
+}
+
 impl Frame for [u8] {
     #[inline(always)]
     fn read<const N: usize>(&self, off: usize) -> Option<[u8; N]> {

@@ -202,6 +202,50 @@ pub fn limit<T: Tables>(tables: &T, headers: &Headers, service: u16) -> Limited 
     }
 }
 
+/// As [`limit`] for a new flow of a forwarded service.
+#[inline(always)]
+pub fn limit_flow<T: Tables>(tables: &T, headers: &Headers, service: u16) -> Limited {
+    let Some(limits) = tables.limits(service) else {
+        return Limited::Within;
+    };
+    let kind = LimitKind::FLOWS;
+    let mut clock = Clock { now: None };
+    let mut reported = false;
+    let whole = set(&limits.service, kind)
+        .and_then(|limit| Some((limit, tables.service_windows(service, kind)?)));
+    if let Some((limit, windows)) = &whole
+        && !window::admits(windows, limit, clock.now(tables))
+    {
+        if limit.action == action::DROP {
+            return Limited::Over(Reason::FLOW_SERVICE_LIMIT);
+        }
+        reported = true;
+    }
+    if let Some(limit) = set(&limits.source, kind) {
+        let key = source_key(headers, service, kind, limit);
+        let now = clock.now(tables);
+        if let Some(windows) = tables.source_windows(&key) {
+            if !window::admits(&windows, limit, now) {
+                if limit.action == action::DROP {
+                    return Limited::Over(Reason::FLOW_SOURCE_LIMIT);
+                }
+                reported = true;
+            }
+            window::count(&windows, limit.window_ns, now);
+        } else {
+            tables.add_source(&key, &window::first(limit.window_ns, now));
+        }
+    }
+    if let Some((limit, windows)) = &whole {
+        window::count(windows, limit.window_ns, clock.now(tables));
+    }
+    if reported {
+        Limited::Reported
+    } else {
+        Limited::Within
+    }
+}
+
 /// The limit of a kind, if there is one.
 #[inline(always)]
 fn set(limits: &[Limit; LimitKind::COUNT], kind: LimitKind) -> Option<&Limit> {

@@ -1,18 +1,20 @@
-//! The journey of a packet: deny, service lookup, guard, verdict.
+//! The journey of a packet: deny, service lookup, guard, steering, verdict.
 //!
-//! Every exit of [`judge`] is a [`Verdict`]; the caller counts it and returns its action. Lookups
+//! Every exit of [`travel`] is a [`Verdict`]; the caller counts it and returns its action. Lookups
 //! come through [`Tables`], so the host's tests and the kernel run the same decisions.
 
 use core::hint::black_box;
 
 use crate::{
-    addr::Address,
+    abi::SERVICE_WAYS,
+    addr::{Address, Be16},
     deny::PrefixEntry,
-    frame::Frame,
+    detour::{self, Detoured, Detours},
+    frame::{Edit, Frame},
     guard::{self, Clock, Limited},
     limit::{LimitKind, ServiceLimits, SourceKey, Windows},
     parse::{Headers, Reach},
-    service::{ServiceSet, ServiceWay, flag, service_set},
+    service::{ServiceSet, ServiceWay, flag, kind, range_bit, service_set},
     settings::{Settings, gate},
     verdict::{Reason, Verdict},
     window::SharedWindows,
@@ -58,6 +60,14 @@ pub trait Tables {
     {
         guard::limit(self, headers, service)
     }
+    /// [`find_rare`], for an implementation to outline.
+    #[inline(always)]
+    fn find_rare(&self, headers: &Headers, what: Rare) -> Found
+    where
+        Self: Sized,
+    {
+        find_rare(self, headers, what)
+    }
     /// A set of `SERVICES`.
     fn service_set(&self, set: u32) -> Option<&ServiceSet>;
     /// Limits of a service; 0: the host's.
@@ -71,27 +81,144 @@ pub trait Tables {
     fn add_source(&self, key: &SourceKey, windows: &Windows);
 }
 
+/// What is still to be done about a packet: in the XDP program each is a program of its own, with a
+/// stack of its own, to which the one before jumps. Dense from 0.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Then {
+    /// Nothing: the verdict stands.
+    Done = 0,
+    /// To be steered by `FLOWS4`.
+    Steer4 = 1,
+    /// To be steered by `FLOWS6`.
+    Steer6 = 2,
+    /// ICMP to a service's address.
+    Icmp = 3,
+    /// A later fragment to a service's address.
+    Fragment = 4,
+    /// A member's answer to an address of ours.
+    Return = 5,
+    /// An encapsulated packet.
+    Unpack = 6,
+    /// Steered; a first fragment, or one whose addresses are to be rewritten.
+    Rest = 7,
+    /// To be answered, or dropped.
+    Answer = 8,
+}
+
+impl Then {
+    /// How many there are.
+    pub const COUNT: u32 = 9;
+    /// The program of each step after the first, for whoever loads them.
+    pub const PROGRAMS: &[(Self, &str)] = &[
+        (Self::Steer4, "sluice_steer4"),
+        (Self::Steer6, "sluice_steer6"),
+        (Self::Icmp, "sluice_icmp"),
+        (Self::Fragment, "sluice_fragment"),
+        (Self::Return, "sluice_return"),
+        (Self::Unpack, "sluice_unpack"),
+        (Self::Rest, "sluice_rest"),
+        (Self::Answer, "sluice_answer"),
+    ];
+}
+
+/// What [`decide`] found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Decision {
+    /// Service; 0: none.
+    pub service: u16,
+    /// The verdict, if nothing is left to do: or if it cannot be done.
+    pub reason: Reason,
+    /// What is left to do.
+    pub then: Then,
+    /// [`flag`] bits of the service.
+    pub flags: u32,
+}
+
+impl Decision {
+    #[inline(always)]
+    const fn done(service: u16, reason: Reason) -> Self {
+        Self {
+            service,
+            reason,
+            then: Then::Done,
+            flags: 0,
+        }
+    }
+}
+
+/// How a packet left, and from where.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Outcome {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Interface that it is sent from; 0: the one it came in by.
+    pub ifindex: u32,
+}
+
+/// Judges a packet, and rewrites it where it is to be sent on: the whole journey in one function,
+/// for the host. The XDP program takes the same steps one program after the other.
+pub fn travel<F, T>(frame: &mut F, headers: &Headers, tables: &T) -> Outcome
+where
+    F: Edit + ?Sized,
+    T: Detours<F>,
+{
+    let bytes = bytes(frame, headers);
+    let decision = judge(frame, headers, tables);
+    let hurried = match tables.settings() {
+        Some(settings) if decision.then == Then::Steer4 => {
+            detour::hurry(frame, headers, &decision, settings, tables)
+        }
+        _ => None,
+    };
+    let done = match decision.then {
+        Then::Steer4 if hurried.is_some() => hurried.unwrap_or_default(),
+        Then::Steer4 => detour::steer::<F, T, false>(frame, headers, &decision, tables),
+        Then::Steer6 => detour::steer::<F, T, true>(frame, headers, &decision, tables),
+        Then::Fragment => detour::fragment(frame, headers, tables),
+        Then::Icmp => detour::icmp(frame, headers, &decision, tables),
+        Then::Return => detour::give_back(frame, headers, tables),
+        Then::Unpack => detour::unpack(frame, headers, tables),
+        _ => Detoured::end(0, decision.reason),
+    };
+    let service = if done.service == 0 {
+        decision.service
+    } else {
+        done.service
+    };
+    Outcome::of(service, done.member, done.reason, bytes, done.ifindex)
+}
+
+impl Outcome {
+    const fn of(service: u16, member: u16, reason: Reason, bytes: u64, ifindex: u32) -> Self {
+        Self {
+            verdict: Verdict {
+                service,
+                member,
+                reason,
+                bytes,
+            },
+            ifindex,
+        }
+    }
+}
+
 /// Decides what becomes of `frame`, whose headers are `headers`.
 #[inline(always)]
-pub fn judge<F, T>(frame: &F, headers: &Headers, tables: &T) -> Verdict
+pub fn judge<F, T>(frame: &F, headers: &Headers, tables: &T) -> Decision
 where
     F: Frame + ?Sized,
     T: Tables,
 {
-    let (service, reason) = match tables.settings() {
+    match tables.settings() {
         Some(settings) => decide(frame, headers, tables, settings),
         // An array of one: the kernel always finds it.
-        None => (0, Reason::NOT_A_SERVICE),
-    };
-    Verdict {
-        service,
-        reason,
-        bytes: bytes(frame, headers),
+        None => Decision::done(0, Reason::NOT_A_SERVICE),
     }
 }
 
 #[inline(always)]
-fn decide<F, T>(frame: &F, headers: &Headers, tables: &T, settings: &Settings) -> (u16, Reason)
+fn decide<F, T>(frame: &F, headers: &Headers, tables: &T, settings: &Settings) -> Decision
 where
     F: Frame + ?Sized,
     T: Tables,
@@ -99,55 +226,127 @@ where
     let gates = settings.gates;
     let is_guarded = gates & gate::GUARD != 0;
     if headers.reach == Reach::NotIp {
-        return (0, Reason::NOT_A_SERVICE);
+        return Decision::done(0, Reason::NOT_A_SERVICE);
     }
     if headers.is_vital() {
-        return (0, Reason::VITAL);
+        // Path-MTU messages about steered flows are their members'; neighbour discovery never is.
+        if gates & gate::STEER != 0 && !headers.is_neighbour_discovery() {
+            let vip = tables.find_rare(headers, Rare::Vip);
+            if vip.id != 0 {
+                return Decision {
+                    service: vip.id,
+                    reason: Reason::VITAL,
+                    then: Then::Icmp,
+                    flags: vip.flags,
+                };
+            }
+        }
+        return Decision::done(0, Reason::VITAL);
     }
     if is_guarded
         && is_on(tables, gates, List::Deny, headers)
         && !is_allowed(tables, gates, headers)
     {
-        return (0, Reason::DENIED);
+        return Decision::done(0, Reason::DENIED);
     }
     // What passes within its limits, and whether it has any.
-    let (id, within, has_limits) = match headers.reach {
+    let (mut decision, has_limits) = match headers.reach {
         Reach::Ports => {
-            let Some(service) = find(headers, settings.service_seed, tables) else {
-                return (0, Reason::NOT_A_SERVICE);
+            let service = find(headers, tables);
+            if service.id == 0 {
+                return Decision::done(0, Reason::NOT_A_SERVICE);
+            }
+            let then = match service.kind {
+                kind::FORWARDED if headers.version == 4 && service.flags & flag::WIDE == 0 => {
+                    Then::Steer4
+                }
+                kind::FORWARDED => Then::Steer6,
+                kind::NAT => Then::Return,
+                kind::DECAP => Then::Unpack,
+                _ => Then::Done,
             };
-            if !is_guarded {
-                return (service.id, Reason::GUARD_OFF);
+            if !is_guarded && then == Then::Done {
+                return Decision::done(service.id, Reason::GUARD_OFF);
             }
             if let Some(reason) = guard::malformed(frame, headers) {
-                return (service.id, reason);
+                return Decision::done(service.id, reason);
             }
-            let has_limits = gates & gate::LIMITS != 0 && service.flags & flag::LIMITED != 0;
-            (service.id, Reason::LOCAL, has_limits)
+            let has_limits =
+                is_guarded && gates & gate::LIMITS != 0 && service.flags & flag::LIMITED != 0;
+            let decision = Decision {
+                service: service.id,
+                reason: Reason::LOCAL,
+                then,
+                flags: service.flags,
+            };
+            (decision, has_limits)
         }
-        Reach::Icmp => (
-            0,
-            Reason::ICMP,
-            is_guarded && gates & gate::ICMP_LIMITS != 0,
-        ),
-        Reach::LaterFragment => return (0, Reason::FRAGMENT),
-        Reach::Addresses => return (0, Reason::UNPARSED),
-        Reach::NotIp | Reach::OtherProtocol => return (0, Reason::NOT_A_SERVICE),
+        Reach::Icmp => {
+            let mut decision = Decision::done(0, Reason::ICMP);
+            if gates & gate::STEER != 0 {
+                let vip = tables.find_rare(headers, Rare::Vip);
+                if vip.id != 0 {
+                    decision.service = vip.id;
+                    decision.flags = vip.flags;
+                    decision.then = Then::Icmp;
+                }
+            }
+            (decision, is_guarded && gates & gate::ICMP_LIMITS != 0)
+        }
+        Reach::LaterFragment => {
+            if gates & gate::STEER != 0 {
+                let vip = tables.find_rare(headers, Rare::Vip);
+                if vip.id != 0 {
+                    return Decision {
+                        service: vip.id,
+                        reason: Reason::FRAGMENT,
+                        then: Then::Fragment,
+                        flags: vip.flags,
+                    };
+                }
+            }
+            return Decision::done(0, Reason::FRAGMENT);
+        }
+        Reach::Addresses => return Decision::done(0, Reason::UNPARSED),
+        Reach::OtherProtocol => {
+            if gates & gate::DECAP != 0 {
+                let way = tables.find_rare(headers, Rare::Unpacker);
+                if way.id != 0 && way.kind == kind::DECAP {
+                    return Decision {
+                        service: way.id,
+                        reason: Reason::NOT_A_SERVICE,
+                        then: Then::Unpack,
+                        flags: way.flags,
+                    };
+                }
+            }
+            return Decision::done(0, Reason::NOT_A_SERVICE);
+        }
+        Reach::NotIp => return Decision::done(0, Reason::NOT_A_SERVICE),
     };
     if !has_limits || is_allowed(tables, gates, headers) {
-        return (id, within);
+        return decision;
     }
-    match tables.limit(headers, id) {
-        Limited::Within => (id, within),
-        Limited::Reported => (id, Reason::LIMIT_REPORTED),
-        Limited::Over(reason) => (id, reason),
+    // ICMP is limited for the host as a whole, whosever it is.
+    let limited = if headers.reach == Reach::Icmp {
+        0
+    } else {
+        decision.service
+    };
+    match tables.limit(headers, limited) {
+        Limited::Within => decision,
+        Limited::Reported => {
+            decision.reason = Reason::LIMIT_REPORTED;
+            decision
+        }
+        Limited::Over(reason) => Decision::done(limited, reason),
     }
 }
 
 /// Bytes of the frame. The datagram's own length tells whether there is more than the first
 /// buffer, so that the dearer question is put to large frames only.
 #[inline(always)]
-fn bytes<F: Frame + ?Sized>(frame: &F, headers: &Headers) -> u64 {
+pub fn bytes<F: Frame + ?Sized>(frame: &F, headers: &Headers) -> u64 {
     if headers.end > frame.len() {
         frame.total_len() as u64
     } else {
@@ -197,33 +396,158 @@ pub fn covers<T: Tables>(tables: &T, list: List, headers: &Headers) -> bool {
     false
 }
 
-/// The service of a TCP or UDP packet: one on its very address, else one on every address.
-#[inline(always)]
-fn find<T: Tables>(headers: &Headers, seed: u64, tables: &T) -> Option<ServiceWay> {
-    find_on(headers.destination, headers, seed, tables)
-        .or_else(|| find_on(Address::ANY, headers, seed, tables))
+/// A lookup that few packets need.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Rare {
+    /// The address of forwarded services that a packet without ports was sent to.
+    Vip = 0,
+    /// Who unpacks packets of this protocol.
+    Unpacker = 1,
+    /// The service on a range of this address's ports.
+    Range = 2,
+    /// The service on a range of ports of every address.
+    RangeOfAny = 3,
 }
 
+/// What the journey needs of a [`ServiceWay`]. `id` 0: none.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Found {
+    /// Service.
+    pub id: u16,
+    /// Its kind.
+    pub kind: u8,
+    /// Its flags.
+    pub flags: u32,
+}
+
+impl Found {
+    #[inline(always)]
+    const fn of(way: &ServiceWay) -> Self {
+        Self {
+            id: way.id,
+            kind: way.kind,
+            flags: way.flags,
+        }
+    }
+
+    /// As one word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn pack(self) -> u64 {
+        (self.flags as u64) << 32 | (self.kind as u64) << 16 | self.id as u64
+    }
+
+    /// From [`pack`](Self::pack).
+    #[inline(always)]
+    #[must_use]
+    pub const fn unpack(word: u64) -> Self {
+        Self {
+            id: word as u16,
+            kind: (word >> 16) as u8,
+            flags: (word >> 32) as u32,
+        }
+    }
+}
+
+/// The service of a TCP or UDP packet: one on its very address, else one on every address; on its
+/// very port before a range.
 #[inline(always)]
-fn find_on<T: Tables>(
-    address: Address,
-    headers: &Headers,
-    seed: u64,
-    tables: &T,
-) -> Option<ServiceWay> {
-    let port = headers.destination_port;
-    let set = tables.service_set(service_set(address, port, headers.proto, seed))?;
+pub fn find<T: Tables>(headers: &Headers, tables: &T) -> Found {
+    let Some(settings) = tables.settings() else {
+        return Found::default();
+    };
+    let (seed, proto, port) = (
+        settings.service_seed,
+        headers.proto,
+        headers.destination_port,
+    );
+    let ranges = match (settings.gates & gate::RANGES, settings.range_filter) {
+        (0, _) => 0,
+        (_, 0) => u64::MAX,
+        (_, filter) => filter,
+    };
+    let mut found = find_on(headers.destination, port, proto, seed, tables);
+    if found.id == 0 && ranges != 0 && ranges & range_bit(headers.destination, proto) != 0 {
+        found = tables.find_rare(headers, Rare::Range);
+    }
+    if found.id == 0 {
+        found = find_on(Address::ANY, port, proto, seed, tables);
+    }
+    if found.id == 0 && ranges != 0 && ranges & range_bit(Address::ANY, proto) != 0 {
+        found = tables.find_rare(headers, Rare::RangeOfAny);
+    }
+    found
+}
+
+/// See [`Rare`].
+#[inline(always)]
+pub fn find_rare<T: Tables>(tables: &T, headers: &Headers, what: Rare) -> Found {
+    let none = Be16::new(0);
+    let Some(settings) = tables.settings() else {
+        return Found::default();
+    };
+    let seed = settings.service_seed;
+    let is_range = what == Rare::Range || what == Rare::RangeOfAny;
+    let proto = if what == Rare::Vip { 0 } else { headers.proto };
+    // What is on no port has the range 0 to 0; a range of ports does not begin at 0.
+    let port = if is_range {
+        headers.destination_port.to_u16()
+    } else {
+        0
+    };
+    let mut address = if what == Rare::RangeOfAny {
+        Address::ANY
+    } else {
+        headers.destination
+    };
+    for _ in 0..black_box(2) {
+        let Some(set) = tables.service_set(service_set(address, none, proto, seed)) else {
+            break;
+        };
+        let [high, low] = address.words();
+        for i in 0..black_box(SERVICE_WAYS) {
+            let way = &set.ways[i % SERVICE_WAYS];
+            let [a, b] = way.address.words();
+            let [x, y] = way.port.0;
+            // Without jumps between them: the verifier follows every combination.
+            let other = (a ^ high)
+                | (b ^ low)
+                | u64::from(x | y)
+                | u64::from(way.proto ^ proto)
+                | u64::from(
+                    port.wrapping_sub(way.range[0]) > way.range[1].wrapping_sub(way.range[0]),
+                );
+            if other == 0 && way.id != 0 {
+                return Found::of(way);
+            }
+        }
+        // Only unpacking has a second place to look.
+        if what != Rare::Unpacker {
+            break;
+        }
+        address = Address::ANY;
+    }
+    Found::default()
+}
+
+/// The service on this very address, port and protocol.
+#[inline(always)]
+fn find_on<T: Tables>(address: Address, port: Be16, proto: u8, seed: u64, tables: &T) -> Found {
+    let Some(set) = tables.service_set(service_set(address, port, proto, seed)) else {
+        return Found::default();
+    };
     // Plain loads: a way that changes under the reader misfiles the packets of that moment only.
     for way in &set.ways {
         if way.id != 0
             && way.port == port
-            && way.proto == headers.proto
+            && way.range[1] == 0
+            && way.proto == proto
             && way.address.words() == address.words()
         {
-            return Some(*way);
+            return Found::of(way);
         }
     }
-    None
+    Found::default()
 }
 
 #[cfg(test)]

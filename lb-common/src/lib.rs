@@ -14,7 +14,12 @@
 #[cfg(test)]
 extern crate self as lb_common;
 #[cfg(test)]
-#[expect(unreachable_pub, reason = "the file is a module of another crate too")]
+#[expect(
+    unreachable_pub,
+    unused_imports,
+    dead_code,
+    reason = "the file is a module of another crate too"
+)]
 #[path = "../../tests/src/model.rs"]
 mod model;
 #[cfg(test)]
@@ -28,17 +33,31 @@ mod packet;
 
 pub mod abi;
 pub mod addr;
+pub mod answer;
+pub mod capture;
+pub mod checksum;
 pub mod deny;
+pub mod detour;
 pub mod flow;
+pub mod flow_table;
+pub mod forward;
+pub mod fragment;
 pub mod frame;
 pub mod guard;
 pub mod journey;
 pub mod limit;
+pub mod maglev;
 pub mod member;
 pub mod meta;
+pub mod nat;
 pub mod parse;
+pub mod quic;
+pub mod ring;
+pub mod send;
 pub mod service;
 pub mod settings;
+pub mod steer;
+pub mod track;
 #[cfg(feature = "user")]
 mod user;
 pub mod verdict;

@@ -16,10 +16,12 @@ impl LimitKind {
     pub const UDP: Self = Self(2);
     /// ICMP and ICMPv6 (but never neighbour discovery or path-MTU messages) to the host.
     pub const ICMP: Self = Self(3);
-    /// Number of kinds.
-    pub const COUNT: usize = 4;
+    /// New flows of a forwarded service.
+    pub const FLOWS: Self = Self(4);
+    /// Room for kinds: a power of two.
+    pub const COUNT: usize = 8;
     /// Names as the configuration spells them, by index.
-    pub const NAMES: [&'static str; Self::COUNT] = ["syn", "packets", "udp", "icmp"];
+    pub const NAMES: [&'static str; 5] = ["syn", "packets", "udp", "icmp", "flows"];
 }
 
 /// What happens to a packet over the limit.
@@ -115,5 +117,5 @@ pub type SourceWindow = Windows;
 
 const _: () = assert!(size_of::<Limit>() == 24);
 const _: () = assert!(size_of::<ServiceLimits>() == 24 * 2 * LimitKind::COUNT);
-const _: () = assert!(size_of::<ServiceWindows>() == 64);
+const _: () = assert!(size_of::<ServiceWindows>() == 128);
 const _: () = assert!(size_of::<SourceKey>() == 24);

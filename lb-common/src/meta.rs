@@ -29,6 +29,13 @@ pub struct Meta {
     pub build: u64,
     /// Boot id (first 8 bytes): times of another boot mean nothing.
     pub boot: u64,
+    /// How beats follow from the kernel's monotonic clock: `(now / tick + offset) >> shift`; `tick`
+    /// is this many ns.
+    pub beat_tick: u32,
+    /// See [`beat_tick`](Self::beat_tick).
+    pub beat_shift: u32,
+    /// See [`beat_tick`](Self::beat_tick).
+    pub beat_offset: u64,
     /// Layout hash of each pinned map, parallel to [`crate::abi::map::ALL`]: a map whose hash is
     /// not what this build expects is made anew, alone.
     pub layouts: [u32; crate::abi::map::ALL.len()],
@@ -48,4 +55,4 @@ pub mod phase {
     pub const APPLYING_STOPPED: u32 = 4;
 }
 
-const _: () = assert!(size_of::<Meta>() == 128);
+const _: () = assert!(size_of::<Meta>() == 256);

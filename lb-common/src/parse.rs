@@ -94,15 +94,15 @@ pub mod tcp {
 }
 
 /// IPv6 next-header values (IANA) that are followed.
-mod next {
-    pub(super) const HOP_BY_HOP: u8 = 0;
-    pub(super) const ROUTING: u8 = 43;
-    pub(super) const FRAGMENT: u8 = 44;
-    pub(super) const AUTHENTICATION: u8 = 51;
-    pub(super) const DESTINATION: u8 = 60;
-    pub(super) const MOBILITY: u8 = 135;
-    pub(super) const HIP: u8 = 139;
-    pub(super) const SHIM6: u8 = 140;
+pub(crate) mod next {
+    pub(crate) const HOP_BY_HOP: u8 = 0;
+    pub(crate) const ROUTING: u8 = 43;
+    pub(crate) const FRAGMENT: u8 = 44;
+    pub(crate) const AUTHENTICATION: u8 = 51;
+    pub(crate) const DESTINATION: u8 = 60;
+    pub(crate) const MOBILITY: u8 = 135;
+    pub(crate) const HIP: u8 = 139;
+    pub(crate) const SHIM6: u8 = 140;
 }
 
 impl Headers {
@@ -111,6 +111,13 @@ impl Headers {
     #[must_use]
     pub const fn is_syn(&self) -> bool {
         self.proto == proto::TCP && self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+    }
+
+    /// Whether this is ICMPv6 133..=137 (RFC 4861).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_neighbour_discovery(&self) -> bool {
+        self.proto == proto::ICMPV6 && self.icmp_type >= 133 && self.icmp_type <= 137
     }
 
     /// Whether the host's own reachability hangs on this message: neighbour discovery (ICMPv6

@@ -14,10 +14,14 @@ pub struct ServiceId(pub u16);
 pub mod proto {
     /// ICMP for IPv4.
     pub const ICMP: u8 = 1;
+    /// IPv4 in IP (RFC 2003).
+    pub const IPIP: u8 = 4;
     /// TCP.
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
+    /// IPv6 in IP (RFC 2473).
+    pub const IPV6: u8 = 41;
     /// ICMP for IPv6.
     pub const ICMPV6: u8 = 58;
 }
@@ -26,8 +30,16 @@ pub mod proto {
 pub mod kind {
     /// A listener of the proxy: to the stack.
     pub const LOCAL: u8 = 1;
-    /// Steered to members (not yet built by control).
+    /// Steered to members.
     pub const FORWARDED: u8 = 2;
+    /// An address of forwarded services as such (port and protocol 0): what of later fragments and
+    /// ICMP to it is ours.
+    pub const VIP: u8 = 3;
+    /// A range of source ports of [`crate::forward::mode::NAT`]: answers of members come here.
+    pub const NAT: u8 = 4;
+    /// An address to which encapsulated packets come that are to be unpacked: protocol 4 or 41 and
+    /// port 0, or UDP and the port of GUE.
+    pub const DECAP: u8 = 5;
 }
 
 /// One service in a set, 32 bytes. `id` 0 marks a free way and is written last when a way is
@@ -37,9 +49,9 @@ pub mod kind {
 pub struct ServiceWay {
     /// Destination address; [`Address::ANY`] for every address.
     pub address: Address,
-    /// Destination port.
+    /// Destination port; 0 with a [`range`](Self::range), and where there is none.
     pub port: Be16,
-    /// IANA protocol number.
+    /// IANA protocol number; 0 with [`kind::VIP`].
     pub proto: u8,
     /// A constant of [`kind`].
     pub kind: u8,
@@ -49,8 +61,9 @@ pub struct ServiceWay {
     pub balancer: u16,
     /// [`flag`] bits.
     pub flags: u32,
-    /// Zero.
-    pub pad: u32,
+    /// First and last port, host order, of a service on many ports; zeroes: on [`port`](Self::port)
+    /// alone. As many ranges of one address and protocol as a set has ways.
+    pub range: [u16; 2],
 }
 
 impl ServiceWay {
@@ -63,7 +76,7 @@ impl ServiceWay {
         id: 0,
         balancer: 0,
         flags: 0,
-        pad: 0,
+        range: [0; 2],
     };
 }
 
@@ -71,6 +84,12 @@ impl ServiceWay {
 pub mod flag {
     /// Some limit of `LIMITS` is set: look there.
     pub const LIMITED: u32 = 1 << 0;
+    /// A forwarded service on many ports or addresses: its flows are in `FLOWS6`.
+    pub const WIDE: u32 = 1 << 1;
+    /// A VIP answers ICMP echo.
+    pub const ECHO: u32 = 1 << 2;
+    /// Never in the map: the packet path's own mark of a flow that an ICMP error quotes.
+    pub const QUOTED: u32 = 1 << 31;
 }
 
 /// One set of `SERVICES`: two cache lines.
@@ -99,3 +118,13 @@ pub fn service_set(address: Address, port: Be16, proto: u8, seed: u64) -> u32 {
     (h >> 40) as u32 & (SERVICE_SETS - 1)
 }
 const _: () = assert!(SERVICE_SETS.is_power_of_two());
+
+/// The bit of [`crate::settings::Settings::range_filter`] that stands for ranges of this address and
+/// protocol.
+#[inline(always)]
+#[must_use]
+pub const fn range_bit(address: Address, proto: u8) -> u64 {
+    let [high, low] = address.words();
+    let h = (high ^ low.rotate_left(7) ^ proto as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    1 << (h >> 58)
+}

@@ -6,12 +6,19 @@
 )]
 
 use crate::{
+    capture::{Capture, Event},
     deny::PrefixEntry,
+    flow_table::{Budget, Flow4Set, Flow6Set},
+    forward::{Forward, Hop, MemberCounter},
+    fragment::{FragmentKey, FragmentValue},
     limit::{ServiceLimits, ServiceWindows, SourceKey, Windows},
     member::{MemberName, MemberSlot},
     meta::Meta,
+    nat::NatEntry,
+    quic::{ServerIdKey, ServerIdValue},
+    ring::RingRow,
     service::ServiceSet,
-    settings::Settings,
+    settings::{Settings, Sizes},
     verdict::Counter,
 };
 
@@ -26,7 +33,21 @@ macro_rules! pod {
 }
 
 pod!(
+    Budget,
+    Capture,
     Counter,
+    Event,
+    Flow4Set,
+    Flow6Set,
+    Forward,
+    FragmentKey,
+    FragmentValue,
+    Hop,
+    MemberCounter,
+    NatEntry,
+    RingRow,
+    ServerIdKey,
+    ServerIdValue,
     MemberName,
     MemberSlot,
     Meta,
@@ -35,6 +56,7 @@ pod!(
     ServiceSet,
     ServiceWindows,
     Settings,
+    Sizes,
     SourceKey,
     Windows,
 );

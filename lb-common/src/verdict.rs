@@ -12,7 +12,7 @@ pub struct Counter {
 
 /// Why a packet was passed or dropped. Dense: an index into `COUNTERS`.
 #[repr(transparent)]
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Reason(pub u8);
 
 /// What the program tells the driver.
@@ -22,6 +22,8 @@ pub enum Action {
     Pass,
     /// Gone.
     Drop,
+    /// Out again, by this interface or another.
+    Send,
 }
 
 macro_rules! reasons {
@@ -30,7 +32,7 @@ macro_rules! reasons {
             $($(#[doc = $doc])* pub const $name: Self = Self($index);)*
             /// Reasons there may be: the width of a service's row in `COUNTERS`, a power of two so
             /// that reasons can be added without moving the others.
-            pub const COUNT: u32 = 32;
+            pub const COUNT: u32 = 64;
             /// Every reason in use.
             pub const ALL: &'static [Self] = &[$(Self::$name),*];
 
@@ -105,6 +107,61 @@ reasons! {
     ICMP_SOURCE_LIMIT = 22, "icmp_source_limit", Drop;
     /// Over the host's ICMP limit.
     ICMP_SERVICE_LIMIT = 23, "icmp_service_limit", Drop;
+    /// Over the source's limit of new flows.
+    FLOW_SOURCE_LIMIT = 24, "flow_source_limit", Drop;
+    /// Over the service's limit of new flows.
+    FLOW_SERVICE_LIMIT = 25, "flow_service_limit", Drop;
+    /// To the member that the flow table names.
+    STEERED = 32, "steered", Send;
+    /// A new flow, entered in the table: to the member that the ring names.
+    STEERED_NEW = 33, "steered_new", Send;
+    /// Not in the table and not entered (its set is full of live flows, this beat's inserts are used
+    /// up, or nothing is entered for it): to the member that the ring names.
+    STEERED_BY_RING = 34, "steered_by_ring", Send;
+    /// In the table, but its member is stopped, failed or gone: to another that the ring names.
+    STEERED_ANEW = 35, "steered_anew", Send;
+    /// Steered, though over a limit whose action is `report`.
+    STEERED_REPORTED = 36, "steered_reported", Send;
+    /// A later fragment: to the member that got the first.
+    STEERED_FRAGMENT = 37, "steered_fragment", Send;
+    /// An ICMP error about a flow of the service: to that flow's member.
+    STEERED_ICMP = 38, "steered_icmp", Send;
+    /// A member's answer, its addresses put back: to the client.
+    RETURNED = 39, "returned", Send;
+    /// ICMP echo to a service's address, answered.
+    ECHO_ANSWERED = 40, "echo_answered", Send;
+    /// Too large for the way to its member: the sender was told so.
+    TOO_BIG_ANSWERED = 41, "too_big_answered", Send;
+    /// No member may take it: the sender was told so (TCP reset, ICMP unreachable).
+    REFUSED = 42, "refused", Send;
+    /// Unpacked, to the stack.
+    UNPACKED = 43, "unpacked", Pass;
+    /// No member may take it.
+    NO_MEMBER = 48, "no_member", Drop;
+    /// Too large for the way to its member, and the sender was not told: answers are used up.
+    TOO_BIG = 49, "too_big", Drop;
+    /// Its time to live ends here.
+    TTL_EXPIRED = 50, "ttl_expired", Drop;
+    /// Nobody knows the next hop's link-layer address.
+    NO_NEIGHBOUR = 51, "no_neighbour", Drop;
+    /// A later fragment whose first was not seen.
+    FRAGMENT_UNKNOWN = 52, "fragment_unknown", Drop;
+    /// Other ICMP to a service's address.
+    ICMP_TO_VIP = 53, "icmp_to_vip", Drop;
+    /// No source port is left towards that member.
+    NO_PORT = 54, "no_port", Drop;
+    /// A member's answer to no connection that we know.
+    NO_CONNECTION = 55, "no_connection", Drop;
+    /// The way to its member cannot be taken: client and member of different families in `nat` or
+    /// `dsr`, or a service that says nothing of how to forward.
+    NOT_FORWARDED = 56, "not_forwarded", Drop;
+    /// The frame could not be rewritten: no room in front of it, or it is shorter than its headers
+    /// say.
+    NOT_REWRITTEN = 57, "not_rewritten", Drop;
+    /// An encapsulated packet whose inner packet is malformed or for nobody here.
+    BAD_INNER = 58, "bad_inner", Drop;
+    /// Our own encapsulated packet came back.
+    LOOPED = 59, "looped", Drop;
 }
 
 /// The end of a packet's journey: one of these per packet, made in one place.
@@ -112,6 +169,8 @@ reasons! {
 pub struct Verdict {
     /// The service it belongs to; 0: none.
     pub service: u16,
+    /// The member it was sent to; 0: none.
+    pub member: u16,
     /// Why.
     pub reason: Reason,
     /// Bytes of the whole frame, link layer included.
@@ -150,6 +209,7 @@ mod tests {
                 let action = match reason.action() {
                     Action::Pass => "passed",
                     Action::Drop => "dropped",
+                    Action::Send => "sent",
                 };
                 format!("{} `{}` {action}", reason.0, reason.name())
             })
@@ -164,6 +224,7 @@ mod tests {
             assert!(u32::from(reason.0) < Reason::COUNT);
             let verdict = Verdict {
                 service: 3,
+                member: 0,
                 reason: *reason,
                 bytes: 0,
             };

@@ -5,7 +5,7 @@
 
 #![no_std]
 #![no_main]
-#![feature(core_intrinsics)]
+#![feature(core_intrinsics, asm_experimental_arch)]
 #![expect(
     internal_features,
     reason = "the target has no AtomicU64::fetch_add; see atomic.rs"
@@ -14,20 +14,32 @@
 #![expect(missing_docs, unreachable_pub, reason = "expanded from #[xdp]")]
 
 mod atomic;
+mod capture;
 mod maps;
 mod outline;
 mod packet;
+mod route;
 mod stats;
+mod steering;
+mod steps;
 mod tables;
 
 use core::{hint::black_box, mem::MaybeUninit};
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use lb_common::{journey, parse, verdict::Action};
+use lb_common::{
+    detour,
+    journey::{self, Tables as _, Then},
+    parse,
+    verdict::{Reason, Verdict},
+};
 
-use crate::{packet::Packet, tables::Maps};
+use crate::{
+    packet::{Editable, Packet},
+    tables::Maps,
+};
 
-/// Guards the services of this host: every packet of an interface comes through here.
+/// Guards and steers the services of this host: every packet of an interface comes through here.
 #[expect(
     clippy::needless_pass_by_value,
     reason = "the signature that #[xdp] calls"
@@ -40,15 +52,39 @@ pub fn sluice_xdp(ctx: XdpContext) -> u32 {
     // stack.
     let headers = black_box(packet::clear(&mut headers));
     parse::parse_into(&packet, headers);
-    let verdict = journey::judge(&packet, headers, &Maps);
-    stats::count(&verdict);
-    if stats::is_logged() {
-        outline::sluice_log(headers, outline::pack(&verdict));
+    let maps = Maps { ctx: ctx.ctx };
+    let bytes = journey::bytes(&packet, headers);
+    let decision = journey::judge(&packet, headers, &maps);
+    let mut reason = decision.reason;
+    if decision.then == Then::Steer4
+        && let Some(settings) = maps.settings()
+    {
+        let frame = &mut Editable::new(&ctx);
+        if let Some(done) = detour::hurry(frame, headers, &decision, settings, &maps) {
+            let verdict = Verdict {
+                service: done.service,
+                member: done.member,
+                reason: done.reason,
+                bytes,
+            };
+            return stats::finish_sent(&ctx, headers, &verdict, done.ifindex);
+        }
     }
-    match verdict.reason.action() {
-        Action::Pass => xdp_action::XDP_PASS,
-        Action::Drop => xdp_action::XDP_DROP,
+    if decision.then != Then::Done {
+        // Comes back only if there is no such step: the stack shall not have a forwarded packet.
+        steps::begin(&ctx, headers, &decision, bytes);
+        reason = Reason::NOT_FORWARDED;
     }
+    stats::finish(
+        &ctx,
+        headers,
+        &Verdict {
+            service: decision.service,
+            member: 0,
+            reason,
+            bytes,
+        },
+    )
 }
 
 /// Passes everything: what the peer of a veth pair must run for `XDP_TX` and native mode to work.

@@ -3,15 +3,29 @@
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
-    btf_maps::{Array, LpmTrie, LruHashMap, PerCpuArray},
+    btf_maps::{
+        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf,
+    },
     macros::btf_map,
 };
 use lb_common::{
-    abi::{BUSY_COLUMNS, MAX_MEMBERS, MAX_PREFIXES, MAX_SERVICES, MAX_SOURCES, SERVICE_SETS},
+    abi::{
+        BUSY_COLUMNS, EVENT_BYTES, FLOW_SETS, MAX_DECAP, MAX_FRAGMENTS, MAX_MEMBERS, MAX_PREFIXES,
+        MAX_SERVER_IDS, MAX_SERVICES, MAX_SOURCES, NAT_ENTRIES, SERVICE_SETS,
+    },
+    capture::{Capture, Event},
     deny::PrefixEntry,
+    flow_table::{Budget, Flow4Set, Flow6Set},
+    forward::{Forward, Hop, MemberCounter},
+    fragment::{FragmentKey, FragmentValue},
+    journey::Then,
     limit::{ServiceLimits, ServiceWindows, SourceKey, SourceWindow},
     member::{MemberName, MemberSlot},
     meta::Meta,
+    nat::NatEntry,
+    parse::Headers,
+    quic::{ServerIdKey, ServerIdValue},
+    ring::{MAX_RINGS, RING_ROWS, RingRow},
     service::ServiceSet,
     settings::Settings,
     verdict::{Counter, Reason},
@@ -79,3 +93,90 @@ pub(crate) static ALLOW4: LpmTrie<[u8; 4], PrefixEntry, { MAX_PREFIXES as usize 
 #[btf_map]
 pub(crate) static ALLOW6: LpmTrie<[u8; 16], PrefixEntry, { MAX_PREFIXES as usize }> =
     LpmTrie::new();
+
+/// A ring. As a template: control makes the real ones, with this size and these flags.
+type Ring = Array<RingRow, { RING_ROWS as usize }, MMAPABLE>;
+
+/// Balancer id -> ring. Written by control, a ring at a time.
+#[btf_map]
+pub(crate) static RINGS: ArrayOfMaps<Ring, { MAX_RINGS as usize }> = ArrayOfMaps::new();
+
+/// Service id -> how to forward. Written by control.
+#[btf_map]
+pub(crate) static FORWARD: Array<Forward, { MAX_SERVICES as usize }, MMAPABLE> = Array::new();
+
+/// Member id -> next hop. Written by control and here.
+#[btf_map]
+pub(crate) static HOPS: Array<Hop, { MAX_MEMBERS as usize }, MMAPABLE> = Array::new();
+
+/// Set -> IPv4 flows. Written here; sized by the loader.
+#[btf_map]
+pub(crate) static FLOWS4: Array<Flow4Set, { FLOW_SETS as usize }, MMAPABLE> = Array::new();
+
+/// Set -> all other flows. Written here; sized by the loader.
+#[btf_map]
+pub(crate) static FLOWS6: Array<Flow6Set, { FLOW_SETS as usize }, MMAPABLE> = Array::new();
+
+/// Member id -> packets sent to it, per CPU. Written here.
+#[btf_map]
+pub(crate) static MEMBER_STATS: PerCpuArray<MemberCounter, { MAX_MEMBERS as usize }> =
+    PerCpuArray::new();
+
+/// What each CPU may still do in this beat. Written here.
+#[btf_map]
+pub(crate) static BUDGETS: PerCpuArray<Budget, 1> = PerCpuArray::new();
+
+/// Fragmented datagrams. Written here; the kernel evicts the least recently used.
+#[btf_map]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue, { MAX_FRAGMENTS as usize }> =
+    LruHashMap::new();
+
+/// Connections with rewritten addresses. Written here; sized by the loader.
+#[btf_map]
+pub(crate) static NAT: Array<NatEntry, { NAT_ENTRIES as usize }, MMAPABLE> = Array::new();
+
+/// IPv4 prefixes whose encapsulated packets are unpacked. Written by control.
+#[btf_map]
+pub(crate) static DECAP4: LpmTrie<[u8; 4], PrefixEntry, { MAX_DECAP as usize }> = LpmTrie::new();
+
+/// IPv6 prefixes whose encapsulated packets are unpacked. Written by control.
+#[btf_map]
+pub(crate) static DECAP6: LpmTrie<[u8; 16], PrefixEntry, { MAX_DECAP as usize }> = LpmTrie::new();
+
+/// Server ids of QUIC connection ids. Written by control.
+#[btf_map]
+pub(crate) static SERVER_IDS: HashMap<ServerIdKey, ServerIdValue, { MAX_SERVER_IDS as usize }> =
+    HashMap::new();
+
+/// What is to be captured. Written by control.
+#[btf_map]
+pub(crate) static CAPTURE: Array<Capture, 1> = Array::new();
+
+/// Captured packets. Written here.
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<Event, { EVENT_BYTES as usize }> = RingBuf::new();
+
+/// The steps of a packet's journey after the first. Written by the loader.
+#[btf_map]
+pub(crate) static STEPS: ProgramArray<{ Then::COUNT as usize }> = ProgramArray::new();
+
+/// What one step leaves for the next, per CPU: nothing that outlives the packet. Not pinned.
+#[btf_map]
+pub(crate) static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// Value of [`SCRATCH`].
+#[repr(C)]
+pub(crate) struct Scratch {
+    /// What the parser found.
+    pub(crate) headers: Headers,
+    /// Bytes of the frame as it came.
+    pub(crate) bytes: u64,
+    /// Service.
+    pub(crate) service: u32,
+    /// Its flags.
+    pub(crate) flags: u32,
+    /// Member that was chosen.
+    pub(crate) member: u32,
+    /// Reason so far.
+    pub(crate) reason: u32,
+}

@@ -1,13 +1,15 @@
 //! The maps as `lb_common::journey` asks them.
 
 use aya_ebpf::{
-    bindings::BPF_NOEXIST, btf_maps::lpm_trie::Key, helpers::generated::bpf_ktime_get_coarse_ns,
+    bindings::{BPF_NOEXIST, xdp_md},
+    btf_maps::lpm_trie::Key,
+    helpers::generated::bpf_ktime_get_coarse_ns,
 };
 use lb_common::{
     addr::Address,
     deny::PrefixEntry,
     guard::Limited,
-    journey::{List, Tables},
+    journey::{Found, List, Rare, Tables},
     limit::{LimitKind, ServiceLimits, SourceKey, Windows},
     parse::Headers,
     service::ServiceSet,
@@ -21,8 +23,21 @@ use crate::{
     outline,
 };
 
-/// The pinned maps.
-pub(crate) struct Maps;
+/// The pinned maps, and the packet that asks.
+pub(crate) struct Maps {
+    /// For what the kernel answers about packets only.
+    pub(crate) ctx: *mut xdp_md,
+}
+
+impl Maps {
+    /// For functions that ask about no packet.
+    #[inline(always)]
+    pub(crate) const fn without_packet() -> Self {
+        Self {
+            ctx: core::ptr::null_mut(),
+        }
+    }
+}
 
 /// Windows in a map value: address of the first word.
 pub(crate) struct Shared(*mut u64);
@@ -89,6 +104,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn find_rare(&self, headers: &Headers, what: Rare) -> Found {
+        Found::unpack(outline::sluice_find_rare(headers, what as u32))
+    }
+
+    #[inline(always)]
     fn service_set(&self, set: u32) -> Option<&ServiceSet> {
         SERVICES.get(set)
     }
@@ -118,6 +138,25 @@ impl Tables for Maps {
         // Another CPU may have entered it meanwhile: then its windows stay and this packet is the
         // one that goes uncounted.
         let _ = SOURCES.insert(key, windows, u64::from(BPF_NOEXIST));
+    }
+}
+
+pub(crate) mod lists {
+    //! Tries that are no operator's lists of services.
+
+    use lb_common::addr::Address;
+
+    use super::{Key4, Key6};
+    use crate::maps::{DECAP4, DECAP6};
+
+    /// Whether a source may send encapsulated packets.
+    #[inline(always)]
+    pub(crate) fn may_encapsulate(version: u8, source: &Address) -> bool {
+        if version == 4 {
+            DECAP4.get(&Key4::new(32, source).key).is_some()
+        } else {
+            DECAP6.get(&Key6::new(128, source).key).is_some()
+        }
     }
 }
 

@@ -8,12 +8,15 @@ use std::{io::Write as _, process::ExitCode};
 use clap::{CommandFactory as _, Parser as _};
 
 mod args;
+mod capture;
 mod change;
 mod client;
+mod flow;
 mod manual;
 mod output;
 mod run;
 mod show;
+mod steer;
 mod table;
 
 use args::{Cli, Command};
@@ -140,6 +143,17 @@ fn dispatch(cli: Cli) -> Outcome {
             args::ServiceCommand::List(json) => show::services(global, json),
             args::ServiceCommand::Show { service, json } => show::service(global, &service, json),
         },
+        Command::Flow { command } => match command {
+            args::FlowCommand::List(args) => flow::list(global, &args),
+            args::FlowCommand::Show { source, json } => flow::one(global, source, json),
+        },
+        Command::Steer {
+            proto,
+            source,
+            destination,
+            json,
+        } => flow::steer(global, &proto, source, destination, json),
+        Command::Capture(args) => capture::run(global, &args),
         Command::Limit { command } => match command {
             args::LimitCommand::List(json) => show::limits(global, json),
             args::LimitCommand::Set { service, limit } => change::limit(global, &service, &limit),

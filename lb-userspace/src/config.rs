@@ -116,8 +116,14 @@ pub fn fuzz_syntax(data: &[u8]) {
     }
 }
 
-/// Panics where a route or reverse names a balancer that is not there.
+/// Panics where a route, reverse or steered service names a balancer that is not there.
 fn check_indexes(spec: &spec::Spec) {
+    for steer in &spec.sluice.steers {
+        assert!(
+            steer.balancer < spec.balancers.len(),
+            "a steered service's balancer exists"
+        );
+    }
     for host in &spec.hosts {
         for route in &host.routes {
             if let spec::Target::Balancer { balancer, .. } = &route.target {

@@ -1,7 +1,7 @@
 //! The shared maps: the kernel's by aya, or the same layout in anonymous memory.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
     sync::{
@@ -22,15 +22,19 @@ use lb_common::{
 
 use crate::{
     admin::protocol::{InterfaceView, Snapshot},
-    config::spec::{Interface, Prefix},
+    config::spec::{Interface, Prefix, Sluice},
 };
 
 mod desired;
 mod diff;
 pub mod doctor;
 mod error;
+mod events;
+mod explain;
+mod flows;
 mod heritage;
 mod hook;
+mod hops;
 mod kernel;
 mod log;
 mod maps;
@@ -38,7 +42,11 @@ mod netlink;
 mod pin;
 mod place;
 mod prefix;
+mod publish;
+mod ring;
+mod steering;
 mod store;
+mod tables;
 mod view;
 
 #[allow(
@@ -48,18 +56,26 @@ mod view;
 pub mod sys;
 pub mod table;
 
-pub use desired::{Desired, limit_of};
-use diff::{FileLimits, How, Op, Persist, PlacedWay};
+pub use desired::{Desired, Facts, limit_of};
+use diff::{FileLimits, Op, Persist, PlacedWay};
 pub use error::DataplaneError;
+pub use events::{Captured, Events};
+pub use explain::{Explanation, Tuple, explain};
+pub use flows::{FlowFilter, FlowList, FlowView, living_flows, read_flows};
 use heritage::Undo;
 pub(crate) use heritage::{Inheritance, layouts};
+use hops::Hops;
 use kernel::{Kernel, Opened};
 pub use log::KernelLog;
+pub use netlink::Watch;
 pub(crate) use pin::Holder;
 use pin::{Lock, PinDir};
 use prefix::PrefixKey;
+use steering::Steering;
 use store::Store;
-use table::{MemberTable, monotonic_ns};
+use table::MemberTable;
+pub use table::monotonic_ns;
+use tables::TableSizes;
 
 /// Where an instance keeps its things.
 #[derive(Clone, Debug)]
@@ -79,6 +95,8 @@ pub struct Published {
     pub generation: u64,
     /// `ids[b][m]` is the slot of `spec.balancers[b].members[m]`.
     pub ids: Vec<Vec<MemberId>>,
+    /// The program was loaded anew: what read its log reads nothing any more.
+    pub program: bool,
     /// For the operator: members adopted with their drains, a repair, a capacity near its end.
     pub notices: Vec<String>,
 }
@@ -99,6 +117,14 @@ pub struct Dataplane {
     /// How to take the last publish back.
     undo: Option<Undo>,
     kernel: Option<Kernel>,
+    steering: Steering,
+    hops: Hops,
+    /// `XDPInterface`s of the generation that is on.
+    interfaces: Vec<Interface>,
+    /// Those of them that are not there, that was said of.
+    vanished: BTreeSet<String>,
+    /// Until when packets are sampled; 0: they are not.
+    capture_until: u64,
     /// Held until this is dropped, and by nobody else.
     lock: Lock,
 }
@@ -110,14 +136,14 @@ fn column_of(incarnation: u64) -> u32 {
 
 impl Dataplane {
     /// Takes the lock, checks, adopts or creates the pinned maps, loads the program and attaches it
-    /// to `interfaces` (replacing our own earlier program in place). Nothing is left behind on error.
-    pub fn open(place: &Place, interfaces: &[Interface]) -> Result<Self, DataplaneError> {
+    /// to the interfaces named (replacing our own earlier program in place). Nothing is left behind on error.
+    pub fn open(place: &Place, sluice: &Sluice) -> Result<Self, DataplaneError> {
         let lock = Lock::take(place)?;
         let Opened {
             kernel,
             store,
             notices,
-        } = Kernel::open(place, interfaces)?;
+        } = Kernel::open(place, &sluice.interfaces, TableSizes::of(sluice))?;
         Self::over(place, lock, store, Some(kernel), notices, None)
     }
 
@@ -175,6 +201,11 @@ impl Dataplane {
             notices,
             undo: None,
             kernel,
+            steering: Steering::new(),
+            hops: Hops::default(),
+            interfaces: Vec::new(),
+            vanished: BTreeSet::new(),
+            capture_until: 0,
             lock,
         })
     }
@@ -192,56 +223,6 @@ impl Dataplane {
     /// Descriptors of `MEMBERS` and `BUSY`, for the proxy process.
     pub fn table_fds(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
         (self.store.members.as_fd(), self.store.busy.as_fd())
-    }
-
-    /// Preflight, members, services, lists, removals; undone on error. Attaches and detaches
-    /// interfaces that the new configuration adds or drops.
-    ///
-    /// A member that the new configuration does not name keeps its slot, usable, until nobody of an
-    /// earlier generation can be on it ([`Dataplane::tick`]).
-    pub fn publish(&mut self, desired: &Desired) -> Result<Published, DataplaneError> {
-        let image = desired.image()?;
-        let actual = self.store.actual()?;
-        let mut how = How {
-            persist: self.persist,
-            now: monotonic_ns(),
-            draw: &mut random,
-            file_limits: &self.file_limits,
-        };
-        let plan = diff::diff(&actual, &image, &mut how)?;
-        let wanted = &desired.spec.sluice.interfaces;
-        let mut notices = std::mem::take(&mut self.notices);
-        let changes = match &mut self.kernel {
-            Some(kernel) => kernel.attach_missing(wanted, &mut notices)?,
-            None => Vec::new(),
-        };
-        let steps = match self.store.apply_all(&plan.ops) {
-            Ok(steps) => steps,
-            Err(error) => {
-                if let Some(kernel) = &mut self.kernel {
-                    kernel.take_back(changes)?;
-                }
-                return Err(error);
-            }
-        };
-        if let Some(kernel) = &mut self.kernel {
-            kernel.detach_others(wanted, &mut notices);
-        }
-        self.state_changed();
-        self.prefixes = self.store.rest.prefixes()?;
-        let file_limits = std::mem::replace(&mut self.file_limits, plan.file_limits);
-        self.undo = Some(Undo { steps, file_limits });
-        self.persist = Persist::Adopt;
-        notices.extend(plan.notices);
-        let mut flat = plan.ids.into_iter();
-        let ids = (desired.spec.balancers.iter())
-            .map(|b| flat.by_ref().take(b.members.len()).collect())
-            .collect();
-        Ok(Published {
-            generation: self.store.meta().generation.load(Relaxed),
-            ids,
-            notices,
-        })
     }
 
     /// A new proxy process: picks its column of `BUSY`, empties it, writes `META`.
@@ -287,8 +268,17 @@ impl Dataplane {
                 tracing::warn!(prefix = %key, %error, "an expired deny entry could not be removed");
             }
         }
+        if self.capture_until != 0
+            && self.capture_until <= now
+            && let Err(error) = self.capture(None)
+        {
+            tracing::warn!(%error, "sampling packets could not be ended");
+        }
         self.forget_dead_proxies();
         self.store.free_settled(now);
+        if self.kernel.is_some() {
+            self.hops.look_at_neighbours(&self.store);
+        }
     }
 
     /// Adds or replaces a deny entry. `seconds` `None`: for ever. An entry of the configuration,
@@ -333,7 +323,7 @@ impl Dataplane {
             .filter(|k| entry.is_some() || **k != key);
         let lists = diff::list_gates(left.chain(entry.is_some().then_some(&key)));
         let was = self.store.rest.settings()?;
-        let all = gate::DENY4 | gate::DENY6 | gate::ALLOW4 | gate::ALLOW6;
+        let all = gate::DENY4 | gate::DENY6 | gate::ALLOW4 | gate::ALLOW6 | gate::DECAP;
         let settings = Op::Settings(Settings {
             gates: was.gates & !all | lists,
             ..was
@@ -457,6 +447,7 @@ impl Dataplane {
 
     /// Takes the program off every interface and unpins the links; the maps stay.
     pub fn detach(&mut self) -> Result<Vec<InterfaceView>, DataplaneError> {
+        self.hops.release();
         match &mut self.kernel {
             Some(kernel) => kernel.detach_all(),
             None => Ok(Vec::new()),
@@ -477,6 +468,7 @@ impl Dataplane {
         let meta = self.store.meta();
         meta.control_pid.store(0, Relaxed);
         meta.proxy_pid.store(0, Relaxed);
+        // Forwarding goes on while nobody runs: neighbours stay kept.
         // What was never published has nothing to be stopped.
         if meta.phase.load(Relaxed) == phase::READY {
             meta.phase.store(phase::STOPPED, Release);
@@ -491,7 +483,8 @@ impl Dataplane {
     /// Members, services, lists, settings, interfaces as the maps hold them now; what only the
     /// daemon knows is left at its default for the caller to fill in.
     pub fn snapshot(&self) -> Result<Snapshot, DataplaneError> {
-        let mut snapshot = view::snapshot(&self.store, &self.prefixes)?;
+        let rings = |ring| self.steering.slots(ring).cloned();
+        let mut snapshot = view::snapshot(&self.store, &self.prefixes, &rings)?;
         snapshot.instance.clone_from(&self.place.instance);
         snapshot.daemon = true;
         if let Some(kernel) = &self.kernel {
@@ -508,7 +501,11 @@ impl Dataplane {
 pub fn read_pins(place: &Place) -> Result<Snapshot, DataplaneError> {
     let store = kernel::open_pins(place)?;
     let prefixes = store.rest.prefixes()?;
-    let mut snapshot = view::snapshot(&store, &prefixes)?;
+    let rings = |ring| {
+        let slots = store.rest.ring(ring).ok().flatten()?;
+        Some(ring::count(&slots))
+    };
+    let mut snapshot = view::snapshot(&store, &prefixes, &rings)?;
     snapshot.instance.clone_from(&place.instance);
     snapshot.interfaces = hook::views_here(&PinDir::of(place))?;
     if view::is_alive(&store) {

@@ -16,6 +16,7 @@ mod certificates;
 mod child;
 mod control;
 mod cpus;
+mod follow;
 mod handover;
 mod inbox;
 mod ledger;

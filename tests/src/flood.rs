@@ -48,6 +48,8 @@ pub enum Kind {
     Udp,
     /// TCP segments with no flag at all, which no stack sends.
     Null,
+    /// TCP acknowledgements of connections that nobody has.
+    Ack,
 }
 
 impl Flood {
@@ -104,7 +106,9 @@ impl Flood {
         // Ports 1024..=65535, all of them before any comes again.
         let source_port = 1024 + u16::try_from(number % 64_512).unwrap_or(0);
         let (protocol, mut segment) = match self.kind {
-            Kind::Syn | Kind::Null => (6, tcp(source_port, self.target.port(), self.kind, random)),
+            Kind::Syn | Kind::Null | Kind::Ack => {
+                (6, tcp(source_port, self.target.port(), self.kind, random))
+            }
             Kind::Udp => (17, udp(source_port, self.target.port())),
         };
         let sum = checksum(source, self.target.ip(), protocol, &segment);
@@ -122,8 +126,13 @@ fn tcp(source_port: u16, port: u16, kind: Kind, random: &mut Xorshift) -> Vec<u8
     segment.extend(port.to_be_bytes());
     segment.extend((random.next() as u32).to_be_bytes());
     segment.extend([0; 4]);
-    // Data offset 5 words; then the flags, of which SYN is 2.
-    segment.extend([5 << 4, if kind == Kind::Syn { 2 } else { 0 }]);
+    // Data offset 5 words; then the flags: SYN is 2, ACK is 16.
+    let flags = match kind {
+        Kind::Syn => 2,
+        Kind::Ack => 16,
+        Kind::Null | Kind::Udp => 0,
+    };
+    segment.extend([5 << 4, flags]);
     segment.extend(64_240_u16.to_be_bytes());
     segment.extend([0; 4]);
     segment

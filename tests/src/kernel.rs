@@ -1,34 +1,41 @@
 //! The XDP program loaded for `BPF_PROG_TEST_RUN`, and its maps filled as a `Setup` says: what the
 //! model of `model.rs` is held against. Attaches nothing and pins nothing.
 
-use std::{fs, path::PathBuf};
+use std::{fmt, fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, ProgramArray, lpm_trie::Key},
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use lb_common::{
     abi::{MAX_SERVICES, map},
     deny::PrefixEntry,
+    journey::{Outcome, Then},
     limit::{ServiceLimits, ServiceWindows, SourceKey, Windows},
+    ring::RingRow,
     service::ServiceSet,
-    settings::Settings,
-    verdict::{Action, Counter, Reason, Verdict},
+    settings::{Settings, Sizes},
+    verdict::{Action, Counter, Reason},
 };
 
-use crate::model::{Prefix, Setup};
+mod steering;
+
+use crate::model::{Prefix, Setup, Steering};
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
 
 /// The loaded program and what its maps hold.
-#[derive(Debug)]
 pub struct Kernel {
     /// The object's maps and programs.
     pub ebpf: Ebpf,
     setup: Setup,
+    sets: u32,
+    nat: u32,
+    rings: Vec<(Vec<u16>, Array<MapData, RingRow>)>,
 }
 
 /// Whether the program can be loaded here; in CI it must.
@@ -53,19 +60,51 @@ fn object() -> Result<Vec<u8>> {
     fs::read(&path).with_context(|| path.display().to_string())
 }
 
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernel").finish_non_exhaustive()
+    }
+}
+
 impl Kernel {
-    /// Loads the committed object, or that of `SLUICE_BPF_OBJECT`.
+    /// Loads the committed object, or that of `SLUICE_BPF_OBJECT`, with tables of the default sizes.
     pub fn load() -> Result<Self> {
+        let sizes = Steering::default();
+        Self::load_sized(sizes.sets, sizes.nat)
+    }
+
+    /// The same with tables of these sizes, powers of two.
+    pub fn load_sized(sets: u32, nat: u32) -> Result<Self> {
+        let sizes = Sizes {
+            mask4: sets - 1,
+            mask6: sets - 1,
+            nat_mask: nat - 1,
+            beat_shift: 8,
+        };
         let mut ebpf = EbpfLoader::new()
             .verifier_log_level(VerifierLogLevel::STATS)
+            .override_global("SIZES", &sizes, true)
+            .map_max_entries(map::FLOWS4, sets)
+            .map_max_entries(map::FLOWS6, sets)
+            .map_max_entries(map::NAT, nat)
             .load(&object()?)?;
         for name in ["sluice_xdp", "sluice_pass"] {
             let program: &mut Xdp = ebpf.program_mut(name).context(name)?.try_into()?;
             program.load()?;
         }
+        for (step, name) in Then::PROGRAMS {
+            let program: &mut Xdp = ebpf.program_mut(name).context(*name)?.try_into()?;
+            program.load().context(*name)?;
+            let fd = program.fd()?.try_clone()?;
+            let steps = ebpf.map_mut(map::STEPS).context(map::STEPS)?;
+            ProgramArray::try_from(steps)?.set(*step as u32, &fd, 0)?;
+        }
         Ok(Self {
             ebpf,
             setup: Setup::default(),
+            sets,
+            nat,
+            rings: Vec::new(),
         })
     }
 
@@ -76,6 +115,11 @@ impl Kernel {
             .program("sluice_xdp")
             .context("sluice_xdp")?
             .try_into()?)
+    }
+
+    /// A program by its name.
+    pub fn named(&self, name: &'static str) -> Result<&Xdp> {
+        Ok(self.ebpf.program(name).context(name)?.try_into()?)
     }
 
     /// An array of the object by its name.
@@ -114,6 +158,7 @@ impl Kernel {
         }
         self.prefixes(map::DENY4, map::DENY6, &before.deny, &setup.deny)?;
         self.prefixes(map::ALLOW4, map::ALLOW6, &before.allow, &setup.allow)?;
+        self.apply_steering(&before.steering, &setup.steering)?;
         self.array::<Settings>(map::SETTINGS)?
             .set(0, setup.settings(), 0)?;
         Ok(())
@@ -144,12 +189,22 @@ impl Kernel {
 
     /// Runs one frame through the program and returns what it told the driver.
     pub fn run(&self, frame: &[u8]) -> Result<u32> {
+        Ok(self.run_whole(frame)?.0)
+    }
+
+    /// Runs one frame through the program: what it told the driver, and the frame as it left.
+    pub fn run_whole(&self, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
+        let mut out = vec![0; frame.len() + 512];
         let options = TestRunOptions {
             data_in: Some(frame),
+            data_out: Some(&mut out),
             repeat: 1,
             ..TestRunOptions::default()
         };
-        Ok(self.program()?.test_run(options)?.return_value)
+        let result = self.program()?.test_run(options)?;
+        let len = usize::try_from(result.data_size_out)?;
+        out.truncate(len);
+        Ok((result.return_value, out))
     }
 
     /// A cell of `COUNTERS`, summed over the CPUs.
@@ -172,22 +227,30 @@ impl Kernel {
         Ok(sources.keys().count())
     }
 
-    /// Runs a frame and demands the verdict: the action, and one packet more in its cell.
-    pub fn expect(&self, frame: &[u8], verdict: &Verdict) -> Result<()> {
+    /// Runs a frame and demands what the host made of it: the action, the same bytes, and one packet
+    /// more in its cell.
+    pub fn expect(&self, frame: &[u8], outcome: &(Outcome, Vec<u8>)) -> Result<()> {
+        let (Outcome { verdict, .. }, bytes) = outcome;
         let before = self.counter(verdict.cell())?;
-        let action = self.run(frame)?;
+        let (action, out) = self.run_whole(frame)?;
         let after = self.counter(verdict.cell())?;
         let expected = match verdict.reason.action() {
             Action::Pass => XDP_PASS,
             Action::Drop => XDP_DROP,
+            Action::Send => XDP_TX,
         };
+        ensure!(
+            (after.packets, after.bytes) == (before.packets + 1, before.bytes + verdict.bytes),
+            "counters went from {before:?} to {after:?} where the host says {verdict:?}, {}",
+            verdict.reason.name()
+        );
         ensure!(
             action == expected,
             "action {action} where the host says {verdict:?}"
         );
         ensure!(
-            (after.packets, after.bytes) == (before.packets + 1, before.bytes + verdict.bytes),
-            "counters went from {before:?} to {after:?} where the host says {verdict:?}",
+            expected == XDP_DROP || out == *bytes,
+            "the frame left as\n{out:02x?}, on the host as\n{bytes:02x?}, {verdict:?}"
         );
         Ok(())
     }

@@ -22,6 +22,8 @@ pub mod sluice;
 pub mod sweep;
 pub mod tables;
 pub mod topology;
+pub mod unwrap;
+pub mod vip;
 pub mod wait;
 pub mod xdp_cases;
 

@@ -18,10 +18,15 @@ use lb_common::{
     deny::{PrefixEntry, origin},
     journey::{List, Tables},
     limit::{Limit, LimitKind, ServiceLimits, SourceKey, Windows},
-    service::{ServiceSet, ServiceWay, flag, kind, service_set},
+    service::{ServiceSet, ServiceWay, flag, kind, range_bit, service_set},
     settings::{Settings, gate},
     window::SharedWindows,
 };
+
+#[path = "model/steering.rs"]
+mod steering;
+
+pub use steering::{Buffer, Steering, forwarded, loopback_forwards, member, vip};
 
 /// What the maps hold: the same for a [`Model`] and for a loaded program.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +43,8 @@ pub struct Setup {
     pub allow: Vec<Prefix>,
     /// Limits by service; 0 is the host.
     pub limits: Vec<(u16, ServiceLimits)>,
+    /// Members, rings and how services forward.
+    pub steering: Steering,
 }
 
 /// An entry of a prefix list.
@@ -78,11 +85,14 @@ impl Prefix {
     }
 
     /// Whether its bits are the first of `address`.
-    fn covers(&self, version: u8, address: &Address) -> bool {
+    pub(crate) fn covers(&self, version: u8, address: &Address) -> bool {
+        if self.version != version {
+            return false;
+        }
         let skipped = if version == 4 { 96 } else { 0 };
         let shift = 128 - (self.bits + skipped);
         let cut = |a: &Address| u128::from_be_bytes(a.0).checked_shr(shift).unwrap_or(0);
-        self.version == version && cut(&self.address) == cut(address)
+        cut(&self.address) == cut(address)
     }
 }
 
@@ -201,13 +211,31 @@ impl Setup {
                 self.limits.iter().any(|(id, _)| *id == 0),
             ),
         ];
+        let is = |wanted: &[u8]| self.services.iter().any(|way| wanted.contains(&way.kind));
+        let steering = [
+            (gate::STEER, is(&[kind::FORWARDED, kind::VIP])),
+            (gate::DECAP, is(&[kind::DECAP])),
+            (
+                gate::RANGES,
+                self.services.iter().any(|way| way.range != [0; 2]),
+            ),
+            (gate::FLOWS, self.steering.inserts > 0),
+        ];
         let gates = gates
             .iter()
+            .chain(&steering)
             .filter(|(_, on)| *on)
             .fold(0, |all, (bit, _)| all | bit);
         Settings {
             gates,
             service_seed: self.seed,
+            flow_seed: [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344],
+            inserts: self.steering.inserts,
+            promotions: self.steering.promotions,
+            answers: self.steering.answers,
+            range_filter: (self.services.iter())
+                .filter(|way| way.range != [0; 2])
+                .fold(0, |all, way| all | range_bit(way.address, way.proto)),
             ..Settings::default()
         }
     }
@@ -260,6 +288,9 @@ pub struct Model {
     limits: HashMap<u16, ServiceLimits>,
     windows: RefCell<HashMap<(u16, u8), Shared>>,
     sources: RefCell<HashMap<SourceKey, Shared>>,
+    /// The flow clock.
+    pub beat: Cell<u32>,
+    tracked: steering::Tracked,
 }
 
 impl Model {
@@ -272,6 +303,7 @@ impl Model {
             setup: setup.clone(),
             sets: setup.sets(),
             limits: setup.limits.iter().copied().collect(),
+            tracked: steering::Tracked::new(&setup.steering),
             ..Self::default()
         }
     }

@@ -51,7 +51,7 @@ pub struct Lab {
     pub bridge: Namespace,
     bpffs: PathBuf,
     id: LabId,
-    _pass: pass::Pass,
+    pass: pass::Pass,
 }
 
 impl Lab {
@@ -75,44 +75,23 @@ impl Lab {
             "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
              link set br0 up\n",
         )?;
-        let plug = |host: &str, last: u8| -> Result<Namespace> {
+        let plug_in = |host: &str, last: u8| -> Result<Namespace> {
             let namespace = create(host)?;
-            bridge.ip(&format!(
-                "link add p-{host} type veth peer name eth0 netns {}\n\
-                 link set p-{host} master br0 up\n",
-                namespace.name()
-            ))?;
-            namespace.ip(&format!(
-                "address add {}/24 dev eth0\n\
-                 address add {}/64 dev eth0 nodad\n\
-                 link set eth0 up\n",
-                address(last),
-                address6(last)
-            ))?;
+            plug(&bridge, &namespace, host, last)?;
             Ok(namespace)
         };
-        let client = plug("client", CLIENT)?;
-        let balancer = plug("balancer", BALANCER)?;
+        let client = plug_in("client", CLIENT)?;
+        let balancer = plug_in("balancer", BALANCER)?;
         // Floods claim to come from here: the answers must have somewhere to go.
         balancer.ip(&format!("route add {SPOOFED} via {}\n", address(CLIENT)))?;
         balancer.ip(&format!("route add {SPOOFED6} via {}\n", address6(CLIENT)))?;
         let members = (0..options.members)
-            .map(|index| plug(&format!("member{}", index + 1), MEMBERS + index))
+            .map(|index| plug_in(&format!("member{}", index + 1), MEMBERS + index))
             .collect::<Result<_>>()?;
         let attackers = (0..options.attackers)
-            .map(|index| plug(&format!("attacker{}", index + 1), ATTACKERS + index))
+            .map(|index| plug_in(&format!("attacker{}", index + 1), ATTACKERS + index))
             .collect::<Result<_>>()?;
-        // Packets that a local stack sends over veth carry half a checksum. What XDP forwards goes
-        // out as it is, so the side that faces the XDP device finishes the sums.
-        if has_tool("ethtool") {
-            netns::run(
-                bridge
-                    .command("ethtool")
-                    .args(["-K", "p-balancer", "tx", "off"]),
-            )?;
-        }
-        // veth accepts what its peer sends from XDP only if it runs a program itself.
-        let pass = pass::Pass::attach(&bridge, "p-balancer")?;
+        let pass = prepare(&bridge)?;
         Ok(Self {
             client,
             balancer,
@@ -121,7 +100,7 @@ impl Lab {
             bridge,
             bpffs,
             id,
-            _pass: pass,
+            pass,
         })
     }
 
@@ -140,6 +119,14 @@ impl Lab {
         &self.bpffs
     }
 
+    /// Takes the balancer's interface away and makes another in its place, with its addresses.
+    pub fn replug_balancer(&mut self) -> Result<()> {
+        self.bridge.ip("link delete p-balancer\n")?;
+        plug(&self.bridge, &self.balancer, "balancer", BALANCER)?;
+        self.pass = prepare(&self.bridge)?;
+        Ok(())
+    }
+
     /// Cuts a host off, or plugs it in again: `host` is `client`, `member1`, ...
     pub fn set_link(&self, host: &str, up: bool) -> Result<()> {
         self.bridge.ip(&format!(
@@ -147,6 +134,37 @@ impl Lab {
             if up { "up" } else { "down" }
         ))
     }
+}
+
+/// A pair of interfaces: eth0 of the host, with its addresses, and `p-HOST`, a port of the bridge.
+fn plug(bridge: &Namespace, namespace: &Namespace, host: &str, last: u8) -> Result<()> {
+    bridge.ip(&format!(
+        "link add p-{host} type veth peer name eth0 netns {}\n\
+         link set p-{host} master br0 up\n",
+        namespace.name()
+    ))?;
+    namespace.ip(&format!(
+        "address add {}/24 dev eth0\n\
+         address add {}/64 dev eth0 nodad\n\
+         link set eth0 up\n",
+        address(last),
+        address6(last)
+    ))
+}
+
+/// Makes the side that faces the balancer's XDP take what it sends.
+fn prepare(bridge: &Namespace) -> Result<pass::Pass> {
+    // Packets that a local stack sends over veth carry half a checksum. What XDP forwards goes out
+    // as it is, so the side that faces the XDP device finishes the sums.
+    if has_tool("ethtool") {
+        netns::run(
+            bridge
+                .command("ethtool")
+                .args(["-K", "p-balancer", "tx", "off"]),
+        )?;
+    }
+    // veth accepts what its peer sends from XDP only if it runs a program itself.
+    pass::Pass::attach(bridge, "p-balancer")
 }
 
 impl Drop for Lab {

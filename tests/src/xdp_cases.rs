@@ -1,8 +1,12 @@
 //! The cases that lb-common on the host and the loaded program must judge alike: one table, one
 //! expectation. `tests/xdp_table.rs` runs it.
 
+pub mod answers;
 mod limits;
 mod malformed;
+pub mod nat;
+pub mod rest;
+pub mod steering;
 
 use lb_common::verdict::Reason;
 
@@ -64,6 +68,10 @@ pub fn cases() -> Vec<Case> {
     cases.extend(malformed::fragments());
     cases.extend(limits::lists());
     cases.extend(limits::limits());
+    cases.extend(steering::cases());
+    cases.extend(answers::cases());
+    cases.extend(nat::cases());
+    cases.extend(rest::cases());
     cases
 }
 

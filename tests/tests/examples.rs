@@ -266,3 +266,19 @@ fn observe(curl: &Curl, url: &str) -> Result<(String, Vec<String>)> {
     sent.insert(0, format!("{} {}", seen["method"], seen["target"]));
     Ok((letters, sent))
 }
+
+#[test]
+fn steer_takes_packets_and_requests_to_the_same_members() -> Result<()> {
+    let lab = Lab::new()?;
+    lab::vip::share(&lab)?;
+    let _members = lab::vip::members(&lab)?;
+    let text = std::fs::read_to_string(lab::workspace_root().join("examples/steer.conf"))?;
+    let _sluice = Sluice::start_in(Place::in_lab(&lab, "steer")?, &text, &[])?;
+    let service = (lab::vip::VIP4, lab::vip::PORT).into();
+    let flows = lab::vip::answers(&lab.client, service, 40)?;
+    ensure!(flows.len() == 2 && !flows.contains_key("c"), "{flows:?}");
+    let url = format!("http://{}/name", scene::service());
+    let answers = lab::curl::letters(&Curl::inside(&lab.client).series(&url, 6)?);
+    ensure!(answers == "b a b b a b", "{answers}");
+    Ok(())
+}

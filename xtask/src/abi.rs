@@ -15,13 +15,20 @@ use anyhow::{Context as _, Result, bail};
 use lb_common::{
     abi,
     addr::{Address, Be16},
+    capture::{Capture, Event},
     deny::{PrefixEntry, origin},
+    flow_table::{Budget, Entry, Flow4Key, Flow4Set, Flow4Way, Flow6Key, Flow6Set},
+    forward::{Forward, Hop, Link, MemberCounter, hash_kind, mode, on_empty},
+    fragment::{FragmentKey, FragmentValue},
     limit::{self, Limit, LimitKind, ServiceLimits, ServiceWindows, SourceKey, Windows, action},
     member::{
         MemberElection, MemberHead, MemberName, MemberRecord, MemberSlot, MemberState,
         MemberTraffic,
     },
     meta::{MAGIC, Meta, phase},
+    nat::{NatEntry, seen},
+    quic::{ServerIdKey, ServerIdValue},
+    ring::{MAX_RINGS, RING_SLOTS, RingRow},
     service::{ServiceSet, ServiceWay, flag, kind},
     settings::{Settings, gate},
     verdict::{Counter, Reason},
@@ -185,6 +192,9 @@ fn dump() -> String {
             state_sequence,
             build,
             boot,
+            beat_tick,
+            beat_shift,
+            beat_offset,
             layouts,
         }
     );
@@ -208,7 +218,7 @@ fn dump() -> String {
             id,
             balancer,
             flags,
-            pad
+            range
         }
     );
     layout!(out, ServiceWindows { kinds });
@@ -218,7 +228,12 @@ fn dump() -> String {
             gates,
             service_seed,
             log_every,
-            pad
+            flow_seed,
+            inserts,
+            promotions,
+            answers,
+            pad,
+            range_filter
         }
     );
     layout!(
@@ -231,8 +246,181 @@ fn dump() -> String {
         }
     );
     layout!(out, Windows { words });
+    steering(&mut out);
     constants(&mut out);
     out
+}
+
+/// Layouts of the maps of steering.
+fn steering(out: &mut String) {
+    layout!(
+        out,
+        Budget {
+            beat,
+            inserts,
+            promotions,
+            answers
+        }
+    );
+    layout!(
+        out,
+        Capture {
+            reasons,
+            every,
+            address,
+            port,
+            service,
+            member,
+            pad
+        }
+    );
+    layout!(out, Entry(..));
+    layout!(
+        out,
+        Event {
+            time,
+            ifindex,
+            len,
+            service,
+            member,
+            reason,
+            pad,
+            captured,
+            sent,
+            reserved,
+            data
+        }
+    );
+    layout!(
+        out,
+        Flow4Key {
+            source,
+            port,
+            service
+        }
+    );
+    layout!(out, Flow4Set { ways });
+    layout!(out, Flow4Way { key, value });
+    layout!(
+        out,
+        Flow6Key {
+            source,
+            destination,
+            source_port,
+            destination_port,
+            service,
+            pad
+        }
+    );
+    layout!(
+        out,
+        Flow6Set {
+            values,
+            tails,
+            sources,
+            destinations
+        }
+    );
+    layout!(
+        out,
+        Forward {
+            seed,
+            source6,
+            source4,
+            balancer,
+            mode,
+            hash,
+            on_empty,
+            dscp,
+            quic_len,
+            pad,
+            mtu,
+            gue_port,
+            tcp_idle,
+            udp_idle,
+            nat_first,
+            nat_ports,
+            reserved
+        }
+    );
+    layout!(
+        out,
+        FragmentKey {
+            source,
+            destination,
+            id,
+            proto
+        }
+    );
+    layout!(
+        out,
+        FragmentValue {
+            beat,
+            member,
+            service
+        }
+    );
+    layout!(
+        out,
+        Hop {
+            given,
+            learned,
+            asked,
+            reserved
+        }
+    );
+    layout!(
+        out,
+        Link {
+            to,
+            from,
+            ifindex,
+            mtu
+        }
+    );
+    layout!(
+        out,
+        MemberCounter {
+            packets,
+            bytes,
+            flows,
+            by_ring
+        }
+    );
+    layout!(
+        out,
+        NatEntry {
+            value,
+            client_port,
+            service_port,
+            our_port,
+            service,
+            client,
+            destination,
+            seen,
+            ifindex,
+            client_mac,
+            our_mac
+        }
+    );
+    layout!(out, RingRow(..));
+    layout!(
+        out,
+        ServerIdKey {
+            balancer,
+            len,
+            pad,
+            id
+        }
+    );
+    layout!(
+        out,
+        ServerIdValue {
+            member,
+            incarnation,
+            pad
+        }
+    );
 }
 
 /// Numbers that mean the same to every reader of a map.
@@ -278,8 +466,38 @@ fn constants(out: &mut String) {
         gate::ICMP_LIMITS,
         gate::LOG,
         gate::GUARD,
+        gate::STEER,
+        gate::RANGES,
+        gate::DECAP,
+        gate::CAPTURE,
+        gate::FLOWS,
+        flag::WIDE,
+        flag::ECHO,
         kind::LOCAL,
         kind::FORWARDED,
+        kind::VIP,
+        kind::NAT,
+        kind::DECAP,
+        mode::DSR,
+        mode::IPIP,
+        mode::GUE,
+        mode::NAT,
+        hash_kind::FIVE_TUPLE,
+        hash_kind::SOURCE,
+        hash_kind::QUIC,
+        on_empty::DROP,
+        on_empty::RESET,
+        seen::CLIENT_FIN,
+        seen::MEMBER_FIN,
+        seen::ANSWERED,
+        seen::UDP,
+        Entry::OVERFLOWED,
+        MAX_RINGS,
+        RING_SLOTS,
+        abi::MAX_FRAGMENTS,
+        abi::MAX_SERVER_IDS,
+        abi::MAX_DECAP,
+        abi::EVENT_BYTES,
         origin::FILE,
         origin::COMMAND,
         limit::origin::FILE,

@@ -4,6 +4,7 @@
 //! in a second life of this program that is told what was built.
 
 mod floods;
+mod l4;
 mod loopback;
 mod namespaces;
 mod report;
@@ -21,6 +22,9 @@ use crate::exec::{self, Root, step};
 /// How to show it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
+    /// `l4`: packets steered at the interface, beside requests; without it the proxy and the guard
+    #[arg(value_parser = ["l4"])]
+    what: Option<String>,
     /// Leave everything running after the report, until Ctrl-C, and print commands to try
     #[arg(long)]
     keep: bool,
@@ -38,6 +42,10 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<()> {
         Some(program) => program.clone(),
         None => build(root)?,
     };
+    let l4 = arguments.what.is_some();
+    if l4 && matches!(exec::root(), Root::No) {
+        bail!("packets are steered between network namespaces, which need root");
+    }
     if arguments.loopback {
         return loopback::run(root, &program, arguments.keep);
     }
@@ -46,9 +54,12 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<()> {
             if let Some(reason) = lab::missing() {
                 bail!("{reason}");
             }
+            if l4 {
+                return l4::run(root, &program);
+            }
             namespaces::run(root, &program, arguments.keep)
         }
-        Root::Sudo => again_as_root(&program, arguments.keep),
+        Root::Sudo => again_as_root(&program, arguments),
         Root::No => {
             eprintln!(
                 "Network namespaces need root, and there is no sudo that would answer: what follows \
@@ -77,12 +88,13 @@ fn build(root: &Path) -> Result<PathBuf> {
 }
 
 /// Runs the lab as root: this program again, with what was built.
-fn again_as_root(program: &Path, keep: bool) -> Result<()> {
+fn again_as_root(program: &Path, arguments: &Arguments) -> Result<()> {
     step("the lab makes network namespaces: running only that with sudo");
     let here = std::env::current_exe().context("finding this program")?;
     let mut command = exec::as_root(here).context("root is needed")?;
     command.arg("demo").arg("--built").arg(program);
-    if keep {
+    command.args(&arguments.what);
+    if arguments.keep {
         command.arg("--keep");
     }
     exec::run(&mut command)

@@ -7,7 +7,6 @@ use crate::{
     limit::action,
     model::{Model, Setup, limit, service},
     packet::{Packet, flags},
-    parse::parse,
     verdict::Action,
 };
 
@@ -26,7 +25,7 @@ fn web() -> Setup {
 
 fn verdict(model: &Model, packet: &Packet) -> (u16, Reason) {
     let frame = packet.build();
-    let verdict = judge(frame.as_slice(), &parse(frame.as_slice()), model);
+    let verdict = model.travel(&frame).0.verdict;
     assert_eq!(verdict.bytes, frame.len() as u64);
     (verdict.service, verdict.reason)
 }
@@ -198,7 +197,7 @@ proptest! {
             frame[14] = byte;
         }
         let model = Model::new(&Setup::guarded(&[]));
-        let verdict = judge(frame.as_slice(), &parse(frame.as_slice()), &model);
+        let verdict = model.travel(&frame).0.verdict;
         prop_assert_eq!(verdict.reason.action(), Action::Pass);
         prop_assert_eq!(verdict.service, 0);
     }

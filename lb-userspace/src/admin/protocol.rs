@@ -70,6 +70,29 @@ pub enum Request {
     },
     /// Take the program off the interfaces, leave the proxy running.
     Detach,
+    /// Sample packets into the ring buffer, for a few seconds: whoever reads asks again. `None`: no
+    /// longer.
+    Capture {
+        /// Which.
+        wanted: Option<CaptureWanted>,
+    },
+}
+
+/// Which packets [`Request::Capture`] is about.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CaptureWanted {
+    /// Bits of the reasons that are wanted.
+    pub reasons: u64,
+    /// One packet in this many.
+    pub every: u64,
+    /// Either end's address; `None`: any.
+    pub address: Option<std::net::IpAddr>,
+    /// Either end's port; 0: any.
+    pub port: u16,
+    /// Service id; 0: any.
+    pub service: u16,
+    /// Member id; 0: any.
+    pub member: u16,
 }
 
 /// What [`Request::Member`] does.
@@ -258,6 +281,26 @@ pub struct MemberView {
     pub retries: u64,
     /// Seconds since it went into error; `None`: it is not.
     pub error_seconds: Option<u64>,
+    /// What was steered to it; `None`: nothing is steered to its balancer, nor was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steered: Option<SteeredView>,
+}
+
+/// What packets a member got.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SteeredView {
+    /// Packets sent to it.
+    pub packets: u64,
+    /// Bytes of their frames, as they came.
+    pub bytes: u64,
+    /// Flows that began with it.
+    pub flows: u64,
+    /// Packets that the ring alone sent there.
+    pub by_ring: u64,
+    /// Its slots of the balancer's ring; `None`: not known here.
+    pub slots: Option<u32>,
+    /// Next hop: MAC and interface, as the kernel or control last knew it; empty: not known.
+    pub next_hop: String,
 }
 
 /// One service.
@@ -269,12 +312,33 @@ pub struct ServiceView {
     pub proto: String,
     /// `192.0.2.1:80`, `*:80`.
     pub address: String,
-    /// `local` or `forwarded`.
+    /// `local`, `forwarded`, `vip` (an address of forwarded ones), `nat` (where members' answers
+    /// come), `decap` (where encapsulated packets come).
     pub kind: String,
+    /// Of a forwarded one: how.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward: Option<ForwardView>,
     /// Limits as the configuration writes them.
     pub limits: Vec<String>,
     /// Counters by reason, those above zero.
     pub counters: Vec<ReasonView>,
+}
+
+/// How a service is forwarded.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ForwardView {
+    /// Balancer's name; empty where it has no members.
+    pub balancer: String,
+    /// `dsr`, `ipip`, `gue`, `nat`.
+    pub mode: String,
+    /// `5tuple`, `source`, `quic:LEN`.
+    pub hash: String,
+    /// `drop` or `reset`.
+    pub on_empty: String,
+    /// Outer sources, and those that members see with `nat`: IPv4, IPv6, those there are.
+    pub sources: Vec<String>,
+    /// Source ports of `nat`; empty: another mode.
+    pub ports: String,
 }
 
 /// One counter.
@@ -282,7 +346,7 @@ pub struct ServiceView {
 pub struct ReasonView {
     /// [`lb_common::verdict::Reason::name`].
     pub reason: String,
-    /// `pass` or `drop`.
+    /// `pass`, `drop` or `send`.
     pub action: String,
     /// Packets.
     pub packets: u64,

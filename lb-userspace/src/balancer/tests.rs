@@ -65,7 +65,7 @@ fn spec_of(members: Vec<spec::Member>) -> spec::Balancer {
         failonstatus: Vec::new(),
         failontimeout: false,
         forcerecovery: true,
-        manage: Default::default(),
+        manage: spec::Manage::default(),
         at: spec::Place::default(),
     }
 }

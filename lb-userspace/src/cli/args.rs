@@ -138,6 +138,31 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ServiceCommand,
     },
+    /// Show the flows that are steered, and with which member each is.
+    Flow {
+        #[command(subcommand)]
+        command: FlowCommand,
+    },
+    /// Tell where a packet would go, and why: the packet path's own code over the kernel's maps.
+    ///
+    /// Nothing is sent and nothing is written.
+    Steer {
+        /// tcp or udp.
+        #[arg(value_name = "PROTO", value_parser = ["tcp", "udp"])]
+        proto: String,
+        /// The client: ADDRESS:PORT.
+        source: std::net::SocketAddr,
+        /// The service: ADDRESS:PORT.
+        destination: std::net::SocketAddr,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Write packets with their verdicts into a pcapng file: verdict, reason, service and member are
+    /// each packet's comment.
+    ///
+    /// tcpdump sees neither what XDP drops nor what it sends on. The first 224 bytes of each packet
+    /// are kept, as it left; under load some are lost rather than anything slowed.
+    Capture(CaptureArgs),
     /// Show and change the guard's limits.
     Limit {
         #[command(subcommand)]
@@ -267,6 +292,68 @@ pub(crate) enum ServiceCommand {
         #[command(flatten)]
         json: Json,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FlowCommand {
+    /// Table of flows, straight from the kernel's maps, and how many there are by state.
+    List(FlowListArgs),
+    /// The flows of one client address and port.
+    Show {
+        /// ADDRESS:PORT of the client.
+        source: std::net::SocketAddr,
+        #[command(flatten)]
+        json: Json,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaptureArgs {
+    /// The file; it is overwritten.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) write: PathBuf,
+    /// Packets with this verdict only.
+    #[arg(long, value_parser = ["pass", "drop", "send"])]
+    pub(crate) verdict: Option<String>,
+    /// With this reason only, as docs/reasons.md names it.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) reason: Option<String>,
+    /// Of this service only: its id or address.
+    #[arg(long, value_name = "SERVICE")]
+    pub(crate) service: Option<String>,
+    /// To this member only: its URL, or HOST:PORT.
+    #[arg(long, value_name = "MEMBER")]
+    pub(crate) member: Option<String>,
+    /// With this end only: ADDRESS:PORT; port 0 is any.
+    #[arg(long, value_name = "END")]
+    pub(crate) flow: Option<std::net::SocketAddr>,
+    /// One packet in N of those that match.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) every: u64,
+    /// End after so many packets.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub(crate) count: u64,
+    /// End after this time.
+    #[arg(long = "for", value_name = "TIME", default_value = "1m", value_parser = duration)]
+    pub(crate) time: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FlowListArgs {
+    /// From this client only.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) source: Option<std::net::IpAddr>,
+    /// Of this service only: its id as `service list` prints it.
+    #[arg(long, value_name = "ID")]
+    pub(crate) service: Option<u16>,
+    /// With this member only: its URL, or HOST:PORT.
+    #[arg(long, value_name = "MEMBER")]
+    pub(crate) member: Option<String>,
+    /// List at most so many; all are counted.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) most: usize,
+    #[command(flatten)]
+    pub(crate) json: Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -438,6 +525,10 @@ mod tests {
             "sluice member drain app node1",
             "sluice member set app http://m loadfactor=2 status=+H",
             "sluice deny add 192.0.2.0/24 --for 10m --force",
+            "sluice flow list --source 192.0.2.1 --service 3 --most 5 --json",
+            "sluice flow show [2001:db8::1]:4000",
+            "sluice steer tcp 198.51.100.7:4000 192.0.2.1:443 --json",
+            "sluice capture --verdict drop --service 3 --flow 192.0.2.7:0 --count 9 --for 10s -w x.pcapng",
             "sluice settings --json",
             "sluice settings list --json",
             "sluice settings set guard off",

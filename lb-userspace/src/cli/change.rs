@@ -186,7 +186,11 @@ pub(crate) fn stop(global: &Global, graceful: bool) -> Outcome {
 }
 
 pub(crate) fn detach(global: &Global, yes: bool) -> Outcome {
-    if !yes && !confirmed("Packets will no longer be guarded. Detach?")? {
+    if !yes
+        && !confirmed(&question(
+            dataplane::living_flows(&global.place()).unwrap_or(0),
+        ))?
+    {
         return Err(Failure::text(FAILED, "nothing changed"));
     }
     match ask(global, &Request::Detach) {
@@ -212,6 +216,15 @@ pub(crate) fn detach(global: &Global, yes: bool) -> Outcome {
     }
 }
 
+/// What detaching does.
+fn question(flows: u64) -> String {
+    match flows {
+        0 => "Packets will no longer be guarded. Detach?".to_owned(),
+        1 => "Packets will no longer be guarded or steered: 1 flow breaks. Detach?".to_owned(),
+        n => format!("Packets will no longer be guarded or steered: {n} flows break. Detach?"),
+    }
+}
+
 /// Asks; without a terminal to ask on it is a usage error.
 fn confirmed(question: &str) -> Result<bool, Failure> {
     let stdin = io::stdin();
@@ -230,6 +243,12 @@ fn confirmed(question: &str) -> Result<bool, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn detach_says_how_many_flows_break() {
+        assert!(!question(0).contains("flow"));
+        assert!(question(1).contains("1 flow breaks") && question(7).contains("7 flows break"));
+    }
 
     #[test]
     fn settings_are_checked_before_they_are_sent() {

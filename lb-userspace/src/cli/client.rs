@@ -150,6 +150,11 @@ pub(crate) fn snapshot(global: &Global) -> Result<Snapshot, Failure> {
     }
 }
 
+/// What it means for the exit code that the maps could not be read.
+pub(crate) fn dataplane(error: dataplane::DataplaneError) -> Failure {
+    Failure::new(UNREACHABLE, error)
+}
+
 /// Asks for a change and prints what it did.
 pub(crate) fn change(global: &Global, request: &Request) -> Outcome {
     match ask(global, request) {

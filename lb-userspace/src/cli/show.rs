@@ -120,7 +120,7 @@ fn balancers(shown: &Snapshot) -> Vec<String> {
 }
 
 fn member_table(members: &[MemberView]) -> Table {
-    let mut table = Table::new(&[
+    let mut columns = vec![
         ("BALANCER", Left),
         ("MEMBER", Left),
         ("ROUTE", Left),
@@ -132,10 +132,16 @@ fn member_table(members: &[MemberView]) -> Table {
         ("FAILED", Right),
         ("TO", Right),
         ("FROM", Right),
-    ]);
+    ];
+    // Packets and requests of one member in one row, where there are packets.
+    let steers = members.iter().any(|view| view.steered.is_some());
+    if steers {
+        columns.extend([("RING", Right), ("FLOWS", Right), ("PACKETS", Right)]);
+    }
+    let mut table = Table::new(&columns);
     for view in members {
         let (words, tone) = state(view);
-        table.row(vec![
+        let mut row = vec![
             Cell::from(&view.balancer),
             Cell::from(&view.url),
             Cell::from(&view.route),
@@ -147,7 +153,11 @@ fn member_table(members: &[MemberView]) -> Table {
             view.failed.into(),
             bytes(view.transferred).into(),
             bytes(view.read).into(),
-        ]);
+        ];
+        if steers {
+            row.extend(super::steer::cells(view));
+        }
+        table.row(row);
     }
     table
 }
@@ -276,6 +286,7 @@ fn service_table(services: &[ServiceView]) -> Table {
         ("SERVICE", Left),
         ("KIND", Left),
         ("PASSED", Right),
+        ("SENT", Right),
         ("DROPPED", Right),
         ("DROPPED FOR", Left),
         ("LIMITS", Left),
@@ -295,6 +306,7 @@ fn service_table(services: &[ServiceView]) -> Table {
             service_name(view).into(),
             Cell::from(&view.kind),
             sum("pass").into(),
+            sum("send").into(),
             Cell::toned(&dropped, tone),
             reasons(&view.counters).into(),
             view.limits.join("; ").into(),
@@ -354,6 +366,7 @@ pub(crate) fn service(global: &Global, wanted: &str, json: Json) -> Outcome {
         return output::json(view);
     }
     let mut out = format!("service {} {} {}\n", view.id, service_name(view), view.kind);
+    out.push_str(&super::steer::ways(view, &shown.members));
     for limit in &view.limits {
         line(&mut out, format_args!("limit   {limit}"));
     }

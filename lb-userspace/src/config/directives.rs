@@ -26,6 +26,7 @@ mod process;
 mod proxy;
 mod sections;
 mod server;
+mod steer;
 pub(crate) mod tls;
 mod variables;
 
@@ -360,7 +361,7 @@ pub(crate) fn member_of_url(url: &str) -> Result<super::spec::Member, String> {
 }
 
 /// The parts of the table, with titles, in the order of the documentation.
-pub(crate) const PARTS: [(&str, &[Directive]); 18] = [
+pub(crate) const PARTS: [(&str, &[Directive]); 19] = [
     ("Files and conditions", server::READING),
     ("Servers and virtual hosts", server::TABLE),
     ("Sections", sections::TABLE),
@@ -378,6 +379,7 @@ pub(crate) const PARTS: [(&str, &[Directive]); 18] = [
     ("Health checks", health::TABLE),
     ("Logs", log::TABLE),
     ("XDP, guard and sluice itself", guard::TABLE),
+    ("L4 steering", steer::TABLE),
     ("Accepted for httpd's sake", process::TABLE),
 ];
 

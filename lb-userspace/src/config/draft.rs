@@ -54,6 +54,8 @@ pub(crate) struct Draft<'a> {
     pub spec: spec::Spec,
     /// `Listen`, in order.
     pub listens: Vec<Listen>,
+    /// `SteerPass`, in order.
+    pub steers: Vec<SteerDraft>,
     /// `AcceptFilter` of http and of https.
     pub deferred: [bool; 2],
     /// Index 0: the main server.
@@ -73,6 +75,31 @@ pub(crate) struct Listen {
     pub https: bool,
     /// Its address.
     pub mark: Mark,
+}
+
+/// One `SteerPass`.
+#[derive(Clone, Debug)]
+pub(crate) struct SteerDraft {
+    /// As in the Spec.
+    pub transport: spec::Transport,
+    /// As in the Spec.
+    pub address: Option<std::net::IpAddr>,
+    /// As in the Spec.
+    pub first_port: u16,
+    /// As in the Spec.
+    pub last_port: u16,
+    /// Lower case.
+    pub balancer: String,
+    /// As in the Spec.
+    pub forward: spec::Forward,
+    /// As in the Spec.
+    pub hash: spec::FlowHash,
+    /// As in the Spec.
+    pub reset_on_empty: bool,
+    /// The service.
+    pub mark: Mark,
+    /// The balancer.
+    pub balancer_mark: Mark,
 }
 
 /// The main server or one virtual host.
@@ -270,6 +297,7 @@ impl<'a> Draft<'a> {
                 ..spec::Spec::default()
             },
             listens: Vec::new(),
+            steers: Vec::new(),
             deferred: [true; 2],
             hosts: vec![HostDraft::default()],
             reports,
@@ -311,7 +339,7 @@ impl<'a> Draft<'a> {
                         failonstatus: Vec::new(),
                         failontimeout: false,
                         forcerecovery: true,
-                        manage: Default::default(),
+                        manage: spec::Manage::default(),
                         at: mark.place(),
                     },
                     separator: Some('.'),

@@ -34,11 +34,7 @@ pub(crate) fn parse_words(words: &[&str]) -> Result<GuardLimit, LimitError> {
         .iter()
         .position(|name| name.eq_ignore_ascii_case(kind));
     let Some(index) = index else {
-        let message = if kind.eq_ignore_ascii_case("flows") {
-            "GuardLimit flows is not supported by this version of sluice".to_owned()
-        } else {
-            format!("unknown kind '{kind}'; expected syn, packets, udp or icmp")
-        };
+        let message = format!("unknown kind '{kind}'; expected syn, flows, packets, udp or icmp");
         return fail(0, message);
     };
     let Some(rate) = rate_of(rate) else {
@@ -246,8 +242,7 @@ mod tests {
         for (text, needle) in [
             ("", "takes a kind and a rate"),
             ("syn", "takes a kind and a rate"),
-            ("sin 3/s", "expected syn, packets, udp or icmp"),
-            ("flows 3/s", "not supported by this version"),
+            ("sin 3/s", "expected syn, flows, packets, udp or icmp"),
             ("syn 3", "expected N/s"),
             ("syn 0/s", "expected N/s"),
             ("syn +3/s", "expected N/s"),

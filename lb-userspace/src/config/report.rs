@@ -200,6 +200,22 @@ impl Reports {
         }
     }
 
+    /// Adds one about a line whose text is no longer at hand.
+    pub(crate) fn push_line(
+        &mut self,
+        severity: Severity,
+        at: &super::spec::Place,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        if self.admit(severity) {
+            let mut report = Report::about_file(severity, &at.file, message);
+            report.line = at.line;
+            report.help = help.into();
+            self.list.push((u32::MAX, report));
+        }
+    }
+
     fn admit(&mut self, severity: Severity) -> bool {
         let count = &mut self.counts[severity as usize];
         *count += 1;

@@ -16,6 +16,7 @@ use super::{
 
 mod listeners;
 mod routes;
+mod steer;
 mod tls;
 mod workers;
 
@@ -30,6 +31,7 @@ pub(super) fn resolve(mut draft: Draft<'_>, file: &Path) -> Loaded {
     routes::warn_unreachable(&mut draft);
     let listeners = listeners::collect(&mut draft, file);
     tls::resolve(&mut draft, &listeners, &mut hosts);
+    let steers = steer::resolve(&mut draft, &names, &balancers, &listeners);
     let member_tls = tls::members::resolve(&mut draft, &hosts, &mut balancers, &names);
     tls::members::warn(&mut draft, &member_tls);
     warn_idle_guard(&mut draft);
@@ -45,6 +47,7 @@ pub(super) fn resolve(mut draft: Draft<'_>, file: &Path) -> Loaded {
     spec.hosts = hosts;
     drop_idle(&mut spec);
     spec.balancers = balancers;
+    spec.sluice.steers = steers;
     spec.member_tls = member_tls;
     let refused = reports.has_errors();
     Loaded {
@@ -363,9 +366,10 @@ fn warn_idle_guard(draft: &mut Draft<'_>) {
     let sluice = &draft.spec.sluice;
     if let Some(place) = &sluice.needs_dataplane
         && sluice.interfaces.is_empty()
+        && sluice.steers.is_empty()
     {
         let message = format!(
-            "line {}: Guard directives without an XDPInterface guard nothing",
+            "line {}: Guard and Steer directives without an XDPInterface do nothing",
             place.line
         );
         let help = "name the interface: XDPInterface eth0";

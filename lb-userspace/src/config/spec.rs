@@ -297,7 +297,8 @@ pub struct Member {
     pub tls: Option<usize>,
     /// Host, without brackets.
     pub host: String,
-    /// Port, the scheme's default filled in.
+    /// Port, the scheme's default filled in. 0, of `tcp://` and `udp://` alone: the port that the
+    /// packet came to.
     pub port: u16,
     /// Path of the URL: put before [`Target::Balancer::path`] and what follows the match; may be
     /// empty. Always empty for a direct worker, whose routes carry the whole path.
@@ -397,14 +398,19 @@ pub enum Scheme {
     Http,
     /// HTTP/1.1 over TLS.
     Https,
+    /// `tcp://`: a destination of `SteerPass tcp://`, for L4 alone.
+    Tcp,
+    /// `udp://`: a destination of `SteerPass udp://`, for L4 alone.
+    Udp,
 }
 
 impl Scheme {
-    /// The port where a URL names none.
+    /// The port where a URL names none; 0: that of the packet.
     pub const fn default_port(self) -> u16 {
         match self {
             Self::Http => 80,
             Self::Https => 443,
+            Self::Tcp | Self::Udp => 0,
         }
     }
 }
@@ -430,6 +436,14 @@ pub struct Sluice {
     pub control_group: Option<String>,
     /// `SluiceMetrics`; `None`: metrics are not served.
     pub metrics: Option<Metrics>,
+    /// `SteerPass`, in order.
+    pub steers: Vec<Steer>,
+    /// `SteerFlowTable`: flows that the table holds; `None`: the default of the build.
+    pub flow_table: Option<u32>,
+    /// `SteerDecap from=`; empty: this host does not decapsulate.
+    pub decap_from: Vec<Prefix>,
+    /// `SteerNatSource`, at most one of each family.
+    pub nat_sources: Vec<NatSource>,
     /// Some directive needs the dataplane (XDP, Steer or Guard): without one, starting fails.
     pub needs_dataplane: Option<Place>,
 }
@@ -446,9 +460,86 @@ impl Default for Sluice {
             control: None,
             control_group: None,
             metrics: None,
+            steers: Vec::new(),
+            flow_table: None,
+            decap_from: Vec::new(),
+            nat_sources: Vec::new(),
             needs_dataplane: None,
         }
     }
+}
+
+/// One `SteerPass`: packets to an address and ports go to the members of a balancer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Steer {
+    /// `tcp://` or `udp://`.
+    pub transport: Transport,
+    /// The VIP; `None`: every address (`*`, `0.0.0.0`, `[::]`).
+    pub address: Option<std::net::IpAddr>,
+    /// First port, from 1.
+    pub first_port: u16,
+    /// Last port, not below `first_port`.
+    pub last_port: u16,
+    /// Index into [`Spec::balancers`].
+    pub balancer: usize,
+    /// `forward=`.
+    pub forward: Forward,
+    /// `hash=`.
+    pub hash: FlowHash,
+    /// `onempty=reset`: where no member is left packets are answered with RST or ICMP unreachable;
+    /// else they are dropped.
+    pub reset_on_empty: bool,
+    /// Where it stands.
+    pub at: Place,
+}
+
+/// Protocol of a [`Steer`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// `forward=` of a `SteerPass`: how packets get to the member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Forward {
+    /// Layer 2: only the link-layer addresses change.
+    #[default]
+    Dsr,
+    /// IP in IP (RFC 2003, 2473, 4213).
+    IpIp,
+    /// Generic UDP encapsulation.
+    Gue,
+    /// Both addresses and ports are rewritten.
+    Nat,
+}
+
+/// `hash=` of a `SteerPass`: which packets go to one member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FlowHash {
+    /// Those of one connection.
+    #[default]
+    FiveTuple,
+    /// Those of one source address.
+    Source,
+    /// Those whose QUIC connection id names one server id, else as the connection.
+    Quic {
+        /// Bytes of the server id, 1..=15.
+        server_id: u8,
+    },
+}
+
+/// One `SteerNatSource`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatSource {
+    /// What members see as the source.
+    pub address: std::net::IpAddr,
+    /// Ports to take, first and last; `None`: chosen so that they cannot meet the host's own.
+    pub ports: Option<(u16, u16)>,
+    /// Where it stands.
+    pub at: Place,
 }
 
 /// `SluiceMetrics`.
@@ -496,7 +587,7 @@ pub struct GuardLimit {
     pub per: Per,
     /// A constant of [`lb_common::limit::action`].
     pub action: u8,
-    /// The services it is for: `None` for every local service, else the ports and addresses of the
+    /// The services it is for: `None` for every service, local and steered, else the ports and addresses of the
     /// virtual host it stands in.
     pub addresses: Option<Vec<HostAddress>>,
     /// Where it stands.

@@ -15,6 +15,7 @@ mod balancers;
 mod bounds;
 mod http2;
 mod refused;
+mod steer;
 mod tls;
 
 /// Reads a text as /etc/sluice.conf.

@@ -60,6 +60,8 @@ impl WorkerUrl {
     fn default_port(&self) -> u16 {
         match self.scheme.as_str() {
             "https" => 443,
+            // The port of the packet.
+            "tcp" | "udp" => 0,
             _ => 80,
         }
     }

@@ -10,17 +10,22 @@ use std::{
 
 use lb_common::{
     addr::{Address, Be16},
+    forward::Forward,
     limit::{Limit, LimitKind, ServiceLimits},
     member::MemberName,
-    service::proto,
+    service::{kind, proto},
 };
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::{DataplaneError, prefix::PrefixKey};
 use crate::config::spec::{GuardLimit, HostAddress, Listener, Per, Spec};
 
+mod steer;
 #[cfg(test)]
 pub(super) mod tests;
+
+pub use steer::Facts;
+pub(super) use steer::WantedServerIds;
 
 /// What a generation wants the maps to hold: a [`Spec`] and where its members are.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,7 +58,35 @@ pub(super) struct ServiceKey {
     pub(super) address: Address,
     /// Host order.
     pub(super) port: u16,
+    /// Last port of a service on many, host order; 0: on `port` alone.
+    pub(super) last: u16,
     pub(super) proto: u8,
+}
+
+/// What a service is to be.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct WantedService {
+    pub(super) limits: ServiceLimits,
+    /// A constant of [`kind`].
+    pub(super) kind: u8,
+    /// Index of its balancer in the configuration.
+    pub(super) balancer: Option<usize>,
+    /// [`lb_common::service::flag`] bits but for that of limits.
+    pub(super) flags: u32,
+    /// Of a forwarded one; its balancer's ring is filled in later.
+    pub(super) forward: Option<Forward>,
+}
+
+impl Default for WantedService {
+    fn default() -> Self {
+        Self {
+            limits: ServiceLimits::default(),
+            kind: kind::LOCAL,
+            balancer: None,
+            flags: 0,
+            forward: None,
+        }
+    }
 }
 
 /// What a configuration wants the maps to hold, without places.
@@ -61,7 +94,10 @@ pub(super) struct ServiceKey {
 pub(super) struct Image {
     /// In the order of the configuration.
     pub(super) members: Vec<WantedMember>,
-    pub(super) services: BTreeMap<ServiceKey, ServiceLimits>,
+    pub(super) services: BTreeMap<ServiceKey, WantedService>,
+    /// Source addresses of `forward=nat` by protocol, with their ports.
+    pub(super) answers: BTreeMap<(Address, u8), (u16, u16)>,
+    pub(super) server_ids: WantedServerIds,
     /// ICMP limits of the host.
     pub(super) host_limits: ServiceLimits,
     pub(super) prefixes: Vec<PrefixKey>,
@@ -72,17 +108,20 @@ impl Desired {
     /// Takes a configuration and one address for each member, in its order.
     pub fn of(spec: Arc<Spec>, addresses: Vec<Vec<SocketAddr>>) -> Result<Self, DataplaneError> {
         let desired = Self { addresses, spec };
-        desired.image()?;
+        desired.image(&Facts::default())?;
         Ok(desired)
     }
 
-    pub(super) fn image(&self) -> Result<Image, DataplaneError> {
+    pub(super) fn image(&self, facts: &Facts) -> Result<Image, DataplaneError> {
         let mut image = Image::default();
         self.members(&mut image)?;
         services(&self.spec, &mut image);
+        steer::steered(self, facts, &mut image)?;
+        limits(&self.spec, &mut image);
         let sluice = &self.spec.sluice;
         image.prefixes = (sluice.deny.iter().map(|p| PrefixKey::deny(*p)))
             .chain(sluice.allow.iter().map(|p| PrefixKey::allow(*p)))
+            .chain(sluice.decap_from.iter().map(|p| PrefixKey::decap(*p)))
             .collect();
         image.prefixes.sort_unstable();
         image.prefixes.dedup();
@@ -166,6 +205,7 @@ fn services(spec: &Spec, image: &mut Image) {
             ip.into()
         },
         port,
+        last: 0,
         proto: proto::TCP,
     };
     for listener in &spec.listeners {
@@ -181,7 +221,11 @@ fn services(spec: &Spec, image: &mut Image) {
             }
         }
     }
-    // What a virtual host says goes before what the whole server says, so it is applied last.
+}
+
+/// Limits of the services that are there. What a virtual host says goes before what the whole server
+/// says, so it is applied last.
+fn limits(spec: &Spec, image: &mut Image) {
     let mut limits: Vec<&GuardLimit> = spec.sluice.limits.iter().collect();
     limits.sort_by_key(|limit| limit.addresses.is_some());
     for limit in limits {
@@ -189,13 +233,15 @@ fn services(spec: &Spec, image: &mut Image) {
             set(&mut image.host_limits, limit);
             continue;
         }
-        for (service, limits) in &mut image.services {
+        let takers = (image.services.iter_mut())
+            .filter(|(_, wanted)| matches!(wanted.kind, kind::LOCAL | kind::FORWARDED));
+        for (service, wanted) in takers {
             let applies = limit
                 .addresses
                 .as_ref()
                 .is_none_or(|addresses| addresses.iter().any(|a| covers(a, service)));
             if applies {
-                set(limits, limit);
+                set(&mut wanted.limits, limit);
             }
         }
     }
@@ -266,7 +312,17 @@ pub fn limit_of(configured: &GuardLimit) -> Limit {
 }
 
 impl ServiceKey {
+    /// As a way holds it: 0 for a range.
     pub(super) const fn be_port(&self) -> Be16 {
-        Be16::new(self.port)
+        Be16::new(if self.last == 0 { self.port } else { 0 })
+    }
+
+    /// As a way holds it.
+    pub(super) const fn range(&self) -> [u16; 2] {
+        if self.last == 0 {
+            [0; 2]
+        } else {
+            [self.port, self.last]
+        }
     }
 }

@@ -4,15 +4,17 @@
 //! Here: limits, lists and the order of all. Members are in `members.rs`, where services go is in
 //! `place.rs`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use lb_common::{
-    abi::MAX_PREFIXES,
+    abi::{MAX_DECAP, MAX_PREFIXES},
     addr::{Address, Be16},
     deny::{PrefixEntry, origin},
+    forward::Forward,
     limit::{self, LimitKind, ServiceLimits},
     member::{MemberId, MemberName, MemberRecord, MemberSlot},
     meta::phase,
+    quic::{ServerIdKey, ServerIdValue},
     service::ServiceWay,
     settings::{Settings, gate},
 };
@@ -25,10 +27,12 @@ use super::{
 };
 
 mod members;
+mod steer;
 #[cfg(test)]
 mod tests;
 
 use members::members;
+use steer::{forwards, server_ids, steer_settings};
 
 /// The maps as they are.
 #[derive(Clone, Debug)]
@@ -42,6 +46,9 @@ pub(super) struct Actual {
     pub(super) limits: Vec<ServiceLimits>,
     pub(super) settings: Settings,
     pub(super) prefixes: BTreeMap<PrefixKey, PrefixEntry>,
+    /// By service id.
+    pub(super) forwards: Vec<Forward>,
+    pub(super) server_ids: HashMap<ServerIdKey, ServerIdValue>,
 }
 
 /// One slot as it is.
@@ -90,6 +97,11 @@ pub(super) type FileLimits = BTreeMap<Option<ServiceKey>, ServiceLimits>;
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) ops: Vec<Op>,
+    /// How many of them write members: rings are made of what those leave, before services lead to
+    /// them.
+    pub(super) members_end: usize,
+    /// Id of each balancer of the configuration that has members.
+    pub(super) balancers: HashMap<usize, u16>,
     /// Parallel to `Image::members`.
     pub(super) ids: Vec<MemberId>,
     pub(super) file_limits: FileLimits,
@@ -121,6 +133,16 @@ pub(super) enum Op {
     },
     ClearTraffic {
         service: u16,
+    },
+    Forward {
+        service: u16,
+        forward: Box<Forward>,
+    },
+    /// `old` is what was there, for undoing.
+    ServerId {
+        key: ServerIdKey,
+        value: Option<ServerIdValue>,
+        old: Option<ServerIdValue>,
     },
     Way(PlacedWay),
     /// `old` is what was there, for undoing.
@@ -178,7 +200,10 @@ pub(super) fn diff(
     }
     let limits = limits(actual, image, &placement, how);
     let prefixes = prefixes(actual, image, how.now)?;
-    let settings = settings(actual, how.persist, &placement, &limits, &prefixes.left);
+    let forwards = forwards(actual, image, &placement, &members.balancers);
+    let server_ids = server_ids(actual, image, &members);
+    let mut settings = settings(actual, how.persist, &placement, &limits, &prefixes.left);
+    steer_settings(&mut settings, image, how.draw);
 
     let mut ops = vec![Op::Phase(match how.persist {
         Persist::Adopt => phase::APPLYING,
@@ -186,22 +211,33 @@ pub(super) fn diff(
     })];
     ops.extend(members.names);
     ops.extend(members.writes);
+    let members_end = ops.len();
     ops.extend(limits.clear);
     ops.extend(limits.write);
+    ops.extend(forwards.write);
+    ops.extend(server_ids.add);
     ops.extend(placement.early.iter().copied().map(free_way));
-    ops.extend(placement.fill(&limits.limited).map(Op::Way));
+    ops.extend(
+        placement
+            .fill(image, &limits.limited, &members.balancers)
+            .map(Op::Way),
+    );
     ops.extend(prefixes.add);
     if settings != actual.settings {
         ops.push(Op::Settings(settings));
     }
     ops.extend(placement.obsolete.iter().copied().map(free_way));
     ops.extend(limits.remove);
+    ops.extend(forwards.remove);
+    ops.extend(server_ids.remove);
     ops.extend(prefixes.remove);
     ops.extend(members.retire);
     ops.push(Op::Generation(actual.generation + 1));
     ops.push(Op::Phase(phase::READY));
     Ok(Plan {
         ops,
+        members_end,
+        balancers: members.balancers,
         ids: members.ids,
         file_limits: limits.file,
         notices,
@@ -219,6 +255,12 @@ fn free_way(placed: PlacedWay) -> Op {
 /// `retired` (0: it was not), may give up its slot.
 pub(super) const fn is_settled(retired: u64, now: u64) -> bool {
     retired != 0 && now.saturating_sub(retired) >= GRACE_NS
+}
+
+/// Whether even flows that are still there keep no member that was dropped at `retired`.
+pub(super) const fn is_forgotten(retired: u64, now: u64) -> bool {
+    const DAY_NS: u64 = 86_400_000_000_000;
+    now.saturating_sub(retired) >= DAY_NS
 }
 
 /// Steps of the limits.
@@ -244,7 +286,10 @@ fn limits(actual: &Actual, image: &Image, placement: &Placement, how: &How<'_>) 
         file: BTreeMap::new(),
     };
     let rows = (placement.ids.iter())
-        .map(|(key, id)| (Some(*key), *id, image.services.get(key)))
+        .map(|(key, id)| {
+            let service = image.services.get(key);
+            (Some(*key), *id, service.map(|service| &service.limits))
+        })
         .chain([(None, 0, Some(&image.host_limits))]);
     for (key, id, file) in rows {
         let file = file.copied().unwrap_or_default();
@@ -373,7 +418,10 @@ fn prefixes(actual: &Actual, image: &Image, now: u64) -> Result<Prefixes, Datapl
 
 /// Whether a trie holds `count` prefixes.
 pub(super) fn check_trie(map: &'static str, count: usize) -> Result<(), DataplaneError> {
-    let capacity = MAX_PREFIXES as usize;
+    let capacity = match map {
+        "DECAP4" | "DECAP6" => MAX_DECAP as usize,
+        _ => MAX_PREFIXES as usize,
+    };
     if count > capacity {
         return Err(DataplaneError::Capacity {
             what: map,
@@ -392,14 +440,24 @@ pub(super) fn list_gates<'a>(keys: impl Iterator<Item = &'a PrefixKey>) -> u64 {
         "DENY4" => gate::DENY4,
         "DENY6" => gate::DENY6,
         "ALLOW4" => gate::ALLOW4,
-        _ => gate::ALLOW6,
+        "ALLOW6" => gate::ALLOW6,
+        _ => gate::DECAP,
     })
     .fold(0, |gates, gate| gates | gate)
 }
 
 /// Bits of `gates` that follow from what the maps hold; the others are the operator's.
-pub(super) const DERIVED_GATES: u64 =
-    gate::DENY4 | gate::DENY6 | gate::ALLOW4 | gate::ALLOW6 | gate::LIMITS | gate::ICMP_LIMITS;
+pub(super) const DERIVED_GATES: u64 = gate::DENY4
+    | gate::DENY6
+    | gate::ALLOW4
+    | gate::ALLOW6
+    | gate::LIMITS
+    | gate::ICMP_LIMITS
+    | gate::STEER
+    | gate::RANGES
+    | gate::DECAP
+    | gate::FLOWS
+    | gate::CAPTURE;
 
 fn settings(
     actual: &Actual,
@@ -428,6 +486,7 @@ fn settings(
         gates,
         service_seed: placement.seed,
         log_every,
+        flow_seed: actual.settings.flow_seed,
         ..Settings::default()
     }
 }

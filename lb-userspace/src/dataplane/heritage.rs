@@ -1,24 +1,30 @@
 //! Taking a publish back; what one control leaves to the next: by the lock file when it died, in an
 //! [`Inheritance`] when it becomes another program.
 
-use std::{fs::File, io, os::fd::OwnedFd, sync::atomic::Ordering::Release};
+use std::{fs::File, io, net::IpAddr, os::fd::OwnedFd, sync::atomic::Ordering::Release};
 
-use lb_common::abi::map;
+use lb_common::{abi::map, member::MemberId};
 
 use super::{
     Dataplane, DataplaneError, Desired, Place,
     diff::{FileLimits, Op},
     kernel::{Kernel, Opened},
     pin::{self, Lock},
+    steering::Steering,
     store::Store,
     table::monotonic_ns,
+    tables::TableSizes,
 };
-use crate::config::spec::Interface;
+use crate::config::spec::{Interface, Sluice};
 
 /// What was before the last publish.
 pub(super) struct Undo {
     pub(super) steps: Vec<Op>,
     pub(super) file_limits: FileLimits,
+    pub(super) steering: Steering,
+    pub(super) interfaces: Vec<Interface>,
+    /// Members whose next hops are looked after.
+    pub(super) members: Vec<(MemberId, IpAddr)>,
 }
 
 /// What a control that becomes another program leaves to it.
@@ -45,7 +51,7 @@ impl Dataplane {
     /// a control that became this process: nothing of its proxies' is cleared.
     pub(crate) fn inherit(
         place: &Place,
-        interfaces: &[Interface],
+        sluice: &Sluice,
         left: Inheritance,
     ) -> Result<Self, DataplaneError> {
         let lock = Lock::inherit(place, left.lock);
@@ -58,7 +64,7 @@ impl Dataplane {
             kernel,
             store,
             notices,
-        } = Kernel::open(place, interfaces)?;
+        } = Kernel::open(place, &sluice.interfaces, TableSizes::of(sluice))?;
         Self::over(place, lock, store, Some(kernel), notices, proxies)
     }
 
@@ -111,6 +117,11 @@ impl Dataplane {
         };
         self.store.take_back(undo.steps, monotonic_ns())?;
         self.file_limits = undo.file_limits;
+        self.steering = undo.steering.unwritten();
+        self.steering.refresh(&mut self.store, monotonic_ns())?;
+        self.steering.remove_others(&mut self.store)?;
+        self.interfaces = undo.interfaces;
+        self.hops.turn_back(undo.members);
         self.state_changed();
         self.prefixes = self.store.rest.prefixes()?;
         if let Some(kernel) = &mut self.kernel {

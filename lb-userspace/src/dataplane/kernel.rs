@@ -13,12 +13,13 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{Map, MapData, MapError},
+    maps::{Map, MapData, MapError, ProgramArray},
     programs::{ProgramError, Xdp},
     util::KernelVersion,
 };
 use lb_common::{
     abi::{ABI_VERSION, map},
+    journey::Then,
     meta::{MAGIC, Meta},
 };
 
@@ -29,6 +30,7 @@ use super::{
     pin::{self, Layout, Object, PinDir},
     store::Store,
     sys::{self, Mapping},
+    tables::{Beat, TableSizes},
 };
 use crate::{admin::protocol::InterfaceView, config::spec::Interface};
 
@@ -59,30 +61,45 @@ impl Kernel {
     /// Maps first (adopted where they fit, made anew where they do not), then the program, then the
     /// pins of what is new, then the hooks, then the pins of what is replaced. What was made is
     /// taken away again when a later step fails.
-    pub(super) fn open(place: &Place, interfaces: &[Interface]) -> Result<Opened, DataplaneError> {
+    pub(super) fn open(
+        place: &Place,
+        interfaces: &[Interface],
+        tables: TableSizes,
+    ) -> Result<Opened, DataplaneError> {
         sys::bpf_probe().map_err(|source| no_bpf("creating a map", source))?;
         pin::check_bpffs(&place.bpffs)?;
         let pins = PinDir::of(place);
         pins.ensure()?;
-        let opened = Self::load(&pins, interfaces);
+        let opened = Self::load(&pins, interfaces, tables);
         if opened.is_err() {
             pins.remove_if_empty();
         }
         opened
     }
 
-    fn load(pins: &PinDir, interfaces: &[Interface]) -> Result<Opened, DataplaneError> {
+    fn load(
+        pins: &PinDir,
+        interfaces: &[Interface],
+        tables: TableSizes,
+    ) -> Result<Opened, DataplaneError> {
         let Checked {
             adopt,
             replace,
             mut notices,
-        } = check(pins)?;
+        } = check(pins, tables)?;
+        let beat = Beat::of_host();
+        let sizes = tables.sizes(beat.shift);
         let mut loader = EbpfLoader::new();
+        for (name, entries) in tables.entries() {
+            loader.map_max_entries(name, entries);
+        }
+        loader.override_global("SIZES", &sizes, true);
         for name in &adopt {
             loader.map_pin_path(name, pins.map(name));
         }
         let mut ebpf = loader.load(OBJECT).map_err(not_parsed)?;
         program(&mut ebpf)?.load().map_err(not_loaded)?;
+        load_steps(&mut ebpf)?;
 
         if !adopt.contains(&map::META) {
             maps::write_meta(&mut ebpf, &first_meta())?;
@@ -111,6 +128,9 @@ impl Kernel {
         }
         meta.abi.store(ABI_VERSION, Relaxed);
         meta.build.store(build(), Relaxed);
+        meta.beat_tick.store(beat.tick, Relaxed);
+        meta.beat_shift.store(beat.shift, Relaxed);
+        meta.beat_offset.store(beat.offset, Relaxed);
         meta.boot.store(boot(), Release);
         Ok(Opened {
             kernel,
@@ -177,6 +197,29 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, DataplaneError> {
         })
 }
 
+/// Loads the programs that go on where the first one ends, and tells it of them. The table of steps
+/// is each load's own: what one program leaves for the next must be read by the one it was left for.
+fn load_steps(ebpf: &mut Ebpf) -> Result<(), DataplaneError> {
+    let missing = |name: &str| DataplaneError::Program {
+        reason: format!("the object has no {name}"),
+    };
+    for (step, name) in Then::PROGRAMS {
+        let program: &mut Xdp = (ebpf.program_mut(name))
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(|| missing(name))?;
+        program.load().map_err(not_loaded)?;
+        let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
+        let fd = fd.map_err(not_loaded)?;
+        let steps = ebpf
+            .map_mut(map::STEPS)
+            .ok_or_else(|| missing(map::STEPS))?;
+        ProgramArray::try_from(steps)
+            .and_then(|mut steps| steps.set(*step as u32, &fd, 0))
+            .map_err(|error| map_error(map::STEPS, "writing", error))?;
+    }
+    Ok(())
+}
+
 /// Pins what is not there yet, `META` first: pins without it belong to nobody.
 fn pin_new(
     ebpf: &Ebpf,
@@ -230,7 +273,7 @@ struct Checked {
 }
 
 /// Looks at every pin before anything is changed.
-fn check(pins: &PinDir) -> Result<Checked, DataplaneError> {
+fn check(pins: &PinDir, tables: TableSizes) -> Result<Checked, DataplaneError> {
     let mut checked = Checked {
         adopt: Vec::new(),
         replace: Vec::new(),
@@ -246,7 +289,7 @@ fn check(pins: &PinDir) -> Result<Checked, DataplaneError> {
         let is = open_map(name, &path)?;
         if name == map::META {
             let ours = magic(&is, &path)?;
-            recorded = (ours && is.layout == expected)
+            recorded = (ours && is.layout.fits(&expected))
                 .then(|| maps::read_meta(is.data))
                 .transpose()?;
             if recorded.is_some() {
@@ -267,7 +310,22 @@ fn check(pins: &PinDir) -> Result<Checked, DataplaneError> {
                 found: format!("it holds a pin named {name} but no {}", map::META),
             });
         }
-        let same = is.layout == expected;
+        let same = is.layout.fits(&expected);
+        if name == map::STEPS {
+            checked.replace.push(name);
+            continue;
+        }
+        let entries = tables.entries().into_iter().find(|(of, _)| *of == name);
+        if same && entries.is_some_and(|(_, entries)| entries != is.layout.entries) {
+            if is.layout.entries > 1 {
+                checked.notices.push(format!(
+                    "map {name} is made anew with another size: what it held is forgotten, and the \
+                     ring alone steers those flows"
+                ));
+            }
+            checked.replace.push(name);
+            continue;
+        }
         let known = recorded.is_some_and(|meta| record_of(&meta, name) == hash);
         match (same, known) {
             (true, true) => checked.adopt.push(name),
@@ -414,7 +472,7 @@ pub(super) fn open_pins(place: &Place) -> Result<Store, DataplaneError> {
             path: path.clone(),
         };
         let index = index.ok_or_else(other)?;
-        if is.layout != expected[index] {
+        if !is.layout.fits(&expected[index]) {
             return Err(other());
         }
         if name == map::META {

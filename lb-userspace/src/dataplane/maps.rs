@@ -10,16 +10,23 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key},
+    maps::{
+        Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key,
+    },
     pin::PinError,
     util::nr_cpus,
 };
 use lb_common::{
     abi::map,
+    capture::Capture,
     deny::PrefixEntry,
+    forward::{Forward, MemberCounter},
     limit::{ServiceLimits, ServiceWindows},
+    maglev::SLOTS,
     member::{MemberId, MemberName},
     meta::Meta,
+    quic::{ServerIdKey, ServerIdValue},
+    ring::RING_ROWS,
     settings::Settings,
     verdict::{Counter, Reason},
 };
@@ -27,7 +34,8 @@ use lb_common::{
 use super::{
     DataplaneError,
     prefix::{List, PrefixKey},
-    store::{Rest, Row, Store},
+    store::{L4, Rest, Row, Store},
+    sys,
 };
 
 /// Puts a store together of maps that `take` hands over by name.
@@ -50,17 +58,30 @@ pub(super) fn store(
         limits: typed(map::LIMITS, of(map::LIMITS)?)?,
         windows: typed(map::WINDOWS, of(map::WINDOWS)?)?,
         counters: typed(map::COUNTERS, of(map::COUNTERS)?)?,
+        forwards: typed(map::FORWARD, of(map::FORWARD)?)?,
+        member_stats: typed(map::MEMBER_STATS, of(map::MEMBER_STATS)?)?,
+        rings: descriptor(map::RINGS, of(map::RINGS)?)?,
+        capture: typed(map::CAPTURE, of(map::CAPTURE)?)?,
+        server_ids: typed(map::SERVER_IDS, of(map::SERVER_IDS)?)?,
         settings: typed(map::SETTINGS, of(map::SETTINGS)?)?,
         four: [
             (List::Deny, typed(map::DENY4, of(map::DENY4)?)?),
             (List::Allow, typed(map::ALLOW4, of(map::ALLOW4)?)?),
+            (List::Decap, typed(map::DECAP4, of(map::DECAP4)?)?),
         ],
         six: [
             (List::Deny, typed(map::DENY6, of(map::DENY6)?)?),
             (List::Allow, typed(map::ALLOW6, of(map::ALLOW6)?)?),
+            (List::Decap, typed(map::DECAP6, of(map::DECAP6)?)?),
         ],
     };
-    Store::of(members, busy, services, meta, Box::new(rest))
+    let l4 = L4::of(
+        &sized(map::HOPS, of(map::HOPS)?)?,
+        &sized(map::FLOWS4, of(map::FLOWS4)?)?,
+        &sized(map::FLOWS6, of(map::FLOWS6)?)?,
+        &sized(map::NAT, of(map::NAT)?)?,
+    )?;
+    Store::of(members, busy, services, meta, l4, Box::new(rest))
 }
 
 fn typed<T>(name: &'static str, map: Map) -> Result<T, DataplaneError>
@@ -72,7 +93,7 @@ where
 
 /// A map's descriptor, on its own.
 fn descriptor(name: &'static str, map: Map) -> Result<OwnedFd, DataplaneError> {
-    let Map::Array(data) = map else {
+    let (Map::Array(data) | Map::ArrayOfMaps(data)) = map else {
         return Err(DataplaneError::Map {
             map: name,
             what: "opening",
@@ -84,6 +105,15 @@ fn descriptor(name: &'static str, map: Map) -> Result<OwnedFd, DataplaneError> {
         what: "opening",
         source,
     })
+}
+
+/// A map's descriptor and the number of its entries.
+fn sized(name: &'static str, map: Map) -> Result<(OwnedFd, usize), DataplaneError> {
+    let entries = match &map {
+        Map::Array(data) => data.info().map_err(reading(name))?.max_entries(),
+        _ => 0,
+    };
+    Ok((descriptor(name, map)?, entries as usize))
 }
 
 /// Writes the only entry of a `META` that nobody else sees yet.
@@ -135,9 +165,14 @@ struct Maps {
     limits: Array<MapData, ServiceLimits>,
     windows: Array<MapData, ServiceWindows>,
     counters: PerCpuArray<MapData, Counter>,
+    forwards: Array<MapData, Forward>,
+    member_stats: PerCpuArray<MapData, MemberCounter>,
+    rings: OwnedFd,
+    capture: Array<MapData, Capture>,
+    server_ids: HashMap<MapData, ServerIdKey, ServerIdValue>,
     settings: Array<MapData, Settings>,
-    four: [(List, Trie<4>); 2],
-    six: [(List, Trie<16>); 2],
+    four: [(List, Trie<4>); 3],
+    six: [(List, Trie<16>); 3],
 }
 
 fn reading(map: &'static str) -> impl Fn(MapError) -> DataplaneError {
@@ -156,7 +191,7 @@ fn cells(service: u16) -> impl Iterator<Item = u32> {
 
 /// Writes or removes one prefix.
 fn set<const N: usize>(
-    tries: &mut [(List, Trie<N>); 2],
+    tries: &mut [(List, Trie<N>)],
     key: &PrefixKey,
     octets: [u8; N],
     entry: Option<PrefixEntry>,
@@ -181,7 +216,7 @@ fn set<const N: usize>(
 
 /// Every entry of a pair of tries.
 fn entries<const N: usize>(
-    tries: &[(List, Trie<N>); 2],
+    tries: &[(List, Trie<N>)],
     of: impl Fn([u8; N]) -> IpAddr,
     out: &mut BTreeMap<PrefixKey, PrefixEntry>,
 ) -> Result<(), DataplaneError> {
@@ -190,6 +225,7 @@ fn entries<const N: usize>(
             let (key, value) = entry.map_err(reading(match list {
                 List::Deny => "DENY",
                 List::Allow => "ALLOW",
+                List::Decap => "DECAP",
             }))?;
             out.insert(
                 PrefixKey {
@@ -277,5 +313,114 @@ impl Rest for Maps {
             (self.counters.set(cell, zeroes, 0)).map_err(writing(map::COUNTERS))?;
         }
         Ok(())
+    }
+
+    fn forward(&self, service: u16) -> Result<Forward, DataplaneError> {
+        (self.forwards.get(&u32::from(service), 0)).map_err(reading(map::FORWARD))
+    }
+
+    fn set_forward(&mut self, service: u16, forward: &Forward) -> Result<(), DataplaneError> {
+        (self.forwards.set(u32::from(service), forward, 0)).map_err(writing(map::FORWARD))
+    }
+
+    fn server_ids(
+        &self,
+    ) -> Result<std::collections::HashMap<ServerIdKey, ServerIdValue>, DataplaneError> {
+        let entries = self.server_ids.iter();
+        entries
+            .map(|entry| entry.map_err(reading(map::SERVER_IDS)))
+            .collect()
+    }
+
+    fn set_server_id(
+        &mut self,
+        key: &ServerIdKey,
+        value: Option<ServerIdValue>,
+    ) -> Result<(), DataplaneError> {
+        let done = match value {
+            Some(value) => self.server_ids.insert(key, value, 0),
+            None => self.server_ids.remove(key),
+        };
+        match done.map_err(writing(map::SERVER_IDS)) {
+            Err(DataplaneError::Map { source, .. })
+                if value.is_none() && source.kind() == io::ErrorKind::NotFound =>
+            {
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    fn set_ring(&mut self, ring: u16, slots: Option<&[u16; SLOTS]>) -> Result<(), DataplaneError> {
+        let failed = |what| {
+            move |source| DataplaneError::Map {
+                map: map::RINGS,
+                what,
+                source,
+            }
+        };
+        let Some(slots) = slots else {
+            let rings = self.rings.as_fd();
+            return sys::map_delete(rings, u32::from(ring)).map_err(failed("removing from"));
+        };
+        let made = sys::array_create(RING_ROWS).map_err(failed("making a ring for"))?;
+        let mut rows = vec![0u64; RING_ROWS as usize];
+        for (row, slots) in rows.iter_mut().zip(slots.chunks(4)) {
+            let mut bytes = [0; 8];
+            for (to, slot) in bytes.chunks_exact_mut(2).zip(slots) {
+                to.copy_from_slice(&slot.to_ne_bytes());
+            }
+            *row = u64::from_ne_bytes(bytes);
+        }
+        sys::map_write_all(made.as_fd(), &rows).map_err(failed("filling a ring of"))?;
+        sys::inner_put(self.rings.as_fd(), u32::from(ring), made.as_fd()).map_err(failed("writing"))
+    }
+
+    fn ring(&self, ring: u16) -> Result<Option<Vec<u16>>, DataplaneError> {
+        let failed = |source| DataplaneError::Map {
+            map: map::RINGS,
+            what: "reading",
+            source,
+        };
+        let Some(found) = sys::inner_of(self.rings.as_fd(), u32::from(ring)).map_err(failed)?
+        else {
+            return Ok(None);
+        };
+        let rows = sys::map_read_all(found.as_fd(), RING_ROWS).map_err(failed)?;
+        let slots = rows.iter().flat_map(|row| {
+            let bytes = row.to_ne_bytes();
+            [0, 2, 4, 6].map(|at| u16::from_ne_bytes([bytes[at], bytes[at + 1]]))
+        });
+        Ok(Some(slots.take(SLOTS).collect()))
+    }
+
+    fn member_counter(&self, id: MemberId) -> Result<MemberCounter, DataplaneError> {
+        let values = (self.member_stats.get(&id.0, 0)).map_err(reading(map::MEMBER_STATS))?;
+        let mut sum = MemberCounter::default();
+        for value in values.iter() {
+            sum.packets += value.packets;
+            sum.bytes += value.bytes;
+            sum.flows += value.flows;
+            sum.by_ring += value.by_ring;
+        }
+        Ok(sum)
+    }
+
+    fn set_capture(&mut self, capture: &Capture) -> Result<(), DataplaneError> {
+        self.capture
+            .set(0, capture, 0)
+            .map_err(writing(map::CAPTURE))
+    }
+
+    fn clear_member(&mut self, id: MemberId) -> Result<(), DataplaneError> {
+        let failed = |source| DataplaneError::Map {
+            map: map::MEMBER_STATS,
+            what: "writing",
+            source,
+        };
+        let cpus = nr_cpus().map_err(|(_, source)| failed(source))?;
+        let zeroes =
+            PerCpuValues::try_from(vec![MemberCounter::default(); cpus]).map_err(failed)?;
+        (self.member_stats.set(id.0, zeroes, 0)).map_err(writing(map::MEMBER_STATS))
     }
 }

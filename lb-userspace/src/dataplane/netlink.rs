@@ -1,9 +1,16 @@
 //! What the kernel says of a network interface, by rtnetlink: whatever is asked is of the caller's
-//! own network namespace, which sysfs, mounted elsewhere, is not.
+//! own network namespace, which sysfs, mounted elsewhere, is not. Routes and neighbours are in
+//! `hops.rs`, news of all of them in `watch.rs`.
 
 use std::io::{self, Read};
 
 use socket2::{Domain, Protocol, Socket, Type};
+
+mod hops;
+mod watch;
+
+pub(super) use hops::{Neighbour, Route, local_addresses, manage, neighbours, release, route_to};
+pub use watch::Watch;
 
 /// One interface.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,6 +29,8 @@ pub(super) struct Link {
     pub(super) master: Option<u32>,
     /// Receive queues.
     pub(super) rx_queues: u32,
+    /// Ethernet address; zeroes: none.
+    pub(super) mac: [u8; 6],
     pub(super) xdp: Option<Running>,
 }
 
@@ -36,11 +45,14 @@ pub(super) struct Running {
 
 const NETLINK_ROUTE: i32 = 0;
 const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP: u16 = 0x300;
 const NLMSG_ERROR: u16 = 2;
-const RTM_NEWLINK: u16 = 16;
+const NLMSG_DONE: u16 = 3;
 const RTM_GETLINK: u16 = 18;
 const IFF_UP: u32 = 1;
 const IFF_RUNNING: u32 = 1 << 6;
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
@@ -59,13 +71,9 @@ pub(super) fn by_name(name: &str) -> io::Result<Option<Link>> {
     if name.is_empty() || name.len() > 15 {
         return Ok(None);
     }
-    let mut attribute = attribute_header(IFLA_IFNAME, name.len() + 1);
-    attribute.extend_from_slice(name.as_bytes());
-    attribute.push(0);
-    while !attribute.len().is_multiple_of(4) {
-        attribute.push(0);
-    }
-    ask(0, &attribute)
+    let mut terminated = name.as_bytes().to_vec();
+    terminated.push(0);
+    ask(0, &attribute(IFLA_IFNAME, &terminated))
 }
 
 /// The interface of that index, if there is one.
@@ -80,62 +88,118 @@ fn attribute_header(kind: u16, len: usize) -> Vec<u8> {
     header
 }
 
-fn ask(index: u32, attributes: &[u8]) -> io::Result<Option<Link>> {
-    let mut socket = Socket::new(
+/// An attribute, padded.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let mut attribute = attribute_header(kind, value.len());
+    attribute.extend_from_slice(value);
+    while !attribute.len().is_multiple_of(4) {
+        attribute.push(0);
+    }
+    attribute
+}
+
+fn open() -> io::Result<Socket> {
+    Socket::new(
         Domain::from(libc::AF_NETLINK),
         Type::RAW,
         Some(Protocol::from(NETLINK_ROUTE)),
-    )?;
-    let len = u32::try_from(32 + attributes.len()).unwrap_or(u32::MAX);
-    let mut request = Vec::with_capacity(32 + attributes.len());
-    request.extend_from_slice(&len.to_ne_bytes());
-    request.extend_from_slice(&RTM_GETLINK.to_ne_bytes());
-    request.extend_from_slice(&NLM_F_REQUEST.to_ne_bytes());
-    request.extend_from_slice(&[0; 8]); // sequence, port
-    request.extend_from_slice(&[0; 4]); // family, type
-    request.extend_from_slice(&index.to_ne_bytes());
-    request.extend_from_slice(&[0; 8]); // flags, change
-    request.extend_from_slice(attributes);
-    socket.send(&request)?;
-    // One message answers one interface; with many virtual functions it is large.
-    let mut answer = vec![0; 256 * 1024];
-    let len = socket.read(&mut answer)?;
-    parse(&answer[..len])
+    )
 }
 
-fn parse(answer: &[u8]) -> io::Result<Option<Link>> {
+/// Sends one request; `body` is what follows the message's header.
+fn send(socket: &Socket, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
+    let len = u32::try_from(16 + body.len()).unwrap_or(u32::MAX);
+    let mut request = Vec::with_capacity(16 + body.len());
+    request.extend_from_slice(&len.to_ne_bytes());
+    request.extend_from_slice(&kind.to_ne_bytes());
+    request.extend_from_slice(&(NLM_F_REQUEST | flags).to_ne_bytes());
+    request.extend_from_slice(&[0; 8]); // sequence, port
+    request.extend_from_slice(body);
+    socket.send(&request).map(drop)
+}
+
+/// Asks and gives the answers' bodies: all parts of a dump, or the one message of another request;
+/// none where an acknowledgement was all.
+fn answers(kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    let mut socket = open()?;
+    // The kernel answers at once; what does not come must not hang control.
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(2)))?;
+    send(&socket, kind, flags, body)?;
+    let dump = flags & NLM_F_DUMP == NLM_F_DUMP;
     let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
-    let kind = half(answer, 4).ok_or_else(short)?;
-    match kind {
-        NLMSG_ERROR => {
-            let code = word(answer, 16).ok_or_else(short)?.cast_signed();
-            match -code {
-                libc::ENODEV => Ok(None),
-                code => Err(io::Error::from_raw_os_error(code)),
-            }
+    let mut all = Vec::new();
+    // One message answers one interface; with many virtual functions it is large.
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        let len = socket.read(&mut buffer)?;
+        let mut rest = buffer.get(..len).ok_or_else(short)?;
+        if rest.is_empty() {
+            return Err(short());
         }
-        RTM_NEWLINK => {
-            let flags = word(answer, 24).ok_or_else(short)?;
-            let mut link = Link {
-                index: word(answer, 20).ok_or_else(short)?,
-                up: flags & IFF_UP != 0,
-                running: flags & IFF_RUNNING != 0,
-                ..Link::default()
-            };
-            let total = word(answer, 0).ok_or_else(short)? as usize;
-            let body = answer.get(32..total).ok_or_else(short)?;
-            for (kind, value) in Attributes(body) {
-                link.take(kind, value);
+        while !rest.is_empty() {
+            let total = word(rest, 0).ok_or_else(short)? as usize;
+            let message = rest
+                .get(..total)
+                .filter(|m| m.len() >= 16)
+                .ok_or_else(short)?;
+            match half(message, 4).ok_or_else(short)? {
+                NLMSG_DONE => return Ok(all),
+                NLMSG_ERROR => {
+                    let code = word(message, 16).ok_or_else(short)?.cast_signed();
+                    return match code {
+                        0 => Ok(all),
+                        code => Err(io::Error::from_raw_os_error(-code)),
+                    };
+                }
+                _ => all.push(message[16..].to_vec()),
             }
-            Ok(Some(link))
+            if !dump && flags & NLM_F_ACK == 0 {
+                return Ok(all);
+            }
+            rest = rest.get(total.next_multiple_of(4)..).unwrap_or_default();
         }
-        _ => Err(io::Error::from(io::ErrorKind::InvalidData)),
     }
+}
+
+fn ask(index: u32, attributes: &[u8]) -> io::Result<Option<Link>> {
+    let mut body = vec![0; 4]; // family, type
+    body.extend_from_slice(&index.to_ne_bytes());
+    body.extend_from_slice(&[0; 8]); // flags, change
+    body.extend_from_slice(attributes);
+    match answers(RTM_GETLINK, 0, &body) {
+        Ok(all) => all.first().map(|body| parse(body)).transpose(),
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Every interface.
+pub(super) fn links() -> io::Result<Vec<Link>> {
+    let all = answers(RTM_GETLINK, NLM_F_DUMP, &[0; 16])?;
+    all.iter().map(|body| parse(body)).collect()
+}
+
+/// The interface that a message's body, an `ifinfomsg` with attributes, tells of.
+fn parse(body: &[u8]) -> io::Result<Link> {
+    let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
+    let flags = word(body, 8).ok_or_else(short)?;
+    let mut link = Link {
+        index: word(body, 4).ok_or_else(short)?,
+        up: flags & IFF_UP != 0,
+        running: flags & IFF_RUNNING != 0,
+        ..Link::default()
+    };
+    let attributes = body.get(16..).ok_or_else(short)?;
+    for (kind, value) in Attributes(attributes) {
+        link.take(kind, value);
+    }
+    Ok(link)
 }
 
 impl Link {
     fn take(&mut self, kind: u16, value: &[u8]) {
         match kind {
+            IFLA_ADDRESS => self.mac = value.try_into().unwrap_or_default(),
             IFLA_IFNAME => self.name = string(value),
             IFLA_MTU => self.mtu = word(value, 0).unwrap_or(0),
             IFLA_MASTER => self.master = word(value, 0),
@@ -207,7 +271,12 @@ mod tests {
         assert_eq!(lo.name, "lo");
         assert!(lo.mtu > 0 && lo.rx_queues > 0);
         let same = by_index(lo.index).expect("netlink").expect("lo");
-        assert_eq!((same.name, same.index), (lo.name, lo.index));
+        assert_eq!((&same.name, same.index), (&lo.name, lo.index));
+        let all = links().expect("netlink");
+        assert!(
+            all.iter()
+                .any(|link| link.name == lo.name && link.index == lo.index)
+        );
     }
 
     #[test]
@@ -219,9 +288,9 @@ mod tests {
 
     #[test]
     fn a_cut_answer_is_an_error_and_not_a_panic() {
-        let answer = [40u8, 0, 0, 0, 16, 0, 0, 0];
-        for len in 0..answer.len() {
-            assert!(parse(&answer[..len]).is_err());
+        let body = [0u8; 15];
+        for len in 0..body.len() {
+            assert!(parse(&body[..len]).is_err());
         }
         assert_eq!(Attributes(&[3, 0, 1, 0]).next(), None);
         assert_eq!(Attributes(&[9, 0, 1, 0, 7]).next(), None);

@@ -218,6 +218,14 @@ pub(super) struct Layout {
 }
 
 impl Layout {
+    /// Whether a map of this layout may be used where `expected` is: of a map that is sized at
+    /// load any power of two does.
+    pub(super) fn fits(&self, expected: &Self) -> bool {
+        let sized = expected.entries == SIZED_AT_LOAD && self.entries.is_power_of_two();
+        let entries = if sized { SIZED_AT_LOAD } else { self.entries };
+        Self { entries, ..*self } == *expected
+    }
+
     /// The layout together with its revision, for `META`.
     pub(super) fn hash(&self, revision: u32) -> u32 {
         let fields = [
@@ -413,21 +421,36 @@ pub(super) fn is_pinned(path: &Path) -> Result<bool, DataplaneError> {
 /// `enum bpf_map_type`.
 mod kind {
     pub(super) const ARRAY: u32 = 2;
+    pub(super) const PROGRAM_ARRAY: u32 = 3;
     pub(super) const PER_CPU_ARRAY: u32 = 6;
+    pub(super) const HASH: u32 = 1;
     pub(super) const LRU_HASH: u32 = 9;
     pub(super) const LPM_TRIE: u32 = 11;
+    pub(super) const ARRAY_OF_MAPS: u32 = 12;
+    pub(super) const RING_BUFFER: u32 = 27;
 }
 
 const NO_PREALLOC: u32 = 1;
 const MMAPABLE: u32 = 1 << 10;
 
+/// Entries of a map whose size the loader chooses: any power of two.
+const SIZED_AT_LOAD: u32 = 0;
+
 /// What this build expects of each pinned map, parallel to [`map::ALL`].
 pub(super) fn layouts() -> [Layout; map::ALL.len()] {
     use lb_common::{
+        capture::Capture,
         deny::PrefixEntry,
+        flow_table::{Budget, Flow4Set, Flow6Set},
+        forward::{Forward, Hop, MemberCounter},
+        fragment::{FragmentKey, FragmentValue},
+        journey::Then,
         limit::{ServiceLimits, ServiceWindows, SourceKey, SourceWindow},
         member::{MemberName, MemberSlot},
         meta::Meta,
+        nat::NatEntry,
+        quic::{ServerIdKey, ServerIdValue},
+        ring::MAX_RINGS,
         service::ServiceSet,
         settings::Settings,
         verdict::{Counter, Reason},
@@ -441,12 +464,21 @@ pub(super) fn layouts() -> [Layout; map::ALL.len()] {
             flags,
         }
     }
-    const fn trie(address: u32) -> Layout {
+    const fn hash<K, V>(kind: u32, entries: u32) -> Layout {
+        Layout {
+            kind,
+            key: size_of::<K>() as u32,
+            value: size_of::<V>() as u32,
+            entries,
+            flags: 0,
+        }
+    }
+    const fn trie(address: u32, entries: u32) -> Layout {
         Layout {
             kind: kind::LPM_TRIE,
             key: 4 + address,
             value: size_of::<PrefixEntry>() as u32,
-            entries: abi::MAX_PREFIXES,
+            entries,
             flags: NO_PREALLOC,
         }
     }
@@ -459,19 +491,46 @@ pub(super) fn layouts() -> [Layout; map::ALL.len()] {
         map::SERVICES => array::<ServiceSet>(abi::SERVICE_SETS, MMAPABLE),
         map::LIMITS => array::<ServiceLimits>(abi::MAX_SERVICES, 0),
         map::WINDOWS => array::<ServiceWindows>(abi::MAX_SERVICES, 0),
-        map::SOURCES => Layout {
-            kind: kind::LRU_HASH,
-            key: size_of::<SourceKey>() as u32,
-            value: size_of::<SourceWindow>() as u32,
-            entries: abi::MAX_SOURCES,
-            flags: 0,
-        },
+        map::SOURCES => hash::<SourceKey, SourceWindow>(kind::LRU_HASH, abi::MAX_SOURCES),
         map::COUNTERS => Layout {
             kind: kind::PER_CPU_ARRAY,
             ..array::<Counter>(abi::MAX_SERVICES * Reason::COUNT, 0)
         },
-        map::DENY4 | map::ALLOW4 => trie(4),
-        map::DENY6 | map::ALLOW6 => trie(16),
+        map::DENY4 | map::ALLOW4 => trie(4, abi::MAX_PREFIXES),
+        map::DENY6 | map::ALLOW6 => trie(16, abi::MAX_PREFIXES),
+        map::RINGS => Layout {
+            kind: kind::ARRAY_OF_MAPS,
+            ..array::<u32>(MAX_RINGS, 0)
+        },
+        map::FORWARD => array::<Forward>(abi::MAX_SERVICES, MMAPABLE),
+        map::HOPS => array::<Hop>(abi::MAX_MEMBERS, MMAPABLE),
+        map::FLOWS4 => array::<Flow4Set>(SIZED_AT_LOAD, MMAPABLE),
+        map::FLOWS6 => array::<Flow6Set>(SIZED_AT_LOAD, MMAPABLE),
+        map::MEMBER_STATS => Layout {
+            kind: kind::PER_CPU_ARRAY,
+            ..array::<MemberCounter>(abi::MAX_MEMBERS, 0)
+        },
+        map::BUDGETS => Layout {
+            kind: kind::PER_CPU_ARRAY,
+            ..array::<Budget>(1, 0)
+        },
+        map::FRAGMENTS => hash::<FragmentKey, FragmentValue>(kind::LRU_HASH, abi::MAX_FRAGMENTS),
+        map::NAT => array::<NatEntry>(SIZED_AT_LOAD, MMAPABLE),
+        map::DECAP4 => trie(4, abi::MAX_DECAP),
+        map::DECAP6 => trie(16, abi::MAX_DECAP),
+        map::SERVER_IDS => hash::<ServerIdKey, ServerIdValue>(kind::HASH, abi::MAX_SERVER_IDS),
+        map::CAPTURE => array::<Capture>(1, 0),
+        map::EVENTS => Layout {
+            kind: kind::RING_BUFFER,
+            key: 0,
+            value: 0,
+            entries: abi::EVENT_BYTES,
+            flags: 0,
+        },
+        map::STEPS => Layout {
+            kind: kind::PROGRAM_ARRAY,
+            ..array::<u32>(Then::COUNT, 0)
+        },
         other => unreachable!("map {other} of ALL has a layout here"),
     })
 }

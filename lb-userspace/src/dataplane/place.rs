@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use lb_common::{
     abi::{MAX_SERVICES, SERVICE_SETS, SERVICE_WAYS},
-    service::{ServiceWay, flag, kind, service_set},
+    service::{ServiceWay, flag, service_set},
 };
 
 use super::{
@@ -113,22 +113,30 @@ pub(super) fn place(
 
 impl Placement {
     /// The ways that must be written, told which services have limits.
-    pub(super) fn fill(&self, limited: &HashSet<u16>) -> impl Iterator<Item = PlacedWay> {
+    pub(super) fn fill(
+        &self,
+        image: &Image,
+        limited: &HashSet<u16>,
+        balancers: &HashMap<usize, u16>,
+    ) -> impl Iterator<Item = PlacedWay> {
         self.places.iter().filter_map(|(key, set, way)| {
             let id = self.ids[key];
+            let service = &image.services[key];
+            let balancer = service.balancer.and_then(|index| balancers.get(&index));
             let value = ServiceWay {
                 address: key.address,
                 port: key.be_port(),
                 proto: key.proto,
-                kind: kind::LOCAL,
+                kind: service.kind,
                 id,
-                balancer: 0,
-                flags: if limited.contains(&id) {
-                    flag::LIMITED
-                } else {
-                    0
-                },
-                pad: 0,
+                balancer: balancer.copied().unwrap_or(0),
+                flags: service.flags
+                    | if limited.contains(&id) {
+                        flag::LIMITED
+                    } else {
+                        0
+                    },
+                range: key.range(),
             };
             (self.old.get(&(*set, *way)) != Some(&value)).then_some(PlacedWay {
                 set: *set,
@@ -143,7 +151,11 @@ impl Placement {
 pub(super) const fn key_of(way: &ServiceWay) -> ServiceKey {
     ServiceKey {
         address: way.address,
-        port: way.port.to_u16(),
+        port: match way.range {
+            [0, 0] => way.port.to_u16(),
+            [first, _] => first,
+        },
+        last: way.range[1],
         proto: way.proto,
     }
 }

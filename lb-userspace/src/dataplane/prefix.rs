@@ -17,6 +17,8 @@ use crate::config::spec::Prefix;
 pub(super) enum List {
     Deny,
     Allow,
+    /// Who may send encapsulated packets.
+    Decap,
 }
 
 /// One entry's place: the list, and a prefix with its host bits cleared.
@@ -36,6 +38,10 @@ impl PrefixKey {
         Self::of(List::Allow, prefix)
     }
 
+    pub(super) fn decap(prefix: Prefix) -> Self {
+        Self::of(List::Decap, prefix)
+    }
+
     /// Clears the host bits, so that one prefix has one key.
     fn of(list: List, prefix: Prefix) -> Self {
         let (network, len) = match prefix.network {
@@ -53,6 +59,15 @@ impl PrefixKey {
         Self { list, network, len }
     }
 
+    /// Whether an address of its family is in it.
+    pub(super) fn covers(&self, ip: IpAddr) -> bool {
+        let prefix = Prefix {
+            network: self.network,
+            len: self.len,
+        };
+        prefix.contains(ip)
+    }
+
     /// The map that holds it.
     pub(super) const fn map(&self) -> &'static str {
         match (self.list, self.network) {
@@ -60,6 +75,8 @@ impl PrefixKey {
             (List::Deny, IpAddr::V6(_)) => map::DENY6,
             (List::Allow, IpAddr::V4(_)) => map::ALLOW4,
             (List::Allow, IpAddr::V6(_)) => map::ALLOW6,
+            (List::Decap, IpAddr::V4(_)) => map::DECAP4,
+            (List::Decap, IpAddr::V6(_)) => map::DECAP6,
         }
     }
 

@@ -2,7 +2,7 @@
 //! applying [`Op`]s one by one with their inverses at hand. Decides nothing.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap, HashSet},
     os::fd::{AsFd, OwnedFd},
     sync::{
         Arc,
@@ -13,29 +13,39 @@ use std::{
 use lb_common::{
     abi::{MAX_MEMBERS, MAX_SERVICES, SERVICE_SETS, SERVICE_WAYS},
     addr::{Address, Be16},
+    capture::Capture,
     deny::PrefixEntry,
+    forward::{Forward, MemberCounter},
     limit::ServiceLimits,
+    maglev::SLOTS,
     member::{
         MemberElection, MemberHead, MemberId, MemberName, MemberRecord, MemberSlot, MemberState,
         MemberTraffic,
     },
     meta::{self, Meta},
-    service::ServiceWay,
+    quic::{ServerIdKey, ServerIdValue},
+    ring::RingRow,
     settings::Settings,
     verdict::{Counter, Reason},
 };
 
 use super::{
     DataplaneError,
-    diff::{Actual, ActualMember, Op, PlacedWay, Tune, is_settled},
+    diff::{Actual, ActualMember, Op, PlacedWay, Tune, is_forgotten, is_settled},
     prefix::PrefixKey,
     sys::{Mapping, MemberCell, MetaCell, ServiceCell, WayCell, memory_file},
     table::MemberTable,
 };
 
+mod l4;
 mod memory;
+mod way;
 
+pub(super) use l4::{Flow, L4};
 use memory::Memory;
+
+/// Between looks at which members flows are with.
+const FLOWS_LOOK_NS: u64 = 30_000_000_000;
 
 /// Counters of one service, by reason.
 pub(super) type Row = [Counter; Reason::COUNT as usize];
@@ -59,6 +69,33 @@ pub(super) trait Rest: Send {
     fn counters(&self, service: u16) -> Result<Row, DataplaneError>;
     /// Zeroes a service's counters and windows.
     fn clear_traffic(&mut self, service: u16) -> Result<(), DataplaneError>;
+    fn forward(&self, service: u16) -> Result<Forward, DataplaneError>;
+    fn set_forward(&mut self, service: u16, forward: &Forward) -> Result<(), DataplaneError>;
+    fn server_ids(&self) -> Result<HashMap<ServerIdKey, ServerIdValue>, DataplaneError>;
+    /// `None` removes; removing what is not there is no error.
+    fn set_server_id(
+        &mut self,
+        key: &ServerIdKey,
+        value: Option<ServerIdValue>,
+    ) -> Result<(), DataplaneError>;
+    /// Swaps a whole ring; `None` takes it away.
+    fn set_ring(&mut self, ring: u16, slots: Option<&[u16; SLOTS]>) -> Result<(), DataplaneError>;
+    /// A ring's slots; `None`: there is none.
+    fn ring(&self, ring: u16) -> Result<Option<Vec<u16>>, DataplaneError>;
+    /// Four slots of a ring; `None`: there is no ring, or no such row.
+    fn ring_row(&self, ring: u16, row: u32) -> Result<Option<RingRow>, DataplaneError> {
+        let at = row as usize * 4;
+        Ok(self.ring(ring)?.and_then(|slots| {
+            let mut slots = slots.get(at..)?.iter().copied();
+            Some(RingRow([0; 4].map(|zero| slots.next().unwrap_or(zero))))
+        }))
+    }
+    /// Summed over CPUs.
+    fn member_counter(&self, id: MemberId) -> Result<MemberCounter, DataplaneError>;
+    /// Which packets are sampled while the gate is open.
+    fn set_capture(&mut self, capture: &Capture) -> Result<(), DataplaneError>;
+    /// Zeroes a member's packet counters.
+    fn clear_member(&mut self, id: MemberId) -> Result<(), DataplaneError>;
 }
 
 /// The maps of one instance.
@@ -70,6 +107,9 @@ pub(super) struct Store {
     pub(super) busy: OwnedFd,
     services: Mapping<ServiceCell>,
     meta: Mapping<MetaCell>,
+    pub(super) l4: L4,
+    /// Members that flows were with, and when that was looked at.
+    kept: (u64, HashSet<u16>),
     /// What `META` is mapped from, where it is memory of processes: for a successor.
     pub(super) meta_file: Option<OwnedFd>,
     pub(super) rest: Box<dyn Rest>,
@@ -82,6 +122,7 @@ impl Store {
         busy: OwnedFd,
         services: impl AsFd,
         meta: impl AsFd,
+        l4: L4,
         rest: Box<dyn Rest>,
     ) -> Result<Self, DataplaneError> {
         let failed = |map| {
@@ -100,6 +141,8 @@ impl Store {
             services: Mapping::of(services.as_fd(), SERVICE_SETS as usize)
                 .map_err(failed("SERVICES"))?,
             meta: Mapping::of(meta.as_fd(), 1).map_err(failed("META"))?,
+            l4,
+            kept: (0, HashSet::new()),
             meta_file: None,
             rest,
         })
@@ -126,7 +169,7 @@ impl Store {
     ) -> Result<Self, DataplaneError> {
         let services = new_file("SERVICES", SERVICE_SETS as usize * size_of::<ServiceCell>())?;
         let rest = Box::new(Memory::default());
-        let mut store = Self::of(members, busy, services, &meta, rest)?;
+        let mut store = Self::of(members, busy, services, &meta, L4::anonymous()?, rest)?;
         store.meta_file = Some(meta);
         Ok(store)
     }
@@ -152,6 +195,10 @@ impl Store {
                 .collect::<Result<_, _>>()?,
             settings: self.rest.settings()?,
             prefixes: self.rest.prefixes()?,
+            forwards: (0..MAX_SERVICES as u16)
+                .map(|service| self.rest.forward(service))
+                .collect::<Result<_, _>>()?,
+            server_ids: self.rest.server_ids()?,
         })
     }
 
@@ -197,9 +244,21 @@ impl Store {
                 continue;
             };
             let retired = cell.retired.load(Relaxed);
-            if cell.identity()[0] != 0 && is_settled(retired, now) && self.table.busy_sum(id) == 0 {
-                cell.free(retired);
+            let settled = cell.identity()[0] != 0 && is_settled(retired, now);
+            if !settled || self.table.busy_sum(id) > 0 {
+                continue;
             }
+            // Flows of a member that was removed go on until they end, for a day at most.
+            if !is_forgotten(retired, now) {
+                // The whole table is looked through: only where some slot waits for it, and not often.
+                if now >= self.kept.0.saturating_add(FLOWS_LOOK_NS) {
+                    self.kept = (now, self.l4.members_of_flows());
+                }
+                if self.kept.1.contains(&(id.0 as u16)) {
+                    continue;
+                }
+            }
+            cell.free(retired);
         }
     }
 
@@ -257,11 +316,34 @@ impl Store {
                 self.rest.set_name(*id, name)?;
                 Ok(Some(Op::Name { id: *id, name: old }))
             }
-            Op::Slot { id, slot } => Ok(self.table.cell(*id).map(|cell| {
+            Op::Slot { id, slot } => {
+                let Some(cell) = self.table.cell(*id) else {
+                    return Ok(None);
+                };
                 let old = Box::new(cell.load());
+                if old.head.identity != slot.head.identity {
+                    self.rest.clear_member(*id)?;
+                    self.l4.forget_hop(*id);
+                }
                 cell.store(slot);
-                Op::Slot { id: *id, slot: old }
-            })),
+                Ok(Some(Op::Slot { id: *id, slot: old }))
+            }
+            Op::Forward { service, forward } => {
+                let old = Box::new(self.rest.forward(*service)?);
+                self.rest.set_forward(*service, forward)?;
+                Ok(Some(Op::Forward {
+                    service: *service,
+                    forward: old,
+                }))
+            }
+            Op::ServerId { key, value, old } => {
+                self.rest.set_server_id(key, *value)?;
+                Ok(Some(Op::ServerId {
+                    key: *key,
+                    value: *old,
+                    old: *value,
+                }))
+            }
             Op::Tune { id, tune } => Ok(self.table.cell(*id).map(|cell| Op::Tune {
                 id: *id,
                 tune: Box::new(cell.tune(tune)),
@@ -464,40 +546,6 @@ impl MemberCell {
     }
 }
 
-impl WayCell {
-    fn load(&self) -> ServiceWay {
-        let [p0, p1, proto, kind] = self.port_proto_kind.load(Relaxed).to_ne_bytes();
-        ServiceWay {
-            id: self.id.load(Acquire),
-            address: address(self.address.each_ref().map(|w| w.load(Relaxed))),
-            port: Be16([p0, p1]),
-            proto,
-            kind,
-            balancer: self.balancer.load(Relaxed),
-            flags: self.flags.load(Relaxed),
-            pad: 0,
-        }
-    }
-
-    /// The id is taken off first, unless only what hangs on it changes, and put on last.
-    fn store(&self, way: &ServiceWay) {
-        let old = self.load();
-        if (old.id, old.address, old.port, old.proto) != (way.id, way.address, way.port, way.proto)
-        {
-            self.id.store(0, Release);
-        }
-        for (cell, word) in self.address.iter().zip(words(way.address)) {
-            cell.store(word, Release);
-        }
-        let [p0, p1] = way.port.0;
-        self.port_proto_kind
-            .store(u32::from_ne_bytes([p0, p1, way.proto, way.kind]), Release);
-        self.balancer.store(way.balancer, Release);
-        self.flags.store(way.flags, Release);
-        self.id.store(way.id, Release);
-    }
-}
-
 impl MetaCell {
     /// A copy.
     pub(super) fn load(&self) -> Meta {
@@ -513,6 +561,9 @@ impl MetaCell {
             state_sequence: self.state_sequence.load(Relaxed),
             build: self.build.load(Relaxed),
             boot: self.boot.load(Relaxed),
+            beat_tick: self.beat_tick.load(Relaxed),
+            beat_shift: self.beat_shift.load(Relaxed),
+            beat_offset: self.beat_offset.load(Relaxed),
             layouts: self.layouts.each_ref().map(|hash| hash.load(Relaxed)),
         }
     }

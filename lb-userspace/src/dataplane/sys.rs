@@ -21,12 +21,13 @@ mod heap;
 mod process;
 
 pub(super) use calls::{
-    bpf_probe, channels, driver, ethtool_flags, keep_descriptors_to_ourselves, link_detach,
-    link_info, open_pin,
+    array_create, bpf_probe, channels, driver, ethtool_flags, inner_of, inner_put,
+    keep_descriptors_to_ourselves, link_detach, link_info, map_delete, map_read_all, map_write_all,
+    open_pin,
 };
 pub use calls::{defer_accept, defers_accept, watch_listener};
 pub use cells::MemberCell;
-pub(super) use cells::{MetaCell, ServiceCell, WayCell};
+pub(super) use cells::{Flow4Cell, Flow6Cell, HopCell, MetaCell, NatCell, ServiceCell, WayCell};
 pub use heap::trim_heap;
 pub(crate) use process::{exec, hold_signals};
 

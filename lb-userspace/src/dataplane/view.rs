@@ -1,16 +1,21 @@
 //! The maps as people and scripts read them: every text that `status`, `member list` and the rest
 //! print is made here, with the daemon or without it.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::atomic::Ordering::Relaxed};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::atomic::Ordering::Relaxed,
+};
 
 use lb_common::{
     abi::MAX_MEMBERS,
     addr::Address,
     deny::{PrefixEntry, origin},
+    forward::{hash_kind, mode, on_empty},
     limit::{self, Limit, LimitKind, ServiceLimits},
     member::{MemberId, MemberName, MemberSlot, MemberState},
     meta,
-    service::{kind, proto},
+    service::{ServiceWay, kind, proto},
     settings::{Settings, gate},
     verdict::{Action, Reason},
 };
@@ -18,16 +23,20 @@ use lb_common::{
 use super::{
     DataplaneError,
     diff::PlacedWay,
+    netlink,
     prefix::{List, PrefixKey},
     store::{Row, Store},
     table::monotonic_ns,
 };
-use crate::admin::protocol::{MemberView, PrefixView, ReasonView, ServiceView, Snapshot};
+use crate::admin::protocol::{
+    ForwardView, MemberView, PrefixView, ReasonView, ServiceView, Snapshot, SteeredView,
+};
 
 /// Everything that the maps tell; the caller fills in what only the daemon knows.
 pub(super) fn snapshot(
     store: &Store,
     prefixes: &BTreeMap<PrefixKey, PrefixEntry>,
+    rings: &dyn Fn(u16) -> Option<BTreeMap<u16, u32>>,
 ) -> Result<Snapshot, DataplaneError> {
     let now = monotonic_ns();
     let meta = store.meta().load();
@@ -39,10 +48,11 @@ pub(super) fn snapshot(
         phase: store.meta().phase_name().to_owned(),
         heartbeat_age_seconds: Some(now.saturating_sub(meta.heartbeat) / 1_000_000_000),
         dataplane: "kernel".to_owned(),
-        members: members(store, now)?,
+        members: members(store, now, rings)?,
         services: services(store)?,
         prefixes: prefixes
             .iter()
+            .filter(|(key, _)| key.list != List::Decap)
             .filter(|(_, entry)| entry.expires == 0 || entry.expires > now)
             .map(|(key, entry)| prefix(key, entry, now))
             .collect(),
@@ -51,20 +61,44 @@ pub(super) fn snapshot(
     })
 }
 
-fn members(store: &Store, now: u64) -> Result<Vec<MemberView>, DataplaneError> {
+fn members(
+    store: &Store,
+    now: u64,
+    rings: &dyn Fn(u16) -> Option<BTreeMap<u16, u32>>,
+) -> Result<Vec<MemberView>, DataplaneError> {
     let mut views = Vec::new();
+    let steered: BTreeSet<u16> = (store.ways().iter())
+        .filter(|way| way.value.kind == kind::FORWARDED)
+        .map(|way| way.value.balancer)
+        .collect();
+    let mut slots: BTreeMap<u16, Option<BTreeMap<u16, u32>>> = BTreeMap::new();
     for id in (1..MAX_MEMBERS).map(MemberId) {
         let Some(cell) = store.table.cell(id).filter(|cell| cell.is_wanted()) else {
             continue;
         };
         let name = store.rest.name(id)?;
-        views.push(member(
-            id,
-            &cell.load(),
-            &name,
-            store.table.busy_sum(id),
-            now,
-        ));
+        let slot = cell.load();
+        let mut view = member(id, &slot, &name, store.table.busy_sum(id), now);
+        let counter = store.rest.member_counter(id)?;
+        let balancer = slot.head.balancer;
+        if steered.contains(&balancer) || counter.packets > 0 {
+            let ring = slots.entry(balancer).or_insert_with(|| {
+                steered
+                    .contains(&balancer)
+                    .then(|| rings(balancer))
+                    .flatten()
+            });
+            let part = |ring: &BTreeMap<u16, u32>| ring.get(&(id.0 as u16)).copied().unwrap_or(0);
+            view.steered = Some(SteeredView {
+                packets: counter.packets,
+                bytes: counter.bytes,
+                flows: counter.flows,
+                by_ring: counter.by_ring,
+                slots: ring.as_ref().map(part),
+                next_hop: next_hop(store, id),
+            });
+        }
+        views.push(view);
     }
     Ok(views)
 }
@@ -99,7 +133,20 @@ fn member(id: MemberId, slot: &MemberSlot, name: &MemberName, busy: u64, now: u6
         retries: slot.election.retries,
         error_seconds: (state.has(MemberState::ERROR) && since != 0)
             .then(|| now.saturating_sub(since) / 1_000_000_000),
+        steered: None,
     }
+}
+
+fn next_hop(store: &Store, id: MemberId) -> String {
+    let hop = store.l4.learned_hop(id).or_else(|| store.l4.given_hop(id));
+    hop.map_or_else(String::new, |hop| {
+        let mac: Vec<String> = hop.to[..6].iter().map(|b| format!("{b:02x}")).collect();
+        let interface = match netlink::by_index(hop.ifindex) {
+            Ok(Some(link)) => link.name,
+            _ => hop.ifindex.to_string(),
+        };
+        format!("{} on {interface}", mac.join(":"))
+    })
 }
 
 /// What a zero-filled field holds.
@@ -125,30 +172,98 @@ fn services(store: &Store) -> Result<Vec<ServiceView>, DataplaneError> {
         ..ServiceView::default()
     }];
     for (id, PlacedWay { value, .. }) in placed {
-        let port = value.port.to_u16();
         views.push(ServiceView {
             id,
             proto: match value.proto {
+                0 => String::new(),
                 proto::TCP => "tcp".to_owned(),
                 proto::UDP => "udp".to_owned(),
+                proto::IPIP => "ipip".to_owned(),
+                proto::IPV6 => "ipv6".to_owned(),
                 other => other.to_string(),
             },
-            address: if value.address.is_any() {
-                format!("*:{port}")
-            } else {
-                std::net::SocketAddr::new(value.address.into(), port).to_string()
-            },
+            address: address(&value),
             kind: match value.kind {
                 kind::LOCAL => "local",
                 kind::FORWARDED => "forwarded",
+                kind::VIP => "vip",
+                kind::NAT => "nat",
+                kind::DECAP => "decap",
                 _ => "unknown",
             }
             .to_owned(),
+            forward: (value.kind == kind::FORWARDED)
+                .then(|| forward(store, value.id))
+                .transpose()?,
             limits: limits(&store.rest.limits(id)?),
             counters: counters(&store.rest.counters(id)?),
         });
     }
     Ok(views)
+}
+
+/// `192.0.2.1:80`, `*:80`, `192.0.2.1:5000-5099`, `192.0.2.1` where there is no port.
+fn address(way: &ServiceWay) -> String {
+    let key = super::place::key_of(way);
+    let host = match (key.address.is_any(), IpAddr::from(key.address)) {
+        (true, _) => "*".to_owned(),
+        (false, IpAddr::V6(ip)) if key.port != 0 => format!("[{ip}]"),
+        (false, ip) => ip.to_string(),
+    };
+    match (key.port, key.last) {
+        (0, _) => host,
+        (port, 0) => format!("{host}:{port}"),
+        (first, last) => format!("{host}:{first}-{last}"),
+    }
+}
+
+fn forward(store: &Store, service: u16) -> Result<ForwardView, DataplaneError> {
+    let forward = store.rest.forward(service)?;
+    let name = |names: &[&str], index: u8| {
+        (names.get(usize::from(index)).copied().unwrap_or("unknown")).to_owned()
+    };
+    let hash = name(&hash_kind::NAMES, forward.hash);
+    let mut sources = Vec::new();
+    if forward.source4 != [0; 4] {
+        sources.push(IpAddr::from(forward.source4).to_string());
+    }
+    if forward.source6 != [0; 16] {
+        sources.push(IpAddr::from(forward.source6).to_string());
+    }
+    let last = u32::from(forward.nat_first) + u32::from(forward.nat_ports.max(1)) - 1;
+    Ok(ForwardView {
+        balancer: balancer_name(store, forward.balancer)?,
+        mode: name(&mode::NAMES, forward.mode),
+        hash: if forward.hash == hash_kind::QUIC {
+            format!("{hash}:{}", forward.quic_len)
+        } else {
+            hash
+        },
+        on_empty: if forward.on_empty == on_empty::RESET {
+            "reset".to_owned()
+        } else {
+            "drop".to_owned()
+        },
+        sources,
+        ports: if forward.nat_ports == 0 {
+            String::new()
+        } else {
+            format!("{}-{last}", forward.nat_first)
+        },
+    })
+}
+
+/// Name of the balancer with this id, from any of its members.
+fn balancer_name(store: &Store, balancer: u16) -> Result<String, DataplaneError> {
+    for id in (1..MAX_MEMBERS).map(MemberId) {
+        let of = |cell: &super::sys::MemberCell| {
+            cell.is_wanted() && cell.balancer.load(Relaxed) == balancer
+        };
+        if balancer != 0 && store.table.cell(id).is_some_and(of) {
+            return Ok(text(&store.rest.name(id)?.balancer));
+        }
+    }
+    Ok(String::new())
 }
 
 fn counters(row: &Row) -> Vec<ReasonView> {
@@ -160,6 +275,7 @@ fn counters(row: &Row) -> Vec<ReasonView> {
                 action: match reason.action() {
                     Action::Pass => "pass",
                     Action::Drop => "drop",
+                    Action::Send => "send",
                 }
                 .to_owned(),
                 packets: counter.packets,
@@ -203,6 +319,7 @@ fn prefix(key: &PrefixKey, entry: &PrefixEntry, now: u64) -> PrefixView {
         list: match key.list {
             List::Deny => "deny",
             List::Allow => "allow",
+            List::Decap => "decap",
         }
         .to_owned(),
         prefix: key.to_string(),

@@ -71,11 +71,8 @@ impl Office {
             Nonce::Random => {
                 let hash = SipHasher13::new_with_key(&self.secret).hash(name.as_bytes());
                 let hex = format!("{:016x}{:016x}", hash.h1, hash.h2);
-                let (a, rest) = hex.split_at(8);
-                let (b, rest) = rest.split_at(4);
-                let (c, rest) = rest.split_at(4);
-                let (d, e) = rest.split_at(4);
-                format!("{a}-{b}-{c}-{d}-{e}")
+                let groups = [0..8, 8..12, 12..16, 16..20, 20..32].map(|group| &hex[group]);
+                groups.join("-")
             }
         }
     }
@@ -87,7 +84,7 @@ impl Office {
             submission,
             reply,
         };
-        let nobody = |_| {
+        let nobody = |()| {
             let message = "nobody can carry it out at the moment: control is not there, or changes \
                            are waiting for it already; nothing was changed";
             (message.to_owned(), false)
@@ -273,7 +270,7 @@ fn foreign(fields: &HeaderMap, host: &str) -> Option<String> {
     }
     let site = text(header::HeaderName::from_static("sec-fetch-site"));
     site.filter(|site| *site == "cross-site")
-        .map(|site| site.into_owned())
+        .map(std::borrow::Cow::into_owned)
 }
 
 /// Whether a URL names this host; its port does not count, as in httpd.
@@ -409,6 +406,8 @@ fn worker_view(plan: &Plan, shared: &Shared, index: usize, member: usize) -> Wor
         scheme: match spec.scheme {
             Scheme::Http => "http",
             Scheme::Https => "https",
+            Scheme::Tcp => "tcp",
+            Scheme::Udp => "udp",
         },
         hostname: spec.host.clone(),
         port: spec.port,

@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Mutex, mpsc};
+use tokio::{
+    sync::{Mutex, Notify, mpsc},
+    time::Interval,
+};
 
 use super::{
     RunOptions, StartError,
@@ -86,6 +89,10 @@ pub(crate) struct Control {
     pub(super) socket: ControlSocket,
     /// Locked by whoever waits for something, which is one at a time.
     pub(super) inbox: Mutex<Inbox>,
+    /// When to look at the states of members that are steered to.
+    pub(super) looks: Interval,
+    /// Of interfaces, routes and neighbours.
+    pub(super) news: Arc<Notify>,
 }
 
 /// A proxy that drains while another serves.
@@ -109,6 +116,10 @@ enum Event {
     RestartProxy,
     StopDeadline,
     RetiredDeadline,
+    /// Members' states are to be looked at.
+    Rings,
+    /// Interfaces, routes or neighbours changed.
+    Host,
 }
 
 impl Control {
@@ -165,6 +176,8 @@ impl Control {
                     self.proxy = None;
                     self.retired.clear();
                 }
+                Event::Rings => self.dataplane.refresh_rings(),
+                Event::Host => self.dataplane.follow_host(),
                 Event::RetiredDeadline => self.end_overdue(Instant::now()),
             }
             if self.stop.is_some() && self.proxy.is_none() && self.retired.is_empty() {
@@ -188,6 +201,7 @@ impl Control {
         let overdue = retired.iter().filter_map(|retired| retired.deadline).min();
         let restart_at = self.restart_at;
         let deadline = self.stop.as_ref().and_then(|stop| stop.deadline);
+        let steers = self.dataplane.is_steering();
         tokio::select! {
             message = async {
                 match proxy {
@@ -200,6 +214,8 @@ impl Control {
             () = at(restart_at) => Event::RestartProxy,
             () = at(deadline) => Event::StopDeadline,
             () = at(overdue) => Event::RetiredDeadline,
+            _ = self.looks.tick(), if steers => Event::Rings,
+            () = self.news.notified() => Event::Host,
         }
     }
 

@@ -102,6 +102,9 @@ impl Control {
             .dataplane
             .publish(&desired)
             .map_err(|error| error.to_string())?;
+        if published.program {
+            super::start::follow_new(&mut self.dataplane);
+        }
         notices.extend(published.notices.iter().cloned());
         let table = self.dataplane.table();
         notices.extend(self.ledger.published(&spec, &published, &table));

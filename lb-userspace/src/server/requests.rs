@@ -16,7 +16,9 @@ use crate::{
         limit::LimitChange,
         metrics,
         protect::{Protected, What},
-        protocol::{DrainingView, MemberChange, Request, Response, ShardView, Snapshot},
+        protocol::{
+            CaptureWanted, DrainingView, MemberChange, Request, Response, ShardView, Snapshot,
+        },
     },
     config::{prefix::PrefixError, spec::Prefix},
 };
@@ -58,6 +60,10 @@ impl Control {
                 Ok("stopping".to_owned())
             }
             Request::Detach => self.detach(),
+            Request::Capture { wanted } => match self.capture(wanted.as_ref()) {
+                Ok(message) => return Response::Done { message },
+                Err(message) => Err(message),
+            },
         };
         match result {
             Ok(message) => {
@@ -165,8 +171,13 @@ impl Control {
             .map(|change| change::apply(change, cell))
             .collect();
         change::restart_election(changes, was_usable, cell, &cells);
+        if changes.iter().any(|c| matches!(c, MemberChange::Enable)) {
+            self.dataplane.forgive(ids[m]);
+        }
         self.dataplane.state_changed();
         self.keep_slot(b, m);
+        // Not at the next look: what the answer says is true when it is read.
+        self.dataplane.refresh_rings();
         let balancer = &self.desired.spec.balancers[b];
         Ok(format!(
             "{} of {}: {}",
@@ -246,6 +257,14 @@ impl Control {
             }
         }
         protected
+    }
+
+    /// Not logged: it is asked again every second.
+    fn capture(&mut self, wanted: Option<&CaptureWanted>) -> Result<String, String> {
+        self.needs_kernel("there are no packets to see")?;
+        let done = self.dataplane.capture(wanted);
+        done.map_err(|error| error.to_string())?;
+        Ok("capturing".to_owned())
     }
 
     fn detach(&mut self) -> Result<String, String> {

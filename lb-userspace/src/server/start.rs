@@ -17,6 +17,7 @@ use super::{
     child::{ChildError, Delivery, ProxyChild},
     control::{Control, Retired},
     cpus::Cpus,
+    follow,
     handover::{HandedProxy, Legacy, State},
     inbox::Inbox,
     ledger::Ledger,
@@ -180,7 +181,7 @@ impl Control {
             }
         };
         if let Some(log) = opened.log() {
-            follow(log)?;
+            follow_log(log)?;
         }
         // It serves: nothing below fails, and what was there before may go.
         socket.own(&options.place, &spec.sluice);
@@ -231,6 +232,8 @@ impl Control {
             stop: None,
             socket,
             inbox: Mutex::new(Inbox::new(asks, signals)),
+            looks: follow::looks(),
+            news: follow::news(),
         })
     }
 }
@@ -300,8 +303,17 @@ pub(super) async fn begin(
     Ok(dataplane.announce(proxy.pid())?)
 }
 
+/// As [`follow_log`], of a program that was loaded anew.
+pub(super) fn follow_new(dataplane: &mut Dataplane) {
+    if let Some(log) = dataplane.log()
+        && let Err(error) = follow_log(log)
+    {
+        tracing::warn!("the program's log is not read: {error}");
+    }
+}
+
 /// A thread that hands on what the XDP program logs, for as long as this process lives.
-fn follow(mut log: KernelLog) -> io::Result<()> {
+fn follow_log(mut log: KernelLog) -> io::Result<()> {
     /// Long enough to cost nothing while the log is off.
     const WAIT_MS: u32 = 60_000;
     std::thread::Builder::new()
@@ -362,13 +374,12 @@ fn open_dataplane(
                 at.line
             )));
         }
-        let interfaces = &spec.sluice.interfaces;
-        return Ok(Dataplane::inherit(&options.place, interfaces, left)?);
+        return Ok(Dataplane::inherit(&options.place, &spec.sluice, left)?);
     }
     if options.no_xdp {
         return Ok(Dataplane::anonymous(&options.place)?);
     }
-    match Dataplane::open(&options.place, &spec.sluice.interfaces) {
+    match Dataplane::open(&options.place, &spec.sluice) {
         Ok(dataplane) => Ok(dataplane),
         Err(error) if error.exit_code() != 3 => Err(error.into()),
         Err(source) => {

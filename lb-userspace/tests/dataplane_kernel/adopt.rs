@@ -13,7 +13,7 @@ use sluice::{
     dataplane::{Dataplane, DataplaneError, Place, detach_dead, read_pins},
 };
 
-use crate::lab::{Ended, INSIDE, Lab, app, auto, meta, on, prefix, program_on, run, until};
+use crate::lab::{Ended, INSIDE, Lab, app, auto, meta, on, prefix, program_on, run, until, with};
 
 isolated! { fn the_capabilities_of_the_unit_are_enough_to_adopt(lab) {
     let unit = include_str!("../../../packaging/sluice.service");
@@ -129,18 +129,18 @@ isolated! { fn a_second_instance_of_the_name_is_refused_and_another_name_is_not(
     let me = std::process::id().to_string();
     assert!(error.to_string().contains(&me), "{error}");
     assert_eq!(error.exit_code(), 1);
-    let other = Dataplane::open(&lab.named("two"), &[auto("v1")]).expect("another name");
+    let other = Dataplane::open(&lab.named("two"), &with(&[auto("v1")])).expect("another name");
     drop((first, other));
 } }
 
 isolated! { fn without_bpffs_or_pins_the_exit_code_says_so(lab) {
     let elsewhere = Place { bpffs: lab.root.clone(), ..lab.place.clone() };
-    let error = Dataplane::open(&elsewhere, &[]).err().expect("no bpffs");
+    let error = Dataplane::open(&elsewhere, &with(&[])).err().expect("no bpffs");
     assert_eq!(error.exit_code(), 3);
     assert!(error.to_string().contains("mount -t bpf"), "{error}");
     assert_eq!(read_pins(&lab.place).expect_err("no pins").exit_code(), 4);
     assert_eq!(detach_dead(&lab.place).expect_err("no pins").exit_code(), 4);
-    let dotted = Dataplane::open(&lab.named("../x"), &[]).err().expect("a bad name");
+    let dotted = Dataplane::open(&lab.named("../x"), &with(&[])).err().expect("a bad name");
     assert!(matches!(dotted, DataplaneError::BadInstance { .. }), "{dotted}");
 } }
 

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::symlink, path::Path};
 use lb_common::{abi::map, member::MemberState, meta::Meta};
 use sluice::dataplane::{Dataplane, DataplaneError, read_pins};
 
-use crate::lab::{app, auto, meta, prefix, program_on, run};
+use crate::lab::{app, auto, meta, prefix, program_on, run, with};
 
 isolated! { fn a_map_of_another_layout_alone_is_made_anew(lab) {
     let mut first = lab.open(&[]);
@@ -64,7 +64,7 @@ isolated! { fn what_is_not_ours_is_neither_adopted_nor_removed(lab) {
     fs::remove_dir(&counters).expect("remove");
 
     // A program.
-    let _two = Dataplane::open(&lab.named("two"), &[auto("v1")]).expect("another instance");
+    let _two = Dataplane::open(&lab.named("two"), &with(&[auto("v1")])).expect("another instance");
     run("bpftool", &["prog", "pin", "id", &program_on("v1").to_string(), text]);
     foreign("it is a program", &counters);
     fs::remove_file(&counters).expect("remove");

@@ -5,14 +5,14 @@ use sluice::{
     dataplane::{Dataplane, DataplaneError},
 };
 
-use crate::lab::{app, auto, index_of, ip, on, program_on, run, veth};
+use crate::lab::{app, auto, index_of, ip, on, program_on, run, veth, with};
 
 isolated! { fn the_holder_of_the_hook_is_named_and_nothing_is_left_behind(lab) {
     let _first = lab.open(&[auto("v0")]);
     let holder = program_on("v0");
     // v1 was attached before v0 was refused: it must be free again.
     let two = lab.named("two");
-    let error = Dataplane::open(&two, &[auto("v1"), auto("v0")]).err().expect("taken");
+    let error = Dataplane::open(&two, &with(&[auto("v1"), auto("v0")])).err().expect("taken");
     let text = error.to_string();
     assert!(text.contains(&format!("v0 already runs XDP program {holder} \"sluice_xdp\"")), "{text}");
     let shown = run("bpftool", &["-j", "prog", "show", "id", &holder.to_string()]).stdout;

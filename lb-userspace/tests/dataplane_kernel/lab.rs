@@ -14,7 +14,8 @@ use lb_common::meta::Meta;
 use sluice::{
     admin::protocol::Snapshot,
     config::spec::{
-        Balancer, Interface, LbMethod, Listener, Member, Place as At, Prefix, Scheme, Spec, XdpMode,
+        Balancer, Interface, LbMethod, Listener, Member, Place as At, Prefix, Scheme, Sluice, Spec,
+        XdpMode,
     },
     dataplane::{Dataplane, DataplaneError, Desired, Place, read_pins},
 };
@@ -148,11 +149,11 @@ impl Lab {
     }
 
     pub(crate) fn open(&self, interfaces: &[Interface]) -> Dataplane {
-        Dataplane::open(&self.place, interfaces).unwrap_or_else(|error| panic!("{error}"))
+        Dataplane::open(&self.place, &with(interfaces)).unwrap_or_else(|error| panic!("{error}"))
     }
 
     pub(crate) fn refused(&self, interfaces: &[Interface]) -> DataplaneError {
-        let opened = Dataplane::open(&self.place, interfaces);
+        let opened = Dataplane::open(&self.place, &with(interfaces));
         opened.err().expect("it was opened")
     }
 
@@ -172,6 +173,14 @@ pub(crate) fn on(name: &str, mode: XdpMode) -> Interface {
         name: name.to_owned(),
         mode,
         at: At::default(),
+    }
+}
+
+/// Our own directives with these interfaces and nothing else.
+pub(crate) fn with(interfaces: &[Interface]) -> Sluice {
+    Sluice {
+        interfaces: interfaces.to_vec(),
+        ..Sluice::default()
     }
 }
 
@@ -227,7 +236,7 @@ pub(crate) fn app(urls: &[&str], interfaces: &[Interface]) -> Desired {
             failonstatus: Vec::new(),
             failontimeout: false,
             forcerecovery: true,
-            manage: Default::default(),
+            manage: sluice::config::spec::Manage::default(),
             at: At::default(),
         }],
         ..Spec::default()

@@ -5,6 +5,7 @@
 //! pushes out of the CPU's. The same few bytes of packet are in the nearest cache all the time.
 
 mod rows;
+mod steering;
 
 use std::{
     fmt::Write as _,
@@ -14,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use lab::kernel::Kernel;
-use lb_common::verdict::{Action, Verdict};
+use lb_common::verdict::{Action, Reason, Verdict};
 use serde_json::{Value, json};
 
 use self::rows::{Row, Sources};
@@ -92,6 +93,7 @@ pub(super) fn run(_root: &Path, arguments: &Arguments) -> Result<()> {
     }
     let machine = Machine::look();
     let mut kernel = Kernel::load()?;
+    let mut large = Kernel::load_sized(steering::SETS, steering::NAT)?;
     let mut floors = Floors::load()?;
     let rows = rows::all();
     let mut measured: Vec<Rounds> = rows.iter().map(|_| Rounds::default()).collect();
@@ -117,7 +119,12 @@ pub(super) fn run(_root: &Path, arguments: &Arguments) -> Result<()> {
             rounds.floor.push(floor);
         }
         for (row, rounds) in rows.iter().zip(&mut measured) {
-            let (total, floor) = measure(&mut kernel, &mut floors, row, arguments.packets)
+            let kernel = if row.is_large {
+                &mut large
+            } else {
+                &mut kernel
+            };
+            let (total, floor) = measure(kernel, &mut floors, row, arguments.packets)
                 .with_context(|| format!("row {}", row.name))?;
             rounds.total.push(total);
             rounds.floor.push(floor);
@@ -205,6 +212,7 @@ fn measure(
     kernel.apply(&row.setup)?;
     let verdict = Verdict {
         service: row.service,
+        member: 0,
         reason: row.reason,
         bytes: row.frame.len() as u64,
     };
@@ -227,24 +235,52 @@ fn measure(
         Some(name) => floors.program(name)?,
         None => kernel.program()?,
     };
-    let before = kernel.counter(verdict.cell())?.packets;
+    let packets_so = |kernel: &Kernel| -> Result<u64> {
+        let mut all = kernel.counter(verdict.cell())?.packets;
+        if let Some(reason) = row.also {
+            let other = Verdict { reason, ..verdict };
+            all += kernel.counter(other.cell())?.packets;
+        }
+        Ok(all)
+    };
+    let before = packets_so(kernel)?;
     time(program, &row.frame, warm)?;
     let timed = time(program, &row.frame, packets)?;
     // Every packet ended as the row says, or the row's name is a lie.
-    let counted = kernel.counter(verdict.cell())?.packets - before;
+    let counted = packets_so(kernel)? - before;
     // A limit's row begins with the packets that its window lets through.
     let sent = u64::from(warm) + u64::from(packets) - row.first_others;
     ensure!(
         counted == sent,
-        "{counted} of {sent} packets ended as {}",
-        row.reason.name()
+        "{counted} of {sent} packets ended as {}; of its service ended {}",
+        row.reason.name(),
+        ended(kernel, row.service)?
     );
     let wanted = match row.reason.action() {
         Action::Pass => XDP_PASS,
         Action::Drop => XDP_DROP,
+        Action::Send => XDP_TX,
     };
     ensure!(timed.answer == wanted, "the program said {}", timed.answer);
     Ok((timed.nanos, floor.nanos))
+}
+
+/// How the packets of a service ended so far, in words.
+fn ended(kernel: &Kernel, service: u16) -> Result<String> {
+    let mut text = String::new();
+    for reason in Reason::ALL {
+        let verdict = Verdict {
+            service,
+            member: 0,
+            reason: *reason,
+            bytes: 0,
+        };
+        let packets = kernel.counter(verdict.cell())?.packets;
+        if packets > 0 {
+            let _ = write!(text, " {} {packets}", reason.name());
+        }
+    }
+    Ok(text)
 }
 
 /// The program that drives the one that is measured; `None`: the kernel's loop does.

@@ -44,7 +44,7 @@ fn spec() -> Spec {
         failonstatus: Vec::new(),
         failontimeout: false,
         forcerecovery: true,
-        manage: Default::default(),
+        manage: crate::config::spec::Manage::default(),
         at: crate::config::spec::Place::default(),
     };
     Spec {

@@ -9,7 +9,7 @@ use crate::{
     admin::{change, protocol::MemberChange},
     config::{
         self,
-        spec::{Balancer, Check, LbMethod, Sticky},
+        spec::{Balancer, Check, LbMethod, Scheme, Sticky},
     },
 };
 
@@ -444,7 +444,16 @@ fn add(balancer: &mut Balancer, url: &str) -> Result<String, EditError> {
             url: member.url,
         });
     }
-    if member.scheme == config::spec::Scheme::Https {
+    if matches!(member.scheme, Scheme::Tcp | Scheme::Udp)
+        && balancer.members.iter().all(|m| m.scheme != member.scheme)
+    {
+        return Err(EditError::Url {
+            balancer: balancer.name.clone(),
+            url: url.to_owned(),
+            problem: "no member of this balancer has that scheme".to_owned(),
+        });
+    }
+    if member.scheme == Scheme::Https {
         // Whom to believe is the file's to say.
         member.tls = balancer.members.iter().find_map(|m| m.tls);
         if member.tls.is_none() {

@@ -4,10 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::edit::{Letter, Setting};
-use crate::{
-    admin::protocol::MemberChange,
-    config::spec::{Check, LbMethod},
-};
+use crate::{admin::protocol::MemberChange, config::spec::LbMethod};
 
 /// Bytes of a body that are read; what follows is not looked at.
 pub const MOST_BYTES: usize = 1024;
@@ -121,7 +118,7 @@ pub fn of_member(params: &Params) -> (Vec<Setting>, Vec<String>) {
             "w_he" if value.is_empty() => {}
             "w_he" => settings.push(Setting::HealthExpr(value.clone())),
             "w_hm" => match check(value) {
-                Some(check) => settings.push(Setting::HealthMethod(check)),
+                Some(setting) => settings.push(setting),
                 None => ignore(name, value, "no such method of health checks"),
             },
             "w_hi" => match u64::try_from(number).ok().filter(|ms| *ms >= 100) {
@@ -233,10 +230,10 @@ fn lbmethod(name: &str) -> Option<LbMethod> {
         .map(|(_, method)| *method)
 }
 
-/// A method of health checks by its name, in any case; `Some(None)`: none.
-fn check(name: &str) -> Option<Option<Check>> {
+/// A method of health checks by its name, in any case.
+fn check(name: &str) -> Option<Setting> {
     super::edit::CHECKS
         .iter()
         .find(|(known, _)| known.eq_ignore_ascii_case(name))
-        .map(|(_, check)| *check)
+        .map(|(_, check)| Setting::HealthMethod(*check))
 }

@@ -136,10 +136,7 @@ fn what_cannot_be_done_is_refused_as_a_whole() {
         |member, settings: &[Setting]| plan(&balancer, member, settings).expect_err("refused");
     let member = Some((0, LIVE));
     let add = |url: &str| Setting::Add(url.to_owned());
-    assert_eq!(
-        refused(member, &[Setting::Status(Letter::C, true)]).is_bad_request(),
-        false
-    );
+    assert!(!refused(member, &[Setting::Status(Letter::C, true)]).is_bad_request());
     assert!(matches!(
         refused(None, &[Setting::Route("x".to_owned())]),
         EditError::Mixed

@@ -191,7 +191,7 @@ fn balancer_member(call: &mut Call<'_, '_>) -> Result<(), Fault> {
             .help("usage: BalancerMember [balancer://NAME] URL [KEY=VALUE ...]"));
     };
     let fault = |why: String| Fault::new(format!("BalancerMember {why}")).at(index);
-    let parsed = keys::worker_url(call.arg(index)).map_err(fault)?;
+    let parsed = keys::member_url(call.arg(index)).map_err(fault)?;
     let mark = call.mark(index);
     let mut member = keys::member(&parsed, call.place());
     let host = call.scope.host;

@@ -36,10 +36,6 @@ const PREFIXES: [&str; 3] = ["SSLOCSP", "SSLStapling", "Session"];
 
 const NAMES: &[&str] = &[
     // DESIGN section 7, not in this version.
-    "SteerPass",
-    "SteerFlowTable",
-    "SteerDecap",
-    "SteerNatSource",
     "GuardSynCookies",
     "GuardPenalty",
     // Sections.

@@ -13,8 +13,8 @@ pub(super) const TABLE: &[Directive] = &[
     row("XDPInterface", Contexts::MAIN, Arity::OneOrTwo, "NAME [mode=auto|native|generic]",
         "interface to attach the XDP program to; repeatable", Effect::Apply(xdp_interface)),
     row("GuardLimit", Contexts::SERVER, Arity::Some,
-        "syn|packets|udp|icmp RATE/s [burst=N] [per=/LEN4,/LEN6|service] [action=drop|report]",
-        "most packets per second, of each source prefix (/32,/64) or of the whole service, with bursts of at most N (RATE). In a virtual host for its addresses, else for every local service. flows and action=cookie are not in this version",
+        "syn|flows|packets|udp|icmp RATE/s [burst=N] [per=/LEN4,/LEN6|service] [action=drop|report]",
+        "most packets per second, of each source prefix (/32,/64) or of the whole service, with bursts of at most N (RATE). flows are new flows of steered services. In a virtual host for its addresses, else for every service, local and steered. action=cookie is not in this version",
         Effect::Apply(guard_limit)),
     row("GuardDeny", Contexts::MAIN, Arity::Some, "PREFIX ...",
         "sources whose packets are dropped at the interface", Effect::Apply(guard_deny)),
@@ -36,7 +36,7 @@ pub(super) const TABLE: &[Directive] = &[
 ];
 
 /// Remembers that the file asks for the dataplane.
-fn needs_dataplane(call: &mut Call<'_, '_>) {
+pub(super) fn needs_dataplane(call: &mut Call<'_, '_>) {
     let place = call.place();
     call.draft.spec.sluice.needs_dataplane.get_or_insert(place);
 }

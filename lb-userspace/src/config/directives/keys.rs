@@ -36,10 +36,30 @@ pub(super) fn worker_url(text: &str) -> Result<WorkerUrl, String> {
     }
 }
 
+/// Parses the URL of a member: that of a worker, or `tcp://` or `udp://` for L4 alone, which have no
+/// path and may have no port. The error is what follows the directive's name.
+pub(super) fn member_url(text: &str) -> Result<WorkerUrl, String> {
+    match WorkerUrl::parse(text) {
+        Ok(url) if matches!(url.scheme.as_str(), "tcp" | "udp") => {
+            if matches!(url.path.as_str(), "" | "/") {
+                Ok(WorkerUrl {
+                    path: String::new(),
+                    ..url
+                })
+            } else {
+                Err(format!("to {}:// has no path: {text}", url.scheme))
+            }
+        }
+        _ => worker_url(text),
+    }
+}
+
 /// A member with every key at its default.
 pub(super) fn member(url: &WorkerUrl, at: Place) -> Member {
     let scheme = match url.scheme.as_str() {
         "https" => Scheme::Https,
+        "tcp" => Scheme::Tcp,
+        "udp" => Scheme::Udp,
         _ => Scheme::Http,
     };
     Member {

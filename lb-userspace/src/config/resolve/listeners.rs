@@ -69,8 +69,8 @@ fn derive(draft: &mut Draft<'_>, file: &Path) -> Vec<Listener> {
         .collect();
     wanted.retain(|(address, _)| is_any6(*address) || !wild.contains(&address.port()));
     if wanted.is_empty() {
-        // A Listen or VirtualHost that was refused is enough to say.
-        if draft.reports.has_errors() {
+        // A Listen or VirtualHost that was refused is enough to say. Steered packets need none.
+        if draft.reports.has_errors() || !draft.steers.is_empty() {
             return Vec::new();
         }
         let message = "no listening sockets available: no Listen, and no <VirtualHost> with a port";

@@ -224,7 +224,7 @@ fn direct(name: String, member: Member, mark: &Mark) -> Balancer {
         failonstatus: Vec::new(),
         failontimeout: false,
         forcerecovery: true,
-        manage: Default::default(),
+        manage: crate::config::spec::Manage::default(),
         at: mark.place(),
     }
 }

@@ -220,7 +220,7 @@ fn doubtful_things_are_warned_of() {
             2,
             "Config variable ${NOBODY} is not defined",
         ),
-        ("Listen 80\nGuardLimit syn 5/s", 0, "guard nothing"),
+        ("Listen 80\nGuardLimit syn 5/s", 0, "do nothing"),
         (
             "Listen 80\nCustomLog l combined",
             2,

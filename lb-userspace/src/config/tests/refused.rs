@@ -317,14 +317,17 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
         )],
     ),
     (
-        "Listen 80\nSSLEngine on\nRewriteRule a b\nSteerPass tcp://10.0.0.1:80 balancer://b",
+        "Listen 80\nSSLEngine on\nRewriteRule a b\nGuardSynCookies auto",
         &[
             (
                 2,
                 "AH02572: Failed to configure at least one certificate and key for this server",
             ),
             (3, "RewriteRule is not supported by this version of sluice"),
-            (4, "SteerPass is not supported by this version of sluice"),
+            (
+                4,
+                "GuardSynCookies is not supported by this version of sluice",
+            ),
         ],
     ),
     (
@@ -367,11 +370,11 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
         &[(2, "Expected </IfModule> before end of configuration")],
     ),
     (
-        "Listen 80\nGuardLimit flows 3/s\nGuardLimit syn 3/s action=cookie\nGuardLimit syn",
+        "Listen 80\nGuardLimit flow 3/s\nGuardLimit syn 3/s action=cookie\nGuardLimit syn",
         &[
             (
                 2,
-                "GuardLimit flows is not supported by this version of sluice",
+                "GuardLimit: unknown kind 'flow'; expected syn, flows, packets, udp or icmp",
             ),
             (
                 3,

@@ -1,6 +1,6 @@
 //! What a configuration becomes.
 
-use super::*;
+use super::{steer::server_id, *};
 use crate::{
     config::spec::{Balancer, LbMethod, Member, Place, Scheme, Sluice},
     dataplane::diff::has_limit,
@@ -49,7 +49,7 @@ pub(in crate::dataplane) fn balancer(name: &str, members: Vec<Member>) -> Balanc
         failonstatus: Vec::new(),
         failontimeout: false,
         forcerecovery: true,
-        manage: Default::default(),
+        manage: crate::config::spec::Manage::default(),
         at: Place::default(),
     }
 }
@@ -108,7 +108,7 @@ fn image_of(listeners: Vec<Listener>, limits: Vec<GuardLimit>) -> Image {
         ..Spec::default()
     };
     Desired::of(Arc::new(spec), Vec::new())
-        .and_then(|desired| desired.image())
+        .and_then(|desired| desired.image(&Facts::default()))
         .expect("no members to resolve")
 }
 
@@ -119,6 +119,7 @@ fn service(address: &str, port: u16) -> ServiceKey {
             ip => ip.parse::<IpAddr>().expect("ip").into(),
         },
         port,
+        last: 0,
         proto: proto::TCP,
     }
 }
@@ -143,7 +144,7 @@ fn members_of_one_name_and_url_are_told_apart_and_reported() {
         balancer("app", vec![member("http://a")]),
         balancer("app", vec![member("http://a")]),
     ]);
-    let image = twice.image().expect("image");
+    let image = twice.image(&Facts::default()).expect("image");
     assert_ne!(image.members[0].identity, image.members[1].identity);
     assert!(image.notices[0].contains("http://a"), "{:?}", image.notices);
 }
@@ -189,8 +190,8 @@ fn every_wildcard_is_one_service() {
 fn a_limited_address_of_a_wildcard_listener_becomes_a_service() {
     let at = Some(vec![host(Some("192.0.2.1"), Some(80))]);
     let image = image_of(vec![listener("[::]:80", true)], vec![limit(10, 20, at)]);
-    assert!(has_limit(&image.services[&service("192.0.2.1", 80)]));
-    assert!(!has_limit(&image.services[&service("*", 80)]));
+    assert!(has_limit(&image.services[&service("192.0.2.1", 80)].limits));
+    assert!(!has_limit(&image.services[&service("*", 80)].limits));
 }
 
 #[test]
@@ -205,7 +206,7 @@ fn a_virtual_hosts_limit_goes_before_the_servers() {
     let at = Some(vec![host(None, Some(81))]);
     let listeners = vec![listener("0.0.0.0:80", false), listener("0.0.0.0:81", false)];
     let image = image_of(listeners, vec![limit(5, 5, at), limit(100, 100, None)]);
-    let rate = |port| image.services[&service("*", port)].source[0].rate;
+    let rate = |port| image.services[&service("*", port)].limits.source[0].rate;
     assert_eq!((rate(80), rate(81)), (100, 5));
 }
 
@@ -215,7 +216,7 @@ fn icmp_limits_are_the_hosts() {
     icmp.kind = LimitKind::ICMP.0;
     let image = image_of(vec![listener("0.0.0.0:80", false)], vec![icmp]);
     assert!(has_limit(&image.host_limits));
-    assert!(!has_limit(&image.services[&service("*", 80)]));
+    assert!(!has_limit(&image.services[&service("*", 80)].limits));
 }
 
 #[test]
@@ -230,4 +231,106 @@ fn rate_is_kept_where_the_window_is_not() {
     assert_eq!((slow.window_ns, slow.packets), (4_380_000_000_000, 4380));
     let most = limit_of(&limit(0x7fff_ffff, 0x7fff_ffff, None));
     assert_eq!((most.window_ns, most.packets), (1_000_000_000, 0x7fff_ffff));
+}
+
+/// A service on the VIP, steered to a balancer of two.
+fn steered(more: impl FnOnce(&mut Sluice)) -> Desired {
+    let members = ["tcp://10.0.0.21", "tcp://10.0.0.22"].map(member).to_vec();
+    let mut wanted = desired(vec![balancer("l4", members)]);
+    let mut spec = (*wanted.spec).clone();
+    spec.sluice.steers.push(crate::config::spec::Steer {
+        transport: crate::config::spec::Transport::Tcp,
+        address: Some([192, 0, 2, 100].into()),
+        first_port: 443,
+        last_port: 443,
+        balancer: 0,
+        forward: crate::config::spec::Forward::Nat,
+        hash: crate::config::spec::FlowHash::FiveTuple,
+        reset_on_empty: true,
+        at: Place::default(),
+    });
+    more(&mut spec.sluice);
+    wanted.addresses = vec![vec![
+        SocketAddr::from(([10, 0, 0, 21], 443)),
+        SocketAddr::from(([10, 0, 0, 22], 443)),
+    ]];
+    wanted.spec = Arc::new(spec);
+    wanted
+}
+
+/// A host that is 10.0.0.1 towards its members.
+fn host_facts() -> Facts {
+    let ours = IpAddr::from([10, 0, 0, 1]);
+    Facts {
+        sources: [21, 22].map(|last| ([10, 0, 0, last].into(), ours)).into(),
+        local: vec![ours],
+        ..Facts::default()
+    }
+}
+
+#[test]
+fn steered_service_has_its_address_and_where_answers_come() {
+    let image = steered(|_| ()).image(&host_facts()).expect("image");
+    let of = |kind: u8| -> Vec<_> {
+        let all = image.services.iter();
+        all.filter(|(_, s)| s.kind == kind)
+            .map(|(key, _)| *key)
+            .collect()
+    };
+    assert_eq!(of(kind::FORWARDED), [service("192.0.2.100", 443)]);
+    assert_eq!(of(kind::VIP).len(), 1);
+    let [answers] = of(kind::NAT)[..] else {
+        panic!("{image:?}")
+    };
+    assert_eq!(IpAddr::from(answers.address), IpAddr::from([10, 0, 0, 1]));
+    // Beside the host's own ports, 32768 to 60999.
+    assert_eq!((answers.port, answers.last), (61000, 65535));
+    let forward = image.services[&service("192.0.2.100", 443)]
+        .forward
+        .expect("forward");
+    assert_eq!((forward.source4, forward.nat_first), ([10, 0, 0, 1], 61000));
+    assert_eq!(forward.nat_ports, 4536);
+}
+
+#[test]
+fn nat_source_that_meets_the_hosts_own_ports_is_refused() {
+    let with = |address: [u8; 4], ports| {
+        steered(|sluice| {
+            sluice.nat_sources.push(crate::config::spec::NatSource {
+                address: address.into(),
+                ports,
+                at: Place::default(),
+            });
+        })
+        .image(&host_facts())
+    };
+    let error = with([10, 0, 0, 1], Some((30_000, 40_000))).expect_err("refused");
+    assert!(error.to_string().contains("32768-60999"), "{error}");
+    assert!(with([10, 0, 0, 1], Some((20_000, 30_000))).is_ok());
+    // An address that is nobody's but ours has all its ports.
+    let image = with([10, 0, 0, 9], None).expect("image");
+    let ports: Vec<_> = image.answers.values().collect();
+    assert_eq!(ports, [&(1024, 65535)]);
+}
+
+#[test]
+fn guard_limits_are_for_steered_services_too() {
+    let wanted = steered(|sluice| sluice.limits.push(limit(10, 10, None)));
+    let image = wanted.image(&host_facts()).expect("image");
+    assert!(has_limit(
+        &image.services[&service("192.0.2.100", 443)].limits
+    ));
+    let others = image
+        .services
+        .values()
+        .filter(|s| s.kind != kind::FORWARDED);
+    assert!(others.into_iter().all(|s| !has_limit(&s.limits)));
+}
+
+#[test]
+fn server_id_is_the_end_of_the_address() {
+    let of = |ip: &str, len| server_id(ip.parse().expect("ip"), len);
+    assert_eq!(of("10.1.2.3", 2)[..3], [2, 3, 0]);
+    assert_eq!(of("10.1.2.3", 6)[..6], [0, 0, 10, 1, 2, 3]);
+    assert_eq!(of("2001:db8::a:b", 4)[..5], [0, 10, 0, 11, 0]);
 }

@@ -6,6 +6,7 @@ use lb_common::{
     abi::MAX_MEMBERS,
     addr::{Address, Be16},
     member::{MemberHead, MemberId, MemberRecord, MemberSlot, MemberState},
+    ring::MAX_RINGS,
 };
 
 use super::{Actual, How, Op, Persist, Tune};
@@ -20,6 +21,10 @@ pub(super) struct Members {
     pub(super) writes: Vec<Op>,
     pub(super) retire: Vec<Op>,
     pub(super) ids: Vec<MemberId>,
+    /// Parallel to `ids`.
+    pub(super) incarnations: Vec<u32>,
+    /// Id of each balancer of the configuration that has members.
+    pub(super) balancers: HashMap<usize, u16>,
 }
 
 pub(super) fn members(
@@ -32,7 +37,7 @@ pub(super) fn members(
         .filter(|(_, m)| m.slot.head.identity[0] != 0)
         .map(|(id, m)| (m.slot.head.identity, MemberId(id as u32)))
         .collect();
-    let balancers = balancer_ids(actual, image, &known);
+    let balancers = balancer_ids(actual, image, &known)?;
     let missing = (image.members.iter())
         .filter(|m| !known.contains_key(&m.identity))
         .count();
@@ -42,16 +47,19 @@ pub(super) fn members(
         writes: Vec::new(),
         retire: Vec::new(),
         ids: Vec::with_capacity(image.members.len()),
+        incarnations: Vec::with_capacity(image.members.len()),
+        balancers,
     };
     let mut kept = HashSet::new();
     for wanted in &image.members {
-        let balancer = balancers.get(&wanted.balancer).copied().unwrap_or(0);
+        let balancer = out.balancers.get(&wanted.balancer).copied().unwrap_or(0);
         let found = known.get(&wanted.identity).copied();
         let id = match found {
             Some(id) => id,
             None => free.next().expect("as many free slots as missing members"),
         };
         let is = &actual.members[id.0 as usize];
+        let mut incarnation = is.slot.head.incarnation;
         if found.is_none() || is.name != wanted.name {
             out.names.push(Op::Name {
                 id,
@@ -72,12 +80,15 @@ pub(super) fn members(
             }
         } else {
             kept.insert(id);
+            let slot = begin(&is.slot, found.is_some(), wanted, balancer);
+            incarnation = slot.head.incarnation;
             out.writes.push(Op::Slot {
                 id,
-                slot: Box::new(begin(&is.slot, found.is_some(), wanted, balancer)),
+                slot: Box::new(slot),
             });
         }
         out.ids.push(id);
+        out.incarnations.push(incarnation);
     }
     for (identity, id) in &known {
         let slot = &actual.members[id.0 as usize].slot;
@@ -95,12 +106,15 @@ pub(super) fn members(
 }
 
 /// A balancer keeps its id as long as one of its members stays; a new one gets the lowest id that
-/// no slot carries.
+/// no slot carries. The id of one that is steered to is that of its ring, of which there are fewer.
 fn balancer_ids(
     actual: &Actual,
     image: &Image,
     known: &HashMap<[u64; 2], MemberId>,
-) -> HashMap<usize, u16> {
+) -> Result<HashMap<usize, u16>, DataplaneError> {
+    let steered: HashSet<usize> = (image.services.values())
+        .filter_map(|service| service.balancer)
+        .collect();
     let mut ids: HashMap<usize, u16> = HashMap::new();
     let mut taken: HashSet<u16> = HashSet::new();
     for wanted in &image.members {
@@ -108,7 +122,8 @@ fn balancer_ids(
             continue;
         };
         let balancer = actual.members[id.0 as usize].slot.head.balancer;
-        if balancer != 0 && !ids.contains_key(&wanted.balancer) && taken.insert(balancer) {
+        let ring = u32::from(balancer) < MAX_RINGS || !steered.contains(&wanted.balancer);
+        if balancer != 0 && ring && !ids.contains_key(&wanted.balancer) && taken.insert(balancer) {
             ids.insert(wanted.balancer, balancer);
         }
     }
@@ -118,15 +133,29 @@ fn balancer_ids(
             .map(|id| actual.members[id.0 as usize].slot.head.balancer),
     );
     let mut next = 1;
-    for wanted in &image.members {
-        ids.entry(wanted.balancer).or_insert_with(|| {
-            while !taken.insert(next) {
-                next += 1;
-            }
-            next
-        });
+    // Those with rings first, so that they get the low ids.
+    let (rings, others): (Vec<_>, Vec<_>) =
+        (image.members.iter()).partition(|wanted| steered.contains(&wanted.balancer));
+    for wanted in rings.into_iter().chain(others) {
+        if ids.contains_key(&wanted.balancer) {
+            continue;
+        }
+        while !taken.insert(next) {
+            next += 1;
+        }
+        if steered.contains(&wanted.balancer) && u32::from(next) >= MAX_RINGS {
+            let capacity = MAX_RINGS as usize - 1;
+            return Err(DataplaneError::Capacity {
+                what: "rings of steered balancers",
+                wanted: steered.len(),
+                free: capacity.saturating_sub(taken.len() - 1),
+                capacity,
+                hint: "; ids of removed balancers come free with their members' slots",
+            });
+        }
+        ids.insert(wanted.balancer, next);
     }
-    ids
+    Ok(ids)
 }
 
 /// Slots for new members: those never used, lowest first; then those freed, oldest first, on which

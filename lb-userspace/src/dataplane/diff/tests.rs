@@ -13,7 +13,7 @@ use crate::{
     config::spec::{GuardLimit, Listener, Per, Place, Prefix, Spec},
     dataplane::{
         desired::{
-            Desired,
+            Desired, Facts,
             tests::{balancer, desired, member},
         },
         prefix::List,
@@ -53,7 +53,7 @@ impl Rig {
             },
             file_limits: &self.file_limits,
         };
-        let plan = diff(&actual, &desired.image()?, &mut how);
+        let plan = diff(&actual, &desired.image(&Facts::default())?, &mut how);
         self.seed = seed;
         plan
     }
@@ -79,7 +79,7 @@ impl Rig {
 
     /// Whether the maps hold what is wanted, all of it and no more.
     fn check(&self, desired: &Desired, ids: &[MemberId]) -> Result<(), TestCaseError> {
-        let image = desired.image().expect("image");
+        let image = desired.image(&Facts::default()).expect("image");
         let actual = self.store.actual().expect("memory");
         prop_assert_eq!(actual.phase, phase::READY);
         for (wanted, id) in image.members.iter().zip(ids) {
@@ -119,7 +119,10 @@ impl Rig {
                 "a service lies twice"
             );
         }
-        prop_assert_eq!(&services, &image.services);
+        let wanted: BTreeMap<_, _> = (image.services.iter())
+            .map(|(key, service)| (*key, service.limits))
+            .collect();
+        prop_assert_eq!(&services, &wanted);
         let ids: HashSet<u16> = actual.ways.iter().map(|w| w.value.id).collect();
         prop_assert_eq!(ids.len(), services.len());
 
@@ -469,7 +472,7 @@ fn a_slot_is_taken_up_again_when_no_unused_one_is_left_oldest_first() {
 
     // And the life that begins there is another one.
     let old = full.members[30].slot;
-    let image = app(&["http://x"]).image().expect("image");
+    let image = app(&["http://x"]).image(&Facts::default()).expect("image");
     let slot = begin(&old, false, &image.members[0], 1);
     assert_eq!(slot.head.incarnation, 2);
     rig.now += 1;
@@ -498,13 +501,13 @@ fn ports(count: u16) -> Desired {
 #[test]
 fn the_table_holds_every_service_there_may_be() {
     let mut rig = Rig::new();
-    for count in [1, 100, 300, 511, 2, 511] {
+    for count in [1, 100, 300, 1023, 2, 1023] {
         let wanted = ports(count);
         let ids = rig.publish(&wanted);
         rig.check(&wanted, &ids).expect("placed");
     }
-    let error = rig.plan(&ports(512)).expect_err("one too many");
-    assert!(error.to_string().contains("512 are needed"), "{error}");
+    let error = rig.plan(&ports(1024)).expect_err("one too many");
+    assert!(error.to_string().contains("1024 are needed"), "{error}");
 }
 
 #[test]

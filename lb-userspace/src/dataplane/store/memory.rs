@@ -1,12 +1,16 @@
 //! Maps in this process's memory, for running without a kernel's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use lb_common::{
     abi::{MAX_MEMBERS, MAX_SERVICES},
+    capture::Capture,
     deny::PrefixEntry,
+    forward::{Forward, MemberCounter},
     limit::ServiceLimits,
+    maglev::SLOTS,
     member::{MemberId, MemberName},
+    quic::{ServerIdKey, ServerIdValue},
     settings::Settings,
     verdict::{Counter, Reason},
 };
@@ -20,6 +24,9 @@ pub(super) struct Memory {
     limits: Vec<ServiceLimits>,
     settings: Settings,
     prefixes: BTreeMap<PrefixKey, PrefixEntry>,
+    forwards: Vec<Forward>,
+    server_ids: HashMap<ServerIdKey, ServerIdValue>,
+    rings: HashMap<u16, Vec<u16>>,
 }
 
 impl Default for Memory {
@@ -29,6 +36,9 @@ impl Default for Memory {
             limits: vec![ServiceLimits::default(); MAX_SERVICES as usize],
             settings: Settings::default(),
             prefixes: BTreeMap::new(),
+            forwards: vec![Forward::default(); MAX_SERVICES as usize],
+            server_ids: HashMap::new(),
+            rings: HashMap::new(),
         }
     }
 }
@@ -88,6 +98,58 @@ impl Rest for Memory {
     }
 
     fn clear_traffic(&mut self, _service: u16) -> Result<(), DataplaneError> {
+        Ok(())
+    }
+
+    fn forward(&self, service: u16) -> Result<Forward, DataplaneError> {
+        let forward = self.forwards.get(usize::from(service));
+        Ok(forward.copied().unwrap_or_default())
+    }
+
+    fn set_forward(&mut self, service: u16, forward: &Forward) -> Result<(), DataplaneError> {
+        if let Some(row) = self.forwards.get_mut(usize::from(service)) {
+            *row = *forward;
+        }
+        Ok(())
+    }
+
+    fn server_ids(&self) -> Result<HashMap<ServerIdKey, ServerIdValue>, DataplaneError> {
+        Ok(self.server_ids.clone())
+    }
+
+    fn set_server_id(
+        &mut self,
+        key: &ServerIdKey,
+        value: Option<ServerIdValue>,
+    ) -> Result<(), DataplaneError> {
+        match value {
+            Some(value) => self.server_ids.insert(*key, value),
+            None => self.server_ids.remove(key),
+        };
+        Ok(())
+    }
+
+    fn set_ring(&mut self, ring: u16, slots: Option<&[u16; SLOTS]>) -> Result<(), DataplaneError> {
+        match slots {
+            Some(slots) => self.rings.insert(ring, slots.to_vec()),
+            None => self.rings.remove(&ring),
+        };
+        Ok(())
+    }
+
+    fn ring(&self, ring: u16) -> Result<Option<Vec<u16>>, DataplaneError> {
+        Ok(self.rings.get(&ring).cloned())
+    }
+
+    fn member_counter(&self, _id: MemberId) -> Result<MemberCounter, DataplaneError> {
+        Ok(MemberCounter::default())
+    }
+
+    fn set_capture(&mut self, _capture: &Capture) -> Result<(), DataplaneError> {
+        Ok(())
+    }
+
+    fn clear_member(&mut self, _id: MemberId) -> Result<(), DataplaneError> {
         Ok(())
     }
 }

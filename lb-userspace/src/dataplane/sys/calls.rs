@@ -16,8 +16,14 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 /// Commands of bpf(2) used here (`enum bpf_cmd`).
 const BPF_MAP_CREATE: libc::c_int = 0;
+const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
+const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_MAP_GET_FD_BY_ID: libc::c_int = 14;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 const BPF_LINK_DETACH: libc::c_int = 34;
 /// `BPF_LINK_TYPE_XDP`.
 const LINK_TYPE_XDP: u32 = 6;
@@ -62,6 +68,7 @@ struct MapCreate {
     key_size: u32,
     value_size: u32,
     max_entries: u32,
+    map_flags: u32,
 }
 
 /// What an XDP link is attached to.
@@ -131,6 +138,90 @@ pub(in crate::dataplane) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> 
     bpf(BPF_LINK_DETACH, &mut arguments).map(drop)
 }
 
+/// The arguments of `BPF_MAP_LOOKUP_ELEM`, `BPF_MAP_UPDATE_ELEM` and `BPF_MAP_DELETE_ELEM`.
+#[repr(C)]
+#[derive(Default)]
+struct MapElement {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// The arguments of `BPF_MAP_GET_FD_BY_ID`.
+#[repr(C)]
+struct MapById {
+    id: u32,
+    next: u32,
+    flags: u32,
+}
+
+/// The arguments of `BPF_MAP_LOOKUP_BATCH` and `BPF_MAP_UPDATE_BATCH`.
+#[repr(C)]
+#[derive(Default)]
+struct MapBatch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Removes one element of a map with 4-byte keys. What is not there is no error.
+pub(in crate::dataplane) fn map_delete(map: BorrowedFd<'_>, key: u32) -> io::Result<()> {
+    let mut arguments = MapElement {
+        map_fd: map.as_raw_fd().unsigned_abs(),
+        key: std::ptr::from_ref(&key) as u64,
+        ..MapElement::default()
+    };
+    match bpf(BPF_MAP_DELETE_ELEM, &mut arguments) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        done => done.map(drop),
+    }
+}
+
+/// Writes an array of 8-byte values from its beginning, in one call (Linux 5.6).
+pub(in crate::dataplane) fn map_write_all(map: BorrowedFd<'_>, values: &[u64]) -> io::Result<()> {
+    let count =
+        u32::try_from(values.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
+    let keys: Vec<u32> = (0..count).collect();
+    let mut arguments = MapBatch {
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count,
+        map_fd: map.as_raw_fd().unsigned_abs(),
+        ..MapBatch::default()
+    };
+    bpf(BPF_MAP_UPDATE_BATCH, &mut arguments).map(drop)
+}
+
+/// Reads an array of `count` 8-byte values in one call. The map's values must have that size.
+pub(in crate::dataplane) fn map_read_all(map: BorrowedFd<'_>, count: u32) -> io::Result<Vec<u64>> {
+    let mut keys = vec![0u32; count as usize];
+    let mut values = vec![0u64; count as usize];
+    let mut next = 0u32;
+    let mut arguments = MapBatch {
+        out_batch: std::ptr::from_mut(&mut next) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count,
+        map_fd: map.as_raw_fd().unsigned_abs(),
+        ..MapBatch::default()
+    };
+    match bpf(BPF_MAP_LOOKUP_BATCH, &mut arguments) {
+        // It says so at the end of the map.
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
+        _ => {}
+    }
+    let read = arguments.count.min(count) as usize;
+    values.truncate(read);
+    Ok(values)
+}
+
 /// Whether bpf(2) is there and this process may use it: makes the smallest map and forgets it.
 pub(in crate::dataplane) fn bpf_probe() -> io::Result<()> {
     let mut arguments = MapCreate {
@@ -138,8 +229,61 @@ pub(in crate::dataplane) fn bpf_probe() -> io::Result<()> {
         key_size: 4,
         value_size: 8,
         max_entries: 1,
+        map_flags: 0,
     };
     owned(bpf(BPF_MAP_CREATE, &mut arguments)?).map(drop)
+}
+
+/// Makes an mmapable array of `entries` 8-byte values: a part of a map of maps.
+pub(in crate::dataplane) fn array_create(entries: u32) -> io::Result<OwnedFd> {
+    let mut arguments = MapCreate {
+        map_type: 2, // BPF_MAP_TYPE_ARRAY
+        key_size: 4,
+        value_size: 8,
+        max_entries: entries,
+        map_flags: 1 << 10, // BPF_F_MMAPABLE
+    };
+    owned(bpf(BPF_MAP_CREATE, &mut arguments)?)
+}
+
+/// Puts a map into a map of maps with 4-byte keys. Readers see the old one or the new one.
+pub(in crate::dataplane) fn inner_put(
+    outer: BorrowedFd<'_>,
+    key: u32,
+    inner: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let value = inner.as_raw_fd().unsigned_abs();
+    let mut arguments = MapElement {
+        map_fd: outer.as_raw_fd().unsigned_abs(),
+        key: std::ptr::from_ref(&key) as u64,
+        value: std::ptr::from_ref(&value) as u64,
+        ..MapElement::default()
+    };
+    bpf(BPF_MAP_UPDATE_ELEM, &mut arguments).map(drop)
+}
+
+/// The map in a map of maps with 4-byte keys; `None`: there is none.
+pub(in crate::dataplane) fn inner_of(
+    outer: BorrowedFd<'_>,
+    key: u32,
+) -> io::Result<Option<OwnedFd>> {
+    let mut id = 0u32;
+    let mut arguments = MapElement {
+        map_fd: outer.as_raw_fd().unsigned_abs(),
+        key: std::ptr::from_ref(&key) as u64,
+        value: std::ptr::from_mut(&mut id) as u64,
+        ..MapElement::default()
+    };
+    match bpf(BPF_MAP_LOOKUP_ELEM, &mut arguments) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+        done => done?,
+    };
+    let mut arguments = MapById {
+        id,
+        next: 0,
+        flags: 0,
+    };
+    owned(bpf(BPF_MAP_GET_FD_BY_ID, &mut arguments)?).map(Some)
 }
 
 /// Marks every descriptor above standard error close-on-exec: what this process was started with is

@@ -7,8 +7,11 @@ use std::{
 
 use lb_common::{
     abi::{SERVICE_WAYS, map},
+    flow_table::{Flow4Set, Flow6Set, WAYS},
+    forward::Hop,
     member::{MemberElection, MemberHead, MemberRecord, MemberSlot, MemberTraffic},
     meta::Meta,
+    nat::NatEntry,
     service::{ServiceSet, ServiceWay},
 };
 
@@ -80,7 +83,8 @@ pub(in crate::dataplane) struct WayCell {
     pub(in crate::dataplane) id: AtomicU16,
     pub(in crate::dataplane) balancer: AtomicU16,
     pub(in crate::dataplane) flags: AtomicU32,
-    pad: AtomicU32,
+    /// First and last port, in memory order.
+    pub(in crate::dataplane) range: AtomicU32,
 }
 
 /// [`Meta`] through atomics.
@@ -97,8 +101,61 @@ pub(in crate::dataplane) struct MetaCell {
     pub(in crate::dataplane) state_sequence: AtomicU64,
     pub(in crate::dataplane) build: AtomicU64,
     pub(in crate::dataplane) boot: AtomicU64,
+    pub(in crate::dataplane) beat_tick: AtomicU32,
+    pub(in crate::dataplane) beat_shift: AtomicU32,
+    pub(in crate::dataplane) beat_offset: AtomicU64,
     pub(in crate::dataplane) layouts: [AtomicU32; map::ALL.len()],
 }
+
+/// [`Hop`] through atomics: each word is written at once.
+#[repr(C, align(64))]
+pub(in crate::dataplane) struct HopCell {
+    /// `given`, three words.
+    pub(in crate::dataplane) given: [AtomicU64; 3],
+    /// `learned`, three words.
+    pub(in crate::dataplane) learned: [AtomicU64; 3],
+    pub(in crate::dataplane) asked: AtomicU64,
+    reserved: AtomicU64,
+}
+
+/// [`Flow4Set`] through atomics: key and value of each way.
+#[repr(C, align(64))]
+pub(in crate::dataplane) struct Flow4Cell {
+    pub(in crate::dataplane) ways: [[AtomicU64; 2]; WAYS],
+}
+
+/// [`Flow6Set`] through atomics.
+#[repr(C, align(64))]
+pub(in crate::dataplane) struct Flow6Cell {
+    pub(in crate::dataplane) values: [AtomicU64; WAYS],
+    pub(in crate::dataplane) tails: [AtomicU64; WAYS],
+    pub(in crate::dataplane) sources: [[AtomicU64; 2]; WAYS],
+    pub(in crate::dataplane) destinations: [[AtomicU64; 2]; WAYS],
+}
+
+/// [`NatEntry`] through atomics, as native words.
+#[repr(C, align(64))]
+pub(in crate::dataplane) struct NatCell {
+    pub(in crate::dataplane) words: [AtomicU64; 8],
+}
+
+// SAFETY: repr(C), atomics only; the assertions below leave no gap.
+unsafe impl Cell for HopCell {}
+// SAFETY: as above.
+unsafe impl Cell for Flow4Cell {}
+// SAFETY: as above.
+unsafe impl Cell for Flow6Cell {}
+// SAFETY: as above.
+unsafe impl Cell for NatCell {}
+const _: () = assert!(size_of::<HopCell>() == size_of::<Hop>());
+const _: () = assert!(offset_of!(HopCell, learned) == offset_of!(Hop, learned));
+const _: () = assert!(offset_of!(HopCell, asked) == offset_of!(Hop, asked));
+const _: () = assert!(size_of::<Flow4Cell>() == size_of::<Flow4Set>());
+const _: () = assert!(size_of::<Flow6Cell>() == size_of::<Flow6Set>());
+const _: () = assert!(offset_of!(Flow6Cell, tails) == offset_of!(Flow6Set, tails));
+const _: () = assert!(offset_of!(Flow6Cell, sources) == offset_of!(Flow6Set, sources));
+const _: () = assert!(offset_of!(Flow6Cell, destinations) == offset_of!(Flow6Set, destinations));
+const _: () = assert!(size_of::<NatCell>() == size_of::<NatEntry>());
 
 // SAFETY: repr(C), atomics only; the assertions below leave no gap.
 unsafe impl Cell for MemberCell {}
@@ -153,6 +210,7 @@ same_offsets! { WayCell:
     id = 0, ServiceWay.id;
     balancer = 0, ServiceWay.balancer;
     flags = 0, ServiceWay.flags;
+    range = 0, ServiceWay.range;
 }
 const _: () = assert!(offset_of!(ServiceWay, proto) == offset_of!(ServiceWay, port) + 2);
 const _: () = assert!(offset_of!(ServiceWay, kind) == offset_of!(ServiceWay, port) + 3);
@@ -170,5 +228,8 @@ same_offsets! { MetaCell:
     state_sequence = 0, Meta.state_sequence;
     build = 0, Meta.build;
     boot = 0, Meta.boot;
+    beat_tick = 0, Meta.beat_tick;
+    beat_shift = 0, Meta.beat_shift;
+    beat_offset = 0, Meta.beat_offset;
     layouts = 0, Meta.layouts;
 }

@@ -34,6 +34,10 @@ pub(super) struct Row {
     pub(super) reason: Reason,
     /// Packets at the beginning that end otherwise.
     pub(super) first_others: u64,
+    /// A reason that packets may end with as well.
+    pub(super) also: Option<Reason>,
+    /// Whether it wants the flow tables of `steering`'s size.
+    pub(super) is_large: bool,
     /// Whether the program changes the packet, which then is restored after each.
     pub(super) rewrites: bool,
 }
@@ -69,6 +73,8 @@ pub(super) fn all() -> Vec<Row> {
         service,
         reason,
         first_others: 0,
+        also: None,
+        is_large: false,
         rewrites: false,
     };
     let varied = |row: Row, sources| {
@@ -206,7 +212,8 @@ pub(super) fn all() -> Vec<Row> {
             ),
             Sources::New,
         )),
-        // Rows of forwarded services go here, with `rewrites: true` and a frame that
-        // `floors::pad` made long enough; their floor is the minimal balancer.
     ]
+    .into_iter()
+    .chain(super::steering::all())
+    .collect()
 }

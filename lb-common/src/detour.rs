@@ -1,0 +1,433 @@
+//! What few packets of forwarded services need: fragments, ICMP, addresses rewritten, QUIC, packets
+//! to be unpacked, answers of our own. Each function here is one that the XDP program outlines.
+
+use network_types::eth::EthHdr;
+
+use crate::{
+    addr::Address,
+    answer::{self, Problem},
+    flow_table::{Flow4Key, State},
+    forward::{Forward, hash_kind, mode, on_empty},
+    fragment::FragmentValue,
+    frame::{Edit, Frame},
+    journey::{Decision, Found, Then},
+    nat,
+    parse::{Headers, tcp},
+    quic,
+    send::{self, SendTables},
+    service::{flag, proto},
+    settings::{Settings, gate},
+    steer::{self, Question, Spend, Steered},
+    track,
+    verdict::Reason,
+};
+
+mod fragments;
+mod icmp;
+mod unpack;
+
+pub use fragments::fragment;
+use fragments::fragment_key;
+pub use icmp::icmp;
+pub use unpack::unpack;
+
+/// How a packet that took a detour left.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Detoured {
+    /// Its service; 0: the one that was known before.
+    pub service: u16,
+    /// Its member; 0: none.
+    pub member: u16,
+    /// Why.
+    pub reason: Reason,
+    /// Interface that it is sent from; 0: the one it came in by.
+    pub ifindex: u32,
+}
+
+impl Detoured {
+    /// Ends with a reason, sent nowhere.
+    #[inline(always)]
+    #[must_use]
+    pub const fn end(member: u16, reason: Reason) -> Self {
+        Self {
+            service: 0,
+            member,
+            reason,
+            ifindex: 0,
+        }
+    }
+
+    /// As one word, for a function that can return no more.
+    #[inline(always)]
+    #[must_use]
+    pub const fn pack(self) -> u64 {
+        // Service and member ids are below 2^12.
+        (self.ifindex as u64) << 32
+            | (self.service as u64 & 0xfff) << 20
+            | (self.member as u64 & 0xfff) << 8
+            | self.reason.0 as u64
+    }
+
+    /// From [`pack`](Self::pack).
+    #[inline(always)]
+    #[must_use]
+    pub const fn unpack(word: u64) -> Self {
+        Self {
+            service: (word >> 20) as u16 & 0xfff,
+            member: (word >> 8) as u16 & 0xfff,
+            reason: Reason(word as u8),
+            ifindex: (word >> 32) as u32,
+        }
+    }
+}
+
+/// Where a step goes on as another one: a jump in the XDP program, a call on the host.
+pub trait Detours<F: Edit + ?Sized>: SendTables + Sized {
+    /// [`rest`].
+    fn rest(
+        &self,
+        frame: &mut F,
+        headers: &Headers,
+        service: u16,
+        steered: &Steered<'_>,
+    ) -> Detoured {
+        rest(
+            frame,
+            headers,
+            service,
+            steered.member,
+            steered.reason,
+            self,
+        )
+    }
+    /// [`answer`].
+    fn answer(
+        &self,
+        frame: &mut F,
+        headers: &Headers,
+        service: u16,
+        member: u16,
+        reason: Reason,
+    ) -> Detoured {
+        answer(frame, headers, service, member, reason, self)
+    }
+    /// [`steer`] by the table that `decision` names.
+    fn steer(&self, frame: &mut F, headers: &Headers, decision: &Decision) -> Detoured {
+        if decision.then == Then::Steer4 {
+            steer::<F, Self, false>(frame, headers, decision, self)
+        } else {
+            steer::<F, Self, true>(frame, headers, decision, self)
+        }
+    }
+    /// [`named`].
+    fn named(&self, frame: &F, headers: &Headers, forward: &Forward) -> u16 {
+        named(frame, headers, forward, self)
+    }
+    /// [`crate::journey::find`].
+    fn find_service(&self, headers: &Headers) -> Found {
+        crate::journey::find(headers, self)
+    }
+}
+
+/// Steers a packet and sends it to its member. `IS_WIDE`: by `FLOWS6`.
+#[inline(always)]
+pub fn steer<F, T, const IS_WIDE: bool>(
+    frame: &mut F,
+    headers: &Headers,
+    decision: &Decision,
+    tables: &T,
+) -> Detoured
+where
+    F: Edit + ?Sized,
+    T: Detours<F>,
+{
+    let service = decision.service;
+    let (Some(settings), Some(forward)) = (tables.settings(), tables.forward(service)) else {
+        return Detoured::end(0, Reason::NOT_FORWARDED);
+    };
+    let question = Question {
+        headers,
+        service,
+        is_limited: settings.gates & gate::LIMITS != 0 && decision.flags & flag::LIMITED != 0,
+        is_quoted: decision.flags & flag::QUOTED != 0,
+        forward,
+        settings,
+    };
+    let named = if forward.hash == hash_kind::QUIC && headers.proto == proto::UDP {
+        tables.named(frame, headers, forward)
+    } else {
+        0
+    };
+    let steered = if let Some(head) = tables.member(named)
+        && named != 0
+    {
+        Ok(Steered {
+            member: named,
+            head,
+            reason: Reason::STEERED,
+        })
+    } else if IS_WIDE {
+        steer::choose6(&question, tables)
+    } else {
+        steer::choose4(&question, tables)
+    };
+    let mut steered = match steered {
+        Ok(steered) => steered,
+        Err(reason) if reason.0 == Reason::NO_MEMBER.0 => {
+            return tables.answer(frame, headers, service, 0, reason);
+        }
+        Err(reason) => return Detoured::end(0, reason),
+    };
+    if decision.flags & flag::QUOTED != 0 {
+        steered.reason = Reason::STEERED_ICMP;
+        if forward.mode == mode::NAT {
+            // What it quotes are the ends before they were rewritten.
+            return Detoured::end(steered.member, Reason::ICMP_TO_VIP);
+        }
+    } else if headers.is_fragment || forward.mode == mode::NAT {
+        return tables.rest(frame, headers, service, &steered);
+    }
+    let reason = steered.reason;
+    if decision.reason.0 == Reason::LIMIT_REPORTED.0 && decision.flags & flag::QUOTED == 0 {
+        steered.reason = Reason::STEERED_REPORTED;
+    }
+    deliver(frame, headers, forward, service, &steered, reason, tables)
+}
+
+/// The common case alone, for a program that has no room for the others: an untagged packet in the middle of
+/// a flow that `FLOWS4` has in the key's first set, whose entry stays as it is, to an IPv4 member whose
+/// next hop was asked for in this beat. `None`, and nothing done: [`steer`] it.
+#[inline(always)]
+pub fn hurry<F, T>(
+    frame: &mut F,
+    headers: &Headers,
+    decision: &Decision,
+    settings: &Settings,
+    tables: &T,
+) -> Option<Detoured>
+where
+    F: Edit + ?Sized,
+    T: SendTables,
+{
+    let service = decision.service;
+    let forward = tables.forward(service)?;
+    let is_tcp = headers.proto == proto::TCP;
+    if headers.l3 != EthHdr::LEN
+        || headers.is_fragment
+        || forward.mode > mode::IPIP
+        || forward.hash == hash_kind::QUIC
+        || decision.reason.0 == Reason::LIMIT_REPORTED.0
+        || is_tcp && headers.tcp_flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0
+    {
+        return None;
+    }
+    let a = &headers.source.0;
+    let key = Flow4Key {
+        source: [a[12], a[13], a[14], a[15]],
+        port: headers.source_port.0,
+        service,
+    };
+    let place = key.place(settings.flow_seed, tables.mask4());
+    let (_, entry) = track::find(&tables.set4(place.first)?, &key, place.tag);
+    let beat = tables.beat();
+    // Seen in this beat, and nothing new about it.
+    if entry.state() <= State::NEW && entry.state() != State::CLOSING || entry.age(beat) != 0 {
+        return None;
+    }
+    let member = entry.member();
+    let head = tables.member(member)?;
+    if !steer::keeps(head, entry.incarnation()) {
+        return None;
+    }
+    let to = Address(head.address).as_v4()?;
+    let hop = tables.hop(member)?;
+    let link = send::known(&hop);
+    if !link.is_set() || hop.given.to[7] == 0 && hop.asked != u64::from(beat) + 1 {
+        return None;
+    }
+    let bytes = crate::journey::bytes(frame, headers);
+    let (reason, ifindex) = match send::send_v4(frame, headers, forward, to, &link) {
+        Ok(ifindex) => {
+            tables.count_member(member, bytes, Reason::STEERED);
+            (Reason::STEERED, ifindex)
+        }
+        // Told by who has the room for it; nothing was written yet.
+        Err(reason) if reason.0 == Reason::TOO_BIG.0 => return None,
+        Err(reason) => (reason, 0),
+    };
+    Some(Detoured {
+        service,
+        member,
+        reason,
+        ifindex,
+    })
+}
+
+/// The member that a QUIC connection id names; 0: nobody who takes packets.
+#[inline(always)]
+pub fn named<F, T>(frame: &F, headers: &Headers, forward: &Forward, tables: &T) -> u16
+where
+    F: Frame + ?Sized,
+    T: SendTables,
+{
+    let Some(key) = quic::server_id(frame, headers, forward.balancer, forward.quic_len) else {
+        return 0;
+    };
+    let Some(value) = tables.server_id(&key) else {
+        return 0;
+    };
+    match tables.member(value.member) {
+        Some(head) if steer::keeps(head, value.incarnation) => value.member,
+        _ => 0,
+    }
+}
+
+/// Sends a steered packet, and counts it for its member as `counted`.
+#[inline(always)]
+fn deliver<F, T>(
+    frame: &mut F,
+    headers: &Headers,
+    forward: &Forward,
+    service: u16,
+    steered: &Steered<'_>,
+    counted: Reason,
+    tables: &T,
+) -> Detoured
+where
+    F: Edit + ?Sized,
+    T: Detours<F>,
+{
+    let bytes = crate::journey::bytes(frame, headers);
+    let member = steered.member;
+    match send::send(frame, headers, forward, member, steered.head, tables) {
+        Ok(ifindex) => {
+            tables.count_member(member, bytes, counted);
+            Detoured {
+                service,
+                member,
+                reason: steered.reason,
+                ifindex,
+            }
+        }
+        Err(reason) if reason.0 == Reason::TOO_BIG.0 => {
+            tables.answer(frame, headers, service, member, reason)
+        }
+        Err(reason) => Detoured::end(member, reason),
+    }
+}
+
+/// Sends what was steered and needs more than an outer header: a first fragment, whose datagram is
+/// noted for the later ones, or a packet of `nat`.
+#[inline(always)]
+pub fn rest<F, T>(
+    frame: &mut F,
+    headers: &Headers,
+    service: u16,
+    member: u16,
+    reason: Reason,
+    tables: &T,
+) -> Detoured
+where
+    F: Edit + ?Sized,
+    T: Detours<F>,
+{
+    let (Some(forward), Some(head)) = (tables.forward(service), tables.member(member)) else {
+        return Detoured::end(0, Reason::NOT_FORWARDED);
+    };
+    if headers.is_fragment
+        && let Some(key) = fragment_key(frame, headers)
+    {
+        let value = FragmentValue {
+            beat: tables.beat(),
+            member,
+            service,
+        };
+        tables.add_fragment(&key, &value);
+    }
+    let steered = Steered {
+        member,
+        head,
+        reason,
+    };
+    if forward.mode == mode::NAT {
+        let bytes = crate::journey::bytes(frame, headers);
+        return match nat::translate(frame, headers, forward, service, member, head, tables) {
+            Ok(ifindex) => {
+                tables.count_member(member, bytes, reason);
+                Detoured {
+                    service,
+                    member,
+                    reason,
+                    ifindex,
+                }
+            }
+            Err(reason) => Detoured::end(member, reason),
+        };
+    }
+    deliver(frame, headers, forward, service, &steered, reason, tables)
+}
+
+/// Answers a packet that cannot be sent on, if its service says so and this beat's answers are not
+/// used up: turns the frame into the answer. `reason`: [`Reason::TOO_BIG`] or [`Reason::NO_MEMBER`].
+#[inline(always)]
+pub fn answer<F, T>(
+    frame: &mut F,
+    headers: &Headers,
+    service: u16,
+    member: u16,
+    reason: Reason,
+    tables: &T,
+) -> Detoured
+where
+    F: Edit + ?Sized,
+    T: SendTables,
+{
+    let (Some(forward), Some(settings)) = (tables.forward(service), tables.settings()) else {
+        return Detoured::end(member, reason);
+    };
+    let is_too_big = reason.0 == Reason::TOO_BIG.0;
+    if !is_too_big && forward.on_empty == on_empty::DROP
+        || !tables.spend(Spend::Answer, settings.answers, tables.beat())
+    {
+        return Detoured::end(member, reason);
+    }
+    if !is_too_big && headers.proto == proto::TCP {
+        return match answer::reset(frame, headers) {
+            Some(()) => Detoured::end(0, Reason::REFUSED),
+            None => Detoured::end(0, reason),
+        };
+    }
+    let (problem, answered) = if is_too_big {
+        let is_v4 = (tables.member(member)).is_some_and(|m| Address(m.address).as_v4().is_some());
+        let mtu = tables.hop(member).map_or(send::DEFAULT_MTU, |hop| {
+            send::mtu(forward, &send::known(&hop))
+        });
+        let fits = mtu.saturating_sub(send::overhead(forward, is_v4) as u32);
+        let problem = Problem::TooBig(fits.min(0xffff) as u16);
+        (problem, Reason::TOO_BIG_ANSWERED)
+    } else {
+        (Problem::PortUnreachable, Reason::REFUSED)
+    };
+    match answer::error(frame, headers, problem) {
+        Some(()) => Detoured::end(member, answered),
+        None => Detoured::end(member, reason),
+    }
+}
+
+/// A member's answer under `nat`: back to its client.
+#[inline(always)]
+pub fn give_back<F, T>(frame: &mut F, headers: &Headers, tables: &T) -> Detoured
+where
+    F: Edit + ?Sized,
+    T: SendTables,
+{
+    match nat::give_back(frame, headers, tables) {
+        Ok((service, member, ifindex)) => Detoured {
+            service,
+            member,
+            reason: Reason::RETURNED,
+            ifindex,
+        },
+        Err(reason) => Detoured::end(0, reason),
+    }
+}

@@ -1,0 +1,241 @@
+//! Publishing a generation, and keeping what it steers true: rings as members' states change, the
+//! hook as interfaces come and go, tables that have room.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use lb_common::member::MemberId;
+
+use super::{
+    Dataplane, DataplaneError, Desired, Facts, Published,
+    diff::{self, How, Op, Persist, Plan},
+    heritage::Undo,
+    hops,
+    kernel::{Kernel, Opened},
+    netlink, random,
+    steering::{Changed, Steering},
+    table::monotonic_ns,
+    tables::TableSizes,
+};
+use crate::config::spec::{Interface, Sluice};
+
+impl Dataplane {
+    /// Preflight, members, services, lists, removals; undone on error. Attaches and detaches
+    /// interfaces that the new configuration adds or drops.
+    ///
+    /// A member that the new configuration does not name keeps its slot, usable, until nobody of an
+    /// earlier generation can be on it ([`Dataplane::tick`]).
+    pub fn publish(&mut self, desired: &Desired) -> Result<Published, DataplaneError> {
+        let program = self.resize_tables(&desired.spec.sluice)?;
+        let facts = match &self.kernel {
+            Some(_) => hops::facts(desired),
+            None => Facts::default(),
+        };
+        let image = desired.image(&facts)?;
+        let actual = self.store.actual()?;
+        let mut how = How {
+            persist: self.persist,
+            now: monotonic_ns(),
+            draw: &mut random,
+            file_limits: &self.file_limits,
+        };
+        let plan = diff::diff(&actual, &image, &mut how)?;
+        let wanted = &desired.spec.sluice.interfaces;
+        let mut notices = std::mem::take(&mut self.notices);
+        let changes = match &mut self.kernel {
+            Some(kernel) => kernel.attach_missing(wanted, &mut notices)?,
+            None => Vec::new(),
+        };
+        let mut flat = plan.ids.iter().copied();
+        let ids: Vec<Vec<MemberId>> = (desired.spec.balancers.iter())
+            .map(|b| flat.by_ref().take(b.members.len()).collect())
+            .collect();
+        let (steering, steps) = match self.apply(desired, &plan, &ids) {
+            Ok(done) => done,
+            Err(error) => {
+                if let Some(kernel) = &mut self.kernel {
+                    kernel.take_back(changes)?;
+                }
+                return Err(error);
+            }
+        };
+        let steering = std::mem::replace(&mut self.steering, steering);
+        let interfaces = std::mem::replace(&mut self.interfaces, wanted.clone());
+        let members = self.hops.turn_to(desired, &ids);
+        self.steering.remove_others(&mut self.store)?;
+        if let Some(kernel) = &mut self.kernel {
+            kernel.detach_others(wanted, &mut notices);
+            notices.extend(hops::notices(desired));
+            self.hops.look_at_routes();
+            self.hops.look_at_neighbours(&self.store);
+        }
+        self.state_changed();
+        self.prefixes = self.store.rest.prefixes()?;
+        let file_limits = std::mem::replace(&mut self.file_limits, plan.file_limits);
+        self.undo = Some(Undo {
+            steps,
+            file_limits,
+            steering,
+            interfaces,
+            members,
+        });
+        self.persist = Persist::Adopt;
+        notices.extend(plan.notices);
+        Ok(Published {
+            program,
+            generation: self.store.meta().generation.load(Relaxed),
+            ids,
+            notices,
+        })
+    }
+
+    /// Makes room for flows where there was none, with the program loaded anew in the place of the
+    /// one that runs; whether it did. A table with flows in it keeps its size.
+    fn resize_tables(&mut self, sluice: &Sluice) -> Result<bool, DataplaneError> {
+        if self.kernel.is_none() {
+            return Ok(false);
+        }
+        let wanted = TableSizes::of(sluice);
+        let is = TableSizes::are(self.store.l4.sizes());
+        let Some(change) = is.change_to(wanted) else {
+            return Ok(false);
+        };
+        let loses = change.loses && self.store.l4.flows().next().is_some();
+        if loses {
+            return Err(DataplaneError::Refused(format!(
+                "SteerFlowTable: the flow table has {} places and flows in them; another size needs a \
+                 restart of sluice, which forgets them",
+                is.flows()
+            )));
+        }
+        // Interfaces that this generation does not know yet are attached to when it is published.
+        let attached: Vec<Interface> = (sluice.interfaces.iter())
+            .filter(|wanted| {
+                self.interfaces
+                    .iter()
+                    .any(|known| known.name == wanted.name)
+            })
+            .cloned()
+            .collect();
+        let Opened {
+            kernel,
+            store,
+            notices,
+        } = Kernel::open(&self.place, &attached, wanted)?;
+        self.kernel = Some(kernel);
+        self.store = store;
+        self.notices.extend(notices);
+        Ok(true)
+    }
+
+    /// Members first, then the rings of the states they have then, then what leads there; all is as
+    /// before on error.
+    fn apply(
+        &mut self,
+        desired: &Desired,
+        plan: &Plan,
+        ids: &[Vec<MemberId>],
+    ) -> Result<(Steering, Vec<Op>), DataplaneError> {
+        let (members, rest) = plan.ops.split_at(plan.members_end);
+        let mut undo = self.store.apply_all(members)?;
+        let balancers = &plan.balancers;
+        let mut steering = self
+            .steering
+            .turned_to(desired, ids, balancers, &self.store);
+        let done = steering
+            .refresh(&mut self.store, monotonic_ns())
+            .and_then(|_| self.store.apply_all(rest));
+        match done {
+            Ok(steps) => {
+                undo.extend(steps);
+                Ok((steering, undo))
+            }
+            Err(error) => {
+                self.steering.restore(&mut self.store, &steering);
+                if let Err(second) = self.store.take_back(undo, monotonic_ns()) {
+                    tracing::error!(%second, "undoing a failed publish failed too");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether packets are steered, so that [`Dataplane::refresh_rings`] has something to look after.
+    pub const fn is_steering(&self) -> bool {
+        !self.steering.is_idle()
+    }
+
+    /// Makes the rings follow the members' states, weights and sets: those that changed, each at
+    /// once. Cheap when nothing did.
+    pub fn refresh_rings(&mut self) {
+        match self.steering.refresh(&mut self.store, monotonic_ns()) {
+            Ok(changes) => {
+                for Changed {
+                    balancer,
+                    members,
+                    before,
+                } in changes
+                {
+                    let before = before.map_or_else(String::new, |n| format!(" (it was of {n})"));
+                    tracing::info!(
+                        "new flows of balancer://{balancer} go to a ring of {members} members{before}"
+                    );
+                }
+            }
+            Err(error) => tracing::error!(%error, "a ring could not be written; it is tried again"),
+        }
+    }
+
+    /// An operator enabled a member: it need not prove itself first.
+    pub fn forgive(&mut self, id: MemberId) {
+        self.steering.forgive(id);
+    }
+
+    /// Interfaces, routes or neighbours changed: follows them.
+    pub fn follow_host(&mut self) {
+        if self.kernel.is_none() {
+            return;
+        }
+        self.follow_interfaces();
+        self.hops.look_at_routes();
+        self.hops.look_at_neighbours(&self.store);
+    }
+
+    /// Attaches again to interfaces that came back.
+    fn follow_interfaces(&mut self) {
+        let Some(kernel) = &mut self.kernel else {
+            return;
+        };
+        for interface in &self.interfaces {
+            let name = &interface.name;
+            if !matches!(netlink::by_name(name), Ok(Some(_))) {
+                if self.vanished.insert(name.clone()) {
+                    tracing::error!(
+                        "interface {name} has vanished: packets that came in by it are neither guarded \
+                         nor steered until it is back"
+                    );
+                }
+                continue;
+            }
+            let mut notices = Vec::new();
+            match kernel.attach_missing(std::slice::from_ref(interface), &mut notices) {
+                Ok(changes) if changes.is_empty() => {}
+                Ok(_) => {
+                    tracing::error!(
+                        "interface {name} is another now: the program is attached again"
+                    );
+                    self.vanished.remove(name);
+                    // What was learned of next hops may name the interface that is gone.
+                    self.hops.ask_anew(&self.store);
+                    for notice in notices {
+                        tracing::info!(notice = true, "{notice}");
+                    }
+                }
+                Err(error) => {
+                    if self.vanished.insert(name.clone()) {
+                        tracing::error!("interface {name} is not guarded: {error}");
+                    }
+                }
+            }
+        }
+    }
+}

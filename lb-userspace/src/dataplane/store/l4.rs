@@ -1,0 +1,257 @@
+//! The maps of steering that are mapped into this process: next hops, flows, rewritten connections.
+//! Reading them is reading what the packet path writes at this moment: a flow that changes
+//! meanwhile is left out.
+
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsFd, OwnedFd},
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
+};
+
+use lb_common::{
+    abi::MAX_MEMBERS,
+    addr::Address,
+    flow_table::{Entry, Flow4Key, State, WAYS},
+    forward::Link,
+    member::MemberId,
+};
+
+use crate::dataplane::{
+    DataplaneError,
+    sys::{Flow4Cell, Flow6Cell, HopCell, Mapping, NatCell, memory_file},
+};
+
+/// `HOPS`, `FLOWS4`, `FLOWS6` and `NAT`.
+pub(in crate::dataplane) struct L4 {
+    hops: Mapping<HopCell>,
+    flows4: Mapping<Flow4Cell>,
+    flows6: Mapping<Flow6Cell>,
+    nat: Mapping<NatCell>,
+}
+
+/// A flow of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::dataplane) struct Flow {
+    pub(in crate::dataplane) source: SocketAddr,
+    /// `None`: as its service is called.
+    pub(in crate::dataplane) destination: Option<SocketAddr>,
+    pub(in crate::dataplane) service: u16,
+    pub(in crate::dataplane) entry: Entry,
+}
+
+impl L4 {
+    /// Maps them; each with the number of its entries.
+    pub(in crate::dataplane) fn of(
+        hops: &(OwnedFd, usize),
+        flows4: &(OwnedFd, usize),
+        flows6: &(OwnedFd, usize),
+        nat: &(OwnedFd, usize),
+    ) -> Result<Self, DataplaneError> {
+        let failed = |map| {
+            move |source| DataplaneError::Map {
+                map,
+                what: "mapping",
+                source,
+            }
+        };
+        Ok(Self {
+            hops: Mapping::of(hops.0.as_fd(), hops.1).map_err(failed("HOPS"))?,
+            flows4: Mapping::of(flows4.0.as_fd(), flows4.1).map_err(failed("FLOWS4"))?,
+            flows6: Mapping::of(flows6.0.as_fd(), flows6.1).map_err(failed("FLOWS6"))?,
+            nat: Mapping::of(nat.0.as_fd(), nat.1).map_err(failed("NAT"))?,
+        })
+    }
+
+    /// In memory of this process, where nothing is steered.
+    pub(super) fn anonymous() -> Result<Self, DataplaneError> {
+        let file = |map, entries: usize, size: usize| {
+            let file = memory_file(map, (entries * size) as u64);
+            file.map(|file| (file, entries))
+                .map_err(|source| DataplaneError::Map {
+                    map,
+                    what: "creating memory for",
+                    source,
+                })
+        };
+        Self::of(
+            &file("HOPS", MAX_MEMBERS as usize, size_of::<HopCell>())?,
+            &file("FLOWS4", 1, size_of::<Flow4Cell>())?,
+            &file("FLOWS6", 1, size_of::<Flow6Cell>())?,
+            &file("NAT", 1, size_of::<NatCell>())?,
+        )
+    }
+
+    /// Sets of `FLOWS4` and `FLOWS6`, entries of `NAT`.
+    pub(in crate::dataplane) const fn sizes(&self) -> [usize; 3] {
+        [self.flows4.len(), self.flows6.len(), self.nat.len()]
+    }
+
+    fn hop(&self, id: MemberId) -> Option<&HopCell> {
+        self.hops.cell(id.0 as usize)
+    }
+
+    /// What control last knew of the next hop to a member; `None`: nothing.
+    pub(in crate::dataplane) fn given_hop(&self, id: MemberId) -> Option<Link> {
+        self.hop(id)
+            .map(|cell| link(&cell.given))
+            .filter(Link::is_set)
+    }
+
+    /// What the packet path last learned of it.
+    pub(in crate::dataplane) fn learned_hop(&self, id: MemberId) -> Option<Link> {
+        (self.hop(id))
+            .map(|cell| link(&cell.learned))
+            .filter(Link::is_set)
+    }
+
+    /// Writes the next hop to use while the kernel knows none.
+    pub(in crate::dataplane) fn give_hop(&self, id: MemberId, hop: &Link) {
+        let Some(cell) = self.hop(id) else { return };
+        let mut tail = [0; 8];
+        tail[..4].copy_from_slice(&hop.ifindex.to_ne_bytes());
+        tail[4..].copy_from_slice(&hop.mtu.to_ne_bytes());
+        // The destination last: its mark says that the rest counts.
+        cell.given[1].store(u64::from_ne_bytes(hop.from), Relaxed);
+        cell.given[2].store(u64::from_ne_bytes(tail), Relaxed);
+        cell.given[0].store(u64::from_ne_bytes(hop.to), Release);
+    }
+
+    /// Of a slot that goes to another member.
+    pub(super) fn forget_hop(&self, id: MemberId) {
+        let Some(cell) = self.hop(id) else { return };
+        for word in cell.given.iter().chain(&cell.learned) {
+            word.store(0, Release);
+        }
+        cell.asked.store(0, Release);
+    }
+
+    /// Has the packet path ask the kernel for a member's next hop at its next packet.
+    pub(in crate::dataplane) fn ask_anew(&self, id: MemberId) {
+        if let Some(cell) = self.hop(id) {
+            for word in &cell.learned {
+                word.store(0, Release);
+            }
+            cell.asked.store(0, Release);
+        }
+    }
+
+    /// Key and value of a way of `FLOWS4`.
+    pub(in crate::dataplane) fn way4(&self, set: u32, way: usize) -> Option<&[AtomicU64; 2]> {
+        self.flows4.cell(set as usize)?.ways.get(way)
+    }
+
+    /// Value of a way of `FLOWS6`; and its key: ports and service, source, destination.
+    pub(in crate::dataplane) fn way6(&self, set: u32, way: usize) -> Option<(u64, [u64; 5])> {
+        let set = self.flows6.cell(set as usize)?;
+        let value = set.values.get(way)?.load(Acquire);
+        let [a, b] = &set.sources[way];
+        let [c, d] = &set.destinations[way];
+        let words = [&set.tails[way], a, b, c, d].map(|word| word.load(Relaxed));
+        Some((value, words))
+    }
+
+    /// Every flow of the tables.
+    pub(in crate::dataplane) fn flows(&self) -> impl Iterator<Item = Flow> {
+        let four = (0..self.flows4.len()).filter_map(|set| self.flows4.cell(set));
+        let six = (0..self.flows6.len()).filter_map(|set| self.flows6.cell(set));
+        let four = four.flat_map(|set| (0..WAYS).filter_map(|way| flow4(set, way)));
+        let six = six.flat_map(|set| (0..WAYS).filter_map(|way| flow6(set, way)));
+        four.chain(six)
+    }
+
+    /// Members with which some flow still is: one that did not end.
+    pub(super) fn members_of_flows(&self) -> HashSet<u16> {
+        let all = self.flows().chain(self.rewritten());
+        let flows = all.filter(|flow| flow.entry.state() >= State::SEEN);
+        flows.map(|flow| flow.entry.member()).collect()
+    }
+
+    /// Every connection of `NAT`.
+    fn rewritten(&self) -> impl Iterator<Item = Flow> {
+        (0..self.nat.len()).filter_map(|at| {
+            let cell = self.nat.cell(at)?;
+            let before = Entry(cell.words[0].load(Acquire));
+            let words: [u64; 8] = std::array::from_fn(|at| cell.words[at].load(Relaxed));
+            if !is_flow(before) || Entry(cell.words[0].load(Acquire)) != before {
+                return None;
+            }
+            let ports = words[1].to_ne_bytes();
+            let port = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
+            Some(Flow {
+                source: SocketAddr::new(ip(words[2], words[3]), port(0)),
+                destination: Some(SocketAddr::new(ip(words[4], words[5]), port(2))),
+                service: u16::from_ne_bytes([ports[6], ports[7]]),
+                entry: before,
+            })
+        })
+    }
+}
+
+fn link(words: &[AtomicU64; 3]) -> Link {
+    let to = words[0].load(Acquire).to_ne_bytes();
+    let from = words[1].load(Relaxed).to_ne_bytes();
+    let tail = words[2].load(Relaxed).to_ne_bytes();
+    let [ifindex, mtu] =
+        [0, 4].map(|at| u32::from_ne_bytes([tail[at], tail[at + 1], tail[at + 2], tail[at + 3]]));
+    Link {
+        to,
+        from,
+        ifindex,
+        mtu,
+    }
+}
+
+/// Whether the value is that of a flow, and not of a free or half-written place.
+fn is_flow(entry: Entry) -> bool {
+    entry.state() > State::FILLING
+}
+
+fn ip(high: u64, low: u64) -> IpAddr {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&high.to_ne_bytes());
+    bytes[8..].copy_from_slice(&low.to_ne_bytes());
+    Address(bytes).into()
+}
+
+fn flow4(set: &Flow4Cell, way: usize) -> Option<Flow> {
+    let [key, value] = set.ways.get(way)?;
+    let entry = Entry(value.load(Acquire));
+    let word = key.load(Relaxed);
+    if !is_flow(entry) || Entry(value.load(Acquire)).tag() != entry.tag() {
+        return None;
+    }
+    let key = word.to_ne_bytes();
+    let key = Flow4Key {
+        source: [key[0], key[1], key[2], key[3]],
+        port: [key[4], key[5]],
+        service: u16::from_ne_bytes([key[6], key[7]]),
+    };
+    Some(Flow {
+        source: SocketAddr::from((key.source, u16::from_be_bytes(key.port))),
+        destination: None,
+        service: key.service,
+        entry,
+    })
+}
+
+fn flow6(set: &Flow6Cell, way: usize) -> Option<Flow> {
+    let value = set.values.get(way)?;
+    let entry = Entry(value.load(Acquire));
+    let tail = set.tails[way].load(Relaxed).to_ne_bytes();
+    let address = |words: &[AtomicU64; 2]| ip(words[0].load(Relaxed), words[1].load(Relaxed));
+    let (source, destination) = (address(&set.sources[way]), address(&set.destinations[way]));
+    if !is_flow(entry) || Entry(value.load(Acquire)).tag() != entry.tag() {
+        return None;
+    }
+    let port = |at: usize| u16::from_be_bytes([tail[at], tail[at + 1]]);
+    Some(Flow {
+        source: SocketAddr::new(source, port(0)),
+        destination: Some(SocketAddr::new(destination, port(2))),
+        service: u16::from_ne_bytes([tail[4], tail[5]]),
+        entry,
+    })
+}

@@ -1,0 +1,183 @@
+//! `forward=nat`: both directions of connections whose addresses are rewritten.
+
+use lb_common::{
+    addr::Be16,
+    forward::{Forward, mode},
+    service::{ServiceWay, kind},
+    verdict::Reason,
+};
+
+use super::{
+    CLIENT4, CLIENT6, Case, case,
+    steering::{SHOP4, SHOP6, VIP4, VIP6, VOICE, balancer_of, by},
+};
+use crate::{
+    model::{Model, Setup, service},
+    packet::{Packet, flags},
+};
+
+/// Addresses of [`by`] on which members answer: `ours` and id.
+const OURS4: (&str, u16) = ("10.0.0.1", 30);
+const OURS6: (&str, u16) = ("fd00::1", 31);
+
+/// The services above by `nat`, `ports` source ports from 20000 on.
+#[must_use]
+pub fn translator(members: &[&str], ports: u16) -> Setup {
+    let forward = Forward {
+        nat_first: 20_000,
+        nat_ports: ports,
+        ..by(mode::NAT)
+    };
+    let mut setup = balancer_of(&forward, members);
+    for (address, id) in [OURS4, OURS6] {
+        for proto in [6, 17] {
+            setup.services.push(ServiceWay {
+                kind: kind::NAT,
+                port: Be16::new(0),
+                range: [20_000, 20_000 + ports - 1],
+                ..service(id, address, 0, proto)
+            });
+        }
+    }
+    setup
+}
+
+/// The answer to a packet that was sent to a member: the ends the other way round.
+fn answer(sent: &[u8], tcp_flags: u8) -> Vec<u8> {
+    let is_v4 = sent[12] == 8;
+    let l4 = if is_v4 { 34 } else { 54 };
+    let port = |at: usize| u16::from_be_bytes([sent[at], sent[at + 1]]);
+    let (from, to) = if is_v4 {
+        let ip = |at: usize| {
+            format!(
+                "{}.{}.{}.{}",
+                sent[at],
+                sent[at + 1],
+                sent[at + 2],
+                sent[at + 3]
+            )
+        };
+        (
+            format!("{}:{}", ip(30), port(l4 + 2)),
+            format!("{}:{}", ip(26), port(l4)),
+        )
+    } else {
+        let ip = |at: usize| {
+            let mut bytes = [0; 16];
+            bytes.copy_from_slice(&sent[at..at + 16]);
+            std::net::Ipv6Addr::from(bytes)
+        };
+        (
+            format!("[{}]:{}", ip(38), port(l4 + 2)),
+            format!("[{}]:{}", ip(22), port(l4)),
+        )
+    };
+    let proto = if is_v4 { sent[23] } else { sent[20] };
+    if proto == 17 {
+        Packet::udp(&from, &to, 20).build()
+    } else {
+        Packet::tcp(&from, &to, tcp_flags).payload(&[3; 21]).build()
+    }
+}
+
+/// Every case.
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let four = ["10.0.0.11", "10.0.0.12"];
+    let six = ["fd00::11", "fd00::12"];
+    for (client, vip, id, ours, members) in [
+        (CLIENT4, VIP4, SHOP4, OURS4.1, four),
+        (CLIENT6, VIP6, SHOP6, OURS6.1, six),
+    ] {
+        let setup = translator(&members, 1000);
+        let tcp = |flags| Packet::tcp(client, vip, flags).payload(&[1; 9]).build();
+        // What the member sees is known once the first packet was sent on.
+        let (_, sent) = Model::new(&setup).travel(&tcp(flags::SYN));
+        let back = |flags| answer(&sent, flags);
+        cases.push(case(
+            &format!("a connection of {client} and back"),
+            &setup,
+            vec![
+                (back(flags::SYN | flags::ACK), ours, Reason::NO_CONNECTION),
+                (tcp(flags::SYN), id, Reason::STEERED_NEW),
+                (back(flags::SYN | flags::ACK), id, Reason::RETURNED),
+                (tcp(flags::ACK), id, Reason::STEERED),
+                (back(flags::ACK), id, Reason::RETURNED),
+                (tcp(flags::ACK | flags::FIN), id, Reason::STEERED),
+                (back(flags::ACK | flags::FIN), id, Reason::RETURNED),
+                (tcp(flags::ACK), id, Reason::STEERED),
+            ],
+        ));
+    }
+    let setup = translator(&four, 1000);
+    let udp = Packet::udp(CLIENT4, "203.0.113.80:5001", 40);
+    let (_, sent) = Model::new(&setup).travel(&udp.build());
+    cases.push(case(
+        "datagrams there and back, fragments there",
+        &setup,
+        vec![
+            (udp.build(), VOICE, Reason::STEERED_NEW),
+            (answer(&sent, 0), VOICE, Reason::RETURNED),
+            (udp.build(), VOICE, Reason::STEERED),
+            (
+                udp.clone().fragment(0, true).build(),
+                VOICE,
+                Reason::STEERED,
+            ),
+            (
+                Packet::raw(CLIENT4, "203.0.113.80:5001", 17, &[9; 40])
+                    .fragment(6, false)
+                    .build(),
+                VOICE,
+                Reason::STEERED_FRAGMENT,
+            ),
+        ],
+    ));
+    cases.push(case(
+        "the middle of an unknown connection",
+        &setup,
+        vec![(
+            Packet::tcp(CLIENT4, VIP4, flags::ACK).build(),
+            SHOP4,
+            Reason::NO_CONNECTION,
+        )],
+    ));
+    cases.push(case(
+        "a member of another family",
+        &translator(&six, 1000),
+        vec![(
+            Packet::tcp(CLIENT4, VIP4, flags::SYN).build(),
+            SHOP4,
+            Reason::NOT_FORWARDED,
+        )],
+    ));
+    let one = translator(&four[..1], 1);
+    cases.push(case(
+        "one source port serves one connection with a member",
+        &one,
+        vec![
+            (
+                Packet::tcp(CLIENT4, VIP4, flags::SYN).build(),
+                SHOP4,
+                Reason::STEERED_NEW,
+            ),
+            (
+                Packet::tcp("192.0.2.77:5", VIP4, flags::SYN).build(),
+                SHOP4,
+                Reason::NO_PORT,
+            ),
+        ],
+    ));
+    cases
+}
+
+/// Frames to be cut and changed.
+#[must_use]
+pub fn seeds() -> Vec<Vec<u8>> {
+    cases()
+        .into_iter()
+        .take(3)
+        .flat_map(|case| case.frames)
+        .map(|(frame, ..)| frame)
+        .collect()
+}

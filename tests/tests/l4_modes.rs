@@ -1,0 +1,243 @@
+//! Every way to forward, in both families, with real connections.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Result, ensure};
+use lab::{
+    Lab, Member, Sluice,
+    scene::site,
+    sluice::Place,
+    topology,
+    unwrap::Unwrap,
+    vip::{self, Connection, Echo, PORT, VIP4, VIP6},
+};
+
+/// Members at their IPv4 or IPv6 addresses, for packets alone.
+fn balancer(name: &str, scheme: &str, six: bool) -> String {
+    let members: Vec<String> = (0..3)
+        .map(|index| {
+            let last = topology::MEMBERS + index;
+            let host = if six {
+                format!("[{}]", topology::address6(last))
+            } else {
+                topology::address(last).to_string()
+            };
+            format!("    BalancerMember {scheme}://{host}\n")
+        })
+        .collect();
+    format!("<Proxy balancer://{name}>\n{}</Proxy>\n", members.concat())
+}
+
+struct Run {
+    lab: Lab,
+    sluice: Sluice,
+    _members: Vec<Member>,
+    _tunnels: Vec<Unwrap>,
+}
+
+/// Members of one family, services of both, all by one mode.
+fn start(forward: &str, six: bool) -> Result<Run> {
+    let lab = Lab::new()?;
+    vip::share(&lab)?;
+    let members = vip::members(&lab)?;
+    let tunnels = (lab.members.iter())
+        .map(Unwrap::start)
+        .collect::<Result<_>>()?;
+    let steer = format!(
+        "{}{}SteerPass tcp://{VIP4}:{PORT} balancer://l4 forward={forward}\n\
+         SteerPass tcp://[{VIP6}]:{PORT} balancer://l4 forward={forward}\n\
+         SteerPass udp://{VIP4}:5300-5309 balancer://u4 forward={forward}\n\
+         SteerPass udp://[{VIP6}]:5300-5309 balancer://u4 forward={forward}\n",
+        balancer("l4", "tcp", six),
+        balancer("u4", "udp", six),
+    );
+    let sluice = Sluice::start(&lab, &site(&lab::scene::three(""), &steer))?;
+    Ok(Run {
+        lab,
+        sluice,
+        _members: members,
+        _tunnels: tunnels,
+    })
+}
+
+/// Connections reach all members, and stay; datagrams to a range of ports do.
+fn check(forward: &str, six: bool) -> Result<()> {
+    let run = start(forward, six)?;
+    let client = &run.lab.client;
+    for vip in [IpAddr::from(VIP4), VIP6.into()] {
+        let service = SocketAddr::new(vip, PORT);
+        let mut kept = vip::one_of_each(client, service, &["a", "b", "c"])?;
+        let seen = vip::answers(client, service, 30)?;
+        ensure!(seen.len() == 3, "{service} by {forward}: {seen:?}");
+        let names: Vec<String> = kept
+            .iter_mut()
+            .map(Connection::name)
+            .collect::<Result<_>>()?;
+        ensure!(
+            names == ["a", "b", "c"],
+            "{service} by {forward}: {names:?}"
+        );
+
+        let udp = SocketAddr::new(vip, 5305);
+        let echoes: Vec<Echo> = (run.lab.members.iter().zip(["a", "b", "c"]))
+            .map(|(home, name)| Echo::start(home, name, udp))
+            .collect::<Result<_>>()?;
+        let mut who: Vec<String> = Vec::new();
+        for _ in 0..30 {
+            who.push(vip::ask_by_datagram(client, udp)?);
+        }
+        who.sort();
+        who.dedup();
+        ensure!(who == ["a", "b", "c"], "{udp} by {forward}: {who:?}");
+        drop(echoes);
+    }
+    let said = run
+        .sluice
+        .cli(&["service", "list", "--json"])?
+        .ok()?
+        .json()?;
+    let text = said.to_string();
+    ensure!(
+        text.contains("steered_new") && text.contains("\"steered\""),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn dsr_reaches_members_on_the_link() -> Result<()> {
+    check("dsr", false)
+}
+
+#[test]
+fn ipip_reaches_members_by_ipv4() -> Result<()> {
+    check("ipip", false)
+}
+
+#[test]
+fn ipip_reaches_members_by_ipv6() -> Result<()> {
+    check("ipip", true)
+}
+
+#[test]
+fn gue_reaches_members_by_ipv4() -> Result<()> {
+    check("gue", false)
+}
+
+#[test]
+fn gue_reaches_members_by_ipv6() -> Result<()> {
+    check("gue", true)
+}
+
+/// As [`start`], by nat: the members have ports of their own and hold no shared address.
+fn nat(six: bool) -> Result<()> {
+    let lab = Lab::new()?;
+    vip::share(&lab)?;
+    for member in &lab.members {
+        member.ip(&format!(
+            "address delete {VIP4}/32 dev lo\naddress delete {VIP6}/128 dev lo\n"
+        ))?;
+    }
+    let _members = vip::members(&lab)?;
+    let vip = if six { IpAddr::from(VIP6) } else { VIP4.into() };
+    let member_of = |index: u8| -> IpAddr {
+        let last = topology::MEMBERS + index;
+        if six {
+            topology::address6(last).into()
+        } else {
+            topology::address(last).into()
+        }
+    };
+    let list = |scheme: &str, port: u16| -> String {
+        let lines: Vec<String> = (0..3)
+            .map(|index| {
+                let address = SocketAddr::new(member_of(index), port);
+                format!("    BalancerMember {scheme}://{address}\n")
+            })
+            .collect();
+        lines.concat()
+    };
+    let (tcp, udp) = (SocketAddr::new(vip, 443), SocketAddr::new(vip, 53));
+    let steer = format!(
+        "<Proxy balancer://n>\n{}</Proxy>\n<Proxy balancer://u>\n{}</Proxy>\n\
+         SteerPass tcp://{tcp} balancer://n forward=nat\n\
+         SteerPass udp://{udp} balancer://u forward=nat\n",
+        list("tcp", PORT),
+        list("udp", 5353),
+    );
+    let sluice = Sluice::start(&lab, &site(&lab::scene::three(""), &steer))?;
+    let mut kept = vip::one_of_each(&lab.client, tcp, &["a", "b", "c"])?;
+    let seen = vip::answers(&lab.client, tcp, 30)?;
+    ensure!(seen.len() == 3, "{seen:?}");
+    let first = format!("tcp://{}", SocketAddr::new(member_of(0), PORT));
+    sluice.cli(&["member", "drain", "n", &first])?.ok()?;
+    let seen = vip::answers(&lab.client, tcp, 20)?;
+    ensure!(!seen.contains_key("a"), "{seen:?}");
+    let names: Vec<String> = (kept.iter_mut().map(Connection::name)).collect::<Result<_>>()?;
+    ensure!(names == ["a", "b", "c"], "{names:?}");
+
+    let _echoes: Vec<Echo> = (lab.members.iter().zip(["a", "b", "c"]).zip(0..))
+        .map(|((home, name), index)| {
+            Echo::start(home, name, SocketAddr::new(member_of(index), 5353))
+        })
+        .collect::<Result<_>>()?;
+    let mut who = (0..30)
+        .map(|_| vip::ask_by_datagram(&lab.client, udp))
+        .collect::<Result<Vec<_>>>()?;
+    who.sort();
+    who.dedup();
+    ensure!(who == ["a", "b", "c"], "{who:?}");
+    Ok(())
+}
+
+#[test]
+fn nat_rewrites_both_addresses_in_ipv4() -> Result<()> {
+    nat(false)
+}
+
+#[test]
+fn nat_rewrites_both_addresses_in_ipv6() -> Result<()> {
+    nat(true)
+}
+
+/// sluice on both sides: the members unwrap by `SteerDecap`.
+fn decap(forward: &str, six: bool) -> Result<()> {
+    let lab = Lab::new()?;
+    vip::share(&lab)?;
+    let _members = vip::members(&lab)?;
+    let steer = format!(
+        "{}SteerPass tcp://{VIP4}:{PORT} balancer://l4 forward={forward}\n\
+         SteerPass tcp://[{VIP6}]:{PORT} balancer://l4 forward={forward}\n",
+        balancer("l4", "tcp", six),
+    );
+    let _sluice = Sluice::start(&lab, &site(&lab::scene::three(""), &steer))?;
+    let mut unwrappers = Vec::new();
+    for (index, home) in lab.members.iter().enumerate() {
+        let mut place = Place::in_lab(&lab, &format!("member{index}"))?;
+        place.namespace = Some(home.clone());
+        let own = SocketAddr::from((topology::address(topology::MEMBERS + index as u8), 81));
+        place.listen = own;
+        let text = format!(
+            "Listen {own}\nUser nobody\nGroup nogroup\nServerName x\n<IfModule sluice_module>\n\
+             XDPInterface eth0\nSteerDecap from={},{}\n</IfModule>\n",
+            topology::address(topology::BALANCER),
+            topology::address6(topology::BALANCER),
+        );
+        unwrappers.push(Sluice::start_in(place, &text, &[])?);
+    }
+    for vip in [IpAddr::from(VIP4), VIP6.into()] {
+        let seen = vip::answers(&lab.client, SocketAddr::new(vip, PORT), 30)?;
+        ensure!(seen.len() == 3, "{vip} by {forward}: {seen:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn steer_decap_unwraps_ipip() -> Result<()> {
+    decap("ipip", false)
+}
+
+#[test]
+fn steer_decap_unwraps_gue_over_ipv6() -> Result<()> {
+    decap("gue", true)
+}

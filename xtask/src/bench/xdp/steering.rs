@@ -1,0 +1,171 @@
+//! Rows of forwarded services. Their floor is the minimal balancer; a hit in the flow table and a
+//! packet that the ring alone steers are told apart by their verdicts.
+
+use lab::{
+    model::Setup,
+    packet::{Packet, flags},
+    xdp_cases::{
+        CLIENT4, CLIENT6,
+        nat::translator,
+        steering::{SHOP4, SHOP6, VIP4, VIP6, VOICE, balancer, balancer_of, by},
+    },
+};
+use lb_common::{forward::mode, verdict::Reason};
+
+use super::rows::{Row, Sources};
+use crate::bench::floors;
+
+/// Sets of the flow tables: as many flows as the minimal balancer's table holds.
+pub(super) const SETS: u32 = 1 << 18;
+/// Entries of the table of rewritten connections.
+pub(super) const NAT: u32 = 1 << 16;
+
+const MEMBERS: [&str; 4] = ["10.0.0.11", "10.0.0.12", "10.0.0.13", "10.0.0.14"];
+
+fn sized(mut setup: Setup) -> Setup {
+    (setup.steering.sets, setup.steering.nat) = (SETS, NAT);
+    if setup.steering.inserts > 1 {
+        setup.steering.inserts = u32::MAX;
+    }
+    setup
+}
+
+fn row(name: &'static str, setup: &Setup, packet: &Packet, service: u16, reason: Reason) -> Row {
+    let mut frame = packet.build();
+    if frame[12] == 8 {
+        // All rows alike, though only some change it: it is no source that a row tells apart.
+        floors::prepare(&mut frame);
+    }
+    floors::pad(&mut frame);
+    Row {
+        name,
+        setup: sized(setup.clone()),
+        frame,
+        sources: Sources::One,
+        service,
+        reason,
+        // A hit begins with the packet that enters the flow.
+        first_others: u64::from(reason == Reason::STEERED),
+        also: None,
+        is_large: true,
+        rewrites: true,
+    }
+}
+
+/// Every row.
+pub(super) fn all() -> Vec<Row> {
+    let tcp = |flags| Packet::tcp(CLIENT4, VIP4, flags);
+    let (ack, syn) = (tcp(flags::ACK), tcp(flags::SYN));
+    let udp = Packet::udp(CLIENT4, "203.0.113.80:5000", 18);
+    let v6 = Packet::tcp(CLIENT6, VIP6, flags::ACK);
+    let ipip = balancer_of(&by(mode::IPIP), &MEMBERS);
+    let (known, new, ring) = (
+        Reason::STEERED,
+        Reason::STEERED_NEW,
+        Reason::STEERED_BY_RING,
+    );
+    let of = |sources, row: Row| Row {
+        first_others: if matches!(sources, Sources::Known) && row.reason == known {
+            65_536
+        } else {
+            0
+        },
+        sources,
+        ..row
+    };
+    let mut scarce = ipip.clone();
+    // What a flood meets once the beat's inserts are used up: all but one in a second.
+    scarce.steering.inserts = 1;
+    let quote = Packet::tcp(VIP4, "11.0.0.0:40000", flags::ACK).build()[14..42].to_vec();
+    let too_big = Packet::icmp("192.0.2.254", "203.0.113.80", 3, 4).payload(&quote);
+    let later = Packet::raw(CLIENT4, VIP4, 6, &[9; 40]).fragment(9, false);
+    let mut rows = vec![
+        row("ipip: known flow, IPv4", &ipip, &ack, SHOP4, known),
+        of(
+            Sources::Known,
+            row("ipip: 65 536 known flows", &ipip, &ack, SHOP4, known),
+        ),
+        row("ipip: SYN of a known flow", &ipip, &syn, SHOP4, known),
+        of(
+            Sources::New,
+            row(
+                "ipip: each ACK a new flow, entered",
+                &ipip,
+                &ack,
+                SHOP4,
+                new,
+            ),
+        ),
+        of(
+            Sources::New,
+            row(
+                "ipip: each SYN a new flow, entered",
+                &ipip,
+                &syn,
+                SHOP4,
+                new,
+            ),
+        ),
+        Row {
+            also: Some(new),
+            ..of(
+                Sources::New,
+                row("ipip: SYN flood beyond the cap", &scarce, &syn, SHOP4, ring),
+            )
+        },
+        row(
+            "ipip: known UDP flow, of a range",
+            &ipip,
+            &udp,
+            VOICE,
+            known,
+        ),
+        of(
+            Sources::New,
+            row("ipip: each datagram a new flow", &ipip, &udp, VOICE, new),
+        ),
+        row("ipip: known flow, IPv6 in IPv4", &ipip, &v6, SHOP6, known),
+        row(
+            "ipip: known flow, IPv6 in IPv6",
+            &balancer_of(&by(mode::IPIP), &["fd00::11"]),
+            &v6,
+            SHOP6,
+            known,
+        ),
+        row("dsr: known flow", &balancer(mode::DSR), &ack, SHOP4, known),
+        row("gue: known flow", &balancer(mode::GUE), &ack, SHOP4, known),
+        Row {
+            first_others: 0,
+            ..row(
+                "ipip: too big, quoting a flow",
+                &ipip,
+                &too_big,
+                SHOP4,
+                Reason::STEERED_ICMP,
+            )
+        },
+        row(
+            "ipip: fragment without its first",
+            &ipip,
+            &later,
+            SHOP4,
+            Reason::FRAGMENT_UNKNOWN,
+        ),
+        Row {
+            rewrites: false,
+            ..row(
+                "no service's, while services are forwarded",
+                &ipip,
+                &Packet::tcp(CLIENT4, "198.51.100.7:22", flags::ACK),
+                0,
+                Reason::NOT_A_SERVICE,
+            )
+        },
+    ];
+    let nat = translator(&MEMBERS, 1000);
+    rows.push(Row {
+        also: None,
+        ..row("nat: SYN of a known flow", &nat, &syn, SHOP4, known)
+    });
+    rows
+}

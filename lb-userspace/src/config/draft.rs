@@ -133,8 +133,8 @@ pub(crate) struct HostDraft {
     pub add_headers: Option<bool>,
     /// `ProxyVia`
     pub via: Option<spec::Via>,
-    /// `ProxyMaxForwards`; the inner `None`: below 0.
-    pub max_forwards: Option<Option<u32>>,
+    /// `ProxyMaxForwards`; below 0: none.
+    pub max_forwards: Option<i64>,
     /// `Timeout`
     pub timeout: Option<Duration>,
     /// `ProxyTimeout`

@@ -167,7 +167,10 @@ fn host(draft: &mut Draft<'_>, index: usize, names: &Names, file: &Path) -> Host
         preserve_host: own.preserve_host.or(main.preserve_host).unwrap_or(false),
         add_headers: own.add_headers.or(main.add_headers).unwrap_or(true),
         via: own.via.or(main.via).unwrap_or_default(),
-        max_forwards: own.max_forwards.or(main.max_forwards).flatten(),
+        max_forwards: own
+            .max_forwards
+            .or(main.max_forwards)
+            .and_then(|hops| u32::try_from(hops).ok()),
         timeout,
         proxy_timeout: own.proxy_timeout.or(main.proxy_timeout),
         keep_alive: own.keep_alive.or(main.keep_alive).unwrap_or(true),

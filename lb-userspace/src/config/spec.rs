@@ -198,7 +198,7 @@ pub enum Via {
     On,
     /// So is the software's name.
     Full,
-    /// Via is removed.
+    /// Via of requests is removed.
     Block,
 }
 

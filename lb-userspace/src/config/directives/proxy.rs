@@ -94,7 +94,7 @@ pub(super) const TABLE: &[Directive] = &[
         Contexts::SERVER,
         Arity::One,
         "Off|On|Full|Block",
-        "what becomes of Via: nothing; this host is added, Full with the software's name; fields of requests and responses are removed",
+        "what becomes of Via: nothing; this host is added, Full with the software's name; those of requests are removed",
         Effect::Apply(proxy_via),
     )
     .or("Off"),
@@ -470,7 +470,7 @@ fn proxy_via(call: &mut Call<'_, '_>) -> Result<(), Fault> {
 #[expect(clippy::unnecessary_wraps, reason = "the table has one signature")]
 fn max_forwards(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let number = connection::number(call, 0);
-    call.host().max_forwards = Some(u32::try_from(number).ok());
+    call.host().max_forwards = Some(number);
     Ok(())
 }
 

@@ -98,12 +98,11 @@ fn pass_env(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     for index in 0..call.count() {
         let name = call.arg(index).to_owned();
         let value = call.draft.environment.value(&name).map(str::to_owned);
-        match value {
-            Some(value) => call.policy().set_env.push((name, value)),
-            None => {
-                let message = format!("PassEnv variable {name} was undefined");
-                call.warn(Fault::new(message).at(index));
-            }
+        if let Some(value) = value {
+            call.policy().set_env.push((name, value));
+        } else {
+            let message = format!("PassEnv variable {name} was undefined");
+            call.warn(Fault::new(message).at(index));
         }
     }
     Ok(())

@@ -174,7 +174,7 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
         "Listen 80\nProxyVia Off # why",
         &[(
             2,
-            "ProxyVia takes one argument, what becomes of Via: nothing; this host is added, Full with the software's name; fields of requests and responses are removed",
+            "ProxyVia takes one argument, what becomes of Via: nothing; this host is added, Full with the software's name; those of requests are removed",
         )],
     ),
     (

@@ -196,7 +196,11 @@ pub(super) fn add_via(
     let host = exchange.host_spec();
     let comment = match host.via {
         Via::Off => return,
-        Via::Block => return drop(headers.remove(header::VIA)),
+        Via::Block if direction == Direction::Request => {
+            return drop(headers.remove(header::VIA));
+        }
+        // Measured: a member's own passes.
+        Via::Block => return,
         Via::On => "",
         Via::Full => " (sluice)",
     };

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, net::IpAddr};
 
-use http::{HeaderMap, HeaderName, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 
 use super::Ruling;
 use crate::{
@@ -103,7 +103,7 @@ impl Facts for Asker<'_> {
         let name = HeaderName::from_bytes(name).ok()?;
         let mut values = fields.get_all(name).iter();
         let first = values.next()?.as_bytes();
-        let rest: Vec<&[u8]> = values.map(|value| value.as_bytes()).collect();
+        let rest: Vec<&[u8]> = values.map(HeaderValue::as_bytes).collect();
         if rest.is_empty() {
             return Some(first.into());
         }

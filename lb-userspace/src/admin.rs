@@ -4,6 +4,7 @@
 
 pub mod change;
 pub mod limit;
+pub mod manager;
 pub mod metrics;
 pub mod protect;
 pub mod protocol;

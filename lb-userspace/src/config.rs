@@ -22,9 +22,11 @@ mod syntax;
 mod url;
 mod value;
 
+pub(crate) use directives::member_of_url;
 pub use environment::Environment;
 pub use limit::{LimitText, parse_limit};
 pub use report::{Report, Severity};
+pub(crate) use resolve::stable_route;
 pub use status::parse_status_flags;
 
 /// What reading a configuration gave.

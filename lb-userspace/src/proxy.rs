@@ -28,6 +28,7 @@ mod exchange;
 pub mod fields;
 mod forward;
 pub mod gate;
+pub mod manager;
 pub mod page;
 pub mod path;
 mod plan;
@@ -90,6 +91,7 @@ pub struct Proxy {
     shared: Arc<Shared>,
     shards: Vec<Handle>,
     plan: Mutex<Option<Arc<Plan>>>,
+    changes: Mutex<Option<mpsc::Receiver<manager::Ask>>>,
     /// For the life of the process: a reload ends no session.
     resumption: tls::Resumption,
 }
@@ -115,7 +117,9 @@ impl Proxy {
                 "a proxy needs at least one shard",
             ));
         }
+        let (office, changes) = manager::Office::open()?;
         let shared = Arc::new(Shared {
+            office,
             table: setup.table,
             column: setup.column,
             counters: setup.counters,
@@ -132,6 +136,7 @@ impl Proxy {
             shared,
             shards,
             plan: Mutex::new(None),
+            changes: Mutex::new(Some(changes)),
             resumption: tls::Resumption::new().map_err(io::Error::other)?,
         })
     }
@@ -204,6 +209,12 @@ impl Proxy {
         tls::Peers::new(
             members.filter_map(|member| Some((member.key.id, Arc::clone(member.peer.as_ref()?)))),
         )
+    }
+
+    /// Changes that are asked for in the balancer-manager, for who carries them out; once.
+    pub fn changes(&self) -> Option<mpsc::Receiver<manager::Ask>> {
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        changes.take()
     }
 
     /// Stops accepting, closes idle connections, lets requests finish.

@@ -22,6 +22,7 @@ mod inbox;
 mod ledger;
 mod link;
 mod listeners;
+mod manager;
 mod notify;
 mod pipes;
 mod preflight;

@@ -15,6 +15,8 @@ mod harness;
 mod lifecycle;
 #[path = "server/logs.rs"]
 mod logs;
+#[path = "server/manager.rs"]
+mod manager;
 #[path = "server/members.rs"]
 mod members;
 #[path = "server/metrics.rs"]

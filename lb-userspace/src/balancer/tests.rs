@@ -68,6 +68,7 @@ fn spec_of(members: Vec<spec::Member>) -> spec::Balancer {
         failonstatus: Vec::new(),
         failontimeout: false,
         forcerecovery: true,
+        manage: spec::Manage::default(),
         at: spec::Place::default(),
     }
 }

@@ -353,6 +353,13 @@ impl Directive {
     }
 }
 
+/// A member of a balancer as a `BalancerMember` of its URL alone would make it; for those that are
+/// added while it runs. The error says what is wrong with the URL.
+pub(crate) fn member_of_url(url: &str) -> Result<super::spec::Member, String> {
+    let url = keys::worker_url(url)?;
+    Ok(keys::member(&url, Place::default()))
+}
+
 /// The parts of the table, with titles, in the order of the documentation.
 pub(crate) const PARTS: [(&str, &[Directive]); 19] = [
     ("Files and conditions", server::READING),

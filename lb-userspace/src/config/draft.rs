@@ -125,6 +125,8 @@ pub(crate) struct HostDraft {
     pub balancers: Vec<BalancerDraft>,
     /// Direct workers this host named.
     pub workers: Vec<WorkerDraft>,
+    /// `BalancerPersist`
+    pub balancer_persist: Option<bool>,
     /// `ProxyPreserveHost`
     pub preserve_host: Option<bool>,
     /// `ProxyAddHeaders`
@@ -339,6 +341,7 @@ impl<'a> Draft<'a> {
                         failonstatus: Vec::new(),
                         failontimeout: false,
                         forcerecovery: true,
+                        manage: spec::Manage::default(),
                         at: mark.place(),
                     },
                     separator: Some('.'),

@@ -20,6 +20,8 @@ mod steer;
 mod tls;
 mod workers;
 
+pub(crate) use workers::stable_route;
+
 /// Makes the Spec, when there is no error.
 pub(super) fn resolve(mut draft: Draft<'_>, file: &Path) -> Loaded {
     let mut balancers = Vec::new();

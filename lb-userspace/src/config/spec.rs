@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 mod client;
 mod log;
+mod manage;
 pub mod policy;
 mod protocols;
 mod upgrade;
@@ -17,6 +18,7 @@ pub use client::{ReadTimeout, RequestLimits};
 pub use log::{
     AccessLog, ErrorLogFormat, LogCondition, LogLevel, LogLevels, LogProgram, LogTarget,
 };
+pub use manage::{Manage, Nonce};
 pub use protocols::{Protocol, Protocols};
 pub use upgrade::Upgrade;
 
@@ -254,6 +256,8 @@ pub struct Balancer {
     pub failontimeout: bool,
     /// `forcerecovery`. Default on.
     pub forcerecovery: bool,
+    /// What the balancer-manager may do with it.
+    pub manage: Manage,
     /// Where it was first named.
     pub at: Place,
 }

@@ -16,6 +16,7 @@ use super::{
     exchange::{Exchange, Head},
     fields::{self, Direction, MaxForwards, Present},
     gate::Refusal,
+    manager,
     page::{self, Detail},
     path::{self, Routed},
     policy::{self, Ruling, Stop},
@@ -267,6 +268,10 @@ async fn respond(
         Err(Stop::Fail(status, reason)) => {
             Err(Attempt::Failed(Failure::plain(status).because(reason)))
         }
+        Err(Stop::Manager) => {
+            let page = manager::answer(&exchange, &parts, body, asked.as_deref()).await;
+            return Ok(own(exchange, page, wishes));
+        }
         Err(Stop::Send(status, place)) => {
             policy::say_sent(&exchange, &place);
             return Ok(own(exchange, page::elsewhere(status, place), wishes));
@@ -365,9 +370,7 @@ async fn document(
     let outcome = match policy::rule(exchange, &mut parts) {
         Ok(()) => {
             let said = fields::strip(&mut parts.headers, Direction::Request);
-            forward(exchange, parts, said, None, asked)
-                .await
-                .ok()
+            forward(exchange, parts, said, None, asked).await.ok()
         }
         Err(_) => None,
     };

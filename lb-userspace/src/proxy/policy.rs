@@ -98,6 +98,8 @@ pub(crate) enum Stop {
     Fail(StatusCode, Reason),
     /// Elsewhere.
     Send(StatusCode, HeaderValue),
+    /// With the balancer-manager's page.
+    Manager,
 }
 
 /// Applies what there is to apply before a request is forwarded. Its [`Ruling`] stays with the
@@ -180,9 +182,8 @@ impl Ruling {
         self.edit_request(exchange, spec, fields, false);
         match self.last(spec, |policy| policy.handler) {
             None | Some(Handler::None) => Ok(()),
-            Some(Handler::BalancerManager | Handler::Absent) => {
-                Err(Stop::Fail(StatusCode::NOT_FOUND, Reason::NoRoute))
-            }
+            Some(Handler::BalancerManager) => Err(Stop::Manager),
+            Some(Handler::Absent) => Err(Stop::Fail(StatusCode::NOT_FOUND, Reason::NoRoute)),
         }
     }
 

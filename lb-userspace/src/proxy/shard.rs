@@ -25,6 +25,7 @@ use tracing::error;
 
 use super::{
     client::{Client, Timeouts, h2, task},
+    manager::Office,
     plan::Plan,
     pool::Pools,
     tls::accept::{self, Opening},
@@ -45,6 +46,7 @@ use crate::{
 /// What the shards of a process share.
 pub(crate) struct Shared {
     pub(crate) table: Arc<MemberTable>,
+    pub(crate) office: Office,
     pub(crate) column: u32,
     pub(crate) counters: Arc<Counters>,
     /// As many connections as there may be.

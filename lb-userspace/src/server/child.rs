@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
     io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -19,7 +20,10 @@ use super::{
     preflight::Logs,
     privileges::Identity,
 };
-use crate::{config::spec::Spec, proxy::tls::Certificates};
+use crate::{
+    config::spec::Spec,
+    proxy::{manager::Answer, tls::Certificates},
+};
 
 /// Hidden subcommand that makes this binary the proxy.
 pub const SUBCOMMAND: &str = "proxy-process";
@@ -44,6 +48,9 @@ pub(crate) enum ChildError {
     Silent(Duration),
 }
 
+/// Changes of the balancer-manager that a proxy may have asked for and not been answered.
+pub(super) const MOST_CHANGES: usize = 64;
+
 /// How long a generation may take to be applied.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the link may refuse an order: a process that reads nothing has it full some day.
@@ -63,6 +70,8 @@ pub(crate) struct ProxyChild {
     pub(crate) column: u32,
     /// Connections it last told.
     connections: Cell<u64>,
+    /// Changes that were asked for while something else was waited for.
+    changes: RefCell<VecDeque<FromProxy>>,
 }
 
 /// Everything of a generation that is sent.
@@ -121,6 +130,7 @@ impl ProxyChild {
             born: Instant::now(),
             column,
             connections: Cell::new(0),
+            changes: RefCell::default(),
         })
     }
 
@@ -218,6 +228,14 @@ impl ProxyChild {
 
     /// The next message; an error or the end of the link means that the process is lost.
     pub(crate) async fn next(&self) -> io::Result<Option<FromProxy>> {
+        let waiting = self.changes.borrow_mut().pop_front();
+        if waiting.is_some() {
+            return Ok(waiting);
+        }
+        self.receive().await
+    }
+
+    async fn receive(&self) -> io::Result<Option<FromProxy>> {
         let message = self.link.receive().await?.map(|(message, _)| message);
         if let Some(FromProxy::Connections(n)) = message {
             self.connections.set(n);
@@ -230,11 +248,17 @@ impl ProxyChild {
         self.connections.get()
     }
 
+    /// Tells it what became of a change.
+    pub(crate) async fn changed(&self, number: u64, answer: Answer) -> Result<(), ChildError> {
+        let message = ToProxy::Changed { number, answer };
+        self.order(&message).await
+    }
+
     /// Waits for the message that `is_it`, for [`APPLY_TIMEOUT`].
     async fn answer(&self, is_it: impl Fn(&FromProxy) -> bool) -> Result<(), ChildError> {
         let deadline = tokio::time::Instant::now() + APPLY_TIMEOUT;
         loop {
-            let message = tokio::time::timeout_at(deadline, self.next())
+            let message = tokio::time::timeout_at(deadline, self.receive())
                 .await
                 .map_err(|_| ChildError::Silent(APPLY_TIMEOUT))??;
             match message {
@@ -243,6 +267,13 @@ impl ProxyChild {
                     return Err(ChildError::Refused(message));
                 }
                 Some(message) if is_it(&message) => return Ok(()),
+                Some(change @ FromProxy::Change { .. }) => {
+                    let mut changes = self.changes.borrow_mut();
+                    // A proxy that is well never has more of them open; one that is not loses them.
+                    if changes.len() < MOST_CHANGES {
+                        changes.push_back(change);
+                    }
+                }
                 Some(_) => {}
             }
         }

@@ -34,7 +34,7 @@ use super::{
     steering::Balance,
 };
 use crate::{
-    admin::protocol::Response,
+    admin::{manager::kept::Kept, protocol::Response},
     dataplane::{Dataplane, Desired, Published},
     proxy::tls::Certificates,
     telemetry::error_log,
@@ -75,6 +75,8 @@ pub(crate) struct Control {
     pub(super) started: Instant,
     pub(super) restarts: u32,
     pub(super) notices: Vec<String>,
+    /// What was changed in the balancer-manager.
+    pub(super) kept: Kept,
     pub(super) ledger: Ledger,
     /// `SluiceMetrics`.
     pub(super) scrape: Option<Scrape>,
@@ -140,6 +142,11 @@ impl Control {
         notify(Notice::Ready);
         loop {
             match self.next_event().await {
+                Event::Proxy(Ok(Some(FromProxy::Change {
+                    number,
+                    client,
+                    submission,
+                }))) => self.manage(number, client, &submission).await,
                 Event::Proxy(Ok(Some(_))) | Event::Retired(_, Ok(Some(_))) => {}
                 Event::Proxy(Ok(None)) => self.proxy_ended(None),
                 Event::Proxy(Err(error)) => self.proxy_ended(Some(&error.to_string())),

@@ -8,6 +8,7 @@ use std::{
     fs::File,
     io::{self, IoSlice, IoSliceMut, Read as _, Seek as _, Write as _},
     mem::MaybeUninit,
+    net::SocketAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
@@ -24,8 +25,9 @@ use zeroize::Zeroizing;
 
 use super::privileges::Identity;
 use crate::{
+    admin::manager::edit::Submission,
     config::spec::{LogTarget, Spec},
-    proxy::tls::Certificates,
+    proxy::{manager::Answer, tls::Certificates},
 };
 
 /// Longest message, bytes.
@@ -57,6 +59,13 @@ pub(crate) enum ToProxy {
         /// Log files sent since the last one.
         logs: usize,
     },
+    /// What became of a [`FromProxy::Change`].
+    Changed {
+        /// Its number.
+        number: u64,
+        /// What the page is to say.
+        answer: Answer,
+    },
     /// Accept no more, finish what is in flight, exit.
     Drain,
     /// The same, but idle connections stay until they have made one more request or are timed out:
@@ -80,6 +89,15 @@ pub(crate) enum FromProxy {
     },
     /// Client connections open.
     Connections(u64),
+    /// Somebody changes something in the balancer-manager. Answered by [`ToProxy::Changed`].
+    Change {
+        /// Tells answers apart.
+        number: u64,
+        /// Who.
+        client: SocketAddr,
+        /// What.
+        submission: Submission,
+    },
 }
 
 /// One generation, as it travels.

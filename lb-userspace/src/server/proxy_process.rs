@@ -4,6 +4,7 @@
 //! when control is gone it serves on until another control does.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io,
     net::TcpListener,
@@ -13,9 +14,13 @@ use std::{
 };
 
 use lb_common::member::MemberId;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, oneshot},
+};
 
 use super::{
+    child::MOST_CHANGES,
     link::{FromProxy, Link, Parcel, ToProxy},
     preflight::Logs,
     privileges,
@@ -24,7 +29,10 @@ use super::{
 use crate::{
     dataplane::table::MemberTable,
     health::Checker,
-    proxy::{Generation, LogFiles, Proxy, Setup, ShardListener},
+    proxy::{
+        Generation, LogFiles, Proxy, Setup, ShardListener,
+        manager::{Answer, Ask},
+    },
     telemetry::{counters::Counters, error_log},
 };
 
@@ -100,6 +108,7 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
         clients: privileges::client_limit(),
     })
     .map_err(ProxyProcessError::Start)?;
+    let changes = proxy.changes();
     link.send(&FromProxy::Ready, &[]).await?;
     let mut process = Process {
         link,
@@ -109,8 +118,19 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
         succession,
         listeners: Vec::new(),
         logs: Vec::new(),
+        changes,
+        open_changes: HashMap::new(),
+        next_change: 0,
     };
     process.serve(&mut signals).await
+}
+
+/// The next change that somebody asks for; for ever none once nobody can make any.
+async fn next_change(changes: &mut Option<mpsc::Receiver<Ask>>) -> Option<Ask> {
+    match changes {
+        Some(changes) => changes.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What becomes of idle connections.
@@ -132,6 +152,11 @@ struct Process {
     /// Received for the generation to come.
     listeners: Vec<ShardListener>,
     logs: LogFiles,
+    /// From the balancer-manager; `None`: nobody could carry them out any more.
+    changes: Option<mpsc::Receiver<Ask>>,
+    /// Asked of control.
+    open_changes: HashMap<u64, oneshot::Sender<Answer>>,
+    next_change: u64,
 }
 
 impl Process {
@@ -148,6 +173,7 @@ impl Process {
                     Err(error) => break self.orphaned(&error.to_string(), signals).await,
                 },
                 () = signals.terminate() => break (Some(ORPHAN_PATIENCE), Drain::Now),
+                Some(ask) = next_change(&mut self.changes) => self.pass_on(ask).await,
                 _ = look.tick() => {
                     let now = self.proxy.connections() as u64;
                     // When control is gone the next receive tells.
@@ -158,12 +184,35 @@ impl Process {
             }
         };
         self.checker = None;
+        self.ask_no_more();
         self.drain(patience, how, signals).await;
         Ok(())
     }
 
+    /// Nobody makes changes any more: who asks is told so.
+    fn ask_no_more(&mut self) {
+        self.changes = None;
+        self.open_changes.clear();
+    }
+
+    /// Gives a change to control. What cannot be sent is answered by dropping it.
+    async fn pass_on(&mut self, ask: Ask) {
+        let number = self.next_change;
+        self.next_change += 1;
+        let change = FromProxy::Change {
+            number,
+            client: ask.client,
+            submission: ask.submission,
+        };
+        // Those whose clients have left count: control still has them to do.
+        if self.open_changes.len() < MOST_CHANGES && self.link.send(&change, &[]).await.is_ok() {
+            self.open_changes.insert(number, ask.reply);
+        }
+    }
+
     /// Control is gone: serves on until another one does, or somebody says TERM.
-    async fn orphaned(&self, why: &str, signals: &mut Signals) -> (Option<Duration>, Drain) {
+    async fn orphaned(&mut self, why: &str, signals: &mut Signals) -> (Option<Duration>, Drain) {
+        self.ask_no_more();
         tracing::error!("control is gone ({why}): serving on until another control does");
         let mut look = tokio::time::interval(SUCCESSION_LOOK);
         loop {
@@ -214,6 +263,12 @@ impl Process {
                     },
                 };
                 self.link.send(&answer, &[]).await?;
+            }
+            ToProxy::Changed { number, answer } => {
+                if let Some(reply) = self.open_changes.remove(&number) {
+                    // The client may have left.
+                    drop(reply.send(answer));
+                }
             }
             ToProxy::Setup { .. } | ToProxy::Drain | ToProxy::Retire => return Err(cut_short()),
         }

@@ -7,6 +7,7 @@ use super::{
     child::{ChildError, Delivery},
     control::{Control, count},
     inbox::Stopped,
+    manager,
     notify::{Notice, notify},
     preflight::{self, Logs},
     scrape::Scrape,
@@ -68,6 +69,10 @@ impl Control {
         }
         let spec = without_dataplane(Arc::new(spec), self.options.no_xdp);
         let mut notices = self.restart_only(&spec)?;
+        // Nothing of it counts before the reload has succeeded.
+        let mut kept = self.kept.clone();
+        let (spec, said) = manager::put_over(spec, &mut kept);
+        notices.extend(said);
         notices.extend(preflight::doubts(&spec));
 
         let text = |error: preflight::PreflightError| error.to_string();
@@ -132,6 +137,7 @@ impl Control {
         let message = summary(&self.desired.spec, &spec, published.generation, &notices);
         self.desired = desired;
         self.published = published;
+        self.kept = kept;
         self.listeners = listeners;
         self.logs = logs;
         self.scrape = scrape;
@@ -143,7 +149,7 @@ impl Control {
     }
 
     /// Goes back to the generation that is on, after the proxy did not take the next one.
-    fn undo(&mut self, error: &ChildError) {
+    pub(super) fn undo(&mut self, error: &ChildError) {
         self.unpublish();
         if !matches!(error, ChildError::Refused(_)) {
             // Dead, dumb or out of step: a new process starts with the generation that is on.
@@ -151,7 +157,7 @@ impl Control {
         }
     }
 
-    fn unpublish(&mut self) {
+    pub(super) fn unpublish(&mut self) {
         if let Err(error) = self.dataplane.unpublish(&self.desired) {
             tracing::error!("the maps are between two generations, reload again: {error}");
         }

@@ -147,7 +147,7 @@ impl Control {
         })
     }
 
-    fn change_member(
+    pub(super) fn change_member(
         &mut self,
         balancer: &str,
         member: &str,
@@ -175,6 +175,7 @@ impl Control {
             self.dataplane.forgive(ids[m]);
         }
         self.dataplane.state_changed();
+        self.keep_slot(b, m);
         // Not at the next look: what the answer says is true when it is read.
         self.dataplane.refresh_rings();
         let balancer = &self.desired.spec.balancers[b];

@@ -23,6 +23,7 @@ use super::{
     ledger::Ledger,
     link::Parcel,
     listeners::Listeners,
+    manager,
     preflight::{self, Logs},
     privileges::Identity,
     scrape::Scrape,
@@ -62,6 +63,16 @@ impl Control {
         let spec = without_dataplane(spec, options.no_xdp);
         let host = |error: preflight::PreflightError| StartError::Host(error.to_string());
         let back = way_back(legacy.as_deref())?;
+        let mut said = Vec::new();
+        let mut kept = manager::load(&options.place, &spec, &mut said);
+        let spec = if back.is_none() {
+            let (spec, more) = manager::put_over(spec, &mut kept);
+            said.extend(more);
+            spec
+        } else {
+            // What served goes on as it was.
+            spec
+        };
         let identity = preflight::identity(&spec).map_err(host)?;
         preflight::interfaces(&spec).map_err(host)?;
         let logs = Logs::open(&spec, None).map_err(host)?;
@@ -92,6 +103,7 @@ impl Control {
         let pins = cpus.pins(shards);
 
         let mut notices = tls.warnings.clone();
+        notices.extend(said);
         notices.extend(preflight::doubts(&spec));
         let dataplane = open_dataplane(&options, &spec, legacy.as_deref(), &mut notices)?;
         // From here on there may be pins that were not there before.
@@ -211,6 +223,7 @@ impl Control {
             started: now.checked_sub(uptime).unwrap_or(now),
             restarts: state.map_or(0, |state| state.restarts),
             notices,
+            kept,
             ledger,
             scrape,
             ask,

@@ -239,6 +239,7 @@ pub(crate) fn app(urls: &[&str], interfaces: &[Interface]) -> Desired {
             failonstatus: Vec::new(),
             failontimeout: false,
             forcerecovery: true,
+            manage: sluice::config::spec::Manage::default(),
             at: At::default(),
         }],
         ..Spec::default()

@@ -143,6 +143,21 @@ impl Client {
         self.stream.get_mut().write_all(head.as_bytes())
     }
 
+    pub(crate) fn send_raw(&mut self, bytes: &str) -> io::Result<()> {
+        self.stream.get_mut().write_all(bytes.as_bytes())
+    }
+
+    /// The answer's head alone.
+    pub(crate) fn receive_head(&mut self) -> io::Result<String> {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if self.stream.read_line(&mut head)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(head)
+    }
+
     /// The answer, and whether the connection may be used again.
     pub(crate) fn receive(&mut self) -> io::Result<(Answer, bool)> {
         let mut line = String::new();

@@ -138,6 +138,12 @@ pub(super) fn all() -> Vec<Item> {
         tool("httpd", "a real member; parity", "apache2-bin", || {
             lab::apache::Apache::missing().is_none()
         }),
+        tool(
+            "chromium",
+            "the balancer-manager's page",
+            "chromium",
+            || lab::has_tool("chromium"),
+        ),
         item(
             "rust-src",
             "cargo xtask ebpf",

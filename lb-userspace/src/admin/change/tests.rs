@@ -44,6 +44,7 @@ fn spec() -> Spec {
         failonstatus: Vec::new(),
         failontimeout: false,
         forcerecovery: true,
+        manage: crate::config::spec::Manage::default(),
         at: crate::config::spec::Place::default(),
     };
     Spec {

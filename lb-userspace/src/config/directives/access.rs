@@ -34,7 +34,7 @@ pub(super) const TABLE: &[Directive] = &[
     row("Deny", Contexts::SECTIONS, Arity::Some, "from all|NETWORK|env=[!]NAME ...",
         "who may not make requests (httpd 2.2)", Effect::Apply(deny)),
     row("SetHandler", Contexts::ALL, Arity::One, "balancer-manager|server-status|server-info|none",
-        "a page that the server makes itself, in place of what ProxyPass says: this version has none and answers 404, with a warning",
+        "a page that the server makes itself, in place of what ProxyPass says: docs/manager.md; of the others this version has none and answers 404, with a warning",
         Effect::Apply(set_handler)).or("none"),
 ];
 
@@ -353,7 +353,7 @@ fn set_handler(call: &mut Call<'_, '_>) -> Result<(), Fault> {
         "server-status" | "server-info" => Handler::Absent,
         _ => return Err(super::not_yet(&format!("SetHandler {name}")).at(0)),
     };
-    if handler != Handler::None {
+    if handler == Handler::Absent {
         let message = format!(
             "this version of sluice has no {name} page: requests for it are answered with 404"
         );

@@ -5,6 +5,7 @@ use crate::config::{
     draft::Mark,
     spec::policy::{self, Matcher},
     syntax::glob,
+    value,
 };
 
 pub(super) const TABLE: &[Directive] = &[
@@ -40,7 +41,38 @@ pub(super) const TABLE: &[Directive] = &[
         "sets keys of a balancer, or of the worker of a URL; inside <Proxy> the name is left out",
         Effect::Apply(proxy_set),
     ),
+    row(
+        "BalancerPersist",
+        Contexts::SERVER,
+        Arity::Flag,
+        "On|Off",
+        "whether changes made in the balancer-manager and by `member set` outlive a stop",
+        Effect::Apply(persist),
+    )
+    .or("Off"),
+    row(
+        "BalancerGrowth",
+        Contexts::SERVER,
+        Arity::One,
+        "NUMBER",
+        "balancers that may be added while it runs, 0 to 1000: in httpd as here nothing adds any; members are added with growth=",
+        Effect::Apply(growth),
+    )
+    .or("5"),
 ];
+
+fn persist(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let flag = call.flag()?;
+    call.host().balancer_persist = Some(flag);
+    Ok(())
+}
+
+fn growth(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    if (0..=1000).contains(&value::atoi(call.arg(0))) {
+        return Ok(());
+    }
+    Err(Fault::new("BalancerGrowth must be between 0 and 1000").at(0))
+}
 
 fn section(call: &mut Call<'_, '_>) -> Result<Scope, Fault> {
     if call.arg(0) == "~" && call.count() > 1 {

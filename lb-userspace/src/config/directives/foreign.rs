@@ -68,8 +68,6 @@ const NAMES: &[&str] = &[
     "ProxyExpressEnable",
     "ProxyExpressDBMFile",
     "ProxyExpressDBMType",
-    "BalancerGrowth",
-    "BalancerPersist",
     "BalancerInherit",
     "ProxyPassInherit",
     // mod_ssl.

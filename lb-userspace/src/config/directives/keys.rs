@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Call, Fault};
 use crate::config::{
     draft::BalancerDraft,
-    spec::{Health, LbMethod, Member, Place, Scheme, Sticky, Upgrade},
+    spec::{Health, LbMethod, Member, Nonce, Place, Scheme, Sticky, Upgrade},
     status::parse_status_flags,
     url::WorkerUrl,
     value::{self, Unit, atoi},
@@ -504,6 +504,22 @@ fn set_balancer_key(
         }
         "failontimeout" => balancer.failontimeout = on_off(value, "failontimeout must be On|Off")?,
         "forcerecovery" => balancer.forcerecovery = on_off(value, "forcerecovery must be On|Off")?,
+        "growth" => {
+            let growth = u32::try_from(atoi(value)).ok();
+            balancer.manage.growth = growth
+                .filter(|n| (1..=100).contains(n))
+                .ok_or_else(|| wrong("growth must be between 1 and 100"))?;
+        }
+        "nonce" => {
+            if value.len() > 36 {
+                return Err(wrong("Provided nonce is too large"));
+            }
+            balancer.manage.nonce = match value {
+                _ if value.eq_ignore_ascii_case("none") => Nonce::Off,
+                "" => Nonce::Random,
+                _ => Nonce::Fixed(value.to_owned()),
+            };
+        }
         lower if BALANCER_KEYS_NOT_YET.contains(&lower) => {
             return Err(Problem::NotYet(format!("balancer key '{key}'")));
         }
@@ -573,7 +589,8 @@ pub(super) const BALANCER_KEYS: &[Key] = &[
     ("failonstatus", "", "statuses, 100 to 599, that put the member into error: 500,503"),
     ("failontimeout", "Off", "whether a response that is late puts the member into error"),
     ("forcerecovery", "On", "whether all members are tried again when all are in error"),
+    ("growth", "0", "members that the balancer-manager may add: 1 to 100"),
+    ("nonce", "", "what a change in the balancer-manager has to carry, at most 36 characters; None: it changes nothing; without: new at each start"),
 ];
 /// Keys of a balancer that this version refuses.
-pub(super) const BALANCER_KEYS_NOT_YET: &[&str] =
-    &["growth", "nonce", "retrybudget", "ejectmax", "hashkey"];
+pub(super) const BALANCER_KEYS_NOT_YET: &[&str] = &["retrybudget", "ejectmax", "hashkey"];

@@ -63,6 +63,9 @@ fn balancers(draft: &mut Draft<'_>, list: &mut Vec<Balancer>, names: &mut Names)
                     .reports
                     .push(Severity::Notice, own.mark.at(), message, help);
             }
+            balancer.manage.host = index;
+            let persist = draft.hosts[index].balancer_persist;
+            balancer.manage.persist = persist.or(draft.hosts[0].balancer_persist).unwrap_or(false);
             names.balancers.insert((index, name), list.len());
             list.push(balancer);
         }
@@ -149,6 +152,8 @@ fn merge(base: &mut BalancerDraft, own: &BalancerDraft) {
             "failonstatus" => to.failonstatus.clone_from(&from.failonstatus),
             "failontimeout" => to.failontimeout = from.failontimeout,
             "forcerecovery" => to.forcerecovery = from.forcerecovery,
+            "growth" => to.manage.growth = from.manage.growth,
+            "nonce" => to.manage.nonce.clone_from(&from.manage.nonce),
             other => debug_assert!(false, "{other} is set and not merged"),
         }
     }
@@ -282,6 +287,7 @@ fn direct(name: String, member: Member, mark: &Mark) -> Balancer {
         failonstatus: Vec::new(),
         failontimeout: false,
         forcerecovery: true,
+        manage: crate::config::spec::Manage::default(),
         at: mark.place(),
     }
 }

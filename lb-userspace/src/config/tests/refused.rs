@@ -321,7 +321,7 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
         ],
     ),
     (
-        "Listen 80\n<Proxy balancer://b>\nProxySet lbmethod=heartbeat\nProxySet lbmethod=foo growth=3\nProxySet timeout=0 x\n</Proxy>",
+        "Listen 80\n<Proxy balancer://b>\nProxySet lbmethod=heartbeat\nProxySet lbmethod=foo growth=0\nProxySet timeout=0 x\n</Proxy>",
         &[
             (
                 3,
@@ -330,7 +330,7 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
             (4, "ProxySet: unknown lbmethod lbmethod=foo; balancer://b"),
             (
                 4,
-                "balancer key 'growth' is not supported by this version of sluice",
+                "ProxySet: growth must be between 1 and 100 growth=0; balancer://b",
             ),
             (
                 5,

@@ -52,6 +52,7 @@ pub(in crate::dataplane) fn balancer(name: &str, members: Vec<Member>) -> Balanc
         failonstatus: Vec::new(),
         failontimeout: false,
         forcerecovery: true,
+        manage: crate::config::spec::Manage::default(),
         at: Place::default(),
     }
 }

@@ -200,12 +200,11 @@ pub(super) fn add_via(
 ) {
     let host = exchange.host_spec();
     let comment = match host.via {
-        Via::Off => return,
         Via::Block if direction == Direction::Request => {
             return drop(headers.remove(header::VIA));
         }
-        // Measured: a member's own passes.
-        Via::Block => return,
+        // Measured of Block: a member's own passes.
+        Via::Off | Via::Block => return,
         Via::On => "",
         Via::Full => " (sluice)",
     };

@@ -115,6 +115,7 @@ impl Lab {
             failonstatus: Vec::new(),
             failontimeout: false,
             forcerecovery: true,
+            manage: sluice::config::spec::Manage::default(),
             at: Place::default(),
         });
         self.spec.balancers.len() - 1

@@ -1,0 +1,31 @@
+//! What the balancer-manager may do with a balancer.
+
+use serde::{Deserialize, Serialize};
+
+/// What the balancer-manager may do with a balancer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manage {
+    /// Index of the virtual host that defined it, whose page alone shows it; 0: the main server,
+    /// whose balancers every page shows.
+    pub host: usize,
+    /// `growth`: members that may be added.
+    pub growth: u32,
+    /// Of these, those that were added already.
+    pub added: u32,
+    /// `nonce`.
+    pub nonce: Nonce,
+    /// `BalancerPersist`: changes outlive the process.
+    pub persist: bool,
+}
+
+/// `nonce`: what a change has to carry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Nonce {
+    /// New at each start of the proxy.
+    #[default]
+    Random,
+    /// As configured.
+    Fixed(String),
+    /// `None`: nothing can be changed (apache.md 4).
+    Off,
+}

@@ -105,6 +105,7 @@ impl Browser {
         this
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "a literal at each call")]
     fn call(&mut self, method: &str, params: Value) -> Value {
         self.next += 1;
         let mut command = json!({ "id": self.next, "method": method, "params": params });

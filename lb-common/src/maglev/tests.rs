@@ -1,5 +1,8 @@
 //! Shares, disruption and golden vectors of rings.
 
+// Whole rings and full tables take the interpreter hours; there is no unsafe code in them.
+#![cfg(not(miri))]
+
 use std::{boxed::Box, time::Instant, vec::Vec};
 
 use super::*;

@@ -1,5 +1,8 @@
 //! Flow tables in ordinary memory: what is found, entered, displaced and aged.
 
+// Whole rings and full tables take the interpreter hours; there is no unsafe code in them.
+#![cfg(not(miri))]
+
 use std::{cell::Cell, collections::HashMap};
 
 use proptest::prelude::*;

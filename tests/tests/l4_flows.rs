@@ -93,7 +93,8 @@ fn flows_survive_ring_change_reload_restart_and_death() -> Result<()> {
     run.sluice.crash()?;
     let _ = rustix::process::kill_process(proxy, Signal::KILL);
     check(&mut kept, "with the daemon dead")?;
-    ensure!(vip::answers(&run.lab.client, SERVICE, 20)?.len() >= 2);
+    // One in ten of the new flows is c's, by the weights above: enough are opened to see both.
+    drop(vip::one_of_each(&run.lab.client, SERVICE, &["b", "c"])?);
     run.sluice.launch(&[])?;
     check(&mut kept, "after a start over the dead")?;
 

@@ -29,6 +29,7 @@ pub(in crate::dataplane) fn member(url: &str) -> Member {
         acquire: None,
         keepalive: false,
         disablereuse: false,
+        address_ttl: crate::config::spec::AddressTtl::Record,
         response_field_size: 8192,
         receive_buffer: None,
         socket: None,

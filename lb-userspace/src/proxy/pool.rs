@@ -108,12 +108,14 @@ pub(crate) struct Pools {
     waiting: Cell<usize>,
 }
 
-/// Largest head of a response, bytes.
-const MAX_RESPONSE_HEAD: usize = 64 << 10;
+/// Most that is read at once, bytes, and the largest head of a response. A body of 64 KiB comes with
+/// its head in one read and goes in one write: the few bytes that would be left over cost a call and
+/// a packet on each side.
+const PIECE: usize = 80 << 10;
 
 /// Bytes of interim responses and the head after which a member's answer is none; hyper may read
-/// [`MAX_RESPONSE_HEAD`] of a body together with the head.
-const HEAD_BOUND: u64 = 2 * MAX_RESPONSE_HEAD as u64;
+/// nearly [`PIECE`] of a body together with the head.
+const HEAD_BOUND: u64 = 128 << 10;
 
 impl Pools {
     fn pop(&self, key: Key, peer: Option<&Arc<Peer>>) -> Option<Upstream> {
@@ -244,7 +246,9 @@ pub(crate) async fn acquire(
             }
         }
         if let Some(place) = member.places.take(member.spec.max) {
-            let connected = connect(shard, member, peer, address, place, connect_timeout).await;
+            // Boxed: rare, and large.
+            let opening = connect(shard, member, peer, address, place, connect_timeout);
+            let connected = Box::pin(opening).await;
             if matches!(connected, Err(ConnectError::Local(_))) && !cleared {
                 // Idle connections to other members can do without their descriptors.
                 cleared = true;
@@ -262,15 +266,22 @@ pub(crate) async fn acquire(
             }
             alarm
         });
-        // Another shard's place is seen at the next tick only.
-        let retry = shard.wheel.alarm();
-        retry.set(TICK);
-        let freed = shard.pools.freed.notified();
-        tokio::select! {
-            () = freed => {}
-            () = retry.reached() => {}
-            () = deadline.reached() => return Err(ConnectError::Exhausted),
+        if !Box::pin(place_freed(shard, deadline)).await {
+            return Err(ConnectError::Exhausted);
         }
+    }
+}
+
+/// Waits for a place; `false`: the deadline came first.
+async fn place_freed(shard: &Shard, deadline: &Alarm) -> bool {
+    // Another shard's place is seen at the next tick only.
+    let retry = shard.wheel.alarm();
+    retry.set(TICK);
+    let freed = shard.pools.freed.notified();
+    tokio::select! {
+        () = freed => true,
+        () = retry.reached() => true,
+        () = deadline.reached() => false,
     }
 }
 
@@ -350,7 +361,7 @@ async fn connect(
         link: Rc::clone(&link),
     };
     let (sender, connection) = http1::Builder::new()
-        .max_buf_size(MAX_RESPONSE_HEAD)
+        .max_buf_size(PIECE)
         .handshake(io)
         .await
         .map_err(|error| ConnectError::Refused(io::Error::other(error)))?;

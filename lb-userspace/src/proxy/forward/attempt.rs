@@ -33,7 +33,7 @@ use crate::{
 /// Gives the request to one member.
 pub(super) async fn attempt(
     exchange: &mut Exchange,
-    outgoing: &mut Outgoing,
+    outgoing: &mut Outgoing<'_>,
     balancer: usize,
     index: usize,
 ) -> Result<(Response<Incoming>, Upstream), Attempt> {
@@ -280,6 +280,11 @@ async fn send(
     .await;
     link.alarm.clear();
     link.head_came();
+    let sent = match sent {
+        Some(Ok(response)) => return Ok((response, upstream)),
+        Some(Err(error)) => Some(error),
+        None => None,
+    };
     let mut failed = Unanswered {
         unsent: None,
         link: Rc::clone(&link),
@@ -288,20 +293,15 @@ async fn send(
         write_timed_out: false,
         reason: String::new(),
     };
-    match sent {
-        Some(Ok(response)) => Ok((response, upstream)),
-        Some(Err(error)) => {
-            failed.reason = describe(error.error());
-            failed.unsent = unsent(error);
-            Err(failed)
-        }
-        None => {
-            failed.read_timed_out = progress.done.get();
-            failed.write_timed_out = !progress.done.get();
-            "The timeout specified has expired".clone_into(&mut failed.reason);
-            Err(failed)
-        }
+    if let Some(error) = sent {
+        failed.reason = describe(error.error());
+        failed.unsent = unsent(error);
+    } else {
+        failed.read_timed_out = progress.done.get();
+        failed.write_timed_out = !progress.done.get();
+        "The timeout specified has expired".clone_into(&mut failed.reason);
     }
+    Err(failed)
 }
 
 fn unsent(mut error: TrySendError<Request<RequestBody>>) -> Option<Request<RequestBody>> {

@@ -18,9 +18,9 @@ use crate::proxy::{
 };
 
 /// What is sent to a member, kept so that it can be sent to another.
-pub(super) struct Outgoing {
-    /// Head.
-    pub(super) parts: Parts,
+pub(super) struct Outgoing<'a> {
+    /// Head, in its place: it is large.
+    pub(super) parts: &'a mut Parts,
     /// Body, until it went out.
     pub(super) body: RequestBody,
     /// How far it is.
@@ -31,11 +31,11 @@ pub(super) struct Outgoing {
     go: Option<Arc<Go>>,
 }
 
-impl Outgoing {
+impl<'a> Outgoing<'a> {
     /// Reads the body as far as it is read before a member is chosen, and frames it.
     pub(super) async fn new(
         exchange: &Exchange,
-        mut parts: Parts,
+        parts: &'a mut Parts,
         present: Present,
         body: Incoming,
     ) -> Result<Self, Attempt> {
@@ -49,12 +49,16 @@ impl Outgoing {
             if present.has(Present::EXPECT) {
                 parts.headers.remove(header::EXPECT);
             }
-            let ended = http_body::Body::is_end_stream(&body);
-            let stream = exchange.stream.as_ref().filter(|_| !ended);
-            let stall = stream.map(|stream| Stall::new(stream.upload_alarm()));
-            RequestBody::prefetch(body, stall)
-                .await
-                .map_err(|error| upload_failed(exchange, &error))?
+            if http_body::Body::is_end_stream(&body) {
+                (RequestBody::Empty, Rc::clone(&exchange.shard.no_upload))
+            } else {
+                let stream = exchange.stream.as_ref();
+                let stall = stream.map(|stream| Stall::new(stream.upload_alarm()));
+                // Boxed: most requests have no body, and need no room for this.
+                Box::pin(RequestBody::prefetch(body, stall))
+                    .await
+                    .map_err(|error| upload_failed(exchange, &error))?
+            }
         };
         // Framed anew: what is sent is what was decoded.
         match &body {
@@ -100,12 +104,13 @@ impl Outgoing {
     pub(super) fn request(&mut self, keep: bool) -> Request<RequestBody> {
         let mut request = Request::new(self.body.take());
         *request.method_mut() = self.parts.method.clone();
-        *request.uri_mut() = self.parts.uri.clone();
-        *request.headers_mut() = if keep {
-            self.parts.headers.clone()
+        if keep {
+            *request.uri_mut() = self.parts.uri.clone();
+            *request.headers_mut() = self.parts.headers.clone();
         } else {
-            std::mem::take(&mut self.parts.headers)
-        };
+            *request.uri_mut() = std::mem::take(&mut self.parts.uri);
+            *request.headers_mut() = std::mem::take(&mut self.parts.headers);
+        }
         if let Some(go) = self.go.take() {
             hyper::ext::on_informational(&mut request, move |interim| {
                 if interim.status() == StatusCode::CONTINUE {
@@ -119,6 +124,7 @@ impl Outgoing {
     /// Takes back a request that was not sent.
     pub(super) fn take_back(&mut self, request: Request<RequestBody>) {
         let (parts, body) = request.into_parts();
+        self.parts.uri = parts.uri;
         self.parts.headers = parts.headers;
         if let RequestBody::Streamed(_) = body {
             self.body = body;

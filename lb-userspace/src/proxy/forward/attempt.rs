@@ -1,6 +1,7 @@
 //! One attempt: a connection, the request over it, the head of the response.
 
 use std::{
+    pin::Pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::Poll,
@@ -71,7 +72,7 @@ pub(super) async fn attempt(
     });
     loop {
         let address = elector.cell(index).address();
-        let upstream = pool::acquire(
+        let mut upstream = pool::acquire(
             &exchange.shard,
             member,
             named.as_ref(),
@@ -86,14 +87,33 @@ pub(super) async fn attempt(
             engaged.progress = Some(Rc::clone(&outgoing.progress));
         }
         let replayable = safe && upstream.reused && !replayed;
-        let request = outgoing.request(replayable);
         let received = upstream.link.received.get();
-        let failed = match send(exchange, upstream, request, timeout, &outgoing.progress).await {
-            Ok((response, upstream)) => {
-                return accept_response(exchange, balancer, index, response, upstream);
-            }
-            Err(failed) => failed,
+        let sent = {
+            // Nothing as large as a message is moved through another future.
+            let request = outgoing.request(replayable);
+            let sending = std::pin::pin!(upstream.sender.try_send_request(request));
+            let link = &upstream.link;
+            answered(exchange, link, sending, timeout, &outgoing.progress).await
         };
+        let failed = match sent {
+            Some(Ok(mut response)) => {
+                accept_response(exchange, balancer, index, &mut response, &mut upstream)?;
+                return Ok((response, upstream));
+            }
+            Some(Err(error)) => Unanswered {
+                reason: describe(error.error()),
+                unsent: unsent(error),
+                ..Unanswered::by(&upstream)
+            },
+            None => Unanswered {
+                read_timed_out: outgoing.progress.done.get(),
+                write_timed_out: !outgoing.progress.done.get(),
+                reason: "The timeout specified has expired".to_owned(),
+                ..Unanswered::by(&upstream)
+            },
+        };
+        // Whatever became of it, it carries no other request.
+        drop(upstream);
         if let Some(request) = failed.unsent
             && failed.reused
         {
@@ -240,22 +260,35 @@ struct Unanswered {
     reason: String,
 }
 
-/// Sends a request and waits for the response's head. The deadline moves with every byte, and
-/// rests while the client has to send.
-async fn send(
+impl Unanswered {
+    fn by(upstream: &Upstream) -> Self {
+        Self {
+            unsent: None,
+            link: Rc::clone(&upstream.link),
+            reused: upstream.reused,
+            read_timed_out: false,
+            write_timed_out: false,
+            reason: String::new(),
+        }
+    }
+}
+
+type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
+
+/// Waits for the response's head. The deadline moves with every byte, and rests while the client has
+/// to send. `None`: it came first.
+async fn answered<F: Future<Output = Sent>>(
     exchange: &Exchange,
-    mut upstream: Upstream,
-    request: Request<RequestBody>,
+    link: &pool::Link,
+    mut sending: Pin<&mut F>,
     timeout: Duration,
     progress: &Progress,
-) -> Result<(Response<Incoming>, Upstream), Unanswered> {
+) -> Option<Sent> {
     let wheel = &exchange.shard.wheel;
-    let link = Rc::clone(&upstream.link);
     let ticks = u64::try_from(timeout.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX);
     link.moved.set(wheel.now());
     link.alarm.set(timeout);
     link.expect_head();
-    let mut sending = std::pin::pin!(upstream.sender.try_send_request(request));
     let sent = std::future::poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
             return Poll::Ready(Some(sent));
@@ -280,28 +313,7 @@ async fn send(
     .await;
     link.alarm.clear();
     link.head_came();
-    let sent = match sent {
-        Some(Ok(response)) => return Ok((response, upstream)),
-        Some(Err(error)) => Some(error),
-        None => None,
-    };
-    let mut failed = Unanswered {
-        unsent: None,
-        link: Rc::clone(&link),
-        reused: upstream.reused,
-        read_timed_out: false,
-        write_timed_out: false,
-        reason: String::new(),
-    };
-    if let Some(error) = sent {
-        failed.reason = describe(error.error());
-        failed.unsent = unsent(error);
-    } else {
-        failed.read_timed_out = progress.done.get();
-        failed.write_timed_out = !progress.done.get();
-        "The timeout specified has expired".clone_into(&mut failed.reason);
-    }
-    Err(failed)
+    sent
 }
 
 fn unsent(mut error: TrySendError<Request<RequestBody>>) -> Option<Request<RequestBody>> {
@@ -325,9 +337,9 @@ fn accept_response(
     exchange: &mut Exchange,
     balancer: usize,
     index: usize,
-    mut response: Response<Incoming>,
-    mut upstream: Upstream,
-) -> Result<(Response<Incoming>, Upstream), Attempt> {
+    response: &mut Response<Incoming>,
+    upstream: &mut Upstream,
+) -> Result<(), Attempt> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let member = &exchange.current.plan.balancers[balancer].members[index];
         error!(
@@ -382,5 +394,5 @@ fn accept_response(
         // "HTTP/1.1 200 " and the line's end.
         engaged.line_bytes = reason as u64 + 15;
     }
-    Ok((response, upstream))
+    Ok(())
 }

@@ -169,15 +169,12 @@ async fn watch(
             let asker = &askers[place % askers.len()];
             asker.lock().await.ask(&host).await
         };
-        let outcome = match &found {
-            Ok(answer) => {
-                failures = 0;
-                Ok(holds(rule, answer.ttl))
-            }
-            Err(_) => {
-                failures = failures.saturating_add(1);
-                Err(failures)
-            }
+        let outcome = if let Ok(answer) = &found {
+            failures = 0;
+            Ok(holds(rule, answer.ttl))
+        } else {
+            failures = failures.saturating_add(1);
+            Err(failures)
         };
         let done = rule == AddressTtl::Forever && found.is_ok();
         let resolved = Resolved {

@@ -252,12 +252,13 @@ impl Known {
             return;
         }
         let why = &self.error;
-        match self.answered {
-            Some(at) => tracing::warn!(
+        if let Some(at) = self.answered {
+            tracing::warn!(
                 "name {host} cannot be resolved ({why}): the last answer, {} s old, is kept",
                 at.elapsed().as_secs()
-            ),
-            None => tracing::error!("name {host} cannot be resolved: {why}"),
+            );
+        } else {
+            tracing::error!("name {host} cannot be resolved: {why}");
         }
     }
 }

@@ -179,17 +179,19 @@ fn move_over(former: &MemberSlot, wanted: &WantedMember, slot: &mut MemberSlot) 
 }
 
 /// The same, of a member that moves back to a slot that still drained.
-fn come_back(slot: &MemberSlot, former: &MemberSlot, wanted: &WantedMember, tune: Tune) -> Tune {
+fn come_back(
+    slot: &MemberSlot,
+    former: &MemberSlot,
+    wanted: &WantedMember,
+    mut tune: Tune,
+) -> Tune {
     let from = adopt(former, wanted, tune.balancer);
     let state = operators(former, &from);
     let owned = MemberState::OPERATOR | MemberState::ERROR;
-    Tune {
-        weight: from.weight,
-        lbset: from.lbset,
-        set: state & !slot.head.state,
-        clear: slot.head.state & owned & !state,
-        ..tune
-    }
+    (tune.weight, tune.lbset) = (from.weight, from.lbset);
+    tune.set = state & !slot.head.state;
+    tune.clear = slot.head.state & owned & !state;
+    tune
 }
 
 /// An operator's bits of a member after a change.

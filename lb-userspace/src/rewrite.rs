@@ -10,12 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::{expr::Expr, pattern::Pattern};
 
+mod cookie;
 mod engine;
 mod escape;
 pub mod parse;
+mod scheme;
 pub mod template;
 
-pub use engine::{Applied, Cookie, Outcome, Request, apply};
+pub use cookie::Cookie;
+pub use engine::{Applied, Outcome, Request, apply};
 pub use template::{Function, Template};
 
 /// The rewriting directives of one place.

@@ -4,7 +4,8 @@
 use std::{borrow::Cow, cell::RefCell, cmp::Ordering, net::IpAddr};
 
 use super::{
-    Action, Condition, Next, Relation, Rule, Test, escape,
+    Action, Condition, Cookie, Next, Relation, Rule, Test, escape,
+    scheme::{Scheme, scheme},
     template::{Name, Template, TooLong, Values},
 };
 use crate::{
@@ -69,27 +70,6 @@ pub enum Outcome {
         /// What is wrong.
         cause: Option<&'static str>,
     },
-}
-
-/// What `[CO=NAME:VALUE:DOMAIN[:MINUTES[:PATH[:SECURE[:HTTPONLY[:SAMESITE]]]]]]` sets.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cookie {
-    /// Name.
-    pub name: Vec<u8>,
-    /// Value.
-    pub value: Vec<u8>,
-    /// Domain.
-    pub domain: Vec<u8>,
-    /// How long it lives; 0: as long as the browser runs.
-    pub minutes: i64,
-    /// Path.
-    pub path: Vec<u8>,
-    /// `Secure`.
-    pub secure: bool,
-    /// `HttpOnly`.
-    pub http_only: bool,
-    /// `SameSite`, where it is given.
-    pub same_site: Option<Vec<u8>>,
 }
 
 /// Longest path that a rule may make, bytes: twice the longest request line, as in httpd.
@@ -589,81 +569,6 @@ impl<R: Request> Facts for Run<'_, R> {
     fn now(&self) -> Moment {
         self.request.now()
     }
-}
-
-impl Cookie {
-    /// What follows `CO=`, filled in; `None`: something is missing.
-    fn read(text: &[u8]) -> Option<Self> {
-        let (text, separator) = match text.strip_prefix(b";") {
-            Some(rest) => (rest, b';'),
-            None => (text, b':'),
-        };
-        // As strtok: empty parts are none.
-        let mut parts = text
-            .split(|&byte| byte == separator)
-            .filter(|part| !part.is_empty());
-        let is = |part: Option<&[u8]>, word: &str| {
-            part.is_some_and(|part| {
-                part == b"1"
-                    || part.eq_ignore_ascii_case(b"true")
-                    || part.eq_ignore_ascii_case(word.as_bytes())
-            })
-        };
-        Some(Self {
-            name: parts.next()?.to_vec(),
-            value: parts.next()?.to_vec(),
-            domain: parts.next()?.to_vec(),
-            minutes: number(parts.next().unwrap_or_default()),
-            path: parts.next().unwrap_or(b"/").to_vec(),
-            secure: is(parts.next(), "secure"),
-            http_only: is(parts.next(), "httponly"),
-            same_site: parts
-                .next()
-                .filter(|part| *part != b"0" && !part.eq_ignore_ascii_case(b"false"))
-                .map(<[u8]>::to_vec),
-        })
-    }
-}
-
-/// A URL's scheme with what follows it.
-struct Scheme {
-    /// Bytes up to the host.
-    len: usize,
-    /// A query can follow.
-    has_query: bool,
-}
-
-/// The scheme that mod_rewrite takes a text's beginning for.
-fn scheme(uri: &[u8]) -> Option<Scheme> {
-    const WITH_QUERY: [&str; 12] = [
-        "ajp://",
-        "balancer://",
-        "fcgi://",
-        "http://",
-        "https://",
-        "h2://",
-        "h2c://",
-        "mailto:",
-        "scgi://",
-        "ws://",
-        "wss://",
-        "unix:",
-    ];
-    const WITHOUT: [&str; 5] = ["ftp://", "gopher://", "ldap://", "news:", "nntp://"];
-    if uri.len() <= 5 || uri[0] == b'/' {
-        return None;
-    }
-    let begins = |scheme: &&&str| {
-        uri.get(..scheme.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(scheme.as_bytes()))
-    };
-    let of = |list: &[&str], has_query| {
-        list.iter().find(begins).map(|scheme| Scheme {
-            len: scheme.len(),
-            has_query,
-        })
-    };
-    of(&WITH_QUERY, true).or_else(|| of(&WITHOUT, false))
 }
 
 /// How mod_rewrite orders two texts: the longer is the greater, but for case-insensitive ones.

@@ -74,6 +74,9 @@ impl ParseError {
                 "write http://HOST:PORT/... or balancer://NAME..., with $1 or %{REQUEST_URI} in the path; a host that a request could choose would make an open proxy"
             }
             Self::Template(TemplateError::Map(_)) => "define it above: RewriteMap NAME int:tolower",
+            Self::Delimiters => {
+                "flags stand in brackets without blanks: [NC,OR]; a comparison is one word: -gt5"
+            }
             Self::Arguments(_) => {
                 "expected a pattern and what takes the path's place, then [flags]"
             }
@@ -120,7 +123,10 @@ fn split(raw: &str) -> Result<[Option<&str>; 3], ParseError> {
 }
 
 /// Names and values of `[NAME,NAME=VALUE]`.
-fn flags(text: &str) -> Result<Vec<(&str, &str)>, ParseError> {
+fn flags(text: Option<&str>) -> Result<Vec<(&str, &str)>, ParseError> {
+    let Some(text) = text else {
+        return Ok(Vec::new());
+    };
     let inner = text
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))
@@ -128,9 +134,6 @@ fn flags(text: &str) -> Result<Vec<(&str, &str)>, ParseError> {
     let mut found = Vec::new();
     for flag in inner.split(',') {
         let flag = flag.trim();
-        if flag.is_empty() {
-            continue;
-        }
         found.push(flag.split_once('=').unwrap_or((flag, "")));
     }
     Ok(found)
@@ -144,7 +147,7 @@ pub fn rule(raw: &str, maps: &[(String, Function)]) -> Result<ReadRule, ParseErr
     let [pattern, output, given] = split(raw)?;
     let (pattern, mut output) = (pattern.unwrap_or_default(), output.unwrap_or_default());
     let mut read = Flags::default();
-    for (name, value) in flags(given.unwrap_or("[]"))? {
+    for (name, value) in flags(given)? {
         read.take(name, value)?;
     }
     let (negated, text) = match pattern.strip_prefix('!') {
@@ -171,7 +174,7 @@ pub fn rule(raw: &str, maps: &[(String, Function)]) -> Result<ReadRule, ParseErr
     } else if output == "-" {
         Action::Keep
     } else if read.proxy {
-        let (found, rest) = proxied(output, &mut remarks)?;
+        let (found, rest) = proxied(output, text, &mut remarks)?;
         target = Some(found);
         Action::Proxy {
             balancer: usize::MAX,
@@ -221,6 +224,7 @@ pub fn rule(raw: &str, maps: &[(String, Function)]) -> Result<ReadRule, ParseErr
 /// Splits a `[P]` target behind its host, which must be the file's.
 fn proxied<'t>(
     output: &'t str,
+    pattern: &str,
     remarks: &mut Vec<String>,
 ) -> Result<(Target, &'t str), ParseError> {
     let open = || ParseError::OpenProxy(output.to_owned());
@@ -243,21 +247,41 @@ fn proxied<'t>(
         if !(group || uri) {
             return Err(open());
         }
-        if group {
+        let number = usize::from(rest.as_bytes()[1].wrapping_sub(b'0'));
+        if group && !(rest.starts_with('$') && begins_with_slash(pattern, number)) {
             remarks.push(format!(
                 "what {} is filled in with becomes the path of {base}, behind a slash where it does not begin with one: in httpd it could become part of the host's name",
                 &rest[..2]
             ));
         }
     }
-    let path = &rest[..rest
-        .find(|c| c == '?' || is_filled(c))
-        .unwrap_or(rest.len())];
+    let ends = |c: char| c == '?' || c == ' ' || c.is_control() || is_filled(c);
+    let path = &rest[..rest.find(ends).unwrap_or(rest.len())];
     let target = Target {
         base: base.to_owned(),
         path: path.to_owned(),
     };
     Ok((target, rest))
+}
+
+/// Whether a group of a pattern for paths plainly begins with a slash: as written, or because it
+/// begins where the path does.
+fn begins_with_slash(pattern: &str, number: usize) -> bool {
+    if number == 0 {
+        return pattern.starts_with("^/") || pattern.starts_with("^(");
+    }
+    let mut escaped = false;
+    let mut groups = 0;
+    for (at, c) in pattern.char_indices() {
+        if c == '(' && !escaped && !pattern[at..].starts_with("(?") {
+            groups += 1;
+            if groups == number {
+                return pattern[at..].starts_with("(/") || (at == 1 && pattern.starts_with('^'));
+            }
+        }
+        escaped = c == '\\' && !escaped;
+    }
+    false
 }
 
 fn remark_unknown(template: &Template, remarks: &mut Vec<String>) {
@@ -285,7 +309,7 @@ pub fn condition(
     let [input, pattern, given] = split(raw)?;
     let (input, pattern) = (input.unwrap_or_default(), pattern.unwrap_or_default());
     let (mut ignores_case, mut or) = (false, false);
-    for (name, _) in flags(given.unwrap_or("[]"))? {
+    for (name, _) in flags(given)? {
         match name.to_ascii_lowercase().as_str() {
             "nocase" | "nc" => ignores_case = true,
             "ornext" | "or" => or = true,

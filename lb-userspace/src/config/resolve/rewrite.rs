@@ -4,8 +4,8 @@
 use super::Names;
 use crate::{
     config::{
-        directives::covering,
-        draft::{Draft, RewriteDraft, TargetDraft},
+        directives::{covering, direct_member},
+        draft::{Draft, RewriteDraft, TargetDraft, WorkerDraft},
         report::Severity,
         url::WorkerUrl,
     },
@@ -30,32 +30,23 @@ pub(super) fn make_workers(draft: &mut Draft<'_>) {
                 let found = covering(workers, url, &parsed)?;
                 Some((host, workers[found].member.url.clone()))
             });
-            match known {
-                Some((host, name)) => {
-                    if host != rewrite.host {
-                        let worker = draft.hosts[host].workers.iter();
-                        let worker = worker.clone().find(|worker| worker.member.url == name);
-                        let worker = worker.cloned();
-                        draft.hosts[rewrite.host].workers.extend(worker);
-                    }
-                    *url = name;
-                }
-                None => {
-                    let base = WorkerUrl {
-                        path: String::new(),
-                        ..parsed
-                    };
-                    let place = rule.mark.place();
-                    *url = base.authority();
-                    let member = crate::config::directives::direct_member(&base, place);
-                    draft.hosts[rewrite.host]
-                        .workers
-                        .push(crate::config::draft::WorkerDraft {
-                            member,
-                            mark: rule.mark.clone(),
-                        });
-                }
-            }
+            let worker = if let Some((host, name)) = known {
+                let mut workers = draft.hosts[host].workers.iter();
+                let worker = workers.find(|worker| worker.member.url == name);
+                *url = name;
+                worker.filter(|_| host != rewrite.host).cloned()
+            } else {
+                let base = WorkerUrl {
+                    path: String::new(),
+                    ..parsed
+                };
+                *url = base.authority();
+                Some(WorkerDraft {
+                    member: direct_member(&base, rule.mark.place()),
+                    mark: rule.mark.clone(),
+                })
+            };
+            draft.hosts[rewrite.host].workers.extend(worker);
         }
     }
     draft.rewrites = rewrites;

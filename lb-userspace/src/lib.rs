@@ -16,6 +16,7 @@ mod names;
 pub mod pattern;
 pub mod policy;
 pub mod proxy;
+pub mod rewrite;
 pub mod server;
 pub mod telemetry;
 

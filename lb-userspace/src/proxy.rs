@@ -25,6 +25,7 @@ use crate::{config::spec::Spec, dataplane::table::MemberTable, telemetry::counte
 mod body;
 mod client;
 mod exchange;
+pub(crate) mod explain;
 pub mod fields;
 mod forward;
 pub mod gate;

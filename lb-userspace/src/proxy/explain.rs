@@ -383,7 +383,7 @@ fn say_stop(stop: &Stop, view: &mut RouteView) {
             view.status = Some(status.as_u16());
             view.location = Some(place);
         }
-        _ => {
+        Stop::Manager => {
             view.step(
                 "SetHandler",
                 None,

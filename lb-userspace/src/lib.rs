@@ -15,6 +15,7 @@ pub mod health;
 pub mod pattern;
 pub mod policy;
 pub mod proxy;
+pub mod rewrite;
 pub mod server;
 pub mod telemetry;
 

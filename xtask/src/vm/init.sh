@@ -222,7 +222,7 @@ drained() {
     only_b http://$VIP:8080/name && only_b http://192.0.2.1/name
 }
 check "one drain moves flows and requests" drained
-sluice member enable app a
+sluice member enable app a >/dev/null
 
 killed() {
     kill -9 $control $(pidof sluice)

@@ -19,6 +19,7 @@ mod foreign;
 mod guard;
 mod headers;
 mod health;
+mod heartbeat;
 pub(crate) mod http2;
 mod keys;
 mod log;
@@ -361,7 +362,7 @@ pub(crate) fn member_of_url(url: &str) -> Result<super::spec::Member, String> {
 }
 
 /// The parts of the table, with titles, in the order of the documentation.
-pub(crate) const PARTS: [(&str, &[Directive]); 19] = [
+pub(crate) const PARTS: [(&str, &[Directive]); 20] = [
     ("Files and conditions", server::READING),
     ("Servers and virtual hosts", server::TABLE),
     ("Sections", sections::TABLE),
@@ -377,6 +378,7 @@ pub(crate) const PARTS: [(&str, &[Directive]); 19] = [
     ("Proxy", proxy::TABLE),
     ("Balancers", balancer::TABLE),
     ("Health checks", health::TABLE),
+    ("Heartbeats", heartbeat::TABLE),
     ("Logs", log::TABLE),
     ("XDP, guard and sluice itself", guard::TABLE),
     ("L4 steering", steer::TABLE),

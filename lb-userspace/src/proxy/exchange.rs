@@ -29,7 +29,7 @@ use finished::Facts;
 pub(crate) use finished::Finished;
 
 use crate::{
-    balancer::{failover::Cause, sticky::Session},
+    balancer::{failover::Cause, feedback::Answer, sticky::Session},
     config::spec,
     dataplane::table::monotonic_ns,
     telemetry::{
@@ -318,6 +318,15 @@ impl Exchange {
             .cell(engaged.member)
             .failed
             .fetch_add(1, Relaxed);
+        if balancing.balancer.is_observing() {
+            let broken = Answer {
+                took: None,
+                status: None,
+            };
+            balancing
+                .balancer
+                .observe(engaged.member, broken, monotonic_ns());
+        }
         if matches!(error, BodyError::TimedOut) && balancing.balancer.failontimeout {
             balancing
                 .balancer

@@ -1,6 +1,6 @@
 //! A request's way through the proxy: virtual host, route, balancer, member, response.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Instant};
 
 use bytes::Bytes;
 use http::{
@@ -25,14 +25,9 @@ use super::{
     reverse,
     shard::Shard,
     tls, vhost,
-    wheel::TICK,
 };
 use crate::{
-    balancer::{
-        Unelectable,
-        failover::{Attempts, Outcome},
-        sticky::{self, Session},
-    },
+    balancer::{Unelectable, failover::Attempts, sticky},
     config::spec::policy::ErrorDocument,
     dataplane::table::monotonic_ns,
     telemetry::error_log,
@@ -40,10 +35,12 @@ use crate::{
 
 mod attempt;
 mod cookie;
+mod election;
 mod outgoing;
 mod switch;
 
 use attempt::attempt;
+use election::{elect, hash_key, observe, tries_another};
 use outgoing::{Outgoing, add_fields, add_via, target};
 pub(crate) use switch::Reply;
 
@@ -481,14 +478,21 @@ async fn forward(
         let cookies = parts.headers.get_all(header::COOKIE);
         sticky::session(sticky, &url, cookies.iter().map(HeaderValue::as_bytes))
     });
+    let key = if elector.wants_key() {
+        let path = path.as_deref().unwrap_or(raw);
+        hash_key(exchange, balancer, &parts.headers, path)
+    } else {
+        0
+    };
     add_fields(exchange, &mut parts, asked);
     let mut outgoing = Outgoing::new(exchange, parts, said, body).await?;
 
     // Members differ in what they put before it.
     let asked_for = outgoing.parts.uri.clone();
     let mut attempts = Attempts::default();
+    elector.begin_request(monotonic_ns());
     loop {
-        let elected = elect(exchange, balancer, session.as_ref())
+        let elected = elect(exchange, balancer, session.as_ref(), key)
             .await
             .map_err(|error| {
                 let reason = match error {
@@ -508,7 +512,10 @@ async fn forward(
             &target,
         );
         outgoing.parts.uri = target;
-        let failure = match attempt(exchange, &mut outgoing, balancer, elected.member).await {
+        let began = Instant::now();
+        let ended = attempt(exchange, &mut outgoing, balancer, elected.member).await;
+        observe(elector, elected.member, began, &ended);
+        let failure = match ended {
             Ok(answered) => return Ok(answered),
             Err(Attempt::Unreached(failure)) => failure,
             Err(other) => {
@@ -516,7 +523,7 @@ async fn forward(
                 return Err(other);
             }
         };
-        if !elector.try_another(&mut attempts, elected.member, Outcome::Unreached) {
+        if !tries_another(elector, &mut attempts, elected.member) {
             return Err(Attempt::Unreached(failure));
         }
     }
@@ -533,33 +540,6 @@ fn say_proxy_error(exchange: &Exchange, end: &Attempt, path: &str) {
             reason = failure.reason.unwrap_or(by_status).name(),
             "[client {}] AH00898: {cause} returned by {path}", exchange.client.peer
         );
-    }
-}
-
-/// Elects a member; with a balancer's `timeout`, asks again until somebody is usable.
-async fn elect(
-    exchange: &Exchange,
-    balancer: usize,
-    session: Option<&Session>,
-) -> Result<crate::balancer::Elected, Unelectable> {
-    let balancer = &exchange.current.plan.balancers[balancer].balancer;
-    let first = balancer.elect(session, monotonic_ns());
-    let waits = matches!(first, Err(Unelectable::NoneUsable(_))) && !balancer.timeout.is_zero();
-    if !waits {
-        return first;
-    }
-    let deadline = exchange.shard.wheel.alarm();
-    deadline.set(balancer.timeout);
-    let step = exchange.shard.wheel.alarm();
-    loop {
-        step.set((balancer.timeout / 100).max(TICK));
-        tokio::select! {
-            () = step.reached() => {}
-            () = deadline.reached() => return balancer.elect(session, monotonic_ns()),
-        }
-        if let Ok(elected) = balancer.elect(session, monotonic_ns()) {
-            return Ok(elected);
-        }
     }
 }
 

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     dataplane::table::MemberTable,
-    health::Checker,
+    health::{Checker, Monitor},
     proxy::{
         Generation, LogFiles, Proxy, Setup, ShardListener,
         manager::{Answer, Ask},
@@ -108,12 +108,14 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
         clients: privileges::client_limit(),
     })
     .map_err(ProxyProcessError::Start)?;
+    let monitor = Monitor::start(proxy.heartbeats()).map_err(ProxyProcessError::Start)?;
     let changes = proxy.changes();
     link.send(&FromProxy::Ready, &[]).await?;
     let mut process = Process {
         link,
         proxy,
         checker: Some(checker),
+        monitor,
         table,
         succession,
         listeners: Vec::new(),
@@ -147,6 +149,8 @@ struct Process {
     proxy: Proxy,
     /// `None`: draining, another process checks.
     checker: Option<Checker>,
+    /// Goes on while draining: elections do.
+    monitor: Monitor,
     table: Arc<MemberTable>,
     succession: Succession,
     /// Received for the generation to come.
@@ -296,6 +300,7 @@ impl Process {
             logs,
         )?;
         error_log::configure(targets);
+        self.monitor.apply(&spec.heartbeat);
         if let Some(checker) = &self.checker {
             checker.apply(&spec, &ids, &self.table, &self.proxy.peers());
         }

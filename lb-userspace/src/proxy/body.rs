@@ -3,7 +3,7 @@
 //! recipient do so, and merging them is how smuggled fields get in).
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     pin::Pin,
     rc::Rc,
     sync::{
@@ -46,6 +46,8 @@ pub(crate) enum RequestBody {
     Whole(Bytes),
     /// Begun, the rest is still to come.
     Streamed(Box<Upload>),
+    /// Whatever it is, not before the member wants it.
+    Held(Rc<Held>),
 }
 
 /// A body of which a part may be here already.
@@ -136,11 +138,55 @@ pub(crate) struct Go {
     waiter: Mutex<Option<Waker>>,
 }
 
+/// A body that is kept until the member says 100 (`ping`): until then it can be given to another.
+pub(crate) struct Held {
+    go: Arc<Go>,
+    body: RefCell<RequestBody>,
+}
+
+impl Held {
+    /// Keeps a body.
+    pub(crate) fn new(body: RequestBody) -> Self {
+        Self {
+            go: Arc::default(),
+            body: RefCell::new(body),
+        }
+    }
+
+    /// For the member's interim response.
+    pub(crate) fn go(&self) -> Arc<Go> {
+        Arc::clone(&self.go)
+    }
+
+    /// Whether the member wants the body.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.go.given.load(Relaxed)
+    }
+
+    /// The body, to be given to another member; nothing of it if a member wanted it.
+    pub(crate) fn release(&self) -> Option<RequestBody> {
+        (!self.is_wanted()).then(|| self.body.replace(RequestBody::Empty))
+    }
+
+    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.go.wait(cx);
+        if !self.is_wanted() {
+            return Poll::Pending;
+        }
+        Pin::new(&mut *self.body.borrow_mut()).poll_frame(cx)
+    }
+}
+
 /// How long a client's body waits for a member that does not answer the expectation (RFC 9110
 /// section 10.1.1: do not wait for ever).
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Go {
+    /// Whom to wake; looked at before the answer, so that none is missed.
+    fn wait(&self, cx: &Context<'_>) {
+        *self.waiter.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+    }
+
     /// The member wants the body.
     pub(crate) fn give(&self) {
         self.given.store(true, Relaxed);
@@ -165,11 +211,7 @@ impl Expectation {
     }
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        *self
-            .go
-            .waiter
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+        self.go.wait(cx);
         if self.go.given.load(Relaxed) {
             return Poll::Ready(());
         }
@@ -237,6 +279,7 @@ impl RequestBody {
             Self::Empty => Self::Empty,
             Self::Whole(bytes) => Self::Whole(bytes.clone()),
             Self::Streamed(_) => std::mem::replace(self, Self::Empty),
+            Self::Held(held) => Self::Held(Rc::clone(held)),
         }
     }
 }
@@ -300,6 +343,7 @@ impl Body for RequestBody {
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Streamed(upload) => upload.poll_frame(cx),
+            Self::Held(held) => held.poll_frame(cx),
         }
     }
 
@@ -308,6 +352,7 @@ impl Body for RequestBody {
             Self::Empty => true,
             Self::Whole(bytes) => bytes.is_empty(),
             Self::Streamed(upload) => upload.here.is_empty() && upload.rest.is_end_stream(),
+            Self::Held(held) => held.body.borrow().is_end_stream(),
         }
     }
 
@@ -315,6 +360,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Held(held) => held.body.borrow().size_hint(),
             Self::Streamed(upload) => {
                 let here = upload.here.len();
                 upload

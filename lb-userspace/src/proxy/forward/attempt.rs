@@ -20,7 +20,7 @@ use crate::{
     balancer::failover::{Cause, NoResponse, Silence},
     dataplane::table::monotonic_ns,
     proxy::{
-        body::{BodyError, Progress, RequestBody},
+        body::{BodyError, Held, Progress, RequestBody},
         exchange::Exchange,
         fields,
         pool::{self, ConnectError, Upstream},
@@ -66,6 +66,11 @@ pub(super) async fn attempt(
     let safe = matches!(outgoing.parts.method, Method::GET | Method::HEAD)
         && matches!(outgoing.body, RequestBody::Empty);
     let mut replayed = false;
+    let held = member
+        .spec
+        .ping
+        .and_then(|ping| Some((ping, outgoing.hold()?)));
+    let mut reconnected = false;
     // As in httpd, the name that TLS asks for is that of the Host field.
     let named = member.peer.as_ref().map(|peer| {
         let host = outgoing.preserved_host.as_ref();
@@ -85,16 +90,27 @@ pub(super) async fn attempt(
             connect_timeout,
         )
         .await
-        .map_err(|error| unreached(exchange, balancer, index, &error))?;
+        .map_err(|error| {
+            outgoing.let_go();
+            unreached(exchange, balancer, index, &error)
+        })?;
         elector.connected(index);
         exchange.over(&upstream.link);
         if let Some(engaged) = &mut exchange.engaged {
             engaged.progress = Some(Rc::clone(&outgoing.progress));
         }
         let replayable = safe && upstream.reused && !replayed;
-        let request = outgoing.request(replayable);
+        let request = outgoing.request(replayable || held.is_some());
         let received = upstream.link.received.get();
-        let failed = match send(exchange, upstream, request, timeout, &outgoing.progress).await {
+        let sent = send(
+            exchange,
+            upstream,
+            request,
+            timeout,
+            &outgoing.progress,
+            held.as_ref(),
+        );
+        let failed = match sent.await {
             Ok((response, mut upstream)) => {
                 // A member that was asked may take what follows for another protocol's.
                 upstream.reusable &= wanted.is_none();
@@ -103,6 +119,14 @@ pub(super) async fn attempt(
             }
             Err(failed) => failed,
         };
+        if failed.ping_timed_out {
+            // As in httpd: the connection may have been the fault, so another one is tried first.
+            if !std::mem::replace(&mut reconnected, true) {
+                continue;
+            }
+            outgoing.let_go();
+            return Err(no_go_ahead(exchange, balancer, index));
+        }
         if let Some(request) = failed.unsent
             && failed.reused
         {
@@ -176,6 +200,22 @@ pub(super) async fn attempt(
             }
         });
     }
+}
+
+/// The member did not say 100 in time: it goes into error, another may be tried.
+fn no_go_ahead(exchange: &Exchange, balancer: usize, index: usize) -> Attempt {
+    let elector = &exchange.current.plan.balancers[balancer].balancer;
+    let spec = &exchange.current.plan.balancers[balancer].members[index].spec;
+    elector.cell(index).failed.fetch_add(1, Relaxed);
+    let reason = Reason::ResponseTimeout;
+    error!(
+        target: LOG,
+        reason = reason.name(),
+        "[client {}] AH01115: HTTP: 100-Continue failed to {} ({}:{})",
+        exchange.client.peer, elector.cell(index).address().ip(), spec.host, spec.port
+    );
+    elector.put_in_error(index, Cause::Forward, monotonic_ns());
+    Attempt::Unreached(Failure::plain(StatusCode::SERVICE_UNAVAILABLE).because(reason))
 }
 
 /// No connection: the member goes into error, another may be tried; unless the want is our own.
@@ -254,6 +294,7 @@ struct Unanswered {
     reused: bool,
     read_timed_out: bool,
     write_timed_out: bool,
+    ping_timed_out: bool,
     reason: String,
 }
 
@@ -265,6 +306,7 @@ async fn send(
     request: Request<RequestBody>,
     timeout: Duration,
     progress: &Progress,
+    held: Option<&(Duration, Rc<Held>)>,
 ) -> Result<(Response<Incoming>, Upstream), Unanswered> {
     let wheel = &exchange.shard.wheel;
     let link = Rc::clone(&upstream.link);
@@ -272,10 +314,18 @@ async fn send(
     link.moved.set(wheel.now());
     link.alarm.set(timeout);
     link.expect_head();
+    let ping = wheel.alarm();
+    if let Some((patience, _)) = held {
+        ping.set(*patience);
+    }
+    let waits = || held.is_some_and(|(_, held)| !held.is_wanted());
     let mut sending = std::pin::pin!(upstream.sender.try_send_request(request));
     let sent = std::future::poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
             return Poll::Ready(Some(sent));
+        }
+        if waits() && ping.poll(cx).is_ready() && waits() {
+            return Poll::Ready(None);
         }
         loop {
             if link.alarm.poll(cx).is_pending() {
@@ -303,6 +353,7 @@ async fn send(
         reused: upstream.reused,
         read_timed_out: false,
         write_timed_out: false,
+        ping_timed_out: false,
         reason: String::new(),
     };
     match sent {
@@ -310,6 +361,10 @@ async fn send(
         Some(Err(error)) => {
             failed.reason = describe(error.error());
             failed.unsent = unsent(error);
+            Err(failed)
+        }
+        None if waits() => {
+            failed.ping_timed_out = true;
             Err(failed)
         }
         None => {

@@ -6,10 +6,6 @@ use std::{
     cell::{Cell, RefCell},
     pin::Pin,
     rc::Rc,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
@@ -19,6 +15,10 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{exchange::Exchange, pool::Upstream, wheel::Alarm};
+
+mod expect;
+
+pub(crate) use expect::{Expectation, Go, Held};
 
 /// Bytes of a request body that are read before a member is chosen, as in httpd: a body that fits
 /// can be given to another member after a failed connection, and gets a Content-Length.
@@ -110,12 +110,24 @@ pub(crate) struct Progress {
     pub(crate) taken: Cell<u64>,
     /// The response is done, nobody wants the rest.
     abandoned: Cell<bool>,
+    /// The connection that a [`Held`] body keeps waiting.
+    waiting: RefCell<Option<Waker>>,
 }
 
 impl Progress {
+    /// Of requests without a body: nothing in it changes any more.
+    pub(crate) fn none() -> Rc<Self> {
+        let progress = Self::default();
+        progress.done.set(true);
+        Rc::new(progress)
+    }
+
     /// Ends an upload whose response is complete; the member's connection ends with it.
     pub(crate) fn abandon(&self) {
         self.abandoned.set(true);
+        if let Some(waiting) = self.waiting.take() {
+            waiting.wake();
+        }
     }
 
     fn took(&self, data: &Bytes) {
@@ -123,114 +135,14 @@ impl Progress {
     }
 }
 
-/// `Expect: 100-continue`, passed on: the body waits for the member's go-ahead, and asking the
-/// client for it is what makes hyper send the client's own 100.
-pub(crate) struct Expectation {
-    go: Arc<Go>,
-    /// A member that never says 100 is given the body after this.
-    patience: Alarm,
-}
-
-/// Set by the member's interim response, which hyper reports from a `Send` callback.
-#[derive(Debug, Default)]
-pub(crate) struct Go {
-    given: AtomicBool,
-    waiter: Mutex<Option<Waker>>,
-}
-
-/// A body that is kept until the member says 100 (`ping`): until then it can be given to another.
-pub(crate) struct Held {
-    go: Arc<Go>,
-    body: RefCell<RequestBody>,
-}
-
-impl Held {
-    /// Keeps a body.
-    pub(crate) fn new(body: RequestBody) -> Self {
-        Self {
-            go: Arc::default(),
-            body: RefCell::new(body),
-        }
-    }
-
-    /// For the member's interim response.
-    pub(crate) fn go(&self) -> Arc<Go> {
-        Arc::clone(&self.go)
-    }
-
-    /// Whether the member wants the body.
-    pub(crate) fn is_wanted(&self) -> bool {
-        self.go.given.load(Relaxed)
-    }
-
-    /// The body, to be given to another member; nothing of it if a member wanted it.
-    pub(crate) fn release(&self) -> Option<RequestBody> {
-        (!self.is_wanted()).then(|| self.body.replace(RequestBody::Empty))
-    }
-
-    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.go.wait(cx);
-        if !self.is_wanted() {
-            return Poll::Pending;
-        }
-        Pin::new(&mut *self.body.borrow_mut()).poll_frame(cx)
-    }
-}
-
-/// How long a client's body waits for a member that does not answer the expectation (RFC 9110
-/// section 10.1.1: do not wait for ever).
-const PATIENCE: Duration = Duration::from_secs(1);
-
-impl Go {
-    /// Whom to wake; looked at before the answer, so that none is missed.
-    fn wait(&self, cx: &Context<'_>) {
-        *self.waiter.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
-    }
-
-    /// The member wants the body.
-    pub(crate) fn give(&self) {
-        self.given.store(true, Relaxed);
-        let waiter = self
-            .waiter
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(waiter) = waiter {
-            waiter.wake();
-        }
-    }
-}
-
-impl Expectation {
-    pub(crate) fn new(go: Arc<Go>, alarm: Alarm) -> Self {
-        alarm.set(PATIENCE);
-        Self {
-            go,
-            patience: alarm,
-        }
-    }
-
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.go.wait(cx);
-        if self.go.given.load(Relaxed) {
-            return Poll::Ready(());
-        }
-        self.patience.poll(cx)
-    }
-}
-
 impl RequestBody {
-    /// Reads what [`PREFETCH`] allows. The second value watches the rest. `None`: the request is
-    /// one of our own, without a body.
+    /// Reads what [`PREFETCH`] allows of a body that has not ended. The second value watches the
+    /// rest.
     pub(crate) async fn prefetch(
-        body: Option<Incoming>,
+        mut body: Incoming,
         stall: Option<Stall>,
     ) -> Result<(Self, Rc<Progress>), BodyError> {
         let progress = Rc::new(Progress::default());
-        let Some(mut body) = body.filter(|body| !body.is_end_stream()) else {
-            progress.done.set(true);
-            return Ok((Self::Empty, progress));
-        };
         let mut here = Gathered::default();
         while here.len() < PREFETCH {
             let frame = std::future::poll_fn(|cx| poll_frame(&mut body, stall.as_ref(), cx)).await;
@@ -352,7 +264,7 @@ impl Body for RequestBody {
             Self::Empty => true,
             Self::Whole(bytes) => bytes.is_empty(),
             Self::Streamed(upload) => upload.here.is_empty() && upload.rest.is_end_stream(),
-            Self::Held(held) => held.body.borrow().is_end_stream(),
+            Self::Held(held) => held.is_end_stream(),
         }
     }
 
@@ -360,7 +272,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Held(held) => held.body.borrow().size_hint(),
+            Self::Held(held) => held.size_hint(),
             Self::Streamed(upload) => {
                 let here = upload.here.len();
                 upload
@@ -448,7 +360,7 @@ fn is_timeout(error: &hyper::Error) -> bool {
 /// the request is over.
 pub(crate) struct ReplyBody {
     source: Source,
-    exchange: Exchange,
+    exchange: Box<Exchange>,
 }
 
 enum Source {
@@ -471,7 +383,7 @@ struct Download {
 
 impl ReplyBody {
     /// A page of our own.
-    pub(crate) fn page(bytes: Bytes, exchange: Exchange) -> Self {
+    pub(crate) fn page(bytes: Bytes, exchange: Box<Exchange>) -> Self {
         Self {
             source: Source::Page(bytes),
             exchange,
@@ -489,7 +401,7 @@ impl ReplyBody {
         body: Incoming,
         upstream: Upstream,
         timeout: Duration,
-        exchange: Exchange,
+        exchange: Box<Exchange>,
     ) -> Self {
         Self {
             source: Source::Member(Box::new(Download {

@@ -34,7 +34,7 @@ use crate::{
     dataplane::table::monotonic_ns,
     telemetry::{
         access::{self, Connection},
-        counters::Latency,
+        counters::{Latency, Number},
         error_log,
     },
 };
@@ -77,8 +77,8 @@ pub(crate) struct Engaged {
     pub(crate) route_changed: bool,
     /// The session that the request carries.
     pub(crate) session: Option<Session>,
-    /// What the member is asked for.
-    pub(crate) target: Uri,
+    /// What the member is asked for, if there is a log to tell.
+    target: Option<Uri>,
     /// Bytes of the response's status line.
     pub(crate) line_bytes: u64,
     /// How far the upload is.
@@ -213,7 +213,7 @@ impl Exchange {
             member,
             route_changed,
             session: session.cloned(),
-            target: target.clone(),
+            target: self.facts.is_some().then(|| target.clone()),
             line_bytes: 0,
             progress: None,
             link: None,
@@ -323,9 +323,12 @@ impl Exchange {
                 took: None,
                 status: None,
             };
-            balancing
+            if balancing
                 .balancer
-                .observe(engaged.member, broken, monotonic_ns());
+                .observe(engaged.member, broken, monotonic_ns())
+            {
+                self.shard.tally.up(Number::Ejections);
+            }
         }
         if matches!(error, BodyError::TimedOut) && balancing.balancer.failontimeout {
             balancing
@@ -560,11 +563,8 @@ impl Exchange {
             .map(|(balancing, engaged)| {
                 let spec = &balancing.members[engaged.member].spec;
                 let base = spec.url.strip_suffix(spec.path.as_str());
-                format!(
-                    "proxy:{}{}",
-                    base.unwrap_or(&spec.url),
-                    engaged.target.path()
-                )
+                let path = engaged.target.as_ref().map_or("", Uri::path);
+                format!("proxy:{}{path}", base.unwrap_or(&spec.url))
             })
             .unwrap_or_default()
     }

@@ -16,7 +16,8 @@ use crate::{
     },
     config::spec::HashKey,
     dataplane::table::monotonic_ns,
-    proxy::{exchange::Exchange, pool::Upstream, reason::Reason, wheel::TICK},
+    proxy::{exchange::Exchange, pool::Upstream, reason::Reason, shard::Shard, wheel::TICK},
+    telemetry::counters::Number,
 };
 
 /// Elects a member; with a balancer's `timeout`, asks again until somebody is usable.
@@ -27,29 +28,42 @@ pub(super) async fn elect(
     key: u64,
 ) -> Result<Elected, Unelectable> {
     let balancer = &exchange.current.plan.balancers[balancer].balancer;
-    let once = || {
-        balancer.elect(&Ask {
-            session,
-            key,
-            now_ns: monotonic_ns(),
-            seed: exchange.shard.request_id(),
-        })
-    };
-    let first = once();
+    let shard = &exchange.shard;
+    let first = balancer.elect(&ask(shard, session, key));
     let waits = matches!(first, Err(Unelectable::NoneUsable(_))) && !balancer.timeout.is_zero();
     if !waits {
         return first;
     }
-    let deadline = exchange.shard.wheel.alarm();
+    // Boxed: rare, and large.
+    Box::pin(elect_later(shard, balancer, session, key)).await
+}
+
+fn ask<'a>(shard: &Shard, session: Option<&'a Session>, key: u64) -> Ask<'a> {
+    Ask {
+        session,
+        key,
+        now_ns: monotonic_ns(),
+        seed: shard.request_id(),
+    }
+}
+
+/// Asks again, for as long as the balancer's `timeout` allows.
+async fn elect_later(
+    shard: &Shard,
+    balancer: &Balancer,
+    session: Option<&Session>,
+    key: u64,
+) -> Result<Elected, Unelectable> {
+    let deadline = shard.wheel.alarm();
     deadline.set(balancer.timeout);
-    let step = exchange.shard.wheel.alarm();
+    let step = shard.wheel.alarm();
     loop {
         step.set((balancer.timeout / 100).max(TICK));
         tokio::select! {
             () = step.reached() => {}
-            () = deadline.reached() => return once(),
+            () = deadline.reached() => return balancer.elect(&ask(shard, session, key)),
         }
-        if let Ok(elected) = once() {
+        if let Ok(elected) = balancer.elect(&ask(shard, session, key)) {
             return Ok(elected);
         }
     }
@@ -78,17 +92,18 @@ pub(super) fn hash_key(
     )
 }
 
-/// Tells a balancer how a member took a request. What the client did wrong says nothing of it, and
+/// Tells a balancer that wants to know how a member took a request. What the client did wrong says nothing of it, and
 /// who was not reached is in error already.
 pub(super) fn observe(
+    shard: &Shard,
     elector: &Balancer,
     member: usize,
-    began: Instant,
+    began: Option<Instant>,
     ended: &Result<(Response<Incoming>, Upstream), Attempt>,
 ) {
-    if !elector.is_observing() {
+    let Some(began) = began else {
         return;
-    }
+    };
     let answer = match ended {
         Ok((response, _)) => Answer {
             took: Some(began.elapsed()),
@@ -103,16 +118,24 @@ pub(super) fn observe(
         },
         Err(Attempt::Unreached(_) | Attempt::Abort) => return,
     };
-    elector.observe(member, answer, monotonic_ns());
+    if elector.observe(member, answer, monotonic_ns()) {
+        shard.tally.up(Number::Ejections);
+    }
 }
 
 /// Whether a request whose member was not reached is given to another.
-pub(super) fn tries_another(elector: &Balancer, attempts: &mut Attempts, member: usize) -> bool {
+pub(super) fn tries_another(
+    shard: &Shard,
+    elector: &Balancer,
+    attempts: &mut Attempts,
+    member: usize,
+) -> bool {
     if !elector.try_another(attempts, member, Outcome::Unreached) {
         return false;
     }
     let may = elector.may_retry(monotonic_ns());
     if !may {
+        shard.tally.up(Number::RetriesRefused);
         warn!(
             target: LOG,
             "balancer://{}: retrybudget is used up: a request is not tried on another member",

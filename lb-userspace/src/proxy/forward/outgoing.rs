@@ -22,9 +22,9 @@ use crate::{
 };
 
 /// What is sent to a member, kept so that it can be sent to another.
-pub(super) struct Outgoing {
-    /// Head.
-    pub(super) parts: Parts,
+pub(super) struct Outgoing<'a> {
+    /// Head, in its place: it is large.
+    pub(super) parts: &'a mut Parts,
     /// Body, until it went out.
     pub(super) body: RequestBody,
     /// How far it is.
@@ -39,33 +39,32 @@ pub(super) struct Outgoing {
     expects: bool,
 }
 
-impl Outgoing {
+impl<'a> Outgoing<'a> {
     /// Reads the body as far as it is read before a member is chosen, and frames it.
     pub(super) async fn new(
         exchange: &Exchange,
-        mut parts: Parts,
+        parts: &'a mut Parts,
         said: fields::Connection,
         body: Option<Incoming>,
     ) -> Result<Self, Attempt> {
         let present = said.present;
         let mut go = None;
-        let waits = body.as_ref().is_some_and(|body| {
-            present.has(Present::EXPECT) && !http_body::Body::is_end_stream(body)
-        });
+        let body = body.filter(|body| !http_body::Body::is_end_stream(body));
+        if body.is_none() && present.has(Present::EXPECT) {
+            parts.headers.remove(header::EXPECT);
+        }
         let (body, progress) = match body {
-            Some(body) if waits => {
+            None => (RequestBody::Empty, Rc::clone(&exchange.shard.no_upload)),
+            Some(body) if present.has(Present::EXPECT) => {
                 let given = Arc::new(Go::default());
                 go = Some(Arc::clone(&given));
                 RequestBody::expected(body, Expectation::new(given, exchange.shard.wheel.alarm()))
             }
-            body => {
-                if present.has(Present::EXPECT) {
-                    parts.headers.remove(header::EXPECT);
-                }
-                let ended = body.as_ref().is_none_or(http_body::Body::is_end_stream);
-                let stream = exchange.stream.as_ref().filter(|_| !ended);
+            Some(body) => {
+                let stream = exchange.stream.as_ref();
                 let stall = stream.map(|stream| Stall::new(stream.upload_alarm()));
-                RequestBody::prefetch(body, stall)
+                // Boxed: most requests have no body, and need no room for this.
+                Box::pin(RequestBody::prefetch(body, stall))
                     .await
                     .map_err(|error| upload_failed(exchange, &error))?
             }
@@ -115,12 +114,13 @@ impl Outgoing {
     pub(super) fn request(&mut self, keep: bool) -> Request<RequestBody> {
         let mut request = Request::new(self.body.take());
         *request.method_mut() = self.parts.method.clone();
-        *request.uri_mut() = self.parts.uri.clone();
-        *request.headers_mut() = if keep {
-            self.parts.headers.clone()
+        if keep {
+            *request.uri_mut() = self.parts.uri.clone();
+            *request.headers_mut() = self.parts.headers.clone();
         } else {
-            std::mem::take(&mut self.parts.headers)
-        };
+            *request.uri_mut() = std::mem::take(&mut self.parts.uri);
+            *request.headers_mut() = std::mem::take(&mut self.parts.headers);
+        }
         let own = match &self.body {
             RequestBody::Held(held) => Some(held.go()),
             _ => None,
@@ -152,7 +152,7 @@ impl Outgoing {
             return None;
         }
         let body = std::mem::replace(&mut self.body, RequestBody::Empty);
-        let held = Rc::new(Held::new(body));
+        let held = Rc::new(Held::new(body, &self.progress));
         self.body = RequestBody::Held(Rc::clone(&held));
         let expect = HeaderValue::from_static("100-continue");
         self.parts.headers.insert(header::EXPECT, expect);
@@ -174,6 +174,7 @@ impl Outgoing {
     /// Takes back a request that was not sent.
     pub(super) fn take_back(&mut self, request: Request<RequestBody>) {
         let (parts, body) = request.into_parts();
+        self.parts.uri = parts.uri;
         self.parts.headers = parts.headers;
         if let RequestBody::Streamed(_) = body {
             self.body = body;

@@ -236,6 +236,7 @@ impl Balancer {
     }
 
     /// With what members say of themselves, for `lbmethod=heartbeat`.
+    #[must_use]
     pub fn hearing(mut self, heartbeats: &Arc<Heartbeats>) -> Self {
         self.heartbeats = Some(Arc::clone(heartbeats));
         self

@@ -73,6 +73,9 @@ fn listen(call: &mut Call<'_, '_>) -> Result<(), Fault> {
 }
 
 fn storage(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    if call.arg(0).is_empty() {
+        return Err(Fault::new("HeartbeatStorage: no file").at(0));
+    }
     let path = call.draft.server_root.join(call.arg(0));
     call.draft.spec.heartbeat.storage = Some(path);
     Ok(())

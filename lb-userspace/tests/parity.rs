@@ -14,3 +14,5 @@ mod heartbeat;
 mod peers;
 #[path = "parity/policies.rs"]
 mod policies;
+#[path = "parity/rewriting.rs"]
+mod rewriting;

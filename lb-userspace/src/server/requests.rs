@@ -151,6 +151,7 @@ impl Control {
                     lbmethod: edit::name_of(balancer.lbmethod).to_owned(),
                 })
                 .collect(),
+            names: self.name_views(),
             notices: self.notices.clone(),
             ..maps
         })

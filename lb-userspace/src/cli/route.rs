@@ -106,7 +106,8 @@ fn text(view: &RouteView, colour: bool) -> String {
     line(format_args!(""));
     let verdict = match view.verdict.as_str() {
         "member" => {
-            let target = view.target.as_deref().unwrap_or_default();
+            let target = view.target.as_deref();
+            let target = target.unwrap_or("one of those that may be drawn");
             Cell::toned(&format!("goes to {target}"), Tone::Good)
         }
         "redirect" => {

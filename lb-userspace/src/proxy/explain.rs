@@ -11,6 +11,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Uri, header, request::Parts
 use lb_common::member::{MemberId, MemberState};
 
 use super::{
+    forward,
     path::{self, Routed},
     policy::{self, Ruling, Scene, Stop},
     reason::Reason,
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{
     admin::protocol::{CandidateView, MemberView, RouteQuestion, RouteStep, RouteView},
-    balancer::{Balancer, Unelectable, sticky},
+    balancer::{Ask, Balancer, Unelectable, sticky},
     config::spec::{self, Host, LbMethod, Listener, Place, Spec, Target, policy::Matcher},
     dataplane::table::{MemberTable, monotonic_ns},
 };
@@ -251,7 +252,8 @@ fn walk(
         return Ok(());
     };
     let path = String::from_utf8_lossy(&path).into_owned();
-    elect(spec, states, balancer, &path, &asked.parts, view)
+    let request = (scene.client.ip(), &asked.parts);
+    elect(spec, states, balancer, &path, request, view)
 }
 
 /// The listener that gets the connection, and our address on it.
@@ -415,7 +417,7 @@ fn elect(
     states: States<'_>,
     index: usize,
     path: &str,
-    parts: &Parts,
+    (client, parts): (IpAddr, &Parts),
     view: &mut RouteView,
 ) -> Result<(), QuestionError> {
     let balancer = &spec.balancers[index];
@@ -432,7 +434,16 @@ fn elect(
         copy(&table, *id, member, known.as_ref(), now);
         view.candidates.push(candidate(&table, *id, member));
     }
-    let elector = Balancer::new(balancer, &ids, table, None)?;
+    // These two go by chance and by what the proxy alone has measured.
+    let drawn = matches!(
+        balancer.lbmethod,
+        LbMethod::LeastLatency | LbMethod::Heartbeat
+    );
+    let mut known = balancer.clone();
+    if drawn {
+        known.lbmethod = LbMethod::ByRequests;
+    }
+    let elector = Balancer::new(&known, &ids, table, None)?;
     let session = elector.sticky.as_ref().and_then(|sticky| {
         let mut url = path.as_bytes().to_vec();
         if let Some(query) = parts.uri.query() {
@@ -467,7 +478,13 @@ fn elect(
         }
         (None, None) => {}
     }
-    match elector.elect(session.as_ref(), now) {
+    let ask = Ask {
+        session: session.as_ref(),
+        key: forward::key_of(balancer, client, &parts.headers, path.as_bytes()),
+        now_ns: now,
+        seed: 0,
+    };
+    match elector.elect(&ask) {
         Ok(elected) => {
             let member = &balancer.members[elected.member];
             // The path of a direct worker's route is the whole of it.
@@ -482,10 +499,14 @@ fn elect(
                 query.unwrap_or_default()
             );
             "member".clone_into(&mut view.verdict);
-            view.elected = Some(member.url.clone());
-            view.target = Some(target);
             let by_session = session.is_some() && !elected.route_changed;
             say_candidates(balancer, elected.member, by_session, view);
+            if drawn && !by_session {
+                say_drawn(balancer.lbmethod, view);
+            } else {
+                view.elected = Some(member.url.clone());
+                view.target = Some(target);
+            }
         }
         Err(error) => {
             let reason = match error {
@@ -607,6 +628,8 @@ fn say_candidates(
                         )
                     }
                     LbMethod::ByTraffic => "bytraffic: fewest bytes for its factor".to_owned(),
+                    LbMethod::Hash => "hash: the key's place is its".to_owned(),
+                    LbMethod::LeastLatency | LbMethod::Heartbeat => MAY_BE_DRAWN.to_owned(),
                     LbMethod::ByBusyness => {
                         "bybusyness: fewest in flight for its factor".to_owned()
                     }
@@ -629,9 +652,28 @@ fn say_candidates(
             } else if has('H') {
                 "standby: when all others are out".to_owned()
             } else {
-                "usable; another is before it".to_owned()
+                USABLE.to_owned()
             }
         });
+    }
+}
+
+const MAY_BE_DRAWN: &str = "may be drawn";
+const USABLE: &str = "usable; another is before it";
+
+/// Nobody is elected where chance decides: each that may be is told so.
+fn say_drawn(lbmethod: LbMethod, view: &mut RouteView) {
+    let name = match lbmethod {
+        LbMethod::Heartbeat => "heartbeat",
+        _ => "leastlatency",
+    };
+    let text = format!("{name} draws at random, by what the proxy alone has measured");
+    view.step("lbmethod", None, text);
+    for candidate in &mut view.candidates {
+        candidate.elected = false;
+        if candidate.why == USABLE {
+            MAY_BE_DRAWN.clone_into(&mut candidate.why);
+        }
     }
 }
 

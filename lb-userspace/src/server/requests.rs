@@ -18,8 +18,8 @@ use crate::{
         metrics,
         protect::{Protected, What},
         protocol::{
-            CaptureWanted, DrainingView, MemberChange, MethodView, Request, Response, RouteQuestion,
-            RouteView, ShardView, Snapshot,
+            CaptureWanted, DrainingView, MemberChange, MethodView, Request, Response,
+            RouteQuestion, RouteView, ShardView, Snapshot,
         },
     },
     config::{prefix::PrefixError, spec::Prefix},

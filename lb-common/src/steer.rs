@@ -63,6 +63,8 @@ pub trait SteerTables: Tables {
     fn beat(&self) -> u32;
     /// Spends one of this CPU's budget for this beat: whether there was one left.
     fn spend(&self, what: Spend, limit: u32, beat: u32) -> bool;
+    /// Whether this CPU's budget for this beat is used up.
+    fn is_spent(&self, what: Spend, limit: u32, beat: u32) -> bool;
     /// `FRAGMENTS`.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
     /// Remembers where a datagram's fragments go. May fail.
@@ -180,6 +182,26 @@ where
     let Some(mut set) = set_of(place.first) else {
         return Err(Reason::NOT_FORWARDED);
     };
+    let settings = question.settings;
+    let is_syn = headers.is_syn();
+    if is_syn
+        && !question.is_limited
+        && settings.gates & gate::FLOWS != 0
+        && tables.is_spent(Spend::Insert, settings.inserts, tables.beat())
+    {
+        // A flood, most likely. It would find nothing, and may enter nothing: so it does not even
+        // look, which would cost more than all the rest. A known flow's SYN, sent again, goes where
+        // the ring has it, which is where its flow is unless the ring changed.
+        let member = by_ring(question, tables);
+        let head = tables.member(member).filter(|_| member != 0);
+        return head
+            .map(|head| Steered {
+                member,
+                head,
+                reason: Reason::STEERED_BY_RING,
+            })
+            .ok_or(Reason::NO_MEMBER);
+    }
     let (mut way, mut entry) = track::find(&set, key, place.tag);
     if entry.state() == State::EMPTY
         && track::is_overflowed(&set)
@@ -191,7 +213,6 @@ where
 
     let ages = Ages::of(question.forward, tables.beat());
     let is_tcp = headers.proto == proto::TCP;
-    let is_syn = headers.is_syn();
     let is_end = is_tcp && headers.tcp_flags & (tcp::FIN | tcp::RST) != 0;
     let is_known = entry.state() != State::EMPTY;
     let mut reason = Reason::STEERED_NEW;

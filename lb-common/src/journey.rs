@@ -244,9 +244,15 @@ where
     if headers.reach == Reach::NotIp {
         return Decision::done(0, Reason::NOT_A_SERVICE);
     }
-    let is_vital = headers.is_vital();
-    if !is_vital
-        && is_guarded
+    if headers.is_vital() {
+        // Path-MTU messages about steered flows are their members'; neighbour discovery never is.
+        let decision = Decision::done(0, Reason::VITAL);
+        if headers.is_neighbour_discovery() {
+            return decision;
+        }
+        return judge_icmp(decision, headers, gates, tables);
+    }
+    if is_guarded
         && is_on(tables, gates, List::Deny, headers)
         && !is_allowed(tables, gates, headers)
     {
@@ -289,19 +295,8 @@ where
             (decision, has_limits)
         }
         Reach::Icmp => {
-            let reason = if is_vital {
-                Reason::VITAL
-            } else {
-                Reason::ICMP
-            };
-            let mut decision = Decision::done(0, reason);
-            // Path-MTU messages about steered flows are their members'; neighbour discovery never is.
-            if !headers.is_neighbour_discovery() {
-                decision = judge_icmp(decision, headers, gates, tables);
-            }
-            if is_vital {
-                return decision;
-            }
+            let decision = Decision::done(0, Reason::ICMP);
+            let decision = judge_icmp(decision, headers, gates, tables);
             (decision, is_guarded && gates & gate::ICMP_LIMITS != 0)
         }
         Reach::LaterFragment => {

@@ -81,7 +81,7 @@ fn ask(from: &Namespace, to: SocketAddr, bytes: &[u8]) -> Result<String> {
 fn connection_id_names_its_member_from_any_port() -> Result<()> {
     let lab = Lab::new()?;
     vip::share(&lab)?;
-    let members: String = (0..3)
+    let members: Vec<String> = (0..3)
         .map(|index| {
             let address = topology::address(topology::MEMBERS + index);
             format!("    BalancerMember udp://{address}\n")
@@ -92,8 +92,9 @@ fn connection_id_names_its_member_from_any_port() -> Result<()> {
         .map(|(home, name)| Echo::start(home, name, service))
         .collect::<Result<_>>()?;
     let steer = format!(
-        "<Proxy balancer://q>\n{members}</Proxy>\n\
-         SteerPass udp://{service} balancer://q forward=dsr hash=quic:2\n"
+        "<Proxy balancer://q>\n{}</Proxy>\n\
+         SteerPass udp://{service} balancer://q forward=dsr hash=quic:2\n",
+        members.concat(),
     );
     let _sluice = Sluice::start(&lab, &site(&lab::scene::three(""), &steer))?;
     for (index, name) in (0..).zip(["a", "b", "c"]) {

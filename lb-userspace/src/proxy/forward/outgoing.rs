@@ -107,17 +107,17 @@ impl<'a> Outgoing<'a> {
         })
     }
 
-    /// The request for one attempt. A body that is not wholly here is gone with it.
+    /// The request for one attempt. Its fields are gone with it, and a body that is not wholly here;
+    /// `keep`: the target is not.
     pub(super) fn request(&mut self, keep: bool) -> Request<RequestBody> {
         let mut request = Request::new(self.body.take());
         *request.method_mut() = self.parts.method.clone();
-        if keep {
-            *request.uri_mut() = self.parts.uri.clone();
-            *request.headers_mut() = self.parts.headers.clone();
+        *request.uri_mut() = if keep {
+            self.parts.uri.clone()
         } else {
-            *request.uri_mut() = std::mem::take(&mut self.parts.uri);
-            *request.headers_mut() = std::mem::take(&mut self.parts.headers);
-        }
+            std::mem::take(&mut self.parts.uri)
+        };
+        *request.headers_mut() = std::mem::take(&mut self.parts.headers);
         if let Some(go) = self.go.take() {
             hyper::ext::on_informational(&mut request, move |interim| {
                 if interim.status() == StatusCode::CONTINUE {

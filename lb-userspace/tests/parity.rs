@@ -8,7 +8,11 @@
 )]
 #[path = "server/harness.rs"]
 mod harness;
+#[path = "parity/heartbeat.rs"]
+mod heartbeat;
 #[path = "parity/peers.rs"]
 mod peers;
 #[path = "parity/policies.rs"]
 mod policies;
+#[path = "parity/rewriting.rs"]
+mod rewriting;

@@ -15,6 +15,7 @@ use super::{
 };
 
 mod listeners;
+mod rewrite;
 mod routes;
 mod steer;
 mod tls;
@@ -25,7 +26,9 @@ pub(crate) use workers::stable_route;
 /// Makes the Spec, when there is no error.
 pub(super) fn resolve(mut draft: Draft<'_>, file: &Path) -> Loaded {
     let mut balancers = Vec::new();
+    rewrite::make_workers(&mut draft);
     let names = workers::collect(&mut draft, &mut balancers);
+    rewrite::resolve(&mut draft, &names);
     let mut hosts = Vec::new();
     for index in 0..draft.hosts.len() {
         hosts.push(host(&mut draft, index, &names, file));
@@ -49,12 +52,23 @@ pub(super) fn resolve(mut draft: Draft<'_>, file: &Path) -> Loaded {
     spec.hosts = hosts;
     drop_idle(&mut spec);
     spec.balancers = balancers;
+    heartbeat(&mut spec);
     spec.sluice.steers = steers;
     spec.member_tls = member_tls;
     let refused = reports.has_errors();
     Loaded {
         spec: (!refused).then_some(spec),
         reports: reports.finish(file),
+    }
+}
+
+/// mod_lbmethod_heartbeat's default file, where somebody wants it.
+fn heartbeat(spec: &mut spec::Spec) {
+    let mut wanted = spec.balancers.iter();
+    if wanted.any(|balancer| balancer.lbmethod == spec::LbMethod::Heartbeat)
+        && spec.heartbeat == spec::Heartbeat::default()
+    {
+        spec.heartbeat.storage = Some(spec.server_root.join("logs/hb.dat"));
     }
 }
 

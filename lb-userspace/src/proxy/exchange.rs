@@ -29,12 +29,12 @@ pub(crate) use finished::Finished;
 use finished::{End, Facts};
 
 use crate::{
-    balancer::{failover::Cause, sticky::Session},
+    balancer::{failover::Cause, feedback::Answer, sticky::Session},
     config::spec,
     dataplane::table::monotonic_ns,
     telemetry::{
         access::{self, Connection, Format},
-        counters::Latency,
+        counters::{Latency, Number},
         error_log,
     },
 };
@@ -333,6 +333,18 @@ impl Exchange {
             .cell(engaged.member)
             .failed
             .fetch_add(1, Relaxed);
+        if balancing.balancer.is_observing() {
+            let broken = Answer {
+                took: None,
+                status: None,
+            };
+            if balancing
+                .balancer
+                .observe(engaged.member, broken, monotonic_ns())
+            {
+                self.shard.tally.up(Number::Ejections);
+            }
+        }
         if matches!(error, BodyError::TimedOut) && balancing.balancer.failontimeout {
             balancing
                 .balancer

@@ -1,7 +1,7 @@
 //! The shared maps: the kernel's by aya, or the same layout in anonymous memory.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
     sync::{
@@ -22,7 +22,7 @@ use lb_common::{
 
 use crate::{
     admin::protocol::{InterfaceView, Snapshot},
-    config::spec::{Interface, Prefix, Sluice},
+    config::spec::{Prefix, Sluice},
 };
 
 mod desired;
@@ -35,6 +35,7 @@ mod flows;
 mod heritage;
 mod hook;
 mod hops;
+mod interfaces;
 mod kernel;
 mod log;
 mod maps;
@@ -65,6 +66,7 @@ pub use flows::{FlowFilter, FlowList, FlowView, living_flows, read_flows};
 use heritage::Undo;
 pub(crate) use heritage::{Inheritance, layouts};
 use hops::Hops;
+use interfaces::Interfaces;
 use kernel::{Kernel, Opened};
 pub use log::KernelLog;
 pub use netlink::Watch;
@@ -119,10 +121,13 @@ pub struct Dataplane {
     kernel: Option<Kernel>,
     steering: Steering,
     hops: Hops,
-    /// `XDPInterface`s of the generation that is on.
-    interfaces: Vec<Interface>,
-    /// Those of them that are not there, that was said of.
-    vanished: BTreeSet<String>,
+    interfaces: Interfaces,
+    /// The generation that is on; `None`: none of this process's.
+    desired: Option<Desired>,
+    /// What the host said of the ways to its members.
+    facts: Facts,
+    /// The program was loaded anew, and no [`Published`] has told so yet.
+    reloaded: bool,
     /// Until when packets are sampled; 0: they are not.
     capture_until: u64,
     /// Held until this is dropped, and by nobody else.
@@ -203,8 +208,10 @@ impl Dataplane {
             kernel,
             steering: Steering::new(),
             hops: Hops::default(),
-            interfaces: Vec::new(),
-            vanished: BTreeSet::new(),
+            interfaces: Interfaces::default(),
+            desired: None,
+            facts: Facts::default(),
+            reloaded: false,
             capture_until: 0,
             lock,
         })
@@ -276,7 +283,8 @@ impl Dataplane {
         }
         self.forget_dead_proxies();
         self.store.free_settled(now);
-        if self.kernel.is_some() {
+        if self.kernel.is_some() && !self.interfaces.detached {
+            self.follow_interfaces();
             self.hops.look_at_neighbours(&self.store);
         }
     }
@@ -445,9 +453,11 @@ impl Dataplane {
         self.store.meta().state_sequence.fetch_add(1, Release);
     }
 
-    /// Takes the program off every interface and unpins the links; the maps stay.
+    /// Takes the program off every interface and unpins the links; the maps stay. It stays off, on
+    /// interfaces that come back too, until a generation is published.
     pub fn detach(&mut self) -> Result<Vec<InterfaceView>, DataplaneError> {
         self.hops.release();
+        self.interfaces.detach();
         match &mut self.kernel {
             Some(kernel) => kernel.detach_all(),
             None => Ok(Vec::new()),
@@ -489,6 +499,7 @@ impl Dataplane {
         snapshot.daemon = true;
         if let Some(kernel) = &self.kernel {
             snapshot.interfaces = kernel.views();
+            snapshot.interfaces.extend(self.interfaces.alarms());
         } else {
             "memory".clone_into(&mut snapshot.dataplane);
             snapshot.heartbeat_age_seconds = None;

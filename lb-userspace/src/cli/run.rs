@@ -47,6 +47,9 @@ pub(crate) fn configtest(args: &ConfigArgs) -> Outcome {
     match load(args, Severity::Notice) {
         (Some(spec), _) => {
             let mut errors = std::io::stderr().lock();
+            for warning in server::missing_interfaces(&spec) {
+                drop(writeln!(errors, "warning: {warning}"));
+            }
             match server::check_certificates(&spec) {
                 Ok(warnings) => {
                     for warning in warnings {

@@ -66,14 +66,6 @@ pub enum DataplaneError {
         /// The end of the verifier's log, or the loader's message.
         reason: String,
     },
-    /// No such network interface here.
-    #[error("no interface {name} in this network namespace; `ip link` lists those there are{at}")]
-    NoInterface {
-        /// As configured.
-        name: String,
-        /// ` (file:line)`, or nothing.
-        at: String,
-    },
     /// Another program is on the interface.
     #[error(
         "interface {interface} already runs XDP program {id} \"{name}\" (tag {tag}); take it off \

@@ -2,30 +2,28 @@
 //! that the program stays when the process goes; the pins are the truth, nothing is kept open.
 
 use std::{
-    fs, io,
+    fs,
     os::{fd::AsFd, unix::fs::MetadataExt},
     path::Path,
 };
 
-use aya::programs::{
-    ProgramError, Xdp, XdpMode as AyaMode,
-    links::{FdLink, LinkError, PinnedLink},
-    loaded_programs,
-    xdp::XdpLink,
-};
+use aya::programs::Xdp;
 
 use super::{
     DataplaneError,
-    kernel::PROGRAM,
-    maps::pin_error,
     netlink::{self, Link},
-    pin::{self, Object, PinDir},
+    pin::PinDir,
     sys,
 };
 use crate::{
     admin::protocol::InterfaceView,
     config::spec::{Interface, XdpMode},
 };
+
+mod link;
+
+pub(super) use link::describe;
+use link::{Takeover, attach_fresh, fits, on_interface, runs_on, take_over, unpin};
 
 /// Where the program runs.
 pub(super) struct Hooks {
@@ -43,13 +41,20 @@ struct Attached {
     new: bool,
 }
 
-/// What became of a pinned link.
-enum Takeover {
-    Done,
-    /// There is none, or its interface is gone.
-    Absent,
-    /// It ran in this mode, which is not the one asked for, and is off.
-    OtherMode(XdpMode),
+/// How it is with an interface that the configuration names.
+pub(super) enum Standing {
+    /// The program runs on it.
+    Runs,
+    /// The program did not run on it and was attached; what the operator should know.
+    Attached(Vec<String>),
+    /// There is none of that name; whether there was one.
+    Missing { vanished: bool },
+    /// Its name is another now; the program runs on it.
+    Renamed { to: String },
+    /// It is there, and the program is not on it.
+    Refused { index: u32, why: String },
+    /// The kernel did not say.
+    Unknown,
 }
 
 /// An interface that the program was attached to, for undoing it.
@@ -77,7 +82,7 @@ impl Hooks {
     ) -> Result<Vec<Change>, DataplaneError> {
         let mut changes = Vec::new();
         for interface in wanted {
-            match self.attach(program, interface, notices) {
+            match self.attach(program, interface, wanted, notices) {
                 Ok(change) => changes.extend(change),
                 Err(error) => {
                     self.take_back(program, changes);
@@ -88,24 +93,32 @@ impl Hooks {
         Ok(changes)
     }
 
-    /// What had to be changed for the program to run there in a mode that was asked for.
+    /// What had to be changed for the program to run there in a mode that was asked for. An
+    /// interface that is not there is nobody's fault: [`Hooks::follow`] attaches when it comes.
     fn attach(
         &mut self,
         program: &mut Xdp,
         interface: &Interface,
+        wanted: &[Interface],
         notices: &mut Vec<String>,
     ) -> Result<Option<Change>, DataplaneError> {
         let name = &interface.name;
-        let link = find(interface)?;
-        let there = self.attached.iter().any(|a| a.index == link.index);
+        let Some(link) = find(name)? else {
+            return Ok(None);
+        };
         let path = self.pins.link(self.netns, link.index);
-        if there && fits(&link, interface.mode) && pin::is_pinned(&path)? {
+        let known = self.attached.iter_mut().find(|a| a.index == link.index);
+        if let Some(known) = known
+            && fits(&link, interface.mode)
+            && runs_on(&path, link.index)?
+        {
+            known.name.clone_from(name);
             return Ok(None);
         }
-        self.attached
-            .retain(|a| a.index != link.index && a.name != *name);
+        self.attached.retain(|a| a.index != link.index);
         let before = match take_over(program, &path, &link, interface, notices)? {
             Takeover::Done => {
+                self.leave_earlier(name, link.index, wanted);
                 self.note(interface, &link, false, notices);
                 return Ok(None);
             }
@@ -116,13 +129,87 @@ impl Hooks {
             if let Some(mode) = before {
                 self.attach_back(program, interface, mode);
             }
+            // It went while we looked at it.
+            if before.is_none() && find(name)?.is_none() {
+                return Ok(None);
+            }
             return Err(error);
         }
+        self.leave_earlier(name, link.index, wanted);
         self.note(interface, &link, before.is_none(), notices);
         Ok(Some(Change {
             interface: interface.clone(),
             before,
         }))
+    }
+
+    /// Another interface has the name now: takes the program off the one that had it, unless that is
+    /// wanted by its new name.
+    fn leave_earlier(&mut self, name: &str, index: u32, wanted: &[Interface]) {
+        let earlier: Vec<Attached> = (self.attached)
+            .extract_if(.., |a| a.name == name && a.index != index)
+            .collect();
+        for mut earlier in earlier {
+            let now = netlink::by_index(earlier.index).ok().flatten();
+            if let Some(link) = now
+                && wanted.iter().any(|wanted| wanted.name == link.name)
+            {
+                earlier.name = link.name;
+                self.attached.push(earlier);
+                continue;
+            }
+            let path = self.pins.link(self.netns, earlier.index);
+            match unpin(&path) {
+                Ok(()) => {}
+                Err(error) => {
+                    tracing::warn!(interface = name, %error, "the program could not be taken off");
+                }
+            }
+        }
+    }
+
+    /// Sees to it that the program runs on one of the `wanted` interfaces, whatever became of it.
+    pub(super) fn follow(
+        &mut self,
+        program: &mut Xdp,
+        interface: &Interface,
+        wanted: &[Interface],
+    ) -> Standing {
+        let name = &interface.name;
+        let index = match find(name) {
+            Ok(Some(link)) => link.index,
+            Ok(None) => return self.missing(name),
+            Err(_) => return Standing::Unknown,
+        };
+        let known = self.attached.iter().any(|a| a.index == index);
+        let mut notices = Vec::new();
+        match self.attach(program, interface, wanted, &mut notices) {
+            Ok(None) if known => Standing::Runs,
+            Ok(None) => match self.attached.iter().any(|a| a.index == index) {
+                true => Standing::Attached(notices),
+                false => Standing::Unknown,
+            },
+            Ok(Some(_)) => Standing::Attached(notices),
+            Err(error) => Standing::Refused {
+                index,
+                why: error.to_string(),
+            },
+        }
+    }
+
+    /// What became of an interface whose name nobody has.
+    fn missing(&self, name: &str) -> Standing {
+        let Some(had) = self.attached.iter().find(|a| a.name == name) else {
+            return Standing::Missing { vanished: false };
+        };
+        let path = self.pins.link(self.netns, had.index);
+        match netlink::by_index(had.index) {
+            Ok(Some(link)) if runs_on(&path, had.index).unwrap_or(false) => {
+                Standing::Renamed { to: link.name }
+            }
+            Err(_) => Standing::Unknown,
+            _ => Standing::Missing { vanished: true },
+        }
     }
 
     fn note(&mut self, interface: &Interface, link: &Link, new: bool, notices: &mut Vec<String>) {
@@ -156,7 +243,9 @@ impl Hooks {
             ..interface.clone()
         };
         let mut notices = Vec::new();
-        let done = find(&as_before).and_then(|link| {
+        let done = find(&as_before.name).and_then(|link| {
+            // Gone meanwhile: there is nothing to guard.
+            let Some(link) = link else { return Ok(()) };
             let path = self.pins.link(self.netns, link.index);
             attach_fresh(program, &path, &link, &as_before, &mut notices)?;
             self.note(&as_before, &link, false, &mut notices);
@@ -247,260 +336,12 @@ fn netns() -> Result<u64, DataplaneError> {
     Ok(stat.ino())
 }
 
-fn find(interface: &Interface) -> Result<Link, DataplaneError> {
-    let name = interface.name.clone();
-    let found = netlink::by_name(&name).map_err(|source| DataplaneError::Hook {
+fn find(name: &str) -> Result<Option<Link>, DataplaneError> {
+    netlink::by_name(name).map_err(|source| DataplaneError::Hook {
         what: "look at",
-        interface: name.clone(),
-        source,
-    })?;
-    found.ok_or_else(|| DataplaneError::NoInterface {
-        name,
-        at: if interface.at.line == 0 {
-            String::new()
-        } else {
-            format!(" ({}:{})", interface.at.file.display(), interface.at.line)
-        },
-    })
-}
-
-/// Whether the mode it runs in is one that was asked for.
-fn fits(link: &Link, mode: XdpMode) -> bool {
-    let running = link.xdp.map(|xdp| xdp.mode);
-    match mode {
-        XdpMode::Auto => true,
-        XdpMode::Native => running == Some("native"),
-        XdpMode::Generic => running == Some("generic"),
-    }
-}
-
-/// Puts the program in the place of the one that an earlier process of this instance left running.
-fn take_over(
-    program: &mut Xdp,
-    path: &Path,
-    link: &Link,
-    interface: &Interface,
-    notices: &mut Vec<String>,
-) -> Result<Takeover, DataplaneError> {
-    if !pin::is_pinned(path)? {
-        return Ok(Takeover::Absent);
-    }
-    match on_interface(path)? {
-        Some(index) if index == link.index => {}
-        Some(index) => {
-            return Err(DataplaneError::ForeignPin {
-                path: path.to_owned(),
-                found: format!("it is a link on interface {index}"),
-            });
-        }
-        // The interface it was on is gone; this one has its number now.
-        None => {
-            unpin(path)?;
-            return Ok(Takeover::Absent);
-        }
-    }
-    if !fits(link, interface.mode) {
-        notices.push(format!(
-            "interface {} is attached anew in another mode: a few packets pass unguarded",
-            interface.name
-        ));
-        unpin(path)?;
-        return Ok(Takeover::OtherMode(match link.xdp.map(|xdp| xdp.mode) {
-            Some("native") => XdpMode::Native,
-            Some("generic") => XdpMode::Generic,
-            _ => XdpMode::Auto,
-        }));
-    }
-    let pinned =
-        PinnedLink::from_pin(path).and_then(|pinned| XdpLink::try_from(FdLink::from(pinned)));
-    let updated = pinned
-        .map_err(|error| link_error(&error))
-        .and_then(|link| program.attach_to_link(link).map_err(|e| program_error(&e)))
-        .and_then(|id| program.take_link(id).map_err(|e| program_error(&e)));
-    match updated {
-        // Dropped, its descriptor is closed; the pin holds the link.
-        Ok(link) => {
-            drop(link);
-            Ok(Takeover::Done)
-        }
-        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
-            unpin(path)?;
-            Ok(Takeover::Absent)
-        }
-        Err(source) => Err(DataplaneError::Hook {
-            what: "replace the program on",
-            interface: interface.name.clone(),
-            source,
-        }),
-    }
-}
-
-/// Interface of the pinned link; `None` when that is gone. Anything but a link of a program of
-/// ours is foreign.
-fn on_interface(path: &Path) -> Result<Option<u32>, DataplaneError> {
-    let failed = |what| {
-        move |source| DataplaneError::Path {
-            what,
-            path: path.to_owned(),
-            source,
-        }
-    };
-    let foreign = |found: String| DataplaneError::ForeignPin {
-        path: path.to_owned(),
-        found,
-    };
-    let fd = sys::open_pin(path).map_err(failed("open"))?;
-    if pin::object_of(fd.as_fd()) != Object::Link {
-        return Err(foreign("it is no link".to_owned()));
-    }
-    let info = sys::link_info(fd.as_fd()).map_err(failed("look at"))?;
-    let info = info.ok_or_else(|| foreign("it is not a link of an XDP program".to_owned()))?;
-    // Without CAP_SYS_ADMIN, as under systemd, nothing is told about programs. The link lies in a
-    // directory that only this user can have filled, which must do.
-    if let Some((name, _)) = told_of(info.program)
-        && name != PROGRAM
-    {
-        return Err(foreign(format!(
-            "it is a link of program {} \"{name}\"",
-            info.program
-        )));
-    }
-    Ok((info.interface != 0).then_some(info.interface))
-}
-
-/// Takes the program off by a link of ours, and removes its pin.
-fn unpin(path: &Path) -> Result<(), DataplaneError> {
-    if on_interface(path)?.is_some() {
-        // Without it the interface is taken for a moment longer, and attaching anew fails. Where
-        // it fails the interface has just gone.
-        let _ = sys::open_pin(path).and_then(|fd| sys::link_detach(fd.as_fd()));
-    }
-    fs::remove_file(path).map_err(|source| DataplaneError::Path {
-        what: "remove",
-        path: path.to_owned(),
+        interface: name.to_owned(),
         source,
     })
-}
-
-fn attach_fresh(
-    program: &mut Xdp,
-    path: &Path,
-    link: &Link,
-    interface: &Interface,
-    notices: &mut Vec<String>,
-) -> Result<(), DataplaneError> {
-    let name = &interface.name;
-    let native = match interface.mode {
-        XdpMode::Generic => None,
-        XdpMode::Auto | XdpMode::Native => Some(attach_as(program, link, AyaMode::Driver)),
-    };
-    let attached = match native {
-        Some(Ok(fd)) => fd,
-        Some(Err(error)) if interface.mode == XdpMode::Native || is_final(&error) => {
-            return Err(refused(name, "native", error));
-        }
-        other => {
-            let fd = attach_as(program, link, AyaMode::Skb)
-                .map_err(|error| refused(name, "generic", error))?;
-            if let Some(Err(error)) = other {
-                notices.push(format!(
-                    "interface {name} cannot run XDP natively ({error}): attached in generic mode, \
-                     which is slower; `sluice doctor` tells more"
-                ));
-            }
-            fd
-        }
-    };
-    // Where pinning fails the link is dropped here, and the program is off again.
-    (attached.pin(path).map(drop)).map_err(|error| DataplaneError::Path {
-        what: "pin a link at",
-        path: path.to_owned(),
-        source: pin_error(error),
-    })
-}
-
-fn attach_as(program: &mut Xdp, link: &Link, mode: AyaMode) -> io::Result<FdLink> {
-    let attached = (program.attach_to_if_index(link.index, mode))
-        .and_then(|id| program.take_link(id))
-        .map_err(|error| program_error(&error))?;
-    // aya falls back to a netlink attachment on EINVAL, which cannot be pinned: that is the mode
-    // refused. Dropping it takes it off again.
-    FdLink::try_from(attached).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
-}
-
-/// Errors that another mode does not cure.
-fn is_final(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EBUSY | libc::EEXIST | libc::EPERM | libc::ENODEV)
-    )
-}
-
-fn refused(interface: &str, mode: &'static str, source: io::Error) -> DataplaneError {
-    let interface = interface.to_owned();
-    match source.raw_os_error() {
-        Some(libc::EBUSY | libc::EEXIST) => {
-            let link = netlink::by_name(&interface).ok().flatten();
-            let id = link.and_then(|link| link.xdp).map_or(0, |xdp| xdp.program);
-            let (name, tag) = describe(id);
-            DataplaneError::HookTaken {
-                interface,
-                id,
-                name,
-                tag,
-            }
-        }
-        Some(libc::EPERM) => super::kernel::no_bpf(&format!("attaching to {interface}"), source),
-        Some(libc::ENODEV) => DataplaneError::Hook {
-            what: "attach to",
-            interface,
-            source,
-        },
-        _ => DataplaneError::Mode {
-            interface,
-            mode,
-            source,
-        },
-    }
-}
-
-/// Name and tag of a program, as bpftool prints them.
-pub(super) fn describe(id: u32) -> (String, String) {
-    told_of(id).unwrap_or_else(|| ("unknown".to_owned(), "unknown".to_owned()))
-}
-
-/// As [`describe`]; `None` where the kernel does not tell this process.
-fn told_of(id: u32) -> Option<(String, String)> {
-    let info = loaded_programs()
-        .filter_map(Result::ok)
-        .find(|info| info.id() == id)?;
-    Some((
-        String::from_utf8_lossy(info.name()).into_owned(),
-        (info.tag().to_be_bytes().iter())
-            .fold(String::new(), |text, byte| format!("{text}{byte:02x}")),
-    ))
-}
-
-fn program_error(error: &ProgramError) -> io::Error {
-    match error {
-        ProgramError::SyscallError(error) => again(&error.io_error),
-        error => io::Error::other(super::kernel::chain(error)),
-    }
-}
-
-fn link_error(error: &LinkError) -> io::Error {
-    match error {
-        LinkError::SyscallError(error) => again(&error.io_error),
-        error => io::Error::other(super::kernel::chain(error)),
-    }
-}
-
-/// The same error once more: `io::Error` is not `Clone`.
-fn again(error: &io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => io::Error::other(error.to_string()),
-    }
 }
 
 fn name_of(index: u32) -> String {
@@ -527,12 +368,14 @@ pub(super) fn pinned_views(pins: &PinDir, here: u64) -> Result<Vec<InterfaceView
                 name: link.name,
                 index,
                 program: info.program,
+                alarm: String::new(),
             },
             None => InterfaceView {
                 name: format!("{index} of network namespace {netns}"),
                 index,
                 mode: String::new(),
                 program: info.program,
+                alarm: String::new(),
             },
         });
     }

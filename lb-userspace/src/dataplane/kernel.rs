@@ -25,7 +25,7 @@ use lb_common::{
 
 use super::{
     DataplaneError, Place,
-    hook::{Change, Hooks},
+    hook::{Change, Hooks, Standing},
     maps::{self, map_error},
     pin::{self, Layout, Object, PinDir},
     store::Store,
@@ -158,6 +158,16 @@ impl Kernel {
     ) -> Result<Vec<Change>, DataplaneError> {
         let program = program(&mut self.ebpf)?;
         self.hooks.attach_missing(program, wanted, notices)
+    }
+
+    /// Sees to it that the program runs on one of the `wanted` interfaces, whatever became of it.
+    pub(super) fn follow(
+        &mut self,
+        interface: &Interface,
+        wanted: &[Interface],
+    ) -> Result<Standing, DataplaneError> {
+        let program = program(&mut self.ebpf)?;
+        Ok(self.hooks.follow(program, interface, wanted))
     }
 
     /// Undoes what [`Kernel::attach_missing`] did.

@@ -74,7 +74,6 @@ impl Control {
             spec
         };
         let identity = preflight::identity(&spec).map_err(host)?;
-        preflight::interfaces(&spec).map_err(host)?;
         let logs = Logs::open(&spec, None).map_err(host)?;
         let tls = match (certificates::load(&spec), &back) {
             (Ok(tls), _) => tls,

@@ -77,7 +77,6 @@ use steering::Steering;
 use store::Store;
 use table::MemberTable;
 pub use table::monotonic_ns;
-use tables::TableSizes;
 
 /// Where an instance keeps its things.
 #[derive(Clone, Debug)]
@@ -148,7 +147,7 @@ impl Dataplane {
             kernel,
             store,
             notices,
-        } = Kernel::open(place, &sluice.interfaces, TableSizes::of(sluice))?;
+        } = Kernel::open(place, &sluice.interfaces, sluice)?;
         Self::over(place, lock, store, Some(kernel), notices, None)
     }
 

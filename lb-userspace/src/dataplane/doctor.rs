@@ -335,11 +335,22 @@ fn mode(link: &Link, driver: Option<&str>) -> Check {
     let native = driver == "veth" || NATIVE.contains(&driver);
     let verdict = if native { Verdict::Ok } else { Verdict::Warn };
     let found = if native {
-        format!("no program; driver {driver} can run it natively")
+        format!(
+            "no program; driver {driver} can run it natively{}",
+            carrier(driver)
+        )
     } else {
         format!("no program; driver {driver} is not known to run XDP natively")
     };
     check(&name, verdict, found, WHY).fix("it is attached in generic mode, which is slower")
+}
+
+/// What becomes of the link when a program is attached natively for the first time.
+fn carrier(driver: &str) -> &'static str {
+    match driver {
+        "veth" | "tun" | "virtio_net" => "",
+        _ => ", and may reset the link for a moment when the first is attached",
+    }
 }
 
 fn queues(link: &Link) -> Check {
@@ -364,28 +375,52 @@ fn queues(link: &Link) -> Check {
     check(&name, Verdict::Warn, found, WHY).fix(format!("ethtool -L {} {kind} {wanted}", link.name))
 }
 
+/// What the NIC does to packets before the program sees them, as `ethtool -k` and `ethtool -K` name it,
+/// and what of it must be off.
+const OFFLOADS: [(&str, &str, &str, bool); 4] = [
+    ("rx-lro", "LRO", "lro", false),
+    ("rx-gro-hw", "hardware GRO", "rx-gro-hw", false),
+    ("rx-vlan-hw-parse", "rx-vlan-offload", "rxvlan", true),
+    (
+        "rx-vlan-stag-hw-parse",
+        "rx-vlan-stag-offload",
+        "rx-vlan-stag-hw-parse",
+        true,
+    ),
+];
+
 fn offloads(name: &str) -> Vec<Check> {
-    let Ok(flags) = sys::ethtool_flags(name) else {
+    const MERGES: &str =
+        "merged segments are not what came over the wire; most drivers refuse XDP with it";
+    const UNTAGS: &str = "a tag that the NIC takes off is not seen by the program, nor on what it sends on; \
+                          without VLANs it does not matter";
+    let Ok(features) = sys::features(name) else {
         return Vec::new();
     };
-    let on = |on: bool| if on { "on" } else { "off" };
-    let bad = |bad: bool, how| if bad { how } else { Verdict::Ok };
-    vec![
-        check(
-            &format!("{name}: LRO"),
-            bad(flags.lro, Verdict::Fail),
-            on(flags.lro),
-            "merged segments are not what came over the wire; most drivers refuse XDP with it",
-        )
-        .fix(format!("ethtool -K {name} lro off")),
-        check(
-            &format!("{name}: rx-vlan-offload"),
-            bad(flags.rx_vlan, Verdict::Warn),
-            on(flags.rx_vlan),
-            "a tag that the NIC takes off is not seen by the program; without VLANs it does not matter",
-        )
-        .fix(format!("ethtool -K {name} rxvlan off")),
-    ]
+    (OFFLOADS.into_iter())
+        .filter_map(|(feature, title, option, tags)| {
+            let feature = features.iter().find(|f| f.name == feature)?;
+            let title = format!("{name}: {title}");
+            let why = if tags { UNTAGS } else { MERGES };
+            Some(match (feature.on, feature.changeable) {
+                (false, _) => check(&title, Verdict::Ok, "off", why),
+                (true, true) => {
+                    let when = if tags { "packets are steered" } else { "the program is attached" };
+                    check(
+                        &title,
+                        Verdict::Ok,
+                        format!("on; switched off while {when}, and on again afterwards"),
+                        why,
+                    )
+                }
+                (true, false) => {
+                    let verdict = if tags { Verdict::Warn } else { Verdict::Fail };
+                    check(&title, verdict, "on, and the driver does not let it be off", why)
+                        .fix(format!("ethtool -K {name} {option} off, if another driver or firmware lets you; else use another interface"))
+                }
+            })
+        })
+        .collect()
 }
 
 fn mtu(link: &Link, driver: Option<&str>) -> Check {

@@ -82,6 +82,18 @@ pub enum DataplaneError {
         /// Its tag, as bpftool prints it.
         tag: String,
     },
+    /// The NIC takes VLAN tags off, and cannot be told not to.
+    #[error(
+        "interface {interface} takes VLAN tags off before XDP sees a packet ({feature}), its driver \
+         does not let that be switched off, and it has VLANs: steered packets would lose their tags; \
+         steer on another interface, or take the VLANs off this one"
+    )]
+    Offload {
+        /// Interface.
+        interface: String,
+        /// What cannot be switched off.
+        feature: String,
+    },
     /// The driver cannot do what `mode=` asks for.
     #[error(
         "interface {interface} cannot run XDP in {mode} mode: {source}; use mode=auto or \

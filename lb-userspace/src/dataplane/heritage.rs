@@ -13,7 +13,6 @@ use super::{
     steering::Steering,
     store::Store,
     table::monotonic_ns,
-    tables::TableSizes,
 };
 use crate::config::spec::{Interface, Sluice};
 
@@ -66,7 +65,7 @@ impl Dataplane {
             kernel,
             store,
             notices,
-        } = Kernel::open(place, &sluice.interfaces, TableSizes::of(sluice))?;
+        } = Kernel::open(place, &sluice.interfaces, sluice)?;
         Self::over(place, lock, store, Some(kernel), notices, proxies)
     }
 
@@ -132,7 +131,7 @@ impl Dataplane {
         if let Some(kernel) = &mut self.kernel {
             let wanted: &[Interface] = if detached { &[] } else { &interfaces };
             let mut notices = Vec::new();
-            kernel.attach_missing(wanted, &mut notices)?;
+            kernel.attach_missing(wanted, &before.spec.sluice, &mut notices)?;
             kernel.detach_others(wanted, &mut notices);
         }
         Ok(())

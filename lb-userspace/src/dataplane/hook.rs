@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod link;
+mod offloads;
 
 pub(super) use link::describe;
 use link::{Takeover, attach_fresh, fits, on_interface, runs_on, take_over, unpin};
@@ -32,6 +33,10 @@ pub(super) struct Hooks {
     netns: u64,
     /// Interfaces attached to by this process, new ones and those taken over.
     attached: Vec<Attached>,
+    /// Packets are sent on from here: what their VLAN tags are matters.
+    steering: bool,
+    /// As it was before the last [`Hooks::attach_missing`].
+    steered: bool,
 }
 
 struct Attached {
@@ -60,8 +65,11 @@ pub(super) enum Standing {
 /// An interface that the program was attached to, for undoing it.
 pub(super) struct Change {
     interface: Interface,
-    /// The mode it ran in before, if it did.
-    before: Option<XdpMode>,
+    index: u32,
+    /// The program was attached, and this is the mode it ran in before, if it did.
+    attached: Option<Option<XdpMode>>,
+    /// Offloads that were switched off.
+    off: Vec<String>,
 }
 
 impl Hooks {
@@ -70,6 +78,8 @@ impl Hooks {
             pins,
             netns: netns()?,
             attached: Vec::new(),
+            steering: false,
+            steered: false,
         })
     }
 
@@ -78,11 +88,18 @@ impl Hooks {
         &mut self,
         program: &mut Xdp,
         wanted: &[Interface],
+        steering: bool,
         notices: &mut Vec<String>,
     ) -> Result<Vec<Change>, DataplaneError> {
+        self.steered = std::mem::replace(&mut self.steering, steering);
         let mut changes = Vec::new();
         for interface in wanted {
-            match self.attach(program, interface, wanted, notices) {
+            let done = self.attach(program, interface, wanted, notices);
+            let cleared = done.and_then(|change| {
+                changes.extend(change);
+                self.clear_offloads(interface, notices)
+            });
+            match cleared {
                 Ok(change) => changes.extend(change),
                 Err(error) => {
                     self.take_back(program, changes);
@@ -91,6 +108,27 @@ impl Hooks {
             }
         }
         Ok(changes)
+    }
+
+    /// Of an interface that the program ran on already: what is in the way of a generation that
+    /// steers may not have been in the way of the one before.
+    fn clear_offloads(
+        &mut self,
+        interface: &Interface,
+        notices: &mut Vec<String>,
+    ) -> Result<Option<Change>, DataplaneError> {
+        let attached = self.attached.iter().find(|a| a.name == interface.name);
+        let Some(index) = attached.map(|a| a.index) else {
+            return Ok(None);
+        };
+        let record = self.pins.offloads(self.netns, index);
+        let off = offloads::clear(&interface.name, index, &record, self.steering, notices)?;
+        Ok((!off.is_empty()).then(|| Change {
+            interface: interface.clone(),
+            index,
+            attached: None,
+            off,
+        }))
     }
 
     /// What had to be changed for the program to run there in a mode that was asked for. An
@@ -125,9 +163,14 @@ impl Hooks {
             Takeover::Absent => None,
             Takeover::OtherMode(mode) => Some(mode),
         };
-        if let Err(error) = attach_fresh(program, &path, &link, interface, notices) {
+        let record = self.pins.offloads(self.netns, link.index);
+        let done = offloads::clear(name, link.index, &record, self.steering, notices)
+            .and_then(|_| attach_fresh(program, &path, &link, interface, notices));
+        if let Err(error) = done {
             if let Some(mode) = before {
                 self.attach_back(program, interface, mode);
+            } else {
+                offloads::restore(link.index, &record);
             }
             // It went while we looked at it.
             if before.is_none() && find(name)?.is_none() {
@@ -137,9 +180,12 @@ impl Hooks {
         }
         self.leave_earlier(name, link.index, wanted);
         self.note(interface, &link, before.is_none(), notices);
+        notices.extend(lost_carrier(&link));
         Ok(Some(Change {
             interface: interface.clone(),
-            before,
+            index: link.index,
+            attached: Some(before),
+            off: Vec::new(),
         }))
     }
 
@@ -158,12 +204,8 @@ impl Hooks {
                 self.attached.push(earlier);
                 continue;
             }
-            let path = self.pins.link(self.netns, earlier.index);
-            match unpin(&path) {
-                Ok(()) => {}
-                Err(error) => {
-                    tracing::warn!(interface = name, %error, "the program could not be taken off");
-                }
+            if let Err(error) = self.take_off(earlier.index) {
+                tracing::warn!(interface = name, %error, "the program could not be taken off");
             }
         }
     }
@@ -228,7 +270,14 @@ impl Hooks {
 
     /// Undoes what [`Hooks::attach_missing`] did.
     pub(super) fn take_back(&mut self, program: &mut Xdp, changes: Vec<Change>) {
-        for Change { interface, before } in changes.into_iter().rev() {
+        self.steering = self.steered;
+        for change in changes.into_iter().rev() {
+            let interface = change.interface;
+            let Some(before) = change.attached else {
+                let record = self.pins.offloads(self.netns, change.index);
+                offloads::take_back(change.index, &record, &change.off);
+                continue;
+            };
             self.detach_these(std::slice::from_ref(&interface.name));
             if let Some(mode) = before {
                 self.attach_back(program, &interface, mode);
@@ -247,6 +296,8 @@ impl Hooks {
             // Gone meanwhile: there is nothing to guard.
             let Some(link) = link else { return Ok(()) };
             let path = self.pins.link(self.netns, link.index);
+            let record = self.pins.offloads(self.netns, link.index);
+            offloads::clear(&link.name, link.index, &record, self.steering, &mut notices)?;
             attach_fresh(program, &path, &link, &as_before, &mut notices)?;
             self.note(&as_before, &link, false, &mut notices);
             Ok(())
@@ -259,11 +310,20 @@ impl Hooks {
         }
     }
 
+    /// Takes the program off an interface of this network namespace, which then is as it was before.
+    fn take_off(&self, index: u32) -> Result<(), DataplaneError> {
+        let done = unpin(&self.pins.link(self.netns, index));
+        offloads::restore(index, &self.pins.offloads(self.netns, index));
+        done
+    }
+
     /// Takes the program off interfaces by name.
     pub(super) fn detach_these(&mut self, names: &[String]) {
-        for attached in self.attached.extract_if(.., |a| names.contains(&a.name)) {
-            let path = self.pins.link(self.netns, attached.index);
-            if let Err(error) = unpin(&path) {
+        let these: Vec<Attached> = (self.attached)
+            .extract_if(.., |a| names.contains(&a.name))
+            .collect();
+        for attached in these {
+            if let Err(error) = self.take_off(attached.index) {
                 tracing::warn!(interface = attached.name, %error, "the program could not be taken off");
             }
         }
@@ -278,6 +338,10 @@ impl Hooks {
 
     /// See [`super::kernel::Kernel::detach_others`].
     pub(super) fn detach_others(&mut self, wanted: &[Interface], notices: &mut Vec<String>) {
+        for attached in self.attached.iter().filter(|_| !self.steering) {
+            let record = self.pins.offloads(self.netns, attached.index);
+            offloads::allow_untagging(attached.index, &record);
+        }
         let links = match self.pins.links() {
             Ok(links) => links,
             Err(error) => {
@@ -302,7 +366,12 @@ impl Hooks {
                 ));
                 continue;
             }
-            match unpin(&path) {
+            let done = if here {
+                self.take_off(index)
+            } else {
+                unpin(&path)
+            };
+            match done {
                 Ok(()) if here => notices.push(format!(
                     "interface {} is not configured any more: the program is off",
                     name_of(index)
@@ -344,6 +413,20 @@ fn find(name: &str) -> Result<Option<Link>, DataplaneError> {
     })
 }
 
+/// What to tell of an interface whose driver reset its link for the program: `before` it was attached
+/// there was a carrier.
+fn lost_carrier(before: &Link) -> Option<String> {
+    let now = netlink::by_index(before.index).ok().flatten()?;
+    let reset = now.carrier_changes != before.carrier_changes || !now.running;
+    (before.running && reset).then(|| {
+        format!(
+            "interface {}: its driver reset the link for the program, packets were lost for a moment; \
+             later changes of the program lose none",
+            before.name
+        )
+    })
+}
+
 fn name_of(index: u32) -> String {
     let link = netlink::by_index(index).ok().flatten();
     link.map_or_else(|| index.to_string(), |link| link.name)
@@ -382,13 +465,28 @@ pub(super) fn pinned_views(pins: &PinDir, here: u64) -> Result<Vec<InterfaceView
     Ok(views)
 }
 
-/// Unpins every link of an instance; returns where the program was.
+/// Unpins every link of an instance, and restores what was switched off for it; returns where the
+/// program was. An interface that refuses keeps none of the others.
 pub(super) fn detach_pinned(pins: &PinDir) -> Result<Vec<InterfaceView>, DataplaneError> {
-    let views = pinned_views(pins, netns()?)?;
-    for (_, _, path) in pins.links()? {
-        unpin(&path)?;
+    let here = netns()?;
+    let views = pinned_views(pins, here)?;
+    let mut refused = None;
+    for (netns, index, path) in pins.links()? {
+        if let Err(error) = unpin(&path) {
+            refused.get_or_insert(error);
+            continue;
+        }
+        let record = pins.offloads(netns, index);
+        if netns == here {
+            offloads::restore(index, &record);
+        } else if fs::symlink_metadata(&record).is_ok() {
+            tracing::warn!(
+                "offloads of interface {index} of network namespace {netns} stay off: run `sluice \
+                 detach` there"
+            );
+        }
     }
-    Ok(views)
+    refused.map_or(Ok(views), Err)
 }
 
 /// As [`pinned_views`], from this network namespace.

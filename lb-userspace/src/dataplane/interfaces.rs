@@ -40,7 +40,11 @@ struct Alarm {
 
 impl Interfaces {
     /// The program is to run on these from now on, or on none of them; returns what was before.
-    pub(super) fn turn_to(&mut self, wanted: &[Interface], detached: bool) -> (Vec<Interface>, bool) {
+    pub(super) fn turn_to(
+        &mut self,
+        wanted: &[Interface],
+        detached: bool,
+    ) -> (Vec<Interface>, bool) {
         self.alarms
             .retain(|name, _| wanted.iter().any(|wanted| wanted.name == *name));
         let before = std::mem::replace(&mut self.wanted, wanted.to_vec());
@@ -72,7 +76,10 @@ impl Interfaces {
     }
 
     fn alarm(&mut self, name: &str, text: String, refused: Option<(u32, u64)>) {
-        let said = self.alarms.get(name).is_some_and(|alarm| alarm.text == text);
+        let said = self
+            .alarms
+            .get(name)
+            .is_some_and(|alarm| alarm.text == text);
         if !said {
             tracing::error!("interface {name} {text}");
         }
@@ -85,7 +92,10 @@ impl Interfaces {
             Standing::Unknown => false,
             Standing::Runs => {
                 if self.alarms.remove(name).is_some() {
-                    tracing::info!(notice = true, "interface {name}: the program runs on it again");
+                    tracing::info!(
+                        notice = true,
+                        "interface {name}: the program runs on it again"
+                    );
                 }
                 false
             }

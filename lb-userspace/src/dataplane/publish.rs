@@ -9,8 +9,7 @@ use super::{
     Dataplane, DataplaneError, Desired, Facts, Published,
     diff::{self, How, Op, Persist, Plan},
     heritage::Undo,
-    hops,
-    interfaces,
+    hops, interfaces,
     kernel::{Kernel, Opened},
     random,
     steering::{Changed, Steering},
@@ -57,7 +56,7 @@ impl Dataplane {
         };
         let mut notices = std::mem::take(&mut self.notices);
         let changes = match &mut self.kernel {
-            Some(kernel) => kernel.attach_missing(wanted, &mut notices)?,
+            Some(kernel) => kernel.attach_missing(wanted, &desired.spec.sluice, &mut notices)?,
             None => Vec::new(),
         };
         let mut flat = plan.ids.iter().copied();
@@ -138,7 +137,7 @@ impl Dataplane {
             kernel,
             store,
             notices,
-        } = Kernel::open(&self.place, &attached, wanted)?;
+        } = Kernel::open(&self.place, &attached, sluice)?;
         self.kernel = Some(kernel);
         self.store = store;
         self.notices.extend(notices);

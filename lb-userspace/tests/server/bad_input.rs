@@ -169,7 +169,8 @@ fn configtest_warns_of_an_interface_that_is_not_there() {
         .expect("configtest");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");
-    let warned = |line: &str| line.starts_with("warning: ") && line.contains("XDPInterface nosuch0");
+    let warned =
+        |line: &str| line.starts_with("warning: ") && line.contains("XDPInterface nosuch0");
     assert!(said.lines().any(warned), "{said}");
     assert!(said.contains("Syntax OK"), "{said}");
 }

@@ -279,4 +279,3 @@ fn again(error: &io::Error) -> io::Error {
         None => io::Error::other(error.to_string()),
     }
 }
-

@@ -97,6 +97,123 @@ fn reload_refuses_an_interface_that_nobody_has_seen() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn members_without_a_port_are_checked_at_the_services() -> Result<()> {
+    let lab = Lab::new()?;
+    vip::share(&lab)?;
+    let mut members = vip::members(&lab)?;
+    let all: String = (0..3)
+        .map(|index| {
+            let ip = topology::address(topology::MEMBERS + index);
+            format!("BalancerMember tcp://{ip} hcmethod=TCP hcinterval=1 hcpath=direct\n")
+        })
+        .collect();
+    let steer = format!(
+        "<Proxy balancer://l4>\n{all}</Proxy>\nSteerPass tcp://{VIP4}:{PORT} balancer://l4\n"
+    );
+    let sluice = Sluice::start(&lab, &site(&three(""), &steer))?;
+    // A check at port 0 would have failed by then.
+    let failed = |index: u8| -> Option<bool> {
+        let url = format!("tcp://{}", topology::address(topology::MEMBERS + index));
+        let all = sluice.json(&["member", "list"]).ok()?;
+        let row = all["members"]
+            .as_array()?
+            .iter()
+            .find(|m| m["url"] == url)?
+            .clone();
+        Some(row["state"].as_array()?.contains(&Value::from("C")))
+    };
+    members[2].kill();
+    wait::until("the check of c to fail", wait::PATIENCE, || {
+        failed(2)?.then_some(())
+    })?;
+    ensure!(failed(0) == Some(false) && failed(1) == Some(false));
+    wait::until("new flows to stay away from c", wait::PATIENCE, || {
+        let seen = vip::answers(&lab.client, SERVICE, 20).ok()?;
+        (seen.len() == 2).then_some(())
+    })?;
+    Ok(())
+}
+
+#[test]
+fn reported_limits_and_their_flows_are_shown() -> Result<()> {
+    let lab = Lab::new()?;
+    vip::share(&lab)?;
+    let _members = vip::members(&lab)?;
+    let text = configuration("dsr").replace(
+        "XDPInterface eth0",
+        "XDPInterface eth0\nGuardLimit flows 1/s burst=1 per=service action=report",
+    );
+    let sluice = Sluice::start(&lab, &text)?;
+    let service = format!("tcp://{SERVICE}");
+    let said = wait::until("a reported flow", wait::PATIENCE, || {
+        vip::answers(&lab.client, SERVICE, 6).ok()?;
+        let said = sluice.cli(&["service", "show", &service]).ok()?.out;
+        said.contains("steered_reported").then_some(said)
+    })?;
+    ensure!(
+        said.contains("flows 1/s burst=1 per=service action=report"),
+        "{said}"
+    );
+    // Each member's share of the ring stands beside what it got.
+    let shares: Vec<f64> = (said.lines().filter(|line| line.starts_with("http://")))
+        .filter_map(|line| {
+            line.split_whitespace()
+                .nth(1)?
+                .strip_suffix('%')?
+                .parse()
+                .ok()
+        })
+        .collect();
+    ensure!(shares.len() == 3, "{said}");
+    let sum: f64 = shares.iter().sum();
+    ensure!((99.0..101.0).contains(&sum), "{said}");
+    let status = sluice.cli(&["status"])?.ok()?.out;
+    ensure!(status.contains("action=report"), "{status}");
+    Ok(())
+}
+
+#[test]
+fn capture_takes_a_service_by_any_of_its_names() -> Result<()> {
+    let lab = Lab::new()?;
+    vip::share(&lab)?;
+    let _members = vip::members(&lab)?;
+    let sluice = Sluice::start(&lab, &configuration("dsr"))?;
+    let file = lab.dir().join("seen.pcapng");
+    for which in [
+        vec!["--verdict", "send", "--service", "tcp://203.0.113.10:8080"],
+        vec!["--service", "203.0.113.10:8080", "--flow", "192.0.2.10:0"],
+        vec!["--member", "a", "--flow", "203.0.113.10:8080"],
+    ] {
+        let mut child = (sluice.place().command())
+            .args(["capture", "--count", "3", "--for", "20s", "-w"])
+            .arg(&file)
+            .args(&which)
+            .spawn()?;
+        let done = wait::until("three packets", wait::PATIENCE, || {
+            vip::answers(&lab.client, SERVICE, 4).ok()?;
+            child.try_wait().ok()?
+        });
+        let _ = child.kill();
+        let _ = child.wait();
+        ensure!(done?.success(), "{which:?}");
+        let text = String::from_utf8_lossy(&std::fs::read(&file)?).into_owned();
+        ensure!(text.matches("send steered").count() == 3, "{which:?}");
+    }
+    let said = sluice.cli(&[
+        "capture",
+        "-w",
+        "/dev/null",
+        "--service",
+        "tcp://203.0.113.99:1",
+    ])?;
+    ensure!(
+        said.code != 0 && said.err.contains("no service"),
+        "{said:?}"
+    );
+    Ok(())
+}
+
 /// What `doctor` says, run by itself.
 fn doctor(lab: &Lab, home: &Namespace, words: &[&str]) -> Result<(Said, Vec<Value>)> {
     let mut place = Place::in_lab(lab, "doctor")?;

@@ -329,10 +329,10 @@ pub(crate) struct CaptureArgs {
     /// With this reason only, as docs/reasons.md names it.
     #[arg(long, value_name = "NAME")]
     pub(crate) reason: Option<String>,
-    /// Of this service only: its id or address.
+    /// Of this service only: its id, its address, or tcp://ADDRESS:PORT.
     #[arg(long, value_name = "SERVICE")]
     pub(crate) service: Option<String>,
-    /// To this member only: its URL, or HOST:PORT.
+    /// To this member only: its URL, route or HOST:PORT.
     #[arg(long, value_name = "MEMBER")]
     pub(crate) member: Option<String>,
     /// With this end only: ADDRESS:PORT; port 0 is any.

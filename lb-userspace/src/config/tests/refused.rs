@@ -308,12 +308,9 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
         ],
     ),
     (
-        "Listen 80\n<Proxy balancer://b>\nBalancerMember http://h hcpath=direct ping=1\n</Proxy>",
+        "Listen 80\n<Proxy balancer://b>\nBalancerMember http://h hcpath=direct ping=1\nBalancerMember http://i hcpath=sideways\n</Proxy>",
         &[
-            (
-                3,
-                "member key 'hcpath' is not supported by this version of sluice",
-            ),
+            (4, "hcpath must be direct"),
             (
                 3,
                 "member key 'ping' is not supported by this version of sluice",

@@ -2,10 +2,11 @@
 //! that bpftool prints field names, and pinned by the loader.
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, bpf_map_type::BPF_MAP_TYPE_ARRAY},
     btf_maps::{
         Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf,
     },
+    helpers::generated::bpf_map_lookup_elem,
     macros::btf_map,
 };
 use lb_common::{
@@ -94,8 +95,33 @@ pub(crate) static ALLOW4: LpmTrie<[u8; 4], PrefixEntry, { MAX_PREFIXES as usize 
 pub(crate) static ALLOW6: LpmTrie<[u8; 16], PrefixEntry, { MAX_PREFIXES as usize }> =
     LpmTrie::new();
 
-/// A ring. As a template: control makes the real ones, with this size and these flags.
-type Ring = Array<RingRow, { RING_ROWS as usize }, MMAPABLE>;
+/// A ring. As a template: control makes the real ones, with this size and these flags. It tells the
+/// sizes of key and value, not their types: those would give the template BTF, which what control
+/// makes has not, and before Linux 6.2 the kernel takes no map for another that differs in that.
+#[expect(dead_code, reason = "read from BTF, by the loader")]
+#[repr(C)]
+pub(crate) struct Ring {
+    r#type: *const [i32; BPF_MAP_TYPE_ARRAY as usize],
+    key_size: *const [i32; size_of::<u32>()],
+    value_size: *const [i32; size_of::<RingRow>()],
+    max_entries: *const [i32; RING_ROWS as usize],
+    map_flags: *const [i32; MMAPABLE],
+}
+
+impl Ring {
+    /// A row, which nobody writes once the ring is in [`RINGS`].
+    #[inline(always)]
+    pub(crate) fn row(&self, row: u32) -> Option<RingRow> {
+        let map = core::ptr::from_ref(self).cast_mut().cast();
+        // SAFETY: the kernel checks map and key, and gives a row or null.
+        unsafe {
+            bpf_map_lookup_elem(map, (&raw const row).cast())
+                .cast::<RingRow>()
+                .as_ref()
+        }
+        .copied()
+    }
+}
 
 /// Balancer id -> ring. Written by control, a ring at a time.
 #[btf_map]

@@ -152,7 +152,7 @@ impl SteerTables for Maps {
 
     #[inline(always)]
     fn ring_row(&self, balancer: u16, row: u32) -> Option<RingRow> {
-        RINGS.get_value(u32::from(balancer), &row).copied()
+        RINGS.get(u32::from(balancer))?.row(row)
     }
 
     #[inline(always)]

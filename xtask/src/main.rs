@@ -15,6 +15,7 @@ mod lint;
 mod setup;
 mod test;
 mod tidy;
+mod vm;
 
 /// Builds, shows, tests and checks sluice.
 #[derive(Debug, Parser)]
@@ -43,6 +44,8 @@ enum Verb {
     Demo(demo::Arguments),
     /// Runs all tests that CI runs
     Test(test::Arguments),
+    /// Runs sluice on Linux 6.1 in a guest of qemu: XDP by virtio-net's driver, stock tunnels
+    Vm(vm::Arguments),
     /// Checks formatting, lints and dependencies
     Lint,
     /// Checks the house rules that no compiler knows
@@ -87,6 +90,7 @@ fn run(verb: Verb) -> (&'static str, Result<ExitCode>) {
         Verb::Ebpf { check } => ("ebpf", done(ebpf::run(&root, check))),
         Verb::Demo(arguments) => ("demo", done(demo::run(&root, &arguments))),
         Verb::Test(arguments) => ("test", done(test::run(&root, &arguments))),
+        Verb::Vm(arguments) => ("vm", done(vm::run(&root, &arguments))),
         Verb::Lint => ("lint", done(lint::run(&root))),
         Verb::Tidy => ("tidy", done(tidy::run(&root))),
         Verb::Abi { bless } => ("abi", done(abi::run(&root, bless))),

@@ -5,7 +5,7 @@
 //! `apache2-bin`, the program without its unit), and while apt runs, a policy forbids what
 //! dependencies might start. The benchmark's peers do bring units; those are disabled at once.
 
-mod apt;
+pub(crate) mod apt;
 mod items;
 
 use std::{
@@ -20,6 +20,7 @@ use self::items::{Item, Source, State};
 use crate::{
     ebpf,
     exec::{self, step},
+    vm,
 };
 
 /// How to go about it.
@@ -179,6 +180,10 @@ fn install(items: &[&Item], strict: bool) -> Result<()> {
             Source::BpfLinker => {
                 step("bpf-linker, built against the pinned toolchain's LLVM");
                 attempt(item.name, ebpf::install_bpf_linker())?;
+            }
+            Source::Guest => {
+                step("a guest: Debian's kernel, qemu and busybox, unpacked under target/vm");
+                attempt(item.name, vm::fetch())?;
             }
             Source::Apt(_) | Source::Host => {}
         }

@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::exec::{self, Root, step};
+use crate::{
+    exec::{self, Root, step},
+    vm,
+};
 
 /// How much to run.
 #[derive(Debug, clap::Args)]
@@ -51,7 +54,10 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<()> {
         miri(&mut tally)?;
         fuzz(&mut tally, root, arguments.all)?;
     }
-    lab(&mut tally, arguments)?;
+    let programs = lab(&mut tally, arguments)?;
+    if arguments.filter.is_none() {
+        guest(&mut tally, root, &programs);
+    }
 
     println!();
     for skipped in &tally.skipped {
@@ -187,17 +193,17 @@ fn fuzz(tally: &mut Tally, root: &Path, long: bool) -> Result<()> {
     Ok(())
 }
 
-/// The tests in namespaces: built as this user, run as root.
-fn lab(tally: &mut Tally, arguments: &Arguments) -> Result<()> {
+/// The tests in namespaces: built as this user, run as root. The programs that were built.
+fn lab(tally: &mut Tally, arguments: &Arguments) -> Result<Vec<(String, PathBuf)>> {
     step("tests in network namespaces");
     exec::run(Command::new("cargo").args(["build", "--package", "sluice"]))?;
-    let programs = build_lab()?;
+    let programs = build_lab(&[])?;
     if exec::root() == Root::No {
         tally.skip(
             "tests in network namespaces",
             "they need root, and there is no sudo",
         );
-        return Ok(());
+        return Ok(programs);
     }
     if let Some(tool) = ["ip", "curl", "ethtool"]
         .iter()
@@ -207,7 +213,7 @@ fn lab(tally: &mut Tally, arguments: &Arguments) -> Result<()> {
             "tests in network namespaces",
             &format!("{tool} is missing (cargo xtask setup)"),
         );
-        return Ok(());
+        return Ok(programs);
     }
     // sudo passes no variables on, so those that the tests look at go through env.
     let pass_on: Vec<String> = ["CI", "RUST_BACKTRACE", "SLUICE_BIN", "SLUICE_BPF_OBJECT"]
@@ -218,11 +224,11 @@ fn lab(tally: &mut Tally, arguments: &Arguments) -> Result<()> {
                 .map(|value| format!("{name}={value}"))
         })
         .collect();
-    for (name, program) in programs {
+    for (name, program) in &programs {
         let mut command = exec::as_root("env").context("root is needed")?;
         command
             .args(&pass_on)
-            .arg(&program)
+            .arg(program)
             .args(["--test-threads", LABS_AT_ONCE]);
         if let Some(filter) = &arguments.filter {
             command.arg(filter);
@@ -232,11 +238,37 @@ fn lab(tally: &mut Tally, arguments: &Arguments) -> Result<()> {
         }
         tally.stage(&format!("tests/tests/{name}.rs"), &mut command)?;
     }
-    Ok(())
+    Ok(programs)
 }
 
-/// Builds the lab's test programs; their names and where they are.
-fn build_lab() -> Result<Vec<(String, PathBuf)>> {
+/// `cargo xtask vm`'s guest, with the programs that are there.
+fn guest(tally: &mut Tally, root: &Path, programs: &[(String, PathBuf)]) {
+    if !vm::is_ready() {
+        tally.skip(
+            "a guest with Linux 6.1",
+            "it is not there (cargo xtask setup)",
+        );
+        return;
+    }
+    match vm::guest(root, programs, vm::DEADLINE) {
+        Ok(report) => {
+            tally.passed += report.passed;
+            tally.failed += report.failed.len() as u64;
+            let failed = report.failed.into_iter();
+            tally
+                .failures
+                .extend(failed.map(|check| format!("Linux {}: {check}", report.kernel)));
+        }
+        Err(error) => {
+            eprintln!("{error:#}");
+            tally.failures.push("a guest with Linux 6.1".to_owned());
+        }
+    }
+}
+
+/// Builds the lab's test programs, or those of these names; their names and where they are.
+pub(crate) fn build_lab(only: &[&str]) -> Result<Vec<(String, PathBuf)>> {
+    let only = only.iter().flat_map(|name| ["--test", name]);
     let output = Command::new("cargo")
         .args([
             "test",
@@ -247,6 +279,7 @@ fn build_lab() -> Result<Vec<(String, PathBuf)>> {
             "json",
         ])
         .args(["--quiet"])
+        .args(only)
         .stderr(Stdio::inherit())
         .output()
         .context("running cargo")?;

@@ -111,6 +111,13 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// Of requests without a body: nothing in it changes any more.
+    pub(crate) fn none() -> Rc<Self> {
+        let progress = Self::default();
+        progress.done.set(true);
+        Rc::new(progress)
+    }
+
     /// Ends an upload whose response is complete; the member's connection ends with it.
     pub(crate) fn abandon(&self) {
         self.abandoned.set(true);
@@ -178,17 +185,13 @@ impl Expectation {
 }
 
 impl RequestBody {
-    /// Reads what [`PREFETCH`] allows. The second value watches the rest. `None`: the request is
-    /// one of our own, without a body.
+    /// Reads what [`PREFETCH`] allows of a body that has not ended. The second value watches the
+    /// rest.
     pub(crate) async fn prefetch(
-        body: Option<Incoming>,
+        mut body: Incoming,
         stall: Option<Stall>,
     ) -> Result<(Self, Rc<Progress>), BodyError> {
         let progress = Rc::new(Progress::default());
-        let Some(mut body) = body.filter(|body| !body.is_end_stream()) else {
-            progress.done.set(true);
-            return Ok((Self::Empty, progress));
-        };
         let mut here = Gathered::default();
         while here.len() < PREFETCH {
             let frame = std::future::poll_fn(|cx| poll_frame(&mut body, stall.as_ref(), cx)).await;
@@ -402,7 +405,7 @@ fn is_timeout(error: &hyper::Error) -> bool {
 /// the request is over.
 pub(crate) struct ReplyBody {
     source: Source,
-    exchange: Exchange,
+    exchange: Box<Exchange>,
 }
 
 enum Source {
@@ -425,7 +428,7 @@ struct Download {
 
 impl ReplyBody {
     /// A page of our own.
-    pub(crate) fn page(bytes: Bytes, exchange: Exchange) -> Self {
+    pub(crate) fn page(bytes: Bytes, exchange: Box<Exchange>) -> Self {
         Self {
             source: Source::Page(bytes),
             exchange,
@@ -443,7 +446,7 @@ impl ReplyBody {
         body: Incoming,
         upstream: Upstream,
         timeout: Duration,
-        exchange: Exchange,
+        exchange: Box<Exchange>,
     ) -> Self {
         Self {
             source: Source::Member(Box::new(Download {

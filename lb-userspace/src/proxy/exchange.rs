@@ -77,8 +77,8 @@ pub(crate) struct Engaged {
     pub(crate) route_changed: bool,
     /// The session that the request carries.
     pub(crate) session: Option<Session>,
-    /// What the member is asked for.
-    pub(crate) target: Uri,
+    /// What the member is asked for, if there is a log to tell.
+    target: Option<Uri>,
     /// Bytes of the response's status line.
     pub(crate) line_bytes: u64,
     /// How far the upload is.
@@ -213,7 +213,7 @@ impl Exchange {
             member,
             route_changed,
             session: session.cloned(),
-            target: target.clone(),
+            target: self.facts.is_some().then(|| target.clone()),
             line_bytes: 0,
             progress: None,
             link: None,
@@ -551,11 +551,8 @@ impl Exchange {
             .map(|(balancing, engaged)| {
                 let spec = &balancing.members[engaged.member].spec;
                 let base = spec.url.strip_suffix(spec.path.as_str());
-                format!(
-                    "proxy:{}{}",
-                    base.unwrap_or(&spec.url),
-                    engaged.target.path()
-                )
+                let path = engaged.target.as_ref().map_or("", Uri::path);
+                format!("proxy:{}{path}", base.unwrap_or(&spec.url))
             })
             .unwrap_or_default()
     }

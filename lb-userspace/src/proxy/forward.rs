@@ -1,6 +1,6 @@
 //! A request's way through the proxy: virtual host, route, balancer, member, response.
 
-use std::rc::Rc;
+use std::{pin::Pin, rc::Rc};
 
 use bytes::Bytes;
 use http::{
@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     balancer::{
-        Unelectable,
+        Balancer, Unelectable,
         failover::{Attempts, Outcome},
         sticky::{self, Session},
     },
@@ -112,26 +112,26 @@ enum Attempt {
 /// an answer is an `Err`.
 ///
 /// What is logged during its turns is logged as the request's.
-pub(crate) async fn answer(
+pub(crate) fn answer(
     shard: Rc<Shard>,
     client: Rc<Client>,
     request: Request<Incoming>,
-) -> Result<Response<Reply>, Abort> {
-    logged(respond(shard, client, None, request)).await
+) -> impl Future<Output = Result<Response<Reply>, Abort>> {
+    logged(Box::pin(respond(shard, client, None, request)))
 }
 
 /// Answers one request of an HTTP/2 connection, as [`answer`] does.
-pub(crate) async fn answer_stream(
+pub(crate) fn answer_stream(
     shard: Rc<Shard>,
     client: Rc<Client>,
     stream: Rc<Stream>,
     request: Request<Incoming>,
-) -> Result<Response<Reply>, Abort> {
-    logged(respond(shard, client, Some(stream), request)).await
+) -> impl Future<Output = Result<Response<Reply>, Abort>> {
+    logged(Box::pin(respond(shard, client, Some(stream), request)))
 }
 
-async fn logged<F: Future>(inner: F) -> F::Output {
-    let mut inner = std::pin::pin!(inner);
+/// Boxed by the caller: hyper moves what the service returns several times.
+fn logged<F: Future>(mut inner: Pin<Box<F>>) -> impl Future<Output = F::Output> {
     let mut log = error_log::Request::default();
     std::future::poll_fn(move |cx| {
         let before = error_log::enter(log);
@@ -139,7 +139,6 @@ async fn logged<F: Future>(inner: F) -> F::Output {
         log = error_log::enter(before);
         polled
     })
-    .await
 }
 
 async fn respond(
@@ -173,7 +172,8 @@ async fn respond(
         fields: &parts.headers,
         refused: refusal.is_some() && stream.is_none(),
     };
-    let mut exchange = Exchange::new(
+    // Boxed: it travels on with the response, through hyper's hands.
+    let mut exchange = Box::new(Exchange::new(
         Rc::clone(&client),
         stream,
         Rc::clone(&shard),
@@ -181,7 +181,7 @@ async fn respond(
         host,
         (name, port),
         &head,
-    );
+    ));
     let host = exchange.host_spec();
     client.head_timeout.set(host.header_timeout);
     client.body_timeout.set(host.body_timeout);
@@ -264,12 +264,22 @@ async fn respond(
     // Redirect rules are the exception; a clone of the target is all they cost.
     let target = (!exchange.host().reverses.is_empty()).then(|| parts.uri.clone());
     let outcome = match ruled {
-        Ok(()) => forward(&mut exchange, parts, said, Some(body), asked.as_deref()).await,
+        Ok(()) => {
+            forward(
+                &mut exchange,
+                &mut parts,
+                said,
+                Some(body),
+                asked.as_deref(),
+            )
+            .await
+        }
         Err(Stop::Fail(status, reason)) => {
             Err(Attempt::Failed(Failure::plain(status).because(reason)))
         }
         Err(Stop::Manager) => {
-            let page = manager::answer(&exchange, &parts, body, asked.as_deref()).await;
+            let page = manager::answer(&exchange, &parts, body, asked.as_deref());
+            let page = Box::pin(page).await;
             return Ok(own(exchange, page, wishes));
         }
         Err(Stop::Send(status, place)) => {
@@ -291,13 +301,15 @@ async fn respond(
             return Err(Abort::Silent);
         }
     };
-    Ok(instead(exchange, failed, asked.as_deref(), target.as_ref(), wishes).await)
+    // Boxed: rare, and large.
+    let page = instead(exchange, failed, asked.as_deref(), target.as_ref(), wishes);
+    Ok(Box::pin(page).await)
 }
 
 /// Answers with the page of an error, or what `ErrorDocument` has for it. `failed`: what failed
 /// here, or a member's response that is not to be passed on.
 async fn instead(
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     failed: Result<Failure, Response<Incoming>>,
     asked: Option<&Asked>,
     target: Option<&Uri>,
@@ -370,7 +382,7 @@ async fn document(
     let outcome = match policy::rule(exchange, &mut parts) {
         Ok(()) => {
             let said = fields::strip(&mut parts.headers, Direction::Request);
-            forward(exchange, parts, said, None, asked).await.ok()
+            forward(exchange, &mut parts, said, None, asked).await.ok()
         }
         Err(_) => None,
     };
@@ -405,7 +417,7 @@ fn asked_host(client: &Client, parts: &Parts) -> Result<Option<Rc<Asked>>, vhost
 /// Routes the request and tries members until one answers or no other may be tried.
 async fn forward(
     exchange: &mut Exchange,
-    mut parts: Parts,
+    parts: &mut Parts,
     said: fields::Connection,
     body: Option<Incoming>,
     asked: Option<&Asked>,
@@ -481,11 +493,11 @@ async fn forward(
         let cookies = parts.headers.get_all(header::COOKIE);
         sticky::session(sticky, &url, cookies.iter().map(HeaderValue::as_bytes))
     });
-    add_fields(exchange, &mut parts, asked);
+    add_fields(exchange, parts, asked);
     let mut outgoing = Outgoing::new(exchange, parts, said, body).await?;
 
     // Members differ in what they put before it.
-    let asked_for = outgoing.parts.uri.clone();
+    let asked_for = std::mem::take(&mut outgoing.parts.uri);
     let mut attempts = Attempts::default();
     loop {
         let elected = elect(exchange, balancer, session.as_ref())
@@ -548,9 +560,19 @@ async fn elect(
     if !waits {
         return first;
     }
-    let deadline = exchange.shard.wheel.alarm();
+    // Boxed: rare, and large.
+    Box::pin(elect_later(&exchange.shard, balancer, session)).await
+}
+
+/// Asks again, for as long as the balancer's `timeout` allows.
+async fn elect_later(
+    shard: &Shard,
+    balancer: &Balancer,
+    session: Option<&Session>,
+) -> Result<crate::balancer::Elected, Unelectable> {
+    let deadline = shard.wheel.alarm();
     deadline.set(balancer.timeout);
-    let step = exchange.shard.wheel.alarm();
+    let step = shard.wheel.alarm();
     loop {
         step.set((balancer.timeout / 100).max(TICK));
         tokio::select! {
@@ -565,7 +587,7 @@ async fn elect(
 
 /// Passes a member's response on.
 fn relay(
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     response: Response<Incoming>,
     upstream: Upstream,
     asked: Option<&Asked>,
@@ -619,7 +641,7 @@ fn relay(
     Response::from_parts(parts, Reply::Body(body))
 }
 
-fn error_page(mut exchange: Exchange, failure: &Failure, wishes: Wishes) -> Response<Reply> {
+fn error_page(mut exchange: Box<Exchange>, failure: &Failure, wishes: Wishes) -> Response<Reply> {
     let by_status = Reason::of_status(failure.status.as_u16());
     exchange.fail(failure.reason.unwrap_or(by_status));
     let page = page::error(failure.status, failure.detail);
@@ -631,7 +653,7 @@ fn error_page(mut exchange: Exchange, failure: &Failure, wishes: Wishes) -> Resp
 }
 
 /// An answer of our own.
-fn own(mut exchange: Exchange, response: Response<Bytes>, wishes: Wishes) -> Response<Reply> {
+fn own(mut exchange: Box<Exchange>, response: Response<Bytes>, wishes: Wishes) -> Response<Reply> {
     let (mut parts, mut body) = response.into_parts();
     let mut wishes = wishes;
     if exchange.ruling.is_some() {

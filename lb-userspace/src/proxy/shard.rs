@@ -24,6 +24,7 @@ use tokio::{
 use tracing::error;
 
 use super::{
+    body::Progress,
     client::{Client, Timeouts, h2, task},
     manager::Office,
     plan::Plan,
@@ -75,6 +76,8 @@ pub(crate) struct Shard {
     pub(crate) pools: Pools,
     /// Every read goes through it, small writes are joined in it.
     pub(crate) scratch: RefCell<Vec<u8>>,
+    /// How far the upload of a request without a body is.
+    pub(crate) no_upload: Rc<Progress>,
     current: RefCell<Option<Rc<Current>>>,
     /// Generations before the current one that still have requests.
     former: RefCell<Vec<Weak<Current>>>,
@@ -161,6 +164,7 @@ pub(crate) fn run(
         wheel: Wheel::new(),
         pools: Pools::default(),
         scratch: RefCell::new(vec![0; SCRATCH]),
+        no_upload: Progress::none(),
         current: RefCell::new(None),
         former: RefCell::new(Vec::new()),
         clients: RefCell::new(Slab::new()),

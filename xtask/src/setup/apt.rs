@@ -24,10 +24,7 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
         );
     }
     let _policy = Policy::place()?;
-    // The lists may be stale or absent; one that cannot be renewed may still do.
-    if let Err(error) = exec::run(apt()?.args(["update", "-qq"])) {
-        eprintln!("    {error:#}; going on with the lists as they are");
-    }
+    update()?;
     exec::run(
         apt()?
             .args([
@@ -43,6 +40,14 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
         let unit = format!("{service}.service");
         exec::run(root("deb-systemd-helper")?.args(["disable", &unit]))?;
         exec::run(root("update-rc.d")?.args([service, "disable"]))?;
+    }
+    Ok(())
+}
+
+/// Renews apt's lists, which may be stale or absent. Those that cannot be renewed may still do.
+pub(crate) fn update() -> Result<()> {
+    if let Err(error) = exec::run(apt()?.args(["update", "-qq"])) {
+        eprintln!("    {error:#}; going on with the lists as they are");
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Command};
 
-use crate::exec;
+use crate::{exec, vm};
 
 /// One thing that is needed.
 pub(super) struct Item {
@@ -36,6 +36,8 @@ pub(super) enum Source {
         /// The version that is known to work.
         version: &'static str,
     },
+    /// Debian's packages, unpacked under `target` and not installed.
+    Guest,
     /// bpf-linker, which has to be built against the pinned toolchain's LLVM.
     BpfLinker,
     /// The host's kernel or administrator.
@@ -83,7 +85,7 @@ impl Item {
             Source::Crate { name, version } => {
                 format!("cargo install {name} --version {version} --locked")
             }
-            Source::BpfLinker => "cargo xtask setup".to_owned(),
+            Source::BpfLinker | Source::Guest => "cargo xtask setup".to_owned(),
             Source::Host => "the host's administrator".to_owned(),
         }
     }
@@ -143,6 +145,12 @@ pub(super) fn all() -> Vec<Item> {
             "the balancer-manager's page",
             "chromium",
             || lab::has_tool("chromium"),
+        ),
+        item(
+            "guest of Linux 6.1",
+            "cargo xtask vm",
+            Source::Guest,
+            vm::is_ready,
         ),
         item(
             "rust-src",

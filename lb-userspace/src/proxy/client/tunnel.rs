@@ -37,7 +37,7 @@ const TURN: usize = 16;
 
 /// A tunnel that waits for hyper to be done with both sides, or runs.
 pub(crate) struct Tunnel {
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     link: Rc<Link>,
     /// Kept until hyper is done with the member's side: its end would end that too soon.
     upstream: Option<Upstream>,
@@ -53,7 +53,7 @@ pub(crate) struct Tunnel {
 impl Tunnel {
     /// Of a member that has answered 101.
     pub(crate) fn new(
-        exchange: Exchange,
+        exchange: Box<Exchange>,
         upstream: Upstream,
         switched: OnUpgrade,
         timeout: Duration,

@@ -1,6 +1,7 @@
 //! One attempt: a connection, the request over it, the head of the response.
 
 use std::{
+    pin::Pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::Poll,
@@ -34,7 +35,7 @@ use crate::{
 /// Gives the request to one member.
 pub(super) async fn attempt(
     exchange: &mut Exchange,
-    outgoing: &mut Outgoing,
+    outgoing: &mut Outgoing<'_>,
     balancer: usize,
     index: usize,
 ) -> Result<(Response<Incoming>, Upstream), Attempt> {
@@ -77,7 +78,7 @@ pub(super) async fn attempt(
     });
     loop {
         let address = elector.cell(index).address();
-        let upstream = pool::acquire(
+        let mut upstream = pool::acquire(
             &exchange.shard,
             member,
             named.as_ref(),
@@ -92,17 +93,43 @@ pub(super) async fn attempt(
             engaged.progress = Some(Rc::clone(&outgoing.progress));
         }
         let replayable = safe && upstream.reused && !replayed;
-        let request = outgoing.request(replayable);
         let received = upstream.link.received.get();
-        let failed = match send(exchange, upstream, request, timeout, &outgoing.progress).await {
-            Ok((response, mut upstream)) => {
+        let sent = {
+            // Nothing as large as a message is moved through another future.
+            let request = outgoing.request(replayable);
+            let sending = std::pin::pin!(upstream.sender.try_send_request(request));
+            let link = &upstream.link;
+            answered(exchange, link, sending, timeout, &outgoing.progress).await
+        };
+        let failed = match sent {
+            Some(Ok(mut response)) => {
                 // A member that was asked may take what follows for another protocol's.
                 upstream.reusable &= wanted.is_none();
                 let wanted = wanted.as_ref();
-                return accept_response(exchange, balancer, index, wanted, response, upstream);
+                accept_response(
+                    exchange,
+                    balancer,
+                    index,
+                    wanted,
+                    &mut response,
+                    &mut upstream,
+                )?;
+                return Ok((response, upstream));
             }
-            Err(failed) => failed,
+            Some(Err(error)) => Unanswered {
+                reason: describe(error.error()),
+                unsent: unsent(error),
+                ..Unanswered::by(&upstream)
+            },
+            None => Unanswered {
+                read_timed_out: outgoing.progress.done.get(),
+                write_timed_out: !outgoing.progress.done.get(),
+                reason: "The timeout specified has expired".to_owned(),
+                ..Unanswered::by(&upstream)
+            },
         };
+        // Whatever became of it, it carries no other request.
+        drop(upstream);
         if let Some(request) = failed.unsent
             && failed.reused
         {
@@ -257,22 +284,35 @@ struct Unanswered {
     reason: String,
 }
 
-/// Sends a request and waits for the response's head. The deadline moves with every byte, and
-/// rests while the client has to send.
-async fn send(
+impl Unanswered {
+    fn by(upstream: &Upstream) -> Self {
+        Self {
+            unsent: None,
+            link: Rc::clone(&upstream.link),
+            reused: upstream.reused,
+            read_timed_out: false,
+            write_timed_out: false,
+            reason: String::new(),
+        }
+    }
+}
+
+type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
+
+/// Waits for the response's head. The deadline moves with every byte, and rests while the client has
+/// to send. `None`: it came first.
+async fn answered<F: Future<Output = Sent>>(
     exchange: &Exchange,
-    mut upstream: Upstream,
-    request: Request<RequestBody>,
+    link: &pool::Link,
+    mut sending: Pin<&mut F>,
     timeout: Duration,
     progress: &Progress,
-) -> Result<(Response<Incoming>, Upstream), Unanswered> {
+) -> Option<Sent> {
     let wheel = &exchange.shard.wheel;
-    let link = Rc::clone(&upstream.link);
     let ticks = u64::try_from(timeout.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX);
     link.moved.set(wheel.now());
     link.alarm.set(timeout);
     link.expect_head();
-    let mut sending = std::pin::pin!(upstream.sender.try_send_request(request));
     let sent = std::future::poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
             return Poll::Ready(Some(sent));
@@ -297,28 +337,7 @@ async fn send(
     .await;
     link.alarm.clear();
     link.head_came();
-    let mut failed = Unanswered {
-        unsent: None,
-        link: Rc::clone(&link),
-        reused: upstream.reused,
-        read_timed_out: false,
-        write_timed_out: false,
-        reason: String::new(),
-    };
-    match sent {
-        Some(Ok(response)) => Ok((response, upstream)),
-        Some(Err(error)) => {
-            failed.reason = describe(error.error());
-            failed.unsent = unsent(error);
-            Err(failed)
-        }
-        None => {
-            failed.read_timed_out = progress.done.get();
-            failed.write_timed_out = !progress.done.get();
-            "The timeout specified has expired".clone_into(&mut failed.reason);
-            Err(failed)
-        }
-    }
+    sent
 }
 
 fn unsent(mut error: TrySendError<Request<RequestBody>>) -> Option<Request<RequestBody>> {
@@ -343,9 +362,9 @@ fn accept_response(
     balancer: usize,
     index: usize,
     wanted: Option<&HeaderValue>,
-    mut response: Response<Incoming>,
-    mut upstream: Upstream,
-) -> Result<(Response<Incoming>, Upstream), Attempt> {
+    response: &mut Response<Incoming>,
+    upstream: &mut Upstream,
+) -> Result<(), Attempt> {
     let agreed = || wanted.is_some_and(|wanted| switch::is_agreed(response.headers(), wanted));
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && !agreed() {
         let member = &exchange.current.plan.balancers[balancer].members[index];
@@ -401,5 +420,5 @@ fn accept_response(
         // "HTTP/1.1 200 " and the line's end.
         engaged.line_bytes = reason as u64 + 15;
     }
-    Ok((response, upstream))
+    Ok(())
 }

@@ -22,9 +22,9 @@ use crate::{
 };
 
 /// What is sent to a member, kept so that it can be sent to another.
-pub(super) struct Outgoing {
-    /// Head.
-    pub(super) parts: Parts,
+pub(super) struct Outgoing<'a> {
+    /// Head, in its place: it is large.
+    pub(super) parts: &'a mut Parts,
     /// Body, until it went out.
     pub(super) body: RequestBody,
     /// How far it is.
@@ -37,33 +37,32 @@ pub(super) struct Outgoing {
     go: Option<Arc<Go>>,
 }
 
-impl Outgoing {
+impl<'a> Outgoing<'a> {
     /// Reads the body as far as it is read before a member is chosen, and frames it.
     pub(super) async fn new(
         exchange: &Exchange,
-        mut parts: Parts,
+        parts: &'a mut Parts,
         said: fields::Connection,
         body: Option<Incoming>,
     ) -> Result<Self, Attempt> {
         let present = said.present;
         let mut go = None;
-        let waits = body.as_ref().is_some_and(|body| {
-            present.has(Present::EXPECT) && !http_body::Body::is_end_stream(body)
-        });
+        let body = body.filter(|body| !http_body::Body::is_end_stream(body));
+        if body.is_none() && present.has(Present::EXPECT) {
+            parts.headers.remove(header::EXPECT);
+        }
         let (body, progress) = match body {
-            Some(body) if waits => {
+            None => (RequestBody::Empty, Rc::clone(&exchange.shard.no_upload)),
+            Some(body) if present.has(Present::EXPECT) => {
                 let given = Arc::new(Go::default());
                 go = Some(Arc::clone(&given));
                 RequestBody::expected(body, Expectation::new(given, exchange.shard.wheel.alarm()))
             }
-            body => {
-                if present.has(Present::EXPECT) {
-                    parts.headers.remove(header::EXPECT);
-                }
-                let ended = body.as_ref().is_none_or(http_body::Body::is_end_stream);
-                let stream = exchange.stream.as_ref().filter(|_| !ended);
+            Some(body) => {
+                let stream = exchange.stream.as_ref();
                 let stall = stream.map(|stream| Stall::new(stream.upload_alarm()));
-                RequestBody::prefetch(body, stall)
+                // Boxed: most requests have no body, and need no room for this.
+                Box::pin(RequestBody::prefetch(body, stall))
                     .await
                     .map_err(|error| upload_failed(exchange, &error))?
             }
@@ -112,12 +111,13 @@ impl Outgoing {
     pub(super) fn request(&mut self, keep: bool) -> Request<RequestBody> {
         let mut request = Request::new(self.body.take());
         *request.method_mut() = self.parts.method.clone();
-        *request.uri_mut() = self.parts.uri.clone();
-        *request.headers_mut() = if keep {
-            self.parts.headers.clone()
+        if keep {
+            *request.uri_mut() = self.parts.uri.clone();
+            *request.headers_mut() = self.parts.headers.clone();
         } else {
-            std::mem::take(&mut self.parts.headers)
-        };
+            *request.uri_mut() = std::mem::take(&mut self.parts.uri);
+            *request.headers_mut() = std::mem::take(&mut self.parts.headers);
+        }
         if let Some(go) = self.go.take() {
             hyper::ext::on_informational(&mut request, move |interim| {
                 if interim.status() == StatusCode::CONTINUE {
@@ -131,6 +131,7 @@ impl Outgoing {
     /// Takes back a request that was not sent.
     pub(super) fn take_back(&mut self, request: Request<RequestBody>) {
         let (parts, body) = request.into_parts();
+        self.parts.uri = parts.uri;
         self.parts.headers = parts.headers;
         if let RequestBody::Streamed(_) = body {
             self.body = body;

@@ -87,7 +87,7 @@ pub(super) fn is_agreed(fields: &HeaderMap, asked: &HeaderValue) -> bool {
 
 /// Passes a member's 101 on: the connection is a tunnel once hyper has let go of it.
 pub(super) fn tunnel(
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     mut response: Response<Incoming>,
     upstream: Upstream,
 ) -> Response<Reply> {

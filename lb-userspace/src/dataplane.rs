@@ -281,6 +281,8 @@ impl Dataplane {
             tracing::warn!(%error, "sampling packets could not be ended");
         }
         self.forget_dead_proxies();
+        // Control serves, and goes back to no earlier process.
+        self.steering.forget_found();
         self.store.free_settled(now);
         if self.kernel.is_some() && !self.interfaces.detached {
             self.follow_interfaces();
@@ -464,8 +466,15 @@ impl Dataplane {
     }
 
     /// After a start that failed: takes away the pins and the attachments that this process made, and
-    /// leaves what it found.
-    pub fn abandon(self) {
+    /// leaves what it found. What it published is taken back: packets are steered and guarded as by
+    /// the process of before.
+    pub fn abandon(mut self) {
+        if let Some(undo) = self.undo.take() {
+            if let Err(error) = self.store.take_back(undo.steps, monotonic_ns()) {
+                tracing::error!("the maps are between two generations: {error}");
+            }
+            self.steering.put_back_found(&mut self.store);
+        }
         if let Some(kernel) = self.kernel {
             kernel.abandon();
         }

@@ -156,9 +156,13 @@ pub(super) fn missing(wanted: &[Interface]) -> Vec<String> {
 }
 
 impl Dataplane {
-    /// Interfaces, routes or neighbours changed: follows them.
-    pub fn follow_host(&mut self) {
+    /// Neighbours changed: follows them. `ways`: interfaces, addresses or routes did, too.
+    pub fn follow_host(&mut self, ways: bool) {
         if self.kernel.is_none() || self.interfaces.detached {
+            return;
+        }
+        if !ways {
+            self.hops.look_at_neighbours(&self.store);
             return;
         }
         self.follow_interfaces();

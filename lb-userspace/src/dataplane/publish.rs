@@ -75,7 +75,10 @@ impl Dataplane {
         let steering = std::mem::replace(&mut self.steering, steering);
         let interfaces = (self.interfaces).turn_to(&desired.spec.sluice.interfaces, !attach);
         let members = self.hops.turn_to(desired, &ids);
-        self.steering.remove_others(&mut self.store)?;
+        // The generation is on: what fails from here on is no reason to say it were not.
+        if let Err(error) = self.steering.remove_others(&mut self.store) {
+            tracing::warn!(%error, "rings that nothing leads to stay until the next publish");
+        }
         if let Some(kernel) = &mut self.kernel {
             kernel.detach_others(wanted, &mut notices);
             notices.extend(interfaces::missing(wanted));
@@ -84,7 +87,10 @@ impl Dataplane {
             self.hops.look_at_neighbours(&self.store);
         }
         self.state_changed();
-        self.prefixes = self.store.rest.prefixes()?;
+        match self.store.rest.prefixes() {
+            Ok(prefixes) => self.prefixes = prefixes,
+            Err(error) => tracing::error!("lists of prefixes are shown as they were: {error}"),
+        }
         let file_limits = std::mem::replace(&mut self.file_limits, plan.file_limits);
         let facts = std::mem::replace(&mut self.facts, facts);
         self.desired = Some(desired.clone());

@@ -72,12 +72,12 @@ isolated! { fn interface_that_comes_late_is_attached_to_when_it_is_there(lab) {
     let notices = plane.publish(&app(&[], &wanted)).expect("publish").notices;
     assert!(notices.iter().any(|n| n.contains("late0 is not there yet")), "{notices:?}");
     assert_ne!(program_on("v0"), 0, "the other one is guarded");
-    plane.follow_host();
+    plane.follow_host(true);
     let said = alarms(&plane);
     assert!(said.len() == 1 && said[0].0 == "late0", "{said:?}");
     assert!(said[0].1.contains("is not there"), "{said:?}");
     ip("link add late0 type veth peer name late1");
-    plane.follow_host();
+    plane.follow_host(true);
     assert_ne!(program_on("late0"), 0);
     assert_eq!(alarms(&plane), []);
     // Gone, and back as another.
@@ -98,13 +98,13 @@ isolated! { fn renamed_interface_keeps_the_program_until_another_has_its_name(la
     let program = program_on("v0");
     ip("link set v0 down");
     ip("link set v0 name other0");
-    plane.follow_host();
+    plane.follow_host(true);
     assert_eq!(program_on("other0"), program, "it is guarded all the same");
     let said = alarms(&plane);
     assert!(said[0].0 == "v0" && said[0].1.contains("is called other0 now"), "{said:?}");
     // The name comes back to another interface: that is the one the configuration means.
     ip("link set v1 name v0");
-    plane.follow_host();
+    plane.follow_host(true);
     assert_ne!(program_on("v0"), 0);
     assert_eq!(program_on("other0"), 0);
     assert_eq!(alarms(&plane), []);
@@ -119,7 +119,7 @@ isolated! { fn interfaces_that_swap_names_stay_guarded_both(lab) {
         ip(&format!("link set {from} down"));
         ip(&format!("link set {from} name {to}"));
         // However far it has got.
-        plane.follow_host();
+        plane.follow_host(true);
     }
     assert!(program_on("v0") != 0 && program_on("v1") != 0);
     assert_eq!(alarms(&plane), []);
@@ -148,7 +148,7 @@ isolated! { fn detached_program_stays_off_until_a_publish(lab) {
     plane.publish(&desired).expect("publish");
     assert_eq!(plane.detach().expect("detach").len(), 1);
     // News of the host, and changes made in the balancer-manager, are no reason to attach again.
-    plane.follow_host();
+    plane.follow_host(true);
     plane.tick();
     plane.publish_beside(&desired).expect("publish");
     assert_eq!(program_on("v0"), 0);

@@ -1,33 +1,11 @@
 //! Offloads of interfaces: switched off while the program is attached, and on again afterwards.
 
-use std::{net::SocketAddr, sync::Arc};
-
 use sluice::{
-    config::spec::{FlowHash, Forward, Interface, Place as At, Scheme, Steer, Transport, XdpMode},
-    dataplane::{Dataplane, Desired, detach_dead},
+    config::spec::XdpMode,
+    dataplane::{Dataplane, detach_dead},
 };
 
-use crate::lab::{app, auto, on, program_on, run};
-
-/// One steered service over these interfaces.
-fn steering(interfaces: &[Interface]) -> Desired {
-    let mut desired = app(&["http://a"], interfaces);
-    let spec = Arc::make_mut(&mut desired.spec);
-    spec.balancers[0].members[0].scheme = Scheme::Tcp;
-    spec.sluice.steers.push(Steer {
-        transport: Transport::Tcp,
-        address: Some("203.0.113.10".parse().expect("address")),
-        first_port: 8000,
-        last_port: 8000,
-        balancer: 0,
-        forward: Forward::Dsr,
-        hash: FlowHash::FiveTuple,
-        reset_on_empty: false,
-        at: At::default(),
-    });
-    desired.addresses = vec![vec![SocketAddr::from(([192, 0, 2, 21], 8000))]];
-    desired
-}
+use crate::lab::{app, auto, on, program_on, run, steering};
 
 /// Whether the interface takes VLAN tags off, by what ethtool says.
 fn untags(interface: &str) -> bool {

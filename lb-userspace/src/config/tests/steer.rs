@@ -60,7 +60,7 @@ fn where_members_without_a_port_are_checked_is_told() {
         let text = format!(
             "XDPInterface eth0\nListen 81\n<Proxy balancer://n>\n{members}\n</Proxy>\n{steers}"
         );
-        let loaded = read(&text);
+        let loaded = read(text.as_str());
         assert!(loaded.spec.is_some(), "{text}: {:?}", loaded.reports);
         (loaded.reports.iter().map(Report::render))
             .collect::<Vec<_>>()

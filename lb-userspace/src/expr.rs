@@ -17,6 +17,7 @@ mod lexer;
 mod parser;
 mod variables;
 
+pub(crate) use eval::number;
 pub use variables::{Moment, Variable};
 
 /// A parsed expression.

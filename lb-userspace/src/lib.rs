@@ -12,9 +12,11 @@ pub mod config;
 pub mod dataplane;
 pub mod expr;
 pub mod health;
+mod names;
 pub mod pattern;
 pub mod policy;
 pub mod proxy;
+pub mod rewrite;
 pub mod server;
 pub mod telemetry;
 

@@ -23,6 +23,7 @@ mod ledger;
 mod link;
 mod listeners;
 mod manager;
+mod names;
 mod notify;
 mod pipes;
 mod preflight;

@@ -13,6 +13,8 @@ use sluice::config::{self, Severity};
 
 #[path = "config_parity/policies.rs"]
 mod policies;
+#[path = "config_parity/rewriting.rs"]
+mod rewriting;
 
 /// What one of the two says: `None`, accepted; else the line of its first error.
 type Verdict = Option<u32>;
@@ -157,6 +159,26 @@ fn policies_are_accepted_and_refused_as_by_httpd() {
 }
 
 #[test]
+fn rewriting_is_accepted_and_refused_as_by_httpd() {
+    let mut failures = Vec::new();
+    let (mut accepted, mut refused) = (0, 0);
+    compare(rewriting::SAME, |snippet, theirs, ours, said| {
+        accepted += u32::from(theirs.is_none());
+        refused += u32::from(theirs.is_some());
+        if theirs != ours {
+            failures.push(format!(
+                "httpd {theirs:?}, sluice {ours:?}:\n{snippet}\n{said}\n"
+            ));
+        }
+    });
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(
+        accepted + refused == 0 || (accepted > 40 && refused > 15),
+        "{accepted} accepted, {refused} refused"
+    );
+}
+
+#[test]
 fn what_is_knowingly_different_is_so() {
     compare(STRICTER, |snippet, theirs, ours, said| {
         assert_eq!(theirs, None, "httpd refuses this now:\n{snippet}");
@@ -168,13 +190,14 @@ fn what_is_knowingly_different_is_so() {
 }
 
 /// Modules that the snippets need.
-const MODULES: [&str; 19] = [
+const MODULES: [&str; 20] = [
     "mpm_event",
     "http2",
     "authz_core",
     "authz_host",
     "access_compat",
     "alias",
+    "rewrite",
     "slotmem_shm",
     "proxy",
     "proxy_http",
@@ -192,6 +215,20 @@ const MODULES: [&str; 19] = [
 
 /// What httpd takes and sluice refuses, by choice or for now (docs/differences.md).
 const STRICTER: &[&str] = &[
+    "RewriteRule ^/a /b [H=cgi-script]",
+    "RewriteRule ^/a - [R=200]",
+    "RewriteRule ^/a /b [P]",
+    "RewriteRule ^/a http://%{HTTP_HOST}/ [P]",
+    "RewriteRule ^/a http://$1/ [P]",
+    "RewriteRule ^/(.*) $1 [P]",
+    "RewriteRule ^/a http://h:%{ENV:port}/ [P]",
+    "RewriteRule ^/a http://h%{ENV:path} [P]",
+    "RewriteRule ^/(.*) /${nomap:$1}",
+    "RewriteMap m txt:/etc/hosts",
+    "RewriteCond %{REQUEST_FILENAME} !-f",
+    "RewriteCond %{REQUEST_URI} -U",
+    "RewriteCond %{LA-U:REMOTE_USER} a\nRewriteRule ^ - [F]",
+    "<Location /a>\nRewriteRule ^ - [F]\n</Location>",
     "<Location /a>\nRequire host example.org\n</Location>",
     "<Location /a>\nRequire forward-dns example.org\n</Location>",
     "<Location /a>\nAllow from example.org\n</Location>",

@@ -12,3 +12,5 @@ mod harness;
 mod peers;
 #[path = "parity/policies.rs"]
 mod policies;
+#[path = "parity/rewriting.rs"]
+mod rewriting;

@@ -38,6 +38,7 @@ fn member(index: usize, weight: u32, flags: u64) -> spec::Member {
         acquire: None,
         keepalive: false,
         disablereuse: false,
+        address_ttl: spec::AddressTtl::Record,
         response_field_size: 8192,
         receive_buffer: None,
         socket: None,

@@ -24,6 +24,7 @@ mod keys;
 mod log;
 mod process;
 mod proxy;
+mod rewrite;
 mod sections;
 mod server;
 mod steer;
@@ -31,6 +32,7 @@ pub(crate) mod tls;
 mod variables;
 
 pub(crate) use proxy::balancer_name;
+pub(crate) use proxy::covering;
 
 /// Where a directive may stand: a set of the constants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -360,8 +362,16 @@ pub(crate) fn member_of_url(url: &str) -> Result<super::spec::Member, String> {
     Ok(keys::member(&url, Place::default()))
 }
 
+/// A worker of its own for a URL that a `[P]` rule leads to.
+pub(crate) fn direct_member(url: &super::url::WorkerUrl, place: Place) -> super::spec::Member {
+    let mut member = keys::member(url, place);
+    member.url = url.authority();
+    member.path = String::new();
+    member
+}
+
 /// The parts of the table, with titles, in the order of the documentation.
-pub(crate) const PARTS: [(&str, &[Directive]); 19] = [
+pub(crate) const PARTS: [(&str, &[Directive]); 20] = [
     ("Files and conditions", server::READING),
     ("Servers and virtual hosts", server::TABLE),
     ("Sections", sections::TABLE),
@@ -375,6 +385,7 @@ pub(crate) const PARTS: [(&str, &[Directive]); 19] = [
     ("TLS to members", tls::MEMBERS),
     ("HTTP/2", http2::TABLE),
     ("Proxy", proxy::TABLE),
+    ("Rewriting", rewrite::TABLE),
     ("Balancers", balancer::TABLE),
     ("Health checks", health::TABLE),
     ("Logs", log::TABLE),
@@ -550,6 +561,10 @@ fn check_context(row: &Directive, scope: &Scope) -> Result<(), Fault> {
 const WIDER: &[(&str, Contexts)] = &[
     ("LogLevel", Contexts::SECTIONS),
     ("RewriteEngine", Contexts::PROXY.and(Contexts::IF)),
+    ("RewriteRule", Contexts::SECTIONS),
+    ("RewriteCond", Contexts::SECTIONS),
+    ("RewriteOptions", Contexts::SECTIONS),
+    ("RewriteBase", Contexts::SECTIONS),
     ("SSLVerifyClient", Contexts::LOCATION),
     ("SSLVerifyDepth", Contexts::LOCATION),
     ("SSLOptions", Contexts::LOCATION),

@@ -1,6 +1,6 @@
 //! What the directives said, before inheritance: the main server and each virtual host on its own.
 
-use std::{net::SocketAddr, path::PathBuf, rc::Rc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, rc::Rc, time::Duration};
 
 use super::{
     report::{At, Reports, Severity},
@@ -60,6 +60,8 @@ pub(crate) struct Draft<'a> {
     pub deferred: [bool; 2],
     /// Index 0: the main server.
     pub hosts: Vec<HostDraft>,
+    /// `RewriteRule` and its kin, by the policy of the place they stand in.
+    pub rewrites: BTreeMap<usize, RewriteDraft>,
     /// What there is to say.
     pub reports: Reports,
     /// Families of directives whose notice was given.
@@ -227,6 +229,48 @@ pub(crate) enum TargetDraft {
     },
 }
 
+/// The rewriting directives of one place.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RewriteDraft {
+    /// Index of the host it is in.
+    pub host: usize,
+    /// `RewriteCond` lines that wait for their rule, with the place of the first.
+    pub conditions: Vec<(crate::rewrite::Condition, Mark)>,
+    /// `RewriteRule`, in order.
+    pub rules: Vec<RuleDraft>,
+    /// `RewriteOptions`; `None`: as the main server says.
+    pub options: Option<RewriteOptions>,
+    /// `RewriteMap`.
+    pub maps: Vec<(String, crate::rewrite::Function)>,
+}
+
+/// One `RewriteRule`.
+#[derive(Clone, Debug)]
+pub(crate) struct RuleDraft {
+    /// As in the Spec; a `[P]` rule's balancer is filled in when all are known.
+    pub rule: crate::rewrite::Rule,
+    /// Where `[P]` leads.
+    pub target: Option<TargetDraft>,
+    /// Its pattern.
+    pub mark: Mark,
+}
+
+/// What of `RewriteOptions` means anything here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each option")]
+pub(crate) struct RewriteOptions {
+    /// `Inherit`: the main server's rules come behind.
+    pub inherit: bool,
+    /// `InheritBefore`: they come first.
+    pub before: bool,
+    /// `InheritDown`: in each virtual host with rewriting of its own.
+    pub down: bool,
+    /// `InheritDownBefore`
+    pub down_before: bool,
+    /// `IgnoreInherit`: not in this one.
+    pub ignore: bool,
+}
+
 /// One `ProxyPassReverse`.
 #[derive(Clone, Debug)]
 pub(crate) struct ReverseDraft {
@@ -302,6 +346,7 @@ impl<'a> Draft<'a> {
             steers: Vec::new(),
             deferred: [true; 2],
             hosts: vec![HostDraft::default()],
+            rewrites: BTreeMap::new(),
             reports,
             noticed: Vec::new(),
         }

@@ -15,6 +15,7 @@ use super::{
 };
 
 mod listeners;
+mod rewrite;
 mod routes;
 mod steer;
 mod tls;
@@ -25,7 +26,9 @@ pub(crate) use workers::stable_route;
 /// Makes the Spec, when there is no error.
 pub(super) fn resolve(mut draft: Draft<'_>, file: &Path) -> Loaded {
     let mut balancers = Vec::new();
+    rewrite::make_workers(&mut draft);
     let names = workers::collect(&mut draft, &mut balancers);
+    rewrite::resolve(&mut draft, &names);
     let mut hosts = Vec::new();
     for index in 0..draft.hosts.len() {
         hosts.push(host(&mut draft, index, &names, file));

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 mod client;
 mod log;
 mod manage;
+mod name;
 pub mod policy;
 mod protocols;
 mod upgrade;
@@ -19,6 +20,7 @@ pub use log::{
     AccessLog, ErrorLogFormat, LogCondition, LogLevel, LogLevels, LogProgram, LogTarget,
 };
 pub use manage::{Manage, Nonce};
+pub use name::AddressTtl;
 pub use protocols::{Protocol, Protocols};
 pub use upgrade::Upgrade;
 
@@ -327,6 +329,8 @@ pub struct Member {
     pub connection_timeout: Option<Duration>,
     /// `ttl`: idle connections older than this are closed. `None`: kept.
     pub ttl: Option<Duration>,
+    /// `addressttl`: how long the addresses of its name hold.
+    pub address_ttl: AddressTtl,
     /// `max`: connections per proxy process; `None`: no limit.
     pub max: Option<u32>,
     /// `acquire`: how long to wait for a free connection when `max` is reached.

@@ -227,19 +227,26 @@ impl Steering {
                 continue;
             }
             let slots = before.map(|shares| ring::slots(shares));
-            if slots.is_none() && changed.found.contains_key(ring) {
-                continue;
-            }
             if let Err(error) = store.rest.set_ring(*ring, slots.as_deref()) {
                 tracing::error!(%error, "a ring could not be put back");
             }
         }
-        changed.put_back_found(store);
+        let since = (changed.found.iter()).filter(|(ring, _)| {
+            !self.found.contains_key(ring) && !self.published.contains_key(ring)
+        });
+        Self::put_back(store, since);
     }
 
     /// Puts back what rings of an earlier process held before this one changed them.
     pub(super) fn put_back_found(&self, store: &mut Store) {
-        for (ring, found) in &self.found {
+        Self::put_back(store, self.found.iter());
+    }
+
+    fn put_back<'a>(
+        store: &mut Store,
+        rings: impl Iterator<Item = (&'a u16, &'a Option<Vec<u16>>)>,
+    ) {
+        for (ring, found) in rings {
             let slots = found.as_deref().and_then(|slots| slots.try_into().ok());
             if let Err(error) = store.rest.set_ring(*ring, slots) {
                 tracing::error!(%error, "a ring could not be put back");
@@ -286,6 +293,10 @@ fn candidate(
     now: u64,
 ) -> Candidate {
     let mut state = cell.state();
+    if cell.address().ip().is_unspecified() {
+        // Its name has no address yet.
+        state.0 |= MemberState::STOPPED;
+    }
     let since = cell.error_since.load(Relaxed);
     let mut on_trial = false;
     if state.has(MemberState::ERROR) {
@@ -297,7 +308,7 @@ fn candidate(
             cell.retries.fetch_add(1, Relaxed);
             cell.clear_state(MemberState::ERROR);
             trials.remove(&member.id);
-            state = cell.state();
+            state.0 &= !MemberState::ERROR;
         }
     } else if let Some(trial) = trials.get_mut(&member.id) {
         let begun = match trial {

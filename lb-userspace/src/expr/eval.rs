@@ -132,7 +132,7 @@ impl<'f> State<'f> {
 
 /// A whole number as C's `strtoll` reads it: white space, a sign, digits; too large is the
 /// largest.
-fn number(text: &[u8]) -> i64 {
+pub(crate) fn number(text: &[u8]) -> i64 {
     let text = text.trim_ascii_start();
     let (negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),

@@ -98,7 +98,7 @@ pub struct Moment {
 }
 
 impl Moment {
-    pub(super) fn part(self, part: TimePart) -> String {
+    pub(crate) fn part(self, part: TimePart) -> String {
         match part {
             TimePart::Year => format!("{:04}", self.year),
             TimePart::Month => format!("{:02}", self.month),

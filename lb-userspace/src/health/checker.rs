@@ -117,6 +117,10 @@ fn targets(spec: &Spec, ids: &[Vec<MemberId>], table: &MemberTable, peers: &Peer
         .filter(|(_, member, _)| member.health.check.is_some())
         .filter_map(|(index, member, &id)| {
             let cell = table.cell(id)?;
+            if member.socket.is_none() && cell.address().ip().is_unspecified() {
+                // Its name has no address yet.
+                return None;
+            }
             let timeout = member.timeout.unwrap_or(default);
             let port = match (member.port, &member.socket) {
                 (0, None) => steered_port(index)?,

@@ -435,12 +435,21 @@ async fn forward(
         let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
         Attempt::Failed(Failure::plain(status).because(Reason::BadRequest))
     })?;
+    let rewritten = exchange
+        .ruling
+        .as_ref()
+        .and_then(|ruling| ruling.rewritten());
+    let decoded = rewritten.map_or(decoded, |path| path.to_vec().into());
     let routes = &exchange.host_spec().routes;
     let routed = match &exchange.ruling {
         None => path::route(routes, raw, &decoded),
-        Some(ruling) => match ruling.route {
-            Some(route) => path::follow(&routes[route], raw, &decoded),
-            None => Routed::Local,
+        Some(ruling) => match (&ruling.proxied, ruling.route) {
+            (Some(proxied), _) => Routed::Balancer {
+                balancer: proxied.balancer,
+                path: proxied.path.clone().into(),
+            },
+            (None, Some(route)) => path::follow(&routes[route], raw, &decoded),
+            (None, None) => Routed::Local,
         },
     };
     let Routed::Balancer { balancer, path } = routed else {

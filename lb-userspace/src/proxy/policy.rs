@@ -3,36 +3,38 @@
 //! [`crate::policy`].
 //!
 //! A host that says nothing has no [`Rules`], and its requests none of this. The order is httpd's:
-//! the server's SetEnvIf and `early` edits; the route; sections; their SetEnvIf; access; SetEnv;
-//! redirects; RequestHeader. A ProxyPass outside of sections comes before a Redirect there
+//! the server's SetEnvIf and `early` edits; RewriteRule; the route; sections; their SetEnvIf; access;
+//! SetEnv; redirects; RequestHeader. A ProxyPass outside of sections comes before a Redirect there
 //! (measured).
 
-use std::{cell::RefCell, time::SystemTime};
+use std::{borrow::Cow, cell::RefCell, time::SystemTime};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, request::Parts};
-use tracing::{error, info};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, request::Parts};
 
 use super::{exchange::Exchange, path, reason::Reason};
 use crate::{
     config::spec::{
-        Host, Spec, Target,
-        policy::{
-            AuthMerging, Branch, ErrorDocument, ErrorOverride, From, Handler, LegacyAccess, Order,
-            Policy, Redirect,
-        },
+        Host, Spec,
+        policy::{Branch, ErrorDocument, ErrorOverride, Handler, Policy},
     },
-    pattern,
     policy::{
-        access::{Combination, Rule, Verdict},
         environment::{self, Environment},
         fields::{self, FieldEdit, Times},
     },
 };
 
+mod access;
 mod asker;
 mod cookies;
+mod redirects;
+mod response;
+mod rewriting;
 
 use asker::Asker;
+pub(crate) use redirects::say_sent;
+pub(crate) use response::{edit_own, edit_response};
+pub(crate) use rewriting::Proxied;
+use rewriting::Then;
 
 const LOG: &str = "sluice::proxy";
 
@@ -84,8 +86,18 @@ pub(crate) struct Ruling {
     method: Method,
     target: Uri,
     version: Version,
-    /// Decoded.
+    /// Decoded; what rules made of it.
     path: Vec<u8>,
+    /// Rules put something in the path's place.
+    rewritten: bool,
+    /// As rules left it.
+    query: Option<Vec<u8>>,
+    /// They changed it.
+    requeried: bool,
+    /// Where a `[P]` rule sends it.
+    pub(crate) proxied: Option<Proxied>,
+    /// What rules want every answer to set.
+    cookies: Vec<HeaderValue>,
     environment: RefCell<Environment>,
     /// Its fields as RequestHeader left them, where something may ask for them later.
     fields: HeaderMap,
@@ -115,6 +127,11 @@ pub(crate) fn rule(exchange: &mut Exchange, parts: &mut Parts) -> Result<(), Sto
         target: parts.uri.clone(),
         version: parts.version,
         path: Vec::new(),
+        rewritten: false,
+        query: parts.uri.query().map(|query| query.as_bytes().to_vec()),
+        requeried: false,
+        proxied: None,
+        cookies: Vec::new(),
         environment: RefCell::default(),
         fields: HeaderMap::new(),
         begun: SystemTime::now(),
@@ -123,7 +140,13 @@ pub(crate) fn rule(exchange: &mut Exchange, parts: &mut Parts) -> Result<(), Sto
     let verdict = match path::decode(parts.uri.path().as_bytes()) {
         Ok(decoded) => {
             ruling.path = decoded.into_owned();
-            ruling.judge(exchange, spec, &mut parts.headers)
+            let mut verdict = ruling.judge(exchange, spec, &mut parts.headers);
+            match ruling.requeried(&parts.uri) {
+                Ok(Some(target)) => parts.uri = target,
+                Ok(None) => {}
+                Err(stop) => verdict = Err(stop),
+            }
+            verdict
         }
         Err(_) => Ok(()),
     };
@@ -148,11 +171,20 @@ impl Ruling {
             environment::apply(rules, &self.environment, &self.asker(exchange, fields));
         }
         self.edit_request(exchange, spec, fields, true);
-        if !self.has("no-proxy") {
+        let then = self
+            .rewrite(exchange, spec, host, fields)
+            .inspect_err(|_| {
+                // `Header always` of the sections is for the answer.
+                let sections = host.locations.iter();
+                let matching = sections.filter(|section| section.matcher.matches_path(&self.path));
+                self.layers.extend(matching.map(|section| section.policy));
+            })?;
+        if then == Then::Route && !self.has("no-proxy") {
             self.route = path::find(&host.routes, &self.path);
         }
-        let url = self.proxied(spec, host);
-        if url.is_none()
+        let url = self.leads_to(spec, host);
+        if then == Then::Route
+            && url.is_none()
             && let Some(stop) = self.redirected(exchange, fields, &self.layers[..self.servers])
         {
             return Err(stop);
@@ -217,19 +249,18 @@ impl Ruling {
     }
 
     /// The URL that the route leads to, as `<Proxy>` sections see it.
-    fn proxied(&self, spec: &Spec, host: &Host) -> Option<Vec<u8>> {
-        let route = &host.routes[self.route?];
-        let Target::Balancer { balancer, .. } = &route.target else {
-            return None;
+    fn leads_to(&self, spec: &Spec, host: &Host) -> Option<Vec<u8>> {
+        let (balancer, path) = match &self.proxied {
+            Some(proxied) => (proxied.balancer, Cow::Borrowed(&proxied.path[..])),
+            None => match path::follow(&host.routes[self.route?], &self.path, &self.path) {
+                path::Routed::Balancer { balancer, path } => (balancer, path),
+                path::Routed::Local => return None,
+            },
         };
         if host.proxies.is_empty() {
             return Some(Vec::new());
         }
-        let path::Routed::Balancer { path, .. } = path::follow(route, &self.path, &self.path)
-        else {
-            return None;
-        };
-        let balancer = &spec.balancers[*balancer];
+        let balancer = &spec.balancers[balancer];
         let mut url = match (balancer.direct, balancer.members.first()) {
             (true, Some(member)) => {
                 // The worker's URL may have a path, which the route's path holds as well.
@@ -263,6 +294,11 @@ impl Ruling {
         self.policies(spec).rev().find_map(said)
     }
 
+    /// The path that ProxyPass goes by, where it is not the one that was asked for.
+    pub(crate) fn rewritten(&self) -> Option<&[u8]> {
+        self.rewritten.then_some(&self.path[..])
+    }
+
     /// Whether a variable is set.
     pub(crate) fn has(&self, variable: &str) -> bool {
         let environment = self.environment.borrow();
@@ -277,45 +313,6 @@ impl Ruling {
             .iter()
             .map(|(name, value)| (name.to_owned(), text(value)))
             .collect()
-    }
-
-    fn check_access(
-        &self,
-        exchange: &Exchange,
-        spec: &Spec,
-        fields: &HeaderMap,
-    ) -> Result<(), Stop> {
-        let asker = self.asker(exchange, fields);
-        let here = exchange.client.local.ip();
-        let uri = String::from_utf8_lossy(&self.path);
-        let refused = |id: &str| {
-            error!(
-                target: LOG,
-                reason = Reason::AccessDenied.name(),
-                "[client {}] {id}: client denied by server configuration: {uri}",
-                exchange.client.peer
-            );
-            Err(Stop::Fail(StatusCode::FORBIDDEN, Reason::AccessDenied))
-        };
-        if let Some(legacy) = self.last(spec, |policy| policy.legacy.as_ref())
-            && !legacy_allows(legacy, &asker, here)
-        {
-            return refused("AH01797");
-        }
-        let mut verdict = Verdict::Granted;
-        for policy in self.policies(spec) {
-            let Some(rule) = &policy.access else { continue };
-            let own = rule.verdict(&asker, here);
-            verdict = match policy.auth_merging {
-                AuthMerging::Off => own,
-                AuthMerging::And => Combination::All.of(verdict, own),
-                AuthMerging::Or => Combination::Any.of(verdict, own),
-            };
-        }
-        match verdict {
-            Verdict::Granted => Ok(()),
-            Verdict::Denied | Verdict::Neutral => refused("AH01630"),
-        }
     }
 
     /// SetEnv, PassEnv and UnsetEnv: what SetEnvIf set stays as it is.
@@ -340,67 +337,6 @@ impl Ruling {
                 environment.set(name, value.as_bytes().to_vec());
             }
         }
-    }
-
-    /// The first Redirect that is for the request; those of later layers come first.
-    fn redirected(
-        &self,
-        exchange: &Exchange,
-        fields: &HeaderMap,
-        layers: &[usize],
-    ) -> Option<Stop> {
-        let policies = &exchange.current.plan.spec.policies;
-        let mut redirects = layers
-            .iter()
-            .rev()
-            .flat_map(|layer| &policies[*layer].redirects);
-        let (status, to) = redirects.find_map(|redirect| self.redirect(redirect))?;
-        if !status.is_redirection() {
-            return Some(Stop::Fail(status, Reason::Redirected));
-        }
-        let mut place = Vec::new();
-        if to.first() == Some(&b'/') {
-            let scheme = if exchange.client.tls.is_some() {
-                "https"
-            } else {
-                "http"
-            };
-            place.extend_from_slice(scheme.as_bytes());
-            place.extend_from_slice(b"://");
-            let host = fields.get(http::header::HOST).map(HeaderValue::as_bytes);
-            place.extend_from_slice(host.unwrap_or(exchange.host().name.as_bytes()));
-        }
-        place.extend_from_slice(&to);
-        // What no field can hold is no place to send anybody.
-        let place = HeaderValue::from_bytes(&place).ok()?;
-        Some(Stop::Send(status, place))
-    }
-
-    /// Status and place of a Redirect that is for the request.
-    fn redirect(&self, redirect: &Redirect) -> Option<(StatusCode, Vec<u8>)> {
-        let path = &self.path[..];
-        let status = StatusCode::from_u16(redirect.status).ok()?;
-        let mut to = match &redirect.from {
-            From::Everything => redirect.to.clone().into_bytes(),
-            From::Prefix(prefix) => {
-                let matched = path::match_prefix(path, prefix.as_bytes())?;
-                let mut to = redirect.to.clone().into_bytes();
-                to.extend_from_slice(&path::encode(&path[matched..]));
-                to
-            }
-            From::Pattern(pattern) => {
-                let captures = pattern.captures(path)?;
-                let to = pattern::substitute(redirect.to.as_bytes(), path, &captures);
-                encode_place(&to)
-            }
-        };
-        if let Some(query) = self.target.query()
-            && !to.contains(&b'?')
-        {
-            to.push(b'?');
-            to.extend_from_slice(query.as_bytes());
-        }
-        Some((status, to))
     }
 
     fn times(&self) -> Times {
@@ -492,96 +428,6 @@ pub(crate) fn subrequest(exchange: &Exchange, path: &str) -> Option<Parts> {
     Some(request.into_parts().0)
 }
 
-/// Rewrites cookies and edits the fields of a member's response.
-pub(crate) fn edit_response(exchange: &Exchange, status: StatusCode, fields: &mut HeaderMap) {
-    let Some(ruling) = &exchange.ruling else {
-        return;
-    };
-    let spec = &exchange.current.plan.spec;
-    cookies::rewrite(ruling.policies(spec), fields);
-    let framing = [
-        http::header::CONTENT_LENGTH,
-        http::header::TRANSFER_ENCODING,
-    ]
-    .map(|name| (fields.get(&name).cloned(), name));
-    let mut always = HeaderMap::new();
-    edit(exchange, ruling, status, &mut always, true);
-    edit(exchange, ruling, status, fields, false);
-    for (value, name) in framing {
-        // What the body's end is told by is nobody's to edit.
-        match value {
-            Some(value) => drop(fields.insert(name.clone(), value)),
-            None => drop(fields.remove(&name)),
-        }
-        always.remove(&name);
-    }
-    prepend(fields, always);
-}
-
-/// Edits the fields of an answer of our own: `Header always` alone.
-pub(crate) fn edit_own(exchange: &Exchange, status: StatusCode, fields: &mut HeaderMap) {
-    let Some(ruling) = &exchange.ruling else {
-        return;
-    };
-    let mut always = HeaderMap::new();
-    edit(exchange, ruling, status, &mut always, true);
-    for name in [
-        http::header::CONTENT_LENGTH,
-        http::header::TRANSFER_ENCODING,
-    ] {
-        always.remove(name);
-    }
-    prepend(fields, always);
-}
-
-/// Puts the fields of the other table before those of this one, as httpd sends them.
-fn prepend(fields: &mut HeaderMap, always: HeaderMap) {
-    if always.is_empty() {
-        return;
-    }
-    let behind = std::mem::replace(fields, always);
-    let mut name: Option<HeaderName> = None;
-    for (next, value) in behind {
-        name = next.or(name);
-        if let Some(name) = &name {
-            fields.append(name.clone(), value);
-        }
-    }
-}
-
-fn edit(
-    exchange: &Exchange,
-    ruling: &Ruling,
-    status: StatusCode,
-    fields: &mut HeaderMap,
-    always: bool,
-) {
-    for policy in ruling.policies(&exchange.current.plan.spec) {
-        let edits = if always {
-            &policy.always_fields
-        } else {
-            &policy.response_fields
-        };
-        for edit in edits {
-            let before = kept(edit, fields);
-            let asker = Asker {
-                exchange,
-                ruling,
-                fields: &ruling.fields,
-                response: Some((status, &before)),
-            };
-            fields::apply(
-                [edit],
-                fields,
-                &ruling.fields,
-                &asker,
-                ruling.times(),
-                false,
-            );
-        }
-    }
-}
-
 /// The fields as an edit may want to look at them while it changes them.
 fn kept(edit: &FieldEdit, fields: &HeaderMap) -> HeaderMap {
     if edit.asks_for_fields() {
@@ -589,35 +435,4 @@ fn kept(edit: &FieldEdit, fields: &HeaderMap) -> HeaderMap {
     } else {
         HeaderMap::new()
     }
-}
-
-fn legacy_allows(legacy: &LegacyAccess, asker: &Asker<'_>, here: std::net::IpAddr) -> bool {
-    let any = |rules: &[Rule]| rules.iter().any(|rule| rule.allows(asker, here));
-    match legacy.order {
-        Order::DenyAllow => any(&legacy.allow) || !any(&legacy.deny),
-        Order::AllowDeny => any(&legacy.allow) && !any(&legacy.deny),
-    }
-}
-
-/// Encodes what cannot stand in a Location field; what a pattern's target has of `?`, `%` and the
-/// like stays.
-fn encode_place(place: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(place.len());
-    for &byte in place {
-        if byte <= b' ' || byte >= 0x7f || matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`')
-        {
-            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
-        } else {
-            out.push(byte);
-        }
-    }
-    out
-}
-
-/// Says that a request was sent elsewhere.
-pub(crate) fn say_sent(exchange: &Exchange, place: &HeaderValue) {
-    info!(
-        target: LOG,
-        "[client {}] redirected to {}", exchange.client.peer, String::from_utf8_lossy(place.as_bytes())
-    );
 }

@@ -63,12 +63,14 @@ pub fn select(hosts: &[Host], candidates: &[usize], name: Option<&str>) -> usize
     candidates
         .iter()
         .copied()
-        .find(|&index| {
-            let host = &hosts[index];
-            host.server_name.as_deref() == Some(name)
-                || host.aliases.iter().any(|alias| matches(alias, name))
-        })
+        .find(|&index| is_named(&hosts[index], name))
         .unwrap_or(default)
+}
+
+/// Whether a lower-case name is one of a virtual host's.
+pub fn is_named(host: &Host, name: &str) -> bool {
+    host.server_name.as_deref() == Some(name)
+        || host.aliases.iter().any(|alias| matches(alias, name))
 }
 
 /// Whether a `ServerAlias` pattern (`*`: any run, `?`: one character) matches the whole name.

@@ -25,6 +25,7 @@ use super::{
     ledger::Ledger,
     link::FromProxy,
     listeners::Listeners,
+    names::Names,
     notify::{Notice, notify},
     preflight::Logs,
     privileges::Identity,
@@ -78,6 +79,7 @@ pub(crate) struct Control {
     pub(super) notices: Vec<String>,
     /// What was changed in the balancer-manager.
     pub(super) kept: Kept,
+    pub(super) names: Names,
     pub(super) ledger: Ledger,
     /// `SluiceMetrics`.
     pub(super) scrape: Option<Scrape>,
@@ -121,6 +123,8 @@ enum Event {
     Rings,
     /// Neighbours changed, or (`true`) interfaces or routes did.
     Host(bool),
+    /// Members are to move to where their names are.
+    Names,
 }
 
 impl Control {
@@ -148,6 +152,9 @@ impl Control {
                     client,
                     submission,
                 }))) => self.manage(number, client, &submission).await,
+                Event::Proxy(Ok(Some(FromProxy::Resolved { host, answer }))) => {
+                    self.resolved(&host, answer);
+                }
                 Event::Proxy(Ok(Some(_))) | Event::Retired(_, Ok(Some(_))) => {}
                 Event::Proxy(Ok(None)) => self.proxy_ended(None),
                 Event::Proxy(Err(error)) => self.proxy_ended(Some(&error.to_string())),
@@ -179,6 +186,7 @@ impl Control {
                 }
                 Event::Rings => self.dataplane.refresh_rings(),
                 Event::Host(ways) => self.dataplane.follow_host(ways),
+                Event::Names => self.follow_names().await,
                 Event::RetiredDeadline => self.end_overdue(Instant::now()),
             }
             if self.stop.is_some() && self.proxy.is_none() && self.retired.is_empty() {
@@ -201,6 +209,7 @@ impl Control {
         let retired = &self.retired;
         let overdue = retired.iter().filter_map(|retired| retired.deadline).min();
         let restart_at = self.restart_at;
+        let names_due = self.names.due;
         let deadline = self.stop.as_ref().and_then(|stop| stop.deadline);
         let steers = self.dataplane.is_steering();
         tokio::select! {
@@ -217,6 +226,7 @@ impl Control {
             () = at(overdue) => Event::RetiredDeadline,
             _ = self.looks.tick(), if steers => Event::Rings,
             ways = self.news.next() => Event::Host(ways),
+            () = at(names_due) => Event::Names,
         }
     }
 

@@ -142,6 +142,7 @@ impl Control {
                         .map(|at| at.saturating_duration_since(Instant::now()).as_secs()),
                 })
                 .collect(),
+            names: self.name_views(),
             notices: self.notices.clone(),
             ..maps
         })

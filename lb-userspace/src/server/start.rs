@@ -2,6 +2,7 @@
 //! that this process was, or as that program again when a successor could not go on.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     os::{fd::AsFd as _, unix::fs::DirBuilderExt as _},
     sync::Arc,
@@ -24,6 +25,7 @@ use super::{
     link::Parcel,
     listeners::Listeners,
     manager,
+    names::{self, Names},
     preflight::{self, Logs},
     privileges::Identity,
     scrape::Scrape,
@@ -90,7 +92,14 @@ impl Control {
             state.addresses.clone()
         } else {
             tokio::select! {
-                resolved = preflight::resolve(&spec) => resolved.map_err(host)?,
+                resolved = preflight::resolve(&spec, BTreeMap::new()) => {
+                    let (addresses, unresolved) = resolved;
+                    // Whoever is not there to correct it is served better by the others.
+                    for error in unresolved {
+                        said.push(format!("{error}; it is in error until the name is found"));
+                    }
+                    addresses
+                }
                 () = signals.stop() => return Err(StartError::Stopped),
             }
         };
@@ -144,6 +153,7 @@ impl Control {
             spec: Arc::clone(&spec),
         };
         let published = opened.publish(&desired)?;
+        names::mark_unresolved(&desired, &published, &opened.table());
         notices.extend(published.notices.iter().cloned());
         notices.extend(ledger.published(&spec, &published, &opened.table()));
 
@@ -223,6 +233,7 @@ impl Control {
             restarts: state.map_or(0, |state| state.restarts),
             notices,
             kept,
+            names: Names::default(),
             ledger,
             scrape,
             ask,

@@ -209,6 +209,7 @@ fn member(url: &str) -> Member {
         acquire: None,
         keepalive: false,
         disablereuse: false,
+        address_ttl: sluice::config::spec::AddressTtl::Record,
         response_field_size: 8192,
         receive_buffer: None,
         socket: None,

@@ -124,6 +124,7 @@ impl Pair {
             "authz_host",
             "access_compat",
             "alias",
+            "rewrite",
             "headers",
             "setenvif",
             "env",

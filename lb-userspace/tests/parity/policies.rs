@@ -3,7 +3,7 @@
 use super::peers::{Pair, is_here};
 
 /// Asks both for each request, written as `METHOD PATH` and fields, and compares.
-fn compare(configuration: &str, requests: &[(&str, &[&str])]) {
+pub(super) fn compare(configuration: &str, requests: &[(&str, &[&str])]) {
     if !is_here() {
         return;
     }

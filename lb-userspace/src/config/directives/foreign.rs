@@ -20,7 +20,7 @@ pub(super) fn instead(name: &str) -> &'static str {
     } else if of(&["ssl", "md"]) {
         "sluice has rustls where httpd has OpenSSL: what it takes is in docs/tls.md"
     } else if of(&["rewrite"]) {
-        "let the members do it, or keep it for httpd alone in <IfModule !sluice_module>"
+        "write it outside of sections, or in a <Location>"
     } else {
         "to keep it for httpd alone, put it into <IfModule !sluice_module>"
     }
@@ -83,11 +83,6 @@ const NAMES: &[&str] = &[
     // Protocols: lines for each response.
     "H2EarlyHint",
     // Headers, rewriting, answers.
-    "RewriteRule",
-    "RewriteCond",
-    "RewriteMap",
-    "RewriteBase",
-    "RewriteOptions",
     "BufferedLogs",
     "CookieLog",
     "SetInputFilter",

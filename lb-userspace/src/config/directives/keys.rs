@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Call, Fault};
 use crate::config::{
     draft::BalancerDraft,
-    spec::{Health, LbMethod, Member, Nonce, Place, Scheme, Sticky, Upgrade},
+    spec::{AddressTtl, Health, LbMethod, Member, Nonce, Place, Scheme, Sticky, Upgrade},
     status::parse_status_flags,
     url::WorkerUrl,
     value::{self, Unit, atoi},
@@ -82,6 +82,7 @@ pub(super) fn member(url: &WorkerUrl, at: Place) -> Member {
         timeout: None,
         connection_timeout: None,
         ttl: None,
+        address_ttl: AddressTtl::Record,
         max: None,
         acquire: None,
         keepalive: false,
@@ -250,6 +251,7 @@ fn set_member_key(
                 "TTL must be at least one second",
             )?);
         }
+        "addressttl" => member.address_ttl = address_ttl(value)?,
         "max" => {
             let max = whole(call, index, value, 0, "Max must be a positive number")?;
             // 0 is "as many as there are threads": no bound of its own.
@@ -360,6 +362,19 @@ fn set_member_key(
 fn no_effect(call: &mut Call<'_, '_>, index: usize, key: &str, why: &str) {
     let message = format!("member key '{key}' has no effect: {why}");
     call.notice(Fault::new(message).at(index));
+}
+
+/// Whole seconds up to 2^31 - 1, with unit or without, or -1.
+fn address_ttl(value: &str) -> Result<AddressTtl, Problem> {
+    let why = "AddressTTL must be -1 or a number of seconds not exceeding (2147483647)";
+    if value == "-1" {
+        return Ok(AddressTtl::Forever);
+    }
+    let time = value::time(value, Unit::Seconds).ok_or_else(|| wrong(why))?;
+    if time.subsec_nanos() != 0 || time.as_secs() > 2_147_483_647 {
+        return Err(wrong(why));
+    }
+    Ok(AddressTtl::Every(time.max(Duration::from_secs(1))))
 }
 
 fn buffer_size(
@@ -551,6 +566,7 @@ pub(super) const MEMBER_KEYS: &[Key] = &[
     ("timeout", "ProxyTimeout", "seconds for one read or write, at least 1"),
     ("connectiontimeout", "timeout", "time to connect; seconds, or with unit ms, s, min, h"),
     ("ttl", "", "seconds after which an idle connection is closed, at least 1"),
+    ("addressttl", "the record's", "seconds that the addresses of the member's name hold, or with unit; at least 1; -1 is for ever. Without: as long as the name server says, from a second to an hour"),
     ("max", "", "connections of the whole proxy process; 0 is no limit"),
     ("acquire", "", "time to wait for a connection when max is reached; milliseconds, or with unit"),
     ("keepalive", "Off", "SO_KEEPALIVE on its connections"),
@@ -576,7 +592,7 @@ pub(super) const MEMBER_KEYS: &[Key] = &[
     ("hcpath", "direct", "the way of a check to the member: direct, to its own address; ours"),
 ];
 /// Keys of a member that this version refuses.
-pub(super) const MEMBER_KEYS_NOT_YET: &[&str] = &["ping", "addressttl", "rampup"];
+pub(super) const MEMBER_KEYS_NOT_YET: &[&str] = &["ping", "rampup"];
 /// Keys of a balancer.
 #[rustfmt::skip] // One row a line: it is read as a table.
 pub(super) const BALANCER_KEYS: &[Key] = &[

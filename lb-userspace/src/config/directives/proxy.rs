@@ -333,7 +333,7 @@ fn direct(
 }
 
 /// The worker with the longest URL that `url` begins with, of the same scheme, host and port.
-fn covering(workers: &[WorkerDraft], url: &str, parsed: &WorkerUrl) -> Option<usize> {
+pub(crate) fn covering(workers: &[WorkerDraft], url: &str, parsed: &WorkerUrl) -> Option<usize> {
     let least = parsed.authority().len();
     let mut best: Option<usize> = None;
     for (index, worker) in workers.iter().enumerate() {

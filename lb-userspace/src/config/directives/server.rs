@@ -124,8 +124,6 @@ pub(super) const TABLE: &[Directive] = &[
         "whether a Host that no virtual host names is refused", Effect::Only(&["Off"])).or("Off"),
     row("HttpProtocolOptions", Contexts::SERVER, Arity::Some, "Strict",
         "how strictly requests are read", Effect::Only(&["Strict"])).or("Strict"),
-    row("RewriteEngine", Contexts::SERVER.and(Contexts::LOCATION), Arity::Flag, "Off",
-        "mod_rewrite", Effect::Only(&["off"])).or("Off"),
 ];
 
 fn server_root(call: &mut Call<'_, '_>) -> Result<(), Fault> {

@@ -18,6 +18,7 @@ use crate::{
         environment::SetEnvIf,
         fields::FieldEdit,
     },
+    rewrite::Rewriting,
 };
 
 /// The directives of one place. Empty unless something was said there.
@@ -60,6 +61,8 @@ pub struct Policy {
     pub cookie_domains: Vec<(String, String)>,
     /// `<If>`, `<ElseIf>` and `<Else>`, in order.
     pub branches: Vec<Branch>,
+    /// `RewriteEngine` and `RewriteRule`.
+    pub rewriting: Rewriting,
 }
 
 impl Policy {

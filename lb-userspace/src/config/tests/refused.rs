@@ -310,11 +310,11 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
     (
         "Listen 80\n<Proxy balancer://b>\nBalancerMember http://h hcpath=direct ping=1\nBalancerMember http://i hcpath=sideways\n</Proxy>",
         &[
-            (4, "hcpath must be direct"),
             (
                 3,
                 "member key 'ping' is not supported by this version of sluice",
             ),
+            (4, "BalancerMember hcpath must be direct"),
         ],
     ),
     (
@@ -355,13 +355,16 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
         )],
     ),
     (
-        "Listen 80\nSSLEngine on\nRewriteRule a b\nGuardSynCookies auto",
+        "Listen 80\nSSLEngine on\nSSLRequireSSL\nGuardSynCookies auto",
         &[
             (
                 2,
                 "AH02572: Failed to configure at least one certificate and key for this server",
             ),
-            (3, "RewriteRule is not supported by this version of sluice"),
+            (
+                3,
+                "SSLRequireSSL is not supported by this version of sluice",
+            ),
             (
                 4,
                 "GuardSynCookies is not supported by this version of sluice",

@@ -213,6 +213,7 @@ fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &Connect
     let peer = exchange.client.peer;
     let reason = match error {
         ConnectError::Exhausted => Reason::PoolExhausted,
+        ConnectError::Nowhere => Reason::Unresolved,
         ConnectError::TimedOut => Reason::ConnectTimeout,
         ConnectError::Local(_) => Reason::NoResources,
         ConnectError::Refused(_) => Reason::ConnectFailed,
@@ -249,7 +250,13 @@ fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &Connect
         );
         elector.put_in_error(index, Cause::Forward, monotonic_ns());
     } else {
-        if let Some(socket) = &spec.socket {
+        if matches!(error, ConnectError::Nowhere) {
+            error!(
+                target: LOG,
+                "AH00898: DNS lookup failure for: {} returned by {}",
+                spec.host, spec.url
+            );
+        } else if let Some(socket) = &spec.socket {
             error!(
                 target: LOG,
                 "AH02454: http: attempt to connect to Unix domain socket {} ({}) failed: {error}",

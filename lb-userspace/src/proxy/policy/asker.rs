@@ -6,9 +6,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 
 use super::Ruling;
 use crate::{
-    expr::{Facts, Moment, Table, Variable},
+    expr::{Facts, Moment, Table, Variable, number},
     policy::environment::Request,
-    proxy::exchange::Exchange,
+    proxy::{exchange::Exchange, vhost},
+    rewrite,
 };
 
 /// Answers what rules want to know of a request.
@@ -65,7 +66,7 @@ impl Facts for Asker<'_> {
                 number(spec_port.unwrap_or_else(|| client.local.port()))
             }
             Variable::Protocol => protocol.as_bytes().into(),
-            Variable::Query => ruling.target.query().unwrap_or_default().as_bytes().into(),
+            Variable::Query => ruling.query.as_deref().unwrap_or_default().into(),
             Variable::RequestLine => format!("{} {} {protocol}", ruling.method, ruling.target)
                 .into_bytes()
                 .into(),
@@ -131,6 +132,47 @@ impl Facts for Asker<'_> {
             second: now.second(),
             weekday: now.weekday().to_sunday_zero_offset(),
         }
+    }
+}
+
+impl rewrite::Request for Asker<'_> {
+    fn origin(&self) -> Vec<u8> {
+        let is_tls = self.exchange.client.tls.is_some();
+        let (scheme, usual) = if is_tls { ("https", 443) } else { ("http", 80) };
+        let host = self.fields.get(http::header::HOST);
+        let host = host.map_or(self.exchange.host().name.as_bytes(), HeaderValue::as_bytes);
+        let name_ends = host.iter().rposition(|&byte| byte == b']').unwrap_or(0);
+        let colon = host[name_ends..].iter().position(|&byte| byte == b':');
+        let port = match colon {
+            Some(at) => number(&host[name_ends + at + 1..]),
+            None => self.port().map_or(usual, i64::from),
+        };
+        let mut origin = format!("{scheme}://").into_bytes();
+        origin.extend_from_slice(colon.map_or(host, |at| &host[..name_ends + at]));
+        if port != usual {
+            origin.extend_from_slice(format!(":{port}").as_bytes());
+        }
+        origin
+    }
+
+    fn is_here(&self, host: &[u8], port: Option<u16>) -> bool {
+        let usual = if self.exchange.client.tls.is_some() {
+            443
+        } else {
+            80
+        };
+        let name = String::from_utf8_lossy(host).to_ascii_lowercase();
+        self.port() == Some(port.unwrap_or(usual))
+            && vhost::is_named(self.exchange.host_spec(), &name)
+    }
+}
+
+impl Asker<'_> {
+    /// The port of the virtual host, as far as its lines say.
+    fn port(&self) -> Option<u16> {
+        let host = self.exchange.host_spec();
+        host.server_port
+            .or_else(|| host.addresses.first().and_then(|address| address.port))
     }
 }
 

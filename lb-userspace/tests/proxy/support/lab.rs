@@ -317,6 +317,7 @@ fn member(index: usize, address: SocketAddr) -> MemberSpec {
         acquire: None,
         keepalive: false,
         disablereuse: false,
+        address_ttl: sluice::config::spec::AddressTtl::Record,
         response_field_size: 8192,
         receive_buffer: None,
         socket: None,

@@ -1,0 +1,99 @@
+//! What policies do to the fields of a response: cookies rewritten, `Header` in its two tables.
+
+use http::{HeaderMap, HeaderName, StatusCode, header};
+
+use super::{Ruling, asker::Asker, cookies, kept};
+use crate::{policy::fields, proxy::exchange::Exchange};
+
+/// Rewrites cookies and edits the fields of a member's response.
+pub(crate) fn edit_response(exchange: &Exchange, status: StatusCode, fields: &mut HeaderMap) {
+    let Some(ruling) = &exchange.ruling else {
+        return;
+    };
+    let spec = &exchange.current.plan.spec;
+    cookies::rewrite(ruling.policies(spec), fields);
+    let framing = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING]
+        .map(|name| (fields.get(&name).cloned(), name));
+    let mut always = cookies_of_rules(ruling);
+    edit(exchange, ruling, status, &mut always, true);
+    edit(exchange, ruling, status, fields, false);
+    for (value, name) in framing {
+        // What the body's end is told by is nobody's to edit.
+        match value {
+            Some(value) => drop(fields.insert(name.clone(), value)),
+            None => drop(fields.remove(&name)),
+        }
+        always.remove(&name);
+    }
+    prepend(fields, always);
+}
+
+/// Edits the fields of an answer of our own: `Header always` alone.
+pub(crate) fn edit_own(exchange: &Exchange, status: StatusCode, fields: &mut HeaderMap) {
+    let Some(ruling) = &exchange.ruling else {
+        return;
+    };
+    let mut always = cookies_of_rules(ruling);
+    edit(exchange, ruling, status, &mut always, true);
+    for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {
+        always.remove(name);
+    }
+    prepend(fields, always);
+}
+
+/// Puts the fields of the other table before those of this one, as httpd sends them.
+fn prepend(fields: &mut HeaderMap, always: HeaderMap) {
+    if always.is_empty() {
+        return;
+    }
+    let behind = std::mem::replace(fields, always);
+    let mut name: Option<HeaderName> = None;
+    for (next, value) in behind {
+        name = next.or(name);
+        if let Some(name) = &name {
+            fields.append(name.clone(), value);
+        }
+    }
+}
+
+fn edit(
+    exchange: &Exchange,
+    ruling: &Ruling,
+    status: StatusCode,
+    fields: &mut HeaderMap,
+    always: bool,
+) {
+    for policy in ruling.policies(&exchange.current.plan.spec) {
+        let edits = if always {
+            &policy.always_fields
+        } else {
+            &policy.response_fields
+        };
+        for edit in edits {
+            let before = kept(edit, fields);
+            let asker = Asker {
+                exchange,
+                ruling,
+                fields: &ruling.fields,
+                response: Some((status, &before)),
+            };
+            fields::apply(
+                [edit],
+                fields,
+                &ruling.fields,
+                &asker,
+                ruling.times(),
+                false,
+            );
+        }
+    }
+}
+
+/// What is in the other table before anything is edited.
+fn cookies_of_rules(ruling: &Ruling) -> HeaderMap {
+    let mut always = HeaderMap::new();
+    for cookie in &ruling.cookies {
+        always.append(header::SET_COOKIE, cookie.clone());
+    }
+    always
+}

@@ -1,0 +1,581 @@
+//! Carrying rules out for one request: the order, the quirks and the limits of mod_rewrite in a
+//! server's context.
+
+use std::{borrow::Cow, cell::RefCell, cmp::Ordering, net::IpAddr};
+
+use super::{
+    Action, Condition, Cookie, Next, Relation, Rule, Test, escape,
+    scheme::{Scheme, scheme},
+    template::{Name, Template, TooLong, Values},
+};
+use crate::{
+    expr::{Facts, Moment, Table, Variable, number},
+    pattern::Captures,
+    policy::environment::{self, Environment},
+};
+
+/// A request that rules look at: beside what expressions ask for, where it came to.
+pub trait Request: environment::Request {
+    /// `scheme://host[:port]` by which the client calls this server.
+    fn origin(&self) -> Vec<u8>;
+    /// Whether a URL of our scheme with this host and port (`None`: the scheme's) is this server's.
+    fn is_here(&self, host: &[u8], port: Option<u16>) -> bool;
+}
+
+/// What the rules made of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// What becomes of it.
+    pub outcome: Outcome,
+    /// `[CO=]`: cookies that every answer sets.
+    pub cookies: Vec<Cookie>,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// No rule put anything in its path's place: `ProxyPass` decides.
+    Declined,
+    /// `ProxyPass` decides, and by this path.
+    Passed {
+        /// Decoded.
+        path: Vec<u8>,
+        /// `None`: none.
+        query: Option<Vec<u8>>,
+    },
+    /// It names something on this server, and `ProxyPass` is not asked.
+    Local,
+    /// It goes to a member.
+    Proxied {
+        /// As in the rule.
+        balancer: usize,
+        /// Begins with a slash; decoded unless `raw`.
+        path: Vec<u8>,
+        /// `None`: none.
+        query: Option<Vec<u8>>,
+        /// `[NE]`: the path is sent as it is.
+        raw: bool,
+    },
+    /// The client is sent elsewhere.
+    Redirected {
+        /// 300 to 399.
+        status: u16,
+        /// A URL.
+        place: Vec<u8>,
+    },
+    /// It is answered with this status. `cause`: for the log, where no rule asked for it.
+    Failed {
+        /// Status.
+        status: u16,
+        /// What is wrong.
+        cause: Option<&'static str>,
+    },
+}
+
+/// Longest path that a rule may make, bytes: twice the longest request line, as in httpd.
+const LONGEST_PATH: usize = 2 * 8190;
+
+/// Most rules that are tried in all rounds after the first, so that `[N]` cannot keep a shard busy;
+/// httpd lets them go round 10 000 times.
+const MOST_TRIES: u32 = 1000;
+
+const TOO_LONG: &str = "RewriteRule: the URI exceeded its maximum length";
+const TOO_MANY: &str = "AH02596: RewriteRule: the maximum number of rounds was exceeded";
+const QUESTION: &str = "AH10508: Unsafe URL with %3f URL rewritten without UnsafeAllow3F";
+const CONTROLS: &str = "AH10410: Rewritten query string contains control characters or spaces";
+
+/// Applies a server's rules to a request for `path` (decoded) and `query`. What `[E=]` sets goes to
+/// `environment`, which `request` reads.
+pub fn apply(
+    rules: &[Rule],
+    request: &impl Request,
+    environment: &RefCell<Environment>,
+    path: &[u8],
+    query: Option<&[u8]>,
+) -> Applied {
+    let mut run = Run {
+        request,
+        environment,
+        uri: path.to_vec(),
+        query: query.map(<[u8]>::to_vec),
+        to: None,
+        status: 302,
+        rule: None,
+        condition: None,
+        cookies: Vec::new(),
+    };
+    let outcome = match run.rules(rules) {
+        Ok(changed) => run.finish(changed, query),
+        Err(outcome) => outcome,
+    };
+    Applied {
+        outcome,
+        cookies: run.cookies,
+    }
+}
+
+/// How far the rules got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Changed {
+    No,
+    Yes,
+    /// By a rule with `[NE]`.
+    Raw,
+    /// And `[PT]` said.
+    Passed,
+}
+
+/// What one rule did.
+enum Did {
+    Nothing,
+    Kept,
+    Replaced,
+}
+
+/// A request on its way through the rules.
+struct Run<'r, R> {
+    request: &'r R,
+    environment: &'r RefCell<Environment>,
+    /// httpd's `r->filename`.
+    uri: Vec<u8>,
+    query: Option<Vec<u8>>,
+    /// The balancer of a `[P]` rule.
+    to: Option<usize>,
+    /// Of a redirect.
+    status: u16,
+    rule: Option<(Vec<u8>, Captures)>,
+    condition: Option<(Vec<u8>, Captures)>,
+    cookies: Vec<Cookie>,
+}
+
+fn failed(status: u16, cause: &'static str) -> Outcome {
+    Outcome::Failed {
+        status,
+        cause: Some(cause),
+    }
+}
+
+impl<R: Request> Run<'_, R> {
+    fn rules(&mut self, rules: &[Rule]) -> Result<Changed, Outcome> {
+        let mut changed = Changed::No;
+        let (mut round, mut tries, mut at) = (1_u32, 0_u32, 0_usize);
+        while let Some(rule) = rules.get(at) {
+            if round > 1 {
+                tries += 1;
+                if tries > MOST_TRIES {
+                    return Err(failed(500, TOO_MANY));
+                }
+            }
+            at += 1;
+            match self.rule(rule)? {
+                Did::Nothing => {
+                    // The first rule that is not chained is the chain's last.
+                    let mut link = rule;
+                    while link.chained
+                        && let Some(next) = rules.get(at)
+                    {
+                        link = next;
+                        at += 1;
+                    }
+                    continue;
+                }
+                Did::Kept => {}
+                Did::Replaced if rule.noescape => changed = Changed::Raw,
+                Did::Replaced => changed = Changed::Yes,
+            }
+            if self.uri.len() > LONGEST_PATH {
+                return Err(failed(500, TOO_LONG));
+            }
+            if let Action::Fail(status) = rule.action {
+                if self.query_is_broken(changed) {
+                    return Err(failed(403, CONTROLS));
+                }
+                return Err(Outcome::Failed {
+                    status,
+                    cause: None,
+                });
+            }
+            match rule.next {
+                Next::Rule => {}
+                Next::Skip(count) => at = at.saturating_add(count as usize),
+                Next::Stop => break,
+                Next::Pass => return Ok(Changed::Passed),
+                Next::Again(most) => {
+                    round += 1;
+                    if round >= most {
+                        return Err(failed(500, TOO_MANY));
+                    }
+                    at = 0;
+                }
+            }
+        }
+        Ok(changed)
+    }
+
+    fn rule(&mut self, rule: &Rule) -> Result<Did, Outcome> {
+        let found = rule.pattern.captures(&self.uri);
+        if found.is_some() == rule.negated {
+            return Ok(Did::Nothing);
+        }
+        self.condition = None;
+        self.rule = found.map(|captures| (self.uri.clone(), captures));
+        let too_long = |_: TooLong| failed(500, TOO_LONG);
+        if !self.conditions(&rule.conditions).map_err(too_long)? {
+            return Ok(Did::Nothing);
+        }
+        let to = match &rule.action {
+            Action::Keep | Action::Fail(_) => None,
+            Action::Rewrite { to, .. } | Action::Redirect { to, .. } | Action::Proxy { to, .. } => {
+                let filled = to.fill(self, rule.escape.as_ref(), rule.query.last);
+                let (text, question) = filled.map_err(too_long)?;
+                if question && !rule.allows_question {
+                    return Err(failed(403, QUESTION));
+                }
+                Some(text)
+            }
+        };
+        self.set_environment(&rule.environment).map_err(too_long)?;
+        self.set_cookies(&rule.cookies).map_err(too_long)?;
+        let Some(to) = to else { return Ok(Did::Kept) };
+        self.replace(rule, to);
+        Ok(Did::Replaced)
+    }
+
+    fn conditions(&mut self, conditions: &[Condition]) -> Result<bool, TooLong> {
+        let mut conditions = conditions.iter();
+        while let Some(condition) = conditions.next() {
+            let holds = self.condition(condition)?;
+            if condition.or {
+                if holds {
+                    // The rest of the alternatives, the last of which has no [OR].
+                    let _ = conditions.by_ref().find(|other| !other.or);
+                }
+            } else if !holds {
+                return Ok(false);
+            }
+        }
+        // As in httpd: an [OR] with nothing behind it holds.
+        Ok(true)
+    }
+
+    fn condition(&mut self, condition: &Condition) -> Result<bool, TooLong> {
+        let holds = match &condition.test {
+            Test::Holds(expr) => match expr.matched(self) {
+                Some(groups) => {
+                    if !condition.negated {
+                        self.condition = groups;
+                    }
+                    true
+                }
+                None => false,
+            },
+            test => {
+                let (input, _) = condition.input.fill(self, None, false)?;
+                match test {
+                    Test::Matches(pattern) => match pattern.captures(&input) {
+                        Some(captures) => {
+                            if !condition.negated {
+                                self.condition = Some((input, captures));
+                            }
+                            true
+                        }
+                        None => false,
+                    },
+                    Test::Text {
+                        relation,
+                        with,
+                        ignores_case,
+                    } => relation.holds(order(*relation, &input, with.as_bytes(), *ignores_case)),
+                    Test::Number(relation, with) => relation.holds(number(&input).cmp(with)),
+                    Test::Holds(_) => false,
+                }
+            }
+        };
+        Ok(holds != condition.negated)
+    }
+
+    fn set_environment(&self, changes: &[Template]) -> Result<(), TooLong> {
+        for change in changes {
+            let (text, _) = change.fill(self, None, false)?;
+            let mut environment = self.environment.borrow_mut();
+            if let Some(name) = text.strip_prefix(b"!") {
+                environment.unset(&String::from_utf8_lossy(name));
+                continue;
+            }
+            let colon = text.iter().position(|&byte| byte == b':');
+            let (name, value) = match colon {
+                Some(at) => (&text[..at], &text[at + 1..]),
+                None => (&text[..], &b""[..]),
+            };
+            environment.set(&String::from_utf8_lossy(name), value.to_vec());
+        }
+        Ok(())
+    }
+
+    fn set_cookies(&mut self, cookies: &[Template]) -> Result<(), TooLong> {
+        for cookie in cookies {
+            let (text, _) = cookie.fill(self, None, false)?;
+            if let Some(cookie) = Cookie::read(&text)
+                && !self.cookies.iter().any(|set| set.name == cookie.name)
+            {
+                self.cookies.push(cookie);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a rule's result in the path's place.
+    fn replace(&mut self, rule: &Rule, mut to: Vec<u8>) {
+        if let Action::Proxy { balancer, .. } = rule.action {
+            // What follows the host: it is the file's, and ends here.
+            if to.first() != Some(&b'/') {
+                to.insert(0, b'/');
+            }
+            self.uri = to;
+            self.split_query(rule);
+            self.to = Some(balancer);
+            return;
+        }
+        let redirects = matches!(rule.action, Action::Redirect { .. });
+        let mut prefixed = false;
+        if to.first() != Some(&b'/') && scheme(&to).is_none() && !redirects {
+            to.insert(0, b'/');
+            prefixed = true;
+        }
+        self.uri = to;
+        self.split_query(rule);
+        match rule.action {
+            Action::Redirect { status, .. } => {
+                if scheme(&self.uri).is_none() {
+                    let mut whole = self.request.origin();
+                    if self.uri.first() != Some(&b'/') {
+                        whole.push(b'/');
+                    }
+                    whole.append(&mut self.uri);
+                    self.uri = whole;
+                }
+                self.status = status;
+            }
+            Action::Rewrite {
+                status, doubled, ..
+            } => {
+                self.reduce();
+                if scheme(&self.uri).is_some() {
+                    self.status = status;
+                } else if !rule.keeps_slashes && !prefixed && !doubled {
+                    let slashes = self.uri.iter().take_while(|&&byte| byte == b'/').count();
+                    self.uri.drain(..slashes.saturating_sub(1));
+                }
+            }
+            Action::Keep | Action::Fail(_) | Action::Proxy { .. } => {}
+        }
+    }
+
+    fn split_query(&mut self, rule: &Rule) {
+        if rule.query.none {
+            self.query = None;
+            return;
+        }
+        let skip = match scheme(&self.uri) {
+            Some(Scheme {
+                has_query: false, ..
+            }) => {
+                self.query = None;
+                return;
+            }
+            Some(scheme) => scheme.len,
+            None => 0,
+        };
+        if rule.query.discard {
+            self.query = None;
+        }
+        let is_question = |byte: &u8| *byte == b'?';
+        let rest = &self.uri[skip..];
+        let at = if rule.query.last {
+            rest.iter().rposition(is_question)
+        } else {
+            rest.iter().position(is_question)
+        };
+        let Some(at) = at else { return };
+        let mut query = self.uri.split_off(skip + at);
+        query.remove(0);
+        if !rule.query.append {
+            self.query = Some(query);
+        } else if !query.is_empty() {
+            query.push(b'&');
+            query.extend(self.query.take().unwrap_or_default());
+            self.query = Some(query);
+        }
+        self.query = self.query.take().and_then(|mut query| {
+            if query.is_empty() {
+                return None;
+            }
+            if query.ends_with(b"&") {
+                query.pop();
+            }
+            Some(query)
+        });
+    }
+
+    /// Takes scheme and host off a URL that leads here.
+    fn reduce(&mut self) {
+        let own = self.request.variable(&Variable::Scheme);
+        let own = own.unwrap_or_default();
+        let Some(rest) = self
+            .uri
+            .get(..own.len())
+            .filter(|start| start.eq_ignore_ascii_case(&own))
+            .and_then(|_| self.uri[own.len()..].strip_prefix(b"://"))
+        else {
+            return;
+        };
+        let slash = rest.iter().position(|&byte| byte == b'/');
+        let (authority, path) = rest.split_at(slash.unwrap_or(rest.len()));
+        let colon = authority.iter().position(|&byte| byte == b':');
+        let (host, port) = match colon {
+            Some(at) => {
+                let port = number(&authority[at + 1..]);
+                (&authority[..at], Some(u16::try_from(port).unwrap_or(0)))
+            }
+            None => (authority, None),
+        };
+        if self.request.is_here(host, port) {
+            self.uri = if path.is_empty() {
+                b"/".to_vec()
+            } else {
+                path.to_vec()
+            };
+        }
+    }
+
+    /// Whether the query holds what no request line may, and nobody is going to escape it.
+    fn query_is_broken(&self, changed: Changed) -> bool {
+        let escapes = self.to.is_none() && scheme(&self.uri).is_some() && changed != Changed::Raw;
+        let plain = |byte: &u8| *byte > b' ' && *byte != 0x7f;
+        changed != Changed::No
+            && !escapes
+            && self
+                .query
+                .as_ref()
+                .is_some_and(|query| !query.iter().all(plain))
+    }
+
+    fn finish(&mut self, changed: Changed, asked: Option<&[u8]>) -> Outcome {
+        if changed == Changed::No {
+            return Outcome::Declined;
+        }
+        if self.query_is_broken(changed) {
+            return failed(403, CONTROLS);
+        }
+        let uri = std::mem::take(&mut self.uri);
+        let query = self.query.take();
+        if let Some(balancer) = self.to {
+            let raw = changed == Changed::Raw;
+            if raw && uri.iter().any(|&byte| byte <= b' ' || byte == 0x7f) {
+                let cause = "AH10415: To be forwarded path contains control characters or spaces";
+                return failed(403, cause);
+            }
+            return Outcome::Proxied {
+                balancer,
+                path: uri,
+                query,
+                raw,
+            };
+        }
+        if changed == Changed::Passed {
+            if uri.first() == Some(&b'/') {
+                return Outcome::Passed { path: uri, query };
+            }
+            return failed(400, "RewriteRule: [PT] with a URL");
+        }
+        let Some(scheme) = scheme(&uri) else {
+            return if uri.first() == Some(&b'/') {
+                Outcome::Local
+            } else {
+                failed(400, "RewriteRule: the result is no path")
+            };
+        };
+        let raw = changed == Changed::Raw;
+        let mut place = if raw {
+            uri
+        } else {
+            escape::url(&uri, scheme.len)
+        };
+        if let Some(query) = query {
+            place.push(b'?');
+            if raw || asked == Some(&query[..]) {
+                place.extend(query);
+            } else {
+                place.extend(escape::path(&query));
+            }
+        }
+        let status = match self.status {
+            status @ 300..=399 => status,
+            _ => 302,
+        };
+        Outcome::Redirected { status, place }
+    }
+}
+
+impl<R: Request> Values for Run<'_, R> {
+    fn rule(&self) -> Option<&(Vec<u8>, Captures)> {
+        self.rule.as_ref()
+    }
+
+    fn condition(&self) -> Option<&(Vec<u8>, Captures)> {
+        self.condition.as_ref()
+    }
+
+    fn named(&self, name: &Name) -> Cow<'_, [u8]> {
+        if let Some((table, entry)) = name.entry() {
+            return self
+                .request
+                .entry(table, entry.as_bytes())
+                .unwrap_or_default();
+        }
+        match name {
+            Name::Filename => Cow::Borrowed(&self.uri),
+            Name::ServerAddress => Cow::Owned(self.request.server_address().into_bytes()),
+            Name::Variable(Variable::Constant(text)) => Cow::Borrowed(text.as_bytes()),
+            Name::Variable(Variable::Time(part)) => Cow::Owned(self.now().part(*part).into_bytes()),
+            Name::Variable(Variable::Field(name)) => self
+                .request
+                .entry(Table::Request, name.as_bytes())
+                .unwrap_or_default(),
+            Name::Variable(variable) => self.variable(variable).unwrap_or_default(),
+            Name::Environment(_) | Name::Field(_) | Name::Unknown(_) => Cow::Borrowed(&[]),
+        }
+    }
+}
+
+/// The request as the rules have changed it so far, for expressions.
+impl<R: Request> Facts for Run<'_, R> {
+    fn variable(&self, variable: &Variable) -> Option<Cow<'_, [u8]>> {
+        match variable {
+            Variable::Query => self.query.as_deref().map(Cow::Borrowed),
+            Variable::Filename => Some(Cow::Borrowed(&self.uri)),
+            variable => self.request.variable(variable),
+        }
+    }
+
+    fn entry(&self, table: Table, name: &[u8]) -> Option<Cow<'_, [u8]>> {
+        self.request.entry(table, name)
+    }
+
+    fn remote(&self) -> Option<IpAddr> {
+        self.request.remote()
+    }
+
+    fn now(&self) -> Moment {
+        self.request.now()
+    }
+}
+
+/// How mod_rewrite orders two texts: the longer is the greater, but for case-insensitive ones.
+fn order(relation: Relation, a: &[u8], b: &[u8], ignores_case: bool) -> Ordering {
+    match (ignores_case, relation) {
+        (true, _) => a.to_ascii_lowercase().cmp(&b.to_ascii_lowercase()),
+        (false, Relation::Equal) => a.cmp(b),
+        (false, _) => a.len().cmp(&b.len()).then_with(|| a.cmp(b)),
+    }
+}

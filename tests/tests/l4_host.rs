@@ -1,7 +1,13 @@
 //! The host under steering: interfaces that come late, and what `doctor` says of VIPs, ways and
 //! members.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use anyhow::{Context, Result, ensure};
 use lab::{
@@ -80,6 +86,61 @@ fn interface_that_comes_late_is_steered_with_its_own_address() -> Result<()> {
     );
     let log = sluice.log();
     ensure!(log.contains("eth0 has appeared"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn replacing_the_program_loses_no_packet() -> Result<()> {
+    const WHERE: (std::net::Ipv4Addr, u16) = (topology::address(topology::BALANCER), 9);
+    let lab = Lab::new()?;
+    let with_table = |flows: u32| {
+        configuration("dsr").replace(
+            "XDPInterface eth0",
+            &format!("XDPInterface eth0\nSteerFlowTable {flows}"),
+        )
+    };
+    let sluice = Sluice::start(&lab, &with_table(2048))?;
+    let program = || -> Result<u64> {
+        let status = sluice.json(&["status"])?;
+        let id = status["interfaces"][0]["program"].as_u64();
+        id.with_context(|| format!("no program in {status}"))
+    };
+    // Datagrams that nobody waits for: the balancer's stack counts every one that comes through.
+    let counted = || lab.balancer.snmp("Udp", "NoPorts");
+    // The first one waits for ARP.
+    (lab.client).inside(|| std::net::UdpSocket::bind("0.0.0.0:0")?.send_to(&[0], WHERE))??;
+    let before = wait::until("the first datagram", wait::PATIENCE, || {
+        counted().ok().filter(|count| *count > 0)
+    })?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&stop);
+    let sender = lab.client.spawn(move || -> std::io::Result<u64> {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+        let mut sent = 0;
+        while !told.load(Relaxed) {
+            socket.send_to(&[0], WHERE)?;
+            sent += 1;
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        Ok(sent)
+    })?;
+    let mut seen = vec![program()?];
+    for flows in [4096, 2048, 4096] {
+        sluice.reload(&with_table(flows))?.ok()?;
+        seen.push(program()?);
+    }
+    stop.store(true, Relaxed);
+    let sent = sender
+        .join()
+        .map_err(|_| anyhow::anyhow!("the sender panicked"))???;
+    let mut different = seen.clone();
+    different.dedup();
+    ensure!(different.len() == 4, "programs {seen:?}");
+    ensure!(sent > 50, "{sent} sent");
+    wait::until("every datagram", wait::PATIENCE, || {
+        (counted().ok()? - before == sent).then_some(())
+    })
+    .with_context(|| format!("{sent} sent, {:?} before, {:?} after", before, counted()))?;
     Ok(())
 }
 

@@ -195,6 +195,9 @@ pub struct Snapshot {
     /// Proxies that an upgrade replaced and that still have connections.
     #[serde(default)]
     pub draining: Vec<DrainingView>,
+    /// Balancers with their lbmethods; empty when dead.
+    #[serde(default)]
+    pub methods: Vec<MethodView>,
     /// Members.
     pub members: Vec<MemberView>,
     /// Names of members; empty when dead.
@@ -208,6 +211,15 @@ pub struct Snapshot {
     pub settings: Vec<(String, String)>,
     /// What an operator should know: fallbacks taken, repairs done.
     pub notices: Vec<String>,
+}
+
+/// How a balancer elects.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MethodView {
+    /// Its name.
+    pub balancer: String,
+    /// `lbmethod`.
+    pub lbmethod: String,
 }
 
 /// One proxy that another has taken over from.

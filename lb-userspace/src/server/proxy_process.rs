@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     dataplane::table::MemberTable,
-    health::Checker,
+    health::{Checker, Monitor},
     names::{Resolved, Watcher},
     proxy::{
         Generation, LogFiles, Proxy, Setup, ShardListener,
@@ -110,12 +110,14 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
         clients: privileges::client_limit(),
     })
     .map_err(ProxyProcessError::Start)?;
+    let monitor = Monitor::start(proxy.heartbeats()).map_err(ProxyProcessError::Start)?;
     let changes = proxy.changes();
     link.send(&FromProxy::Ready, &[]).await?;
     let mut process = Process {
         link,
         proxy,
         checker: Some(checker),
+        monitor,
         watcher: Some(watcher),
         resolved,
         table,
@@ -154,6 +156,8 @@ struct Process {
     /// The same, of members' names.
     watcher: Option<Watcher>,
     resolved: mpsc::Receiver<Resolved>,
+    /// Goes on while draining: elections do.
+    monitor: Monitor,
     table: Arc<MemberTable>,
     succession: Succession,
     /// Received for the generation to come.
@@ -308,6 +312,7 @@ impl Process {
             logs,
         )?;
         error_log::configure(targets);
+        self.monitor.apply(&spec.heartbeat);
         if let Some(checker) = &self.checker {
             checker.apply(&spec, &ids, &self.table, &self.proxy.peers());
         }

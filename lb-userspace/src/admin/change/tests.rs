@@ -44,6 +44,7 @@ fn spec() -> Spec {
         failonstatus: Vec::new(),
         failontimeout: false,
         forcerecovery: true,
+        beyond: crate::config::spec::Beyond::default(),
         manage: crate::config::spec::Manage::default(),
         at: crate::config::spec::Place::default(),
     };

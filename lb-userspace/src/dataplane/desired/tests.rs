@@ -32,6 +32,8 @@ pub(in crate::dataplane) fn member(url: &str) -> Member {
         address_ttl: crate::config::spec::AddressTtl::Record,
         response_field_size: 8192,
         receive_buffer: None,
+        ping: None,
+        ramp_up: None,
         socket: None,
         upgrade: crate::config::spec::Upgrade::Never,
         health: crate::config::spec::Health::default(),
@@ -53,6 +55,7 @@ pub(in crate::dataplane) fn balancer(name: &str, members: Vec<Member>) -> Balanc
         failonstatus: Vec::new(),
         failontimeout: false,
         forcerecovery: true,
+        beyond: crate::config::spec::Beyond::default(),
         manage: crate::config::spec::Manage::default(),
         at: Place::default(),
     }

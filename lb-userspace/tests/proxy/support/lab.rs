@@ -115,6 +115,7 @@ impl Lab {
             failonstatus: Vec::new(),
             failontimeout: false,
             forcerecovery: true,
+            beyond: sluice::config::spec::Beyond::default(),
             manage: sluice::config::spec::Manage::default(),
             at: Place::default(),
         });
@@ -320,6 +321,8 @@ fn member(index: usize, address: SocketAddr) -> MemberSpec {
         address_ttl: sluice::config::spec::AddressTtl::Record,
         response_field_size: 8192,
         receive_buffer: None,
+        ping: None,
+        ramp_up: None,
         socket: None,
         upgrade: sluice::config::spec::Upgrade::Never,
         health: sluice::config::spec::Health::default(),

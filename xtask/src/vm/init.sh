@@ -75,7 +75,7 @@ host() { # NAME CARD LAST-BYTE
     own=$(readlink /proc/self/ns/net)
     unshare -n sleep 100000 &
     eval "$1=$!"
-    # Empty while the process is on its way into another program.
+    # Empty: it cannot be read, or not yet.
     until [ -n "$there" ] && [ "$there" != "$own" ]; do
         usleep 10000
         there=$(readlink /proc/$!/ns/net)

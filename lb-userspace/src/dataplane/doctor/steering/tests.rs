@@ -1,3 +1,5 @@
+//! What the doctor says of steering.
+
 use super::*;
 
 fn ip(text: &str) -> IpAddr {

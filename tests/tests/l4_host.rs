@@ -163,12 +163,13 @@ fn members_without_a_port_are_checked_at_the_services() -> Result<()> {
     let lab = Lab::new()?;
     vip::share(&lab)?;
     let mut members = vip::members(&lab)?;
-    let all: String = (0..3)
+    let all: Vec<String> = (0..3)
         .map(|index| {
             let ip = topology::address(topology::MEMBERS + index);
             format!("BalancerMember tcp://{ip} hcmethod=TCP hcinterval=1 hcpath=direct\n")
         })
         .collect();
+    let all = all.concat();
     let steer = format!(
         "<Proxy balancer://l4>\n{all}</Proxy>\nSteerPass tcp://{VIP4}:{PORT} balancer://l4\n"
     );

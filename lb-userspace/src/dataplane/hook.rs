@@ -66,8 +66,10 @@ pub(super) enum Standing {
 pub(super) struct Change {
     interface: Interface,
     index: u32,
-    /// The program was attached, and this is the mode it ran in before, if it did.
-    attached: Option<Option<XdpMode>>,
+    /// The program was attached.
+    attached: bool,
+    /// The mode it ran in before that, if it did.
+    before: Option<XdpMode>,
     /// Offloads that were switched off.
     off: Vec<String>,
 }
@@ -126,7 +128,8 @@ impl Hooks {
         Ok((!off.is_empty()).then(|| Change {
             interface: interface.clone(),
             index,
-            attached: None,
+            attached: false,
+            before: None,
             off,
         }))
     }
@@ -184,7 +187,8 @@ impl Hooks {
         Ok(Some(Change {
             interface: interface.clone(),
             index: link.index,
-            attached: Some(before),
+            attached: true,
+            before,
             off: Vec::new(),
         }))
     }
@@ -227,10 +231,10 @@ impl Hooks {
         let mut notices = Vec::new();
         match self.attach(program, interface, wanted, &mut notices) {
             Ok(None) if known => Standing::Runs,
-            Ok(None) => match self.attached.iter().any(|a| a.index == index) {
-                true => Standing::Attached(notices),
-                false => Standing::Unknown,
-            },
+            Ok(None) if self.attached.iter().any(|a| a.index == index) => {
+                Standing::Attached(notices)
+            }
+            Ok(None) => Standing::Unknown,
             Ok(Some(_)) => Standing::Attached(notices),
             Err(error) => Standing::Refused {
                 index,
@@ -273,13 +277,13 @@ impl Hooks {
         self.steering = self.steered;
         for change in changes.into_iter().rev() {
             let interface = change.interface;
-            let Some(before) = change.attached else {
+            if !change.attached {
                 let record = self.pins.offloads(self.netns, change.index);
                 offloads::take_back(change.index, &record, &change.off);
                 continue;
-            };
+            }
             self.detach_these(std::slice::from_ref(&interface.name));
-            if let Some(mode) = before {
+            if let Some(mode) = change.before {
                 self.attach_back(program, &interface, mode);
             }
         }

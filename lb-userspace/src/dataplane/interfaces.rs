@@ -100,14 +100,15 @@ impl Interfaces {
                 false
             }
             Standing::Attached(notices) => {
-                match self.alarms.remove(name) {
-                    Some(_) => tracing::info!(
+                if self.alarms.remove(name).is_some() {
+                    tracing::info!(
                         notice = true,
                         "interface {name} has appeared: the program is attached"
-                    ),
-                    None => tracing::error!(
+                    );
+                } else {
+                    tracing::error!(
                         "interface {name} is another now: the program is attached again"
-                    ),
+                    );
                 }
                 for notice in notices {
                     tracing::info!(notice = true, "{notice}");

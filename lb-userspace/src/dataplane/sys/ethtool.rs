@@ -90,8 +90,10 @@ pub(in crate::dataplane) struct Feature {
 
 /// Two 32-bit words as the kernel has them in memory.
 const fn pair(first: u32, second: u32) -> u64 {
-    let ([a, b, c, d], [e, f, g, h]) = (first.to_ne_bytes(), second.to_ne_bytes());
-    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+    let (one, two) = (first.to_ne_bytes(), second.to_ne_bytes());
+    u64::from_ne_bytes([
+        one[0], one[1], one[2], one[3], two[0], two[1], two[2], two[3],
+    ])
 }
 
 /// 32-bit words of a request.

@@ -24,10 +24,34 @@ pub enum Rule {
     Method(Vec<String>),
     /// `expr`.
     Expr(Expr),
+    /// A rule within `<Limit>` or `<LimitExcept>`: requests by other methods are granted.
+    Limited(Methods, Box<Self>),
     /// `not`.
     Not(Box<Self>),
     /// `<RequireAll>`, `<RequireAny>`, `<RequireNone>`.
     Group(Combination, Vec<Self>),
+}
+
+/// The methods of a `<Limit>`, or with `except` those of a `<LimitExcept>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Methods {
+    /// As written; GET is HEAD too.
+    pub named: Vec<String>,
+    /// All others are meant.
+    pub except: bool,
+}
+
+impl Methods {
+    /// Whether a request's is one of them.
+    pub fn has(&self, request: &dyn Facts) -> bool {
+        let method = request.variable(&Variable::Method).unwrap_or_default();
+        let method = match &method[..] {
+            b"HEAD" => b"GET",
+            other => other,
+        };
+        let named = self.named.iter().any(|known| known.as_bytes() == method);
+        named != self.except
+    }
 }
 
 /// How the rules of a container combine.
@@ -92,6 +116,13 @@ impl Rule {
                 grants(methods.iter().any(|known| known.as_bytes() == &method[..]))
             }
             Self::Expr(expr) => grants(expr.holds(request)),
+            Self::Limited(methods, rule) => {
+                if methods.has(request) {
+                    rule.verdict(request, here)
+                } else {
+                    Verdict::Granted
+                }
+            }
             // As in httpd: a negated rule can deny, but never grant.
             Self::Not(rule) => match rule.verdict(request, here) {
                 Verdict::Granted => Verdict::Denied,

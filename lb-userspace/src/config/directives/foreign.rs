@@ -39,8 +39,6 @@ const NAMES: &[&str] = &[
     "GuardSynCookies",
     "GuardPenalty",
     // Sections.
-    "<Limit",
-    "<LimitExcept",
     "<Macro",
     "<AuthnProviderAlias",
     "<AuthzProviderAlias",
@@ -135,7 +133,6 @@ const NAMES: &[&str] = &[
     "Error",
     "Warning",
     // Access.
-    "Satisfy",
     "AuthType",
     "AuthName",
     "AuthUserFile",

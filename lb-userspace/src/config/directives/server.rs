@@ -233,6 +233,7 @@ fn virtual_host(call: &mut Call<'_, '_>) -> Result<Scope, Fault> {
         host: call.draft.hosts.len() - 1,
         section: Section::None,
         policy,
+        limit: None,
     })
 }
 

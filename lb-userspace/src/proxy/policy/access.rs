@@ -56,7 +56,12 @@ impl Ruling {
 
 fn legacy_allows(legacy: &LegacyAccess, asker: &Asker<'_>, here: std::net::IpAddr) -> bool {
     let any = |rules: &[Rule]| rules.iter().any(|rule| rule.allows(asker, here));
-    match legacy.order {
+    let limited = legacy.limited.iter().rev();
+    let order = limited
+        .filter(|(methods, _)| methods.has(asker))
+        .map(|(_, order)| *order)
+        .next();
+    match order.unwrap_or(legacy.order) {
         Order::DenyAllow => any(&legacy.allow) || !any(&legacy.deny),
         Order::AllowDeny => any(&legacy.allow) && !any(&legacy.deny),
     }

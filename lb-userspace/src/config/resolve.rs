@@ -169,6 +169,8 @@ fn host(draft: &mut Draft<'_>, index: usize, names: &Names, file: &Path) -> Host
             .iter()
             .flat_map(|layer| layer.proxies.clone())
             .collect(),
+        // Measured: no virtual host inherits it.
+        encoded_slashes: own.encoded_slashes.unwrap_or_default(),
         preserve_host: own.preserve_host.or(main.preserve_host).unwrap_or(false),
         add_headers: own.add_headers.or(main.add_headers).unwrap_or(true),
         via: own.via.or(main.via).unwrap_or_default(),

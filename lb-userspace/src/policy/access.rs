@@ -24,7 +24,7 @@ pub enum Rule {
     Method(Vec<String>),
     /// `expr`.
     Expr(Expr),
-    /// A rule within `<Limit>` or `<LimitExcept>`: requests by other methods are granted.
+    /// A rule within `<Limit>` or `<LimitExcept>`: it says nothing of requests by other methods.
     Limited(Methods, Box<Self>),
     /// `not`.
     Not(Box<Self>),
@@ -120,7 +120,7 @@ impl Rule {
                 if methods.has(request) {
                     rule.verdict(request, here)
                 } else {
-                    Verdict::Granted
+                    Verdict::Neutral
                 }
             }
             // As in httpd: a negated rule can deny, but never grant.
@@ -131,6 +131,18 @@ impl Rule {
             Self::Group(combination, rules) => {
                 combination.verdict(rules.iter().map(|rule| rule.verdict(request, here)))
             }
+        }
+    }
+
+    /// What a section's rules together say: where all of them are for other methods, yes.
+    pub fn section_verdict(&self, request: &dyn Facts, here: IpAddr) -> Verdict {
+        let is_for_others = |rule: &Self| match rule {
+            Self::Limited(methods, _) => !methods.has(request),
+            _ => false,
+        };
+        match self {
+            Self::Group(_, rules) if rules.iter().all(is_for_others) => Verdict::Granted,
+            rule => rule.verdict(request, here),
         }
     }
 

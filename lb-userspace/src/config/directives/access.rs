@@ -36,7 +36,7 @@ pub(super) const TABLE: &[Directive] = &[
     row("Satisfy", Contexts::SECTIONS, Arity::One, "All",
         "whether Allow and Deny as well as Require must allow a request (httpd 2.2)", Effect::Apply(satisfy)).or("All"),
     row("<Limit", Contexts::ALL, Arity::Any, "METHOD ...",
-        "Require, Order, Allow and Deny for requests by these methods; GET is HEAD too. As in httpd a Require in it grants every other method", Effect::Section(limit)),
+        "Require, Order, Allow and Deny for requests by these methods; GET is HEAD too. As in httpd a section with nothing else grants every other method", Effect::Section(limit)),
     row("<LimitExcept", Contexts::ALL, Arity::Any, "METHOD ...",
         "the same for requests by all other methods", Effect::Section(limit_except)),
     row("SetHandler", Contexts::ALL, Arity::One, "balancer-manager|server-status|server-info|none",
@@ -108,12 +108,7 @@ fn limited(call: &mut Call<'_, '_>, except: bool) -> Result<Scope, Fault> {
             let message = format!("TRACE cannot be controlled by {name}>, see TraceEnable");
             return Err(Fault::new(message).at(index));
         }
-        if !is_method(word) {
-            let message = format!("unknown method \"{word}\" in {name}>");
-            return Err(Fault::new(message)
-                .at(index)
-                .help("methods are written in capitals"));
-        }
+        // As in httpd: any other word becomes a method.
     }
     let named = (0..call.count()).map(|index| call.arg(index));
     let named = named.map(|word| if word == "HEAD" { "GET" } else { word });
@@ -366,6 +361,7 @@ fn within_limit(call: &Call<'_, '_>, rules: Vec<Rule>) -> Vec<Rule> {
             except: !methods.except,
             ..methods.clone()
         };
+        // Denies the others, of which it would otherwise say nothing.
         Rule::Limited(methods, Box::new(Rule::All(false)))
     };
     let both = |rule| Rule::Group(Combination::All, vec![rule, others()]);

@@ -68,8 +68,9 @@ impl Finished {
             let target = target.map_or("", |target| target.as_str());
             [facts.method.as_str(), " ", target, " ", protocol].concat()
         };
-        let decoded = path::decode(facts.target.path().as_bytes());
-        let spec_port = self.current.plan.spec.hosts[self.host].server_port;
+        let spec = &self.current.plan.spec.hosts[self.host];
+        let decoded = path::decode(facts.target.path().as_bytes(), spec.encoded_slashes);
+        let spec_port = spec.server_port;
         for (at, log) in host.logs.iter().enumerate() {
             let entry = Entry {
                 remote: client.peer,

@@ -40,7 +40,7 @@ impl Ruling {
         let mut verdict = Verdict::Granted;
         for policy in self.policies(spec) {
             let Some(rule) = &policy.access else { continue };
-            let own = rule.verdict(&asker, here);
+            let own = rule.section_verdict(&asker, here);
             verdict = match policy.auth_merging {
                 AuthMerging::Off => own,
                 AuthMerging::And => Combination::All.of(verdict, own),

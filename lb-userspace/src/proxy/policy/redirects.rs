@@ -5,7 +5,10 @@ use tracing::info;
 
 use super::{LOG, Ruling, Stop};
 use crate::{
-    config::spec::policy::{From, Redirect},
+    config::spec::{
+        Slashes,
+        policy::{From, Redirect},
+    },
     pattern,
     proxy::{exchange::Exchange, path, reason::Reason},
 };
@@ -54,7 +57,7 @@ impl Ruling {
             From::Prefix(prefix) => {
                 let matched = path::match_prefix(path, prefix.as_bytes())?;
                 let mut to = redirect.to.clone().into_bytes();
-                to.extend_from_slice(&path::encode(&path[matched..]));
+                to.extend_from_slice(&path::encode(&path[matched..], Slashes::Refused));
                 to
             }
             From::Pattern(pattern) => {

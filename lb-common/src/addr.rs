@@ -18,6 +18,17 @@ impl Address {
         Self((0xffff_0000_0000 | u32::from_be_bytes(a) as u128).to_be_bytes())
     }
 
+    /// [`words`](Self::words) of the mapped address whose four bytes are `word` in memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words_v4(word: u32) -> [u64; 2] {
+        if cfg!(target_endian = "little") {
+            [0, 0xffff_0000 | (word as u64) << 32]
+        } else {
+            [0, 0xffff_0000_0000 | word as u64]
+        }
+    }
+
     /// Takes an IPv6 address as it stands on the wire.
     #[inline(always)]
     #[must_use]
@@ -95,5 +106,17 @@ impl Be16 {
     #[must_use]
     pub const fn to_u16(self) -> u16 {
         u16::from_be_bytes(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_mapped_address_are_those_of_its_bytes() {
+        let bytes = [192, 0, 2, 7];
+        let words = Address::words_v4(u32::from_ne_bytes(bytes));
+        assert_eq!(words, Address::from_v4(bytes).words());
     }
 }

@@ -50,6 +50,16 @@ pub const fn update(check: [u8; 2], old: u64, new: u64) -> [u8; 2] {
     complete(was as u64 + minus as u64 + fold(new) as u64)
 }
 
+/// [`update`] where the sum of the words lost one: what a lower time to live makes of it, read and
+/// written little-endian.
+#[inline(always)]
+#[must_use]
+pub const fn plus_one(check: u16) -> u16 {
+    let next = check as u32 + 1;
+    // Minus zero is written as zero.
+    (next + (next >= 0xffff) as u32) as u16
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -81,6 +91,16 @@ mod tests {
             u64::from(u16::from_ne_bytes(0x3285u16.to_be_bytes())),
         );
         assert_eq!(check, [0, 0]);
+    }
+
+    #[test]
+    fn plus_one_is_what_an_update_by_one_gives() {
+        for check in 0..=u16::MAX {
+            for word in [1u64, 0x0640, 0x1102, 0xffff] {
+                let updated = update(check.to_ne_bytes(), word, word - 1);
+                assert_eq!(plus_one(check), u16::from_ne_bytes(updated), "{check:#x}");
+            }
+        }
     }
 
     proptest! {

@@ -1,24 +1,20 @@
 //! What few packets of forwarded services need: fragments, ICMP, addresses rewritten, QUIC, packets
 //! to be unpacked, answers of our own. Each function here is one that the XDP program outlines.
 
-use network_types::eth::EthHdr;
-
 use crate::{
     addr::Address,
     answer::{self, Problem},
-    flow_table::{Flow4Key, State},
     forward::{Forward, hash_kind, mode, on_empty},
     fragment::FragmentValue,
     frame::{Edit, Frame},
     journey::{Decision, Found, Then},
     nat,
-    parse::{Headers, tcp},
+    parse::Headers,
     quic,
     send::{self, SendTables},
     service::{flag, proto},
-    settings::{Settings, gate},
+    settings::gate,
     steer::{self, Question, Spend, Steered},
-    track,
     verdict::Reason,
 };
 
@@ -192,75 +188,6 @@ where
         steered.reason = Reason::STEERED_REPORTED;
     }
     deliver(frame, headers, forward, service, &steered, reason, tables)
-}
-
-/// The common case alone, for a program that has no room for the others: an untagged packet in the middle of
-/// a flow that `FLOWS4` has in the key's first set, whose entry stays as it is, to an IPv4 member whose
-/// next hop was asked for in this beat. `None`, and nothing done: [`steer`] it.
-#[inline(always)]
-pub fn hurry<F, T>(
-    frame: &mut F,
-    headers: &Headers,
-    decision: &Decision,
-    settings: &Settings,
-    tables: &T,
-) -> Option<Detoured>
-where
-    F: Edit + ?Sized,
-    T: SendTables,
-{
-    let service = decision.service;
-    let forward = tables.forward(service)?;
-    let is_tcp = headers.proto == proto::TCP;
-    if headers.l3 != EthHdr::LEN
-        || headers.is_fragment
-        || forward.mode > mode::IPIP
-        || forward.hash == hash_kind::QUIC
-        || decision.reason.0 == Reason::LIMIT_REPORTED.0
-        || is_tcp && headers.tcp_flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0
-    {
-        return None;
-    }
-    let a = &headers.source.0;
-    let key = Flow4Key {
-        source: [a[12], a[13], a[14], a[15]],
-        port: headers.source_port.0,
-        service,
-    };
-    let place = key.place(settings.flow_seed, tables.mask4());
-    let (_, entry) = track::find(&tables.set4(place.first)?, &key, place.tag);
-    let beat = tables.beat();
-    // Seen in this beat, and nothing new about it.
-    if entry.state() <= State::NEW && entry.state() != State::CLOSING || entry.age(beat) != 0 {
-        return None;
-    }
-    let member = entry.member();
-    let head = tables.member(member)?;
-    if !steer::keeps(head, entry.incarnation()) {
-        return None;
-    }
-    let to = Address(head.address).as_v4()?;
-    let hop = tables.hop(member)?;
-    let link = send::known(&hop);
-    if !link.is_set() || hop.given.to[7] == 0 && hop.asked != u64::from(beat) + 1 {
-        return None;
-    }
-    let bytes = crate::journey::bytes(frame, headers);
-    let (reason, ifindex) = match send::send_v4(frame, headers, forward, to, &link) {
-        Ok(ifindex) => {
-            tables.count_member(member, bytes, Reason::STEERED);
-            (Reason::STEERED, ifindex)
-        }
-        // Told by who has the room for it; nothing was written yet.
-        Err(reason) if reason.0 == Reason::TOO_BIG.0 => return None,
-        Err(reason) => (reason, 0),
-    };
-    Some(Detoured {
-        service,
-        member,
-        reason,
-        ifindex,
-    })
 }
 
 /// The member that a QUIC connection id names; 0: nobody who takes packets.

@@ -18,12 +18,25 @@ pub const WAYS: usize = 4;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Flow4Key {
-    /// Source address, network order.
-    pub source: [u8; 4],
-    /// Source port, network order.
-    pub port: [u8; 2],
+    /// Source address, memory order.
+    pub source: u32,
+    /// Source port, memory order.
+    pub port: u16,
     /// Service id: stands for destination and protocol.
     pub service: u16,
+}
+
+impl Flow4Key {
+    /// From what stands on the wire.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(source: [u8; 4], port: [u8; 2], service: u16) -> Self {
+        Self {
+            source: u32::from_ne_bytes(source),
+            port: u16::from_ne_bytes(port),
+            service,
+        }
+    }
 }
 
 /// One way of [`Flow4Set`], 16 bytes.

@@ -42,6 +42,16 @@ pub trait Frame {
 pub trait Edit: Frame {
     /// Writes `N` bytes at `off`, where [`read`](Frame::read) could read as many.
     fn write<const N: usize>(&mut self, off: usize, bytes: [u8; N]) -> Option<()>;
+    /// Writes words, little-endian, at `off`.
+    #[inline(always)]
+    fn write_words<const N: usize>(&mut self, off: usize, words: [u64; N]) -> Option<()> {
+        let end = off + N * 8;
+        self.read::<1>(end.checked_sub(1)?)?;
+        for (i, word) in words.iter().enumerate() {
+            self.write(off + i * 8, word.to_le_bytes())?;
+        }
+        Some(())
+    }
     /// Makes room for `bytes` in front of the frame: what was at 0 is at `bytes` then. What the room
     /// holds is undefined.
     fn push(&mut self, bytes: usize) -> Option<()>;
@@ -71,6 +81,37 @@ impl Frame for [u8] {
     }
 }
 
+/// Ethernet, IPv4 without options and the ports behind it, as they lie in an untagged frame: whole
+/// words where they are wanted as such, in memory order.
+#[repr(C, packed)]
+#[derive(Clone, Copy, Debug)]
+pub struct PlainHdr {
+    /// Both MACs.
+    pub macs: [u8; 12],
+    /// Type of what follows.
+    pub ether_type: u16,
+    /// The five words of the IPv4 header: version, length, TOS, total length;
+    pub begin: u32,
+    /// identification, flags and fragment offset;
+    pub middle: u32,
+    /// time to live, protocol, checksum;
+    pub times: u32,
+    /// source;
+    pub from: u32,
+    /// destination.
+    pub to: u32,
+    /// Source port.
+    pub source_port: u16,
+    /// Destination port.
+    pub destination_port: u16,
+    /// Length and checksum, if it is UDP.
+    pub udp_len: u16,
+    /// As above.
+    pub udp_check: u16,
+}
+
+const _: () = assert!(size_of::<PlainHdr>() == 42);
+
 /// Keeps [`Header`] to this crate.
 mod sealed {
     /// See [`super::Header`].
@@ -89,7 +130,7 @@ mod headers {
         vlan::VlanHdr,
     };
 
-    use super::{Header, sealed::Sealed};
+    use super::{Header, PlainHdr, sealed::Sealed};
 
     /// The bytes `at..at + M` of `bytes`, a range that every caller has from a struct's layout.
     #[inline(always)]
@@ -113,6 +154,19 @@ mod headers {
         dst_addr: part(&b, 0),
         src_addr: part(&b, 6),
         ether_type: u16::from_ne_bytes(part(&b, 12)),
+    });
+    header!(PlainHdr, |b| PlainHdr {
+        macs: part(&b, 0),
+        ether_type: u16::from_ne_bytes(part(&b, 12)),
+        begin: u32::from_ne_bytes(part(&b, 14)),
+        middle: u32::from_ne_bytes(part(&b, 18)),
+        times: u32::from_ne_bytes(part(&b, 22)),
+        from: u32::from_ne_bytes(part(&b, 26)),
+        to: u32::from_ne_bytes(part(&b, 30)),
+        source_port: u16::from_ne_bytes(part(&b, 34)),
+        destination_port: u16::from_ne_bytes(part(&b, 36)),
+        udp_len: u16::from_ne_bytes(part(&b, 38)),
+        udp_check: u16::from_ne_bytes(part(&b, 40)),
     });
     header!(VlanHdr, |b| VlanHdr {
         tci: part(&b, 0),

@@ -96,22 +96,33 @@ fn is_bad_source(headers: &Headers) -> bool {
         return true;
     }
     if headers.version == 4 {
-        let first = a[12];
-        // 0/8, 127/8, 224/4 and the broadcast address; the rest of 240/4 is in use here and there.
-        first == 0
-            || first == 127
-            || first & 0xf0 == 0xe0
-            || u32::from_ne_bytes([a[12], a[13], a[14], a[15]]) == u32::MAX
+        let d = &headers.destination.0;
+        is_bad_source4(
+            u32::from_ne_bytes([a[12], a[13], a[14], a[15]]),
+            u32::from_ne_bytes([d[12], d[13], d[14], d[15]]),
+        )
     } else {
         let value = u128::from_be_bytes(*a);
         a[0] == 0xff || value <= 1 || value >> 32 == 0xffff
     }
 }
 
+/// As [`is_bad_source`] for IPv4, in memory order.
+#[inline(always)]
+pub(crate) const fn is_bad_source4(source: u32, destination: u32) -> bool {
+    let first = u32::from_le(source) as u8;
+    // 0/8, 127/8, 224/4 and the broadcast address; the rest of 240/4 is in use here and there.
+    first == 0
+        || first == 127
+        || first & 0xf0 == 0xe0
+        || source == u32::MAX
+        || source == destination
+}
+
 /// Combinations that a stack sends: SYN and RST each without FIN and without the other, and no
 /// segment without any of SYN, RST, ACK (RFC 9293 section 3.10.7).
 #[inline(always)]
-const fn is_valid_flags(flags: u8) -> bool {
+pub(crate) const fn is_valid_flags(flags: u8) -> bool {
     let is_one_at_most = matches!(
         flags & (tcp::SYN | tcp::RST | tcp::FIN),
         0 | tcp::SYN | tcp::RST | tcp::FIN

@@ -12,9 +12,10 @@ use crate::{
     detour::{self, Detoured, Detours},
     frame::{Edit, Frame},
     guard::{self, Clock, Limited},
+    hurry::hurry,
     limit::{LimitKind, ServiceLimits, SourceKey, Windows},
     parse::{Headers, Reach},
-    service::{ServiceSet, ServiceWay, flag, kind, range_bit, service_set},
+    service::{ServiceSet, ServiceWay, bit_by_words, flag, kind, service_set, set_by_words},
     settings::{Settings, gate},
     verdict::{Reason, Verdict},
     window::SharedWindows,
@@ -46,11 +47,11 @@ pub trait Tables {
     fn prefix(&self, list: List, version: u8, address: &Address, bits: u32) -> Option<PrefixEntry>;
     /// [`covers`], for an implementation to outline: few packets come here.
     #[inline(always)]
-    fn covers(&self, list: List, headers: &Headers) -> bool
+    fn covers(&self, list: List, version: u8, source: &Address) -> bool
     where
         Self: Sized,
     {
-        covers(self, list, headers)
+        covers(self, list, version, source)
     }
     /// [`guard::limit`], for an implementation to outline: few services have limits.
     #[inline(always)]
@@ -104,11 +105,13 @@ pub enum Then {
     Rest = 7,
     /// To be answered, or dropped.
     Answer = 8,
+    /// To be judged: what did not [`hurry`].
+    Judge = 9,
 }
 
 impl Then {
     /// How many there are.
-    pub const COUNT: u32 = 9;
+    pub const COUNT: u32 = 10;
     /// The program of each step after the first, for whoever loads them.
     pub const PROGRAMS: &[(Self, &str)] = &[
         (Self::Steer4, "sluice_steer4"),
@@ -119,6 +122,7 @@ impl Then {
         (Self::Unpack, "sluice_unpack"),
         (Self::Rest, "sluice_rest"),
         (Self::Answer, "sluice_answer"),
+        (Self::Judge, "sluice_judge"),
     ];
 }
 
@@ -163,16 +167,24 @@ where
     F: Edit + ?Sized,
     T: Detours<F>,
 {
+    let hurried = tables
+        .settings()
+        .and_then(|settings| hurry(frame, settings, tables));
+    match hurried {
+        Some(outcome) => outcome,
+        None => travel_slowly(frame, headers, tables),
+    }
+}
+
+/// [`travel`] without [`hurry`], for tests of the latter.
+pub fn travel_slowly<F, T>(frame: &mut F, headers: &Headers, tables: &T) -> Outcome
+where
+    F: Edit + ?Sized,
+    T: Detours<F>,
+{
     let bytes = bytes(frame, headers);
     let decision = judge(frame, headers, tables);
-    let hurried = match tables.settings() {
-        Some(settings) if decision.then == Then::Steer4 => {
-            detour::hurry(frame, headers, &decision, settings, tables)
-        }
-        _ => None,
-    };
     let done = match decision.then {
-        Then::Steer4 if hurried.is_some() => hurried.unwrap_or_default(),
         Then::Steer4 => detour::steer::<F, T, false>(frame, headers, &decision, tables),
         Then::Steer6 => detour::steer::<F, T, true>(frame, headers, &decision, tables),
         Then::Fragment => detour::fragment(frame, headers, tables),
@@ -368,7 +380,7 @@ fn is_on<T: Tables>(tables: &T, gates: u64, list: List, headers: &Headers) -> bo
         (List::Allow, 4) => gate::ALLOW4,
         (List::Allow, _) => gate::ALLOW6,
     };
-    gates & gate != 0 && tables.covers(list, headers)
+    gates & gate != 0 && tables.covers(list, headers.version, &headers.source)
 }
 
 /// Entries that have run out and lie one inside the other that are looked behind.
@@ -378,11 +390,11 @@ const MAX_EXPIRED: usize = 4;
 /// prefix is asked for, so that a timed entry inside a lasting one opens no hole when its time is
 /// up.
 #[inline(always)]
-pub fn covers<T: Tables>(tables: &T, list: List, headers: &Headers) -> bool {
-    let mut bits = if headers.version == 4 { 32 } else { 128 };
+pub fn covers<T: Tables>(tables: &T, list: List, version: u8, source: &Address) -> bool {
+    let mut bits = if version == 4 { 32 } else { 128 };
     let mut clock = Clock { now: None };
     for _ in 0..black_box(MAX_EXPIRED) {
-        let Some(entry) = tables.prefix(list, headers.version, &headers.source, bits) else {
+        let Some(entry) = tables.prefix(list, version, source, bits) else {
             return false;
         };
         if entry.expires == 0 || clock.now(tables) < entry.expires {
@@ -461,19 +473,14 @@ pub fn find<T: Tables>(headers: &Headers, tables: &T) -> Found {
         headers.proto,
         headers.destination_port,
     );
-    let ranges = match (settings.gates & gate::RANGES, settings.range_filter) {
-        (0, _) => 0,
-        (_, 0) => u64::MAX,
-        (_, filter) => filter,
-    };
     let mut found = find_on(headers.destination, port, proto, seed, tables);
-    if found.id == 0 && ranges != 0 && ranges & range_bit(headers.destination, proto) != 0 {
+    if found.id == 0 && is_range_possible(settings, headers.destination.words(), proto) {
         found = tables.find_rare(headers, Rare::Range);
     }
     if found.id == 0 {
         found = find_on(Address::ANY, port, proto, seed, tables);
     }
-    if found.id == 0 && ranges != 0 && ranges & range_bit(Address::ANY, proto) != 0 {
+    if found.id == 0 && is_range_possible(settings, [0; 2], proto) {
         found = tables.find_rare(headers, Rare::RangeOfAny);
     }
     found
@@ -530,24 +537,38 @@ pub fn find_rare<T: Tables>(tables: &T, headers: &Headers, what: Rare) -> Found 
     Found::default()
 }
 
+/// Whether a service may be on a range of this address's ports.
+#[inline(always)]
+pub(crate) fn is_range_possible(settings: &Settings, words: [u64; 2], proto: u8) -> bool {
+    let filter = settings.range_filter;
+    settings.gates & gate::RANGES != 0 && (filter == 0 || filter & bit_by_words(words, proto) != 0)
+}
+
 /// The service on this very address, port and protocol.
 #[inline(always)]
 fn find_on<T: Tables>(address: Address, port: Be16, proto: u8, seed: u64, tables: &T) -> Found {
-    let Some(set) = tables.service_set(service_set(address, port, proto, seed)) else {
-        return Found::default();
-    };
+    let port = u16::from_ne_bytes(port.0);
+    way_on(address.words(), port, proto, seed, tables).map_or(Found::default(), Found::of)
+}
+
+/// The way in `SERVICES` of a service on an address, by its words, and a port, in memory order.
+#[inline(always)]
+pub(crate) fn way_on<T: Tables>(
+    words: [u64; 2],
+    port: u16,
+    proto: u8,
+    seed: u64,
+    tables: &T,
+) -> Option<&ServiceWay> {
+    let set = tables.service_set(set_by_words(words, port, proto, seed))?;
     // Plain loads: a way that changes under the reader misfiles the packets of that moment only.
-    for way in &set.ways {
-        if way.id != 0
-            && way.port == port
+    set.ways.iter().find(|way| {
+        way.id != 0
+            && u16::from_ne_bytes(way.port.0) == port
             && way.range[1] == 0
             && way.proto == proto
-            && way.address.words() == address.words()
-        {
-            return Found::of(way);
-        }
-    }
-    Found::default()
+            && way.address.words() == words
+    })
 }
 
 #[cfg(test)]

@@ -17,7 +17,6 @@ extern crate self as lb_common;
 #[expect(
     unreachable_pub,
     unused_imports,
-    dead_code,
     reason = "the file is a module of another crate too"
 )]
 #[path = "../../tests/src/model.rs"]
@@ -44,6 +43,7 @@ pub mod forward;
 pub mod fragment;
 pub mod frame;
 pub mod guard;
+pub mod hurry;
 pub mod journey;
 pub mod limit;
 pub mod maglev;

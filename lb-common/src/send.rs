@@ -32,6 +32,14 @@ use crate::{
 pub trait SendTables: SteerTables {
     /// `HOPS`, copied.
     fn hop(&self, member: u16) -> Option<Hop>;
+    /// Where frames for a member go, if that need not be asked anew in this beat.
+    #[inline(always)]
+    fn fresh_link(&self, member: u16, beat: u32) -> Option<Link> {
+        let hop = self.hop(member)?;
+        let link = known(&hop);
+        let is_fresh = hop.given.to[7] != 0 || hop.asked == u64::from(beat) + 1;
+        (link.is_set() && is_fresh).then_some(link)
+    }
     /// Asks the kernel's routes and neighbours for the way to `to`, and notes what they say in the
     /// member's hop, `beat` included. Where they know nothing, what was learned before stays, if
     /// there is a route.
@@ -161,43 +169,9 @@ where
     Ok(link.ifindex)
 }
 
-/// [`send`] of an untagged IPv4 packet by `dsr` or `ipip` to an IPv4 member over a link that is known:
-/// all offsets are numbers.
-#[inline(always)]
-pub fn send_v4<F: Edit + ?Sized>(
-    frame: &mut F,
-    headers: &Headers,
-    forward: &Forward,
-    to: [u8; 4],
-    link: &Link,
-) -> Result<u32, Reason> {
-    let is_plain = forward.mode == mode::DSR;
-    let len = headers.end.wrapping_sub(EthHdr::LEN);
-    let overhead = if is_plain { 0 } else { V4 };
-    if len + overhead > mtu(forward, link) as usize {
-        return Err(Reason::TOO_BIG);
-    }
-    let inner = lower_ttl_at(frame, EthHdr::LEN, true)?;
-    if !is_plain {
-        let outer = Outer {
-            tos: outer_tos(forward, inner),
-            proto: proto::IPIP,
-            len,
-            gue: None,
-            entropy: 0,
-        };
-        let [x, y] = (EtherType::Ipv4 as u16).to_ne_bytes();
-        wrap_v4(frame, EthHdr::LEN, &outer, forward.source4, to)
-            .and_then(|()| frame.write(12, [x, y]))
-            .ok_or(Reason::NOT_REWRITTEN)?;
-    }
-    frame.write(0, macs(link)).ok_or(Reason::NOT_REWRITTEN)?;
-    Ok(link.ifindex)
-}
-
 /// An outer header's TOS or traffic class.
 #[inline(always)]
-const fn outer_tos(forward: &Forward, inner: u8) -> u8 {
+pub(crate) const fn outer_tos(forward: &Forward, inner: u8) -> u8 {
     if forward.dscp == dscp::COPY {
         inner
     } else {
@@ -208,12 +182,8 @@ const fn outer_tos(forward: &Forward, inner: u8) -> u8 {
 /// Takes one from the packet's time to live; returns its traffic class (TOS).
 #[inline(always)]
 pub fn lower_ttl<F: Edit + ?Sized>(frame: &mut F, headers: &Headers) -> Result<u8, Reason> {
-    lower_ttl_at(frame, headers.l3, headers.version == 4)
-}
-
-#[inline(always)]
-fn lower_ttl_at<F: Edit + ?Sized>(frame: &mut F, at: usize, is_v4: bool) -> Result<u8, Reason> {
-    if is_v4 {
+    let at = headers.l3;
+    if headers.version == 4 {
         let [ttl, proto, a, b] = frame.read::<4>(at + 8).ok_or(Reason::NOT_REWRITTEN)?;
         if ttl <= 1 {
             return Err(Reason::TTL_EXPIRED);

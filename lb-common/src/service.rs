@@ -107,8 +107,14 @@ const _: () = assert!(size_of::<ServiceSet>() == 128);
 #[inline(always)]
 #[must_use]
 pub fn service_set(address: Address, port: Be16, proto: u8, seed: u64) -> u32 {
-    let [high, low] = address.words();
-    let tail = (u64::from(proto) << 16) | u64::from(u16::from_ne_bytes(port.0));
+    set_by_words(address.words(), u16::from_ne_bytes(port.0), proto, seed)
+}
+
+/// [`service_set`] of an address's words and a port in memory order.
+#[inline(always)]
+#[must_use]
+pub fn set_by_words([high, low]: [u64; 2], port: u16, proto: u8, seed: u64) -> u32 {
+    let tail = (u64::from(proto) << 16) | u64::from(port);
     let mut h = seed ^ high.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     h = (h ^ low ^ (h >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     h = (h ^ tail ^ (h >> 32)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -124,7 +130,13 @@ const _: () = assert!(SERVICE_SETS.is_power_of_two());
 #[inline(always)]
 #[must_use]
 pub const fn range_bit(address: Address, proto: u8) -> u64 {
-    let [high, low] = address.words();
+    bit_by_words(address.words(), proto)
+}
+
+/// [`range_bit`] of an address's words.
+#[inline(always)]
+#[must_use]
+pub const fn bit_by_words([high, low]: [u64; 2], proto: u8) -> u64 {
     let h = (high ^ low.rotate_left(7) ^ proto as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     1 << (h >> 58)
 }

@@ -137,11 +137,11 @@ pub fn choose4<'a, T: SteerTables>(
 ) -> Result<Steered<'a>, Reason> {
     let (headers, seed) = (question.headers, question.settings.flow_seed);
     let a = &headers.source.0;
-    let key = Flow4Key {
-        source: [a[12], a[13], a[14], a[15]],
-        port: headers.source_port.0,
-        service: question.service,
-    };
+    let key = Flow4Key::new(
+        [a[12], a[13], a[14], a[15]],
+        headers.source_port.0,
+        question.service,
+    );
     let place = key.place(seed, tables.mask4());
     choose_in(question, tables, &key, &place, |set| tables.set4(set))
 }

@@ -48,8 +48,19 @@ impl Flow4Key {
     #[inline(always)]
     #[must_use]
     pub const fn word(self) -> u64 {
-        let (a, p, s) = (self.source, self.port, self.service.to_ne_bytes());
-        u64::from_ne_bytes([a[0], a[1], a[2], a[3], p[0], p[1], s[0], s[1]])
+        let (a, p, s) = (self.source as u64, self.port as u64, self.service as u64);
+        if cfg!(target_endian = "little") {
+            a | p << 32 | s << 48
+        } else {
+            a << 32 | p << 16 | s
+        }
+    }
+
+    /// From [`word`](Self::word).
+    #[must_use]
+    pub const fn of_word(word: u64) -> Self {
+        let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
+        Self::new([a, b, c, d], [e, f], u16::from_ne_bytes([g, h]))
     }
 
     /// Where it lies in a table of `mask + 1` sets.

@@ -28,7 +28,7 @@ use core::{hint::black_box, mem::MaybeUninit};
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use lb_common::{
-    detour,
+    hurry::hurry,
     journey::{self, Tables as _, Then},
     parse,
     verdict::{Reason, Verdict},
@@ -40,36 +40,40 @@ use crate::{
 };
 
 /// Guards and steers the services of this host: every packet of an interface comes through here.
+/// What is common is done at once, in few instructions and little stack; all else is judged.
 #[expect(
     clippy::needless_pass_by_value,
     reason = "the signature that #[xdp] calls"
 )]
 #[xdp(frags)]
 pub fn sluice_xdp(ctx: XdpContext) -> u32 {
+    let maps = Maps { ctx: ctx.ctx };
+    if let Some(settings) = maps.settings()
+        && let Some(done) = hurry(&mut Editable::new(&ctx), settings, &maps)
+    {
+        return stats::finish_hurried(&ctx, &done);
+    }
+    steps::judge(&ctx);
+    // There is no such step, which control does not let happen: without it nothing is guarded.
+    xdp_action::XDP_PASS
+}
+
+/// [`Then::Judge`].
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the signature that #[xdp] calls"
+)]
+#[xdp(frags)]
+pub fn sluice_judge(ctx: XdpContext) -> u32 {
     let packet = Packet::new(&ctx);
     let mut headers = MaybeUninit::uninit();
     // Opaque, or LLVM takes the headers apart into more registers than there are and runs out of
     // stack.
     let headers = black_box(packet::clear(&mut headers));
     parse::parse_into(&packet, headers);
-    let maps = Maps { ctx: ctx.ctx };
     let bytes = journey::bytes(&packet, headers);
-    let decision = journey::judge(&packet, headers, &maps);
+    let decision = journey::judge(&packet, headers, &Maps { ctx: ctx.ctx });
     let mut reason = decision.reason;
-    if decision.then == Then::Steer4
-        && let Some(settings) = maps.settings()
-    {
-        let frame = &mut Editable::new(&ctx);
-        if let Some(done) = detour::hurry(frame, headers, &decision, settings, &maps) {
-            let verdict = Verdict {
-                service: done.service,
-                member: done.member,
-                reason: done.reason,
-                bytes,
-            };
-            return stats::finish_sent(&ctx, headers, &verdict, done.ifindex);
-        }
-    }
     if decision.then != Then::Done {
         // Comes back only if there is no such step: the stack shall not have a forwarded packet.
         steps::begin(&ctx, headers, &decision, bytes);

@@ -21,9 +21,9 @@ use crate::{capture, packet::Editable, route, stats, tables::Maps};
 /// Looks a source up in a prefix list. Non-zero: a living entry covers it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn sluice_covers(list: u32, headers: *const Headers) -> u32 {
+pub extern "C" fn sluice_covers(list: u32, version: u32, source: *const Address) -> u32 {
     // SAFETY: the verifier hands a global function valid memory of the type or null.
-    let Some(headers) = (unsafe { headers.as_ref() }) else {
+    let Some(source) = (unsafe { source.as_ref() }) else {
         return 0;
     };
     let list = if list == List::Deny as u32 {
@@ -31,7 +31,8 @@ pub extern "C" fn sluice_covers(list: u32, headers: *const Headers) -> u32 {
     } else {
         List::Allow
     };
-    u32::from(journey::covers(&Maps::without_packet(), list, headers))
+    let maps = Maps::without_packet();
+    u32::from(journey::covers(&maps, list, version as u8, source))
 }
 
 /// [`journey::find_rare`]; `what` is a [`Rare`].

@@ -1,6 +1,6 @@
 //! The packet as `lb_common` reads it. Every pointer into packet memory is made in this file.
 
-use core::{arch::asm, hint::black_box, intrinsics::is_val_statically_known, mem::MaybeUninit};
+use core::{arch::asm, intrinsics::is_val_statically_known, mem::MaybeUninit};
 
 use aya_ebpf::{
     helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
@@ -55,7 +55,7 @@ impl Frame for Packet<'_> {
     fn len(&self) -> usize {
         // Opaque, or LLVM turns comparisons of the difference into arithmetic on `end` itself,
         // which the verifier forbids.
-        black_box(self.end) - black_box(self.data)
+        opaque(self.end) - opaque(self.data)
     }
 
     #[inline(always)]
@@ -141,7 +141,7 @@ impl Frame for Editable<'_> {
 
     #[inline(always)]
     fn len(&self) -> usize {
-        black_box(self.end) - black_box(self.data)
+        opaque(self.end) - opaque(self.data)
     }
 
     #[inline(always)]
@@ -170,6 +170,13 @@ impl Edit for Editable<'_> {
             unsafe { ((at + i) as *mut u64).write_unaligned(word(i)) };
             i += 8;
         }
+        while i + 4 <= N {
+            let b = &bytes[i..i + 4];
+            let word = u32::from_ne_bytes([b[0], b[1], b[2], b[3]]);
+            // SAFETY: as above.
+            unsafe { ((at + i) as *mut u32).write_unaligned(word) };
+            i += 4;
+        }
         while i + 2 <= N {
             // SAFETY: as above.
             unsafe {
@@ -182,6 +189,16 @@ impl Edit for Editable<'_> {
             // SAFETY: as above.
             unsafe { ((at + i) as *mut u8).write(bytes[i]) };
             i += 1;
+        }
+        Some(())
+    }
+
+    #[inline(always)]
+    fn write_words<const N: usize>(&mut self, off: usize, words: [u64; N]) -> Option<()> {
+        let at = self.at(off, N * 8)?;
+        for (i, word) in words.into_iter().enumerate() {
+            // SAFETY: as in `write`.
+            unsafe { ((at + i * 8) as *mut u64).write_unaligned(word.to_le()) };
         }
         Some(())
     }

@@ -7,6 +7,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::info;
 use lb_common::{
+    journey::Outcome,
     parse::Headers,
     settings::{Settings, gate},
     verdict::{Action, Verdict},
@@ -41,10 +42,6 @@ pub(crate) fn finish(ctx: &XdpContext, headers: &Headers, verdict: &Verdict) -> 
 
 /// The end of a packet that a step may have rewritten. `ifindex`: where it is sent from, 0: where it
 /// came in.
-#[expect(
-    clippy::cast_sign_loss,
-    reason = "the helper returns an action, which is never negative"
-)]
 #[inline(always)]
 pub(crate) fn finish_sent(
     ctx: &XdpContext,
@@ -53,6 +50,22 @@ pub(crate) fn finish_sent(
     ifindex: u32,
 ) -> u32 {
     note(ctx, headers, verdict, ifindex);
+    leave(ctx, verdict, ifindex)
+}
+
+/// The end of a packet that hurried, which nobody wants to hear of.
+#[inline(always)]
+pub(crate) fn finish_hurried(ctx: &XdpContext, done: &Outcome) -> u32 {
+    count(&done.verdict);
+    leave(ctx, &done.verdict, done.ifindex)
+}
+
+#[expect(
+    clippy::cast_sign_loss,
+    reason = "the helper returns an action, which is never negative"
+)]
+#[inline(always)]
+fn leave(ctx: &XdpContext, verdict: &Verdict, ifindex: u32) -> u32 {
     match verdict.reason.action() {
         Action::Pass => xdp_action::XDP_PASS,
         Action::Drop => xdp_action::XDP_DROP,

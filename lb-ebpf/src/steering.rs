@@ -39,6 +39,16 @@ static SIZES: Global<Sizes> = Global::new(Sizes {
     beat_shift: 8,
 });
 
+/// One of [`SIZES`], alone: loading them all costs as many instructions.
+macro_rules! size {
+    ($field:ident) => {{
+        const { assert!(size_of_val(&SIZES) == size_of::<Sizes>()) };
+        let sizes = (&raw const SIZES).cast::<Sizes>();
+        // SAFETY: what a `Global` holds is nothing but its value, which the loader wrote.
+        unsafe { ptr::read_volatile(&raw const (*sizes).$field) }
+    }};
+}
+
 /// A set of `FLOWS4`.
 pub(crate) struct Set4(*mut Flow4Set);
 
@@ -162,12 +172,12 @@ impl SteerTables for Maps {
 
     #[inline(always)]
     fn mask4(&self) -> u32 {
-        SIZES.load().mask4
+        size!(mask4)
     }
 
     #[inline(always)]
     fn mask6(&self) -> u32 {
-        SIZES.load().mask6
+        size!(mask6)
     }
 
     #[inline(always)]
@@ -184,7 +194,7 @@ impl SteerTables for Maps {
     fn beat(&self) -> u32 {
         // SAFETY: reads a clock. The kernel makes a load of it.
         let ticks = unsafe { bpf_jiffies64() };
-        (ticks >> (SIZES.load().beat_shift & 31)) as u32
+        (ticks >> (size!(beat_shift) & 31)) as u32
     }
 
     #[inline(always)]
@@ -287,6 +297,39 @@ impl SendTables for Maps {
         })
     }
 
+    #[expect(
+        clippy::multiple_unsafe_ops_per_block,
+        reason = "words of one map value, one after the other"
+    )]
+    #[inline(always)]
+    fn fresh_link(&self, member: u16, beat: u32) -> Option<Link> {
+        let hop = HOPS.get(u32::from(member))?;
+        // As `send::known`, but of the two links one is read.
+        // SAFETY: words of a map value.
+        let (given, asked) = unsafe {
+            let given = atomic::load((&raw const hop.given.to).cast()).to_ne_bytes();
+            (given, atomic::load(&raw const hop.asked))
+        };
+        let is_given = given[7] != 0;
+        if !is_given && asked != u64::from(beat) + 1 {
+            return None;
+        }
+        let learned = if is_given {
+            Link::default()
+        } else {
+            link(&hop.learned)
+        };
+        let link = if learned.is_set() {
+            Link {
+                mtu: hop.given.mtu,
+                ..learned
+            }
+        } else {
+            link(&hop.given)
+        };
+        link.is_set().then_some(link)
+    }
+
     #[inline(always)]
     fn ask_route(&self, member: u16, to: &Address, beat: u32) {
         outline::sluice_route(self.ctx, to, u32::from(member), beat);
@@ -294,7 +337,7 @@ impl SendTables for Maps {
 
     #[inline(always)]
     fn nat_mask(&self) -> u32 {
-        SIZES.load().nat_mask
+        size!(nat_mask)
     }
 
     #[inline(always)]

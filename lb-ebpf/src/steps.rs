@@ -34,6 +34,12 @@ macro_rules! go {
     }};
 }
 
+/// Has a packet judged.
+#[inline(always)]
+pub(crate) fn judge(ctx: &XdpContext) {
+    go!(ctx, Then::Judge);
+}
+
 /// Leaves what is known of a packet for the next step and goes there.
 #[inline(always)]
 pub(crate) fn begin(ctx: &XdpContext, headers: &Headers, decision: &Decision, bytes: u64) {
@@ -49,7 +55,7 @@ pub(crate) fn begin(ctx: &XdpContext, headers: &Headers, decision: &Decision, by
     scratch.member = 0;
     scratch.reason = u32::from(decision.reason.0);
     match decision.then {
-        Then::Done => {}
+        Then::Done | Then::Judge => {}
         Then::Steer4 => go!(ctx, Then::Steer4),
         Then::Steer6 => go!(ctx, Then::Steer6),
         then => {

@@ -94,8 +94,8 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn covers(&self, list: List, headers: &Headers) -> bool {
-        outline::sluice_covers(list as u32, headers) != 0
+    fn covers(&self, list: List, version: u8, source: &Address) -> bool {
+        outline::sluice_covers(list as u32, u32::from(version), source) != 0
     }
 
     #[inline(always)]

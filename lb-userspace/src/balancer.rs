@@ -14,13 +14,23 @@ use crate::{
     dataplane::{sys::MemberCell, table::MemberTable},
 };
 
+pub mod budget;
 pub mod failover;
+pub mod feedback;
+pub mod heartbeat;
 pub mod lbmethod;
+pub mod outlier;
+pub mod rampup;
 pub mod sticky;
 
 #[cfg(test)]
 mod tests;
 
+use budget::Budget;
+use heartbeat::Heartbeats;
+use lbmethod::{hash, leastlatency::Latency};
+use outlier::Record;
+use rampup::Ramp;
 use sticky::Session;
 
 /// One balancer of one generation.
@@ -41,9 +51,39 @@ pub struct Balancer {
     forcerecovery: bool,
     maxattempts: u32,
     lbmethod: spec::LbMethod,
+    /// `retrybudget`, percent.
+    retry_budget: Option<u32>,
+    /// `ejectmax`, percent.
+    eject_max: Option<u32>,
     members: Vec<Member>,
+    /// Parallel to `members`.
+    memories: Vec<Arc<Memory>>,
     table: Arc<MemberTable>,
     election: Arc<Mutex<()>>,
+    budget: Arc<Mutex<Budget>>,
+    ring: hash::Ring,
+    heartbeats: Option<Arc<Heartbeats>>,
+}
+
+/// What this process remembers of a member beyond the table, for as long as the member has its slot.
+#[derive(Debug, Default)]
+struct Memory {
+    latency: Latency,
+    ramp: Ramp,
+    record: Mutex<Record>,
+}
+
+/// What an election goes by, beside the balancer's own state.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ask<'a> {
+    /// The session that the request carries.
+    pub session: Option<&'a Session>,
+    /// Hash of what `hashkey` names; [`Balancer::key`].
+    pub key: u64,
+    /// Kernel monotonic clock, ns.
+    pub now_ns: u64,
+    /// Another one for each election.
+    pub seed: u64,
 }
 
 /// One member as the balancer knows it. What may change while it runs (state, weight, set,
@@ -60,6 +100,8 @@ pub struct Member {
     pub redirect: String,
     /// `retry`, ns.
     pub retry_ns: u64,
+    /// `rampup`, ns; 0: none.
+    pub ramp_ns: u64,
     /// Canonical URL.
     pub url: String,
 }
@@ -147,13 +189,26 @@ impl Balancer {
                     incarnation: cell.incarnation.load(Relaxed),
                     route: member.route.clone(),
                     redirect: member.redirect.clone(),
-                    retry_ns: u64::try_from(member.retry.as_nanos()).unwrap_or(u64::MAX),
+                    retry_ns: nanoseconds(member.retry),
+                    ramp_ns: nanoseconds(member.ramp_up.unwrap_or_default()),
                     url: member.url.clone(),
                 })
             })
             .collect::<Result<Vec<_>, _>>()?;
         let others = u32::try_from(members.len().saturating_sub(1)).unwrap_or(u32::MAX);
-        Ok(Self {
+        let memories = members
+            .iter()
+            .map(|member| match previous {
+                None => Arc::default(),
+                Some(previous) => previous.memory_of(member).unwrap_or_else(|| {
+                    Arc::new(Memory {
+                        ramp: Ramp::added(),
+                        ..Memory::default()
+                    })
+                }),
+            })
+            .collect();
+        let balancer = Self {
             name: spec.name.clone(),
             direct: spec.direct,
             sticky: spec.sticky.clone(),
@@ -164,10 +219,27 @@ impl Balancer {
             forcerecovery: spec.forcerecovery,
             maxattempts: spec.maxattempts.unwrap_or(others),
             lbmethod: spec.lbmethod,
+            retry_budget: spec.beyond.retry_budget,
+            eject_max: spec.beyond.eject_max,
             members,
+            memories,
             election: previous.map_or_else(Arc::default, |balancer| balancer.election.clone()),
+            budget: previous.map_or_else(Arc::default, |balancer| balancer.budget.clone()),
+            ring: hash::Ring::default(),
+            heartbeats: previous.and_then(|balancer| balancer.heartbeats.clone()),
             table,
-        })
+        };
+        if balancer.lbmethod == spec::LbMethod::Hash {
+            balancer.ring.prepare(&balancer);
+        }
+        Ok(balancer)
+    }
+
+    /// With what members say of themselves, for `lbmethod=heartbeat`.
+    #[must_use]
+    pub fn hearing(mut self, heartbeats: &Arc<Heartbeats>) -> Self {
+        self.heartbeats = Some(Arc::clone(heartbeats));
+        self
     }
 
     /// Its members, in configuration order.
@@ -199,7 +271,8 @@ impl Balancer {
 
     /// One round of httpd's pre-request step (apache.md 5.2): forced recovery, the session's
     /// member, else an election. The credits and `elected` are published before it returns.
-    pub fn elect(&self, session: Option<&Session>, now_ns: u64) -> Result<Elected, Unelectable> {
+    pub fn elect(&self, ask: &Ask<'_>) -> Result<Elected, Unelectable> {
+        let now_ns = ask.now_ns;
         if self.direct && !self.members.is_empty() {
             self.retry_if_due(0, now_ns);
             return if self.is_usable(0) {
@@ -213,9 +286,9 @@ impl Balancer {
         }
         let _election = self.lock();
         self.force_recovery(now_ns);
-        if let Some(session) = session {
+        if let Some(session) = ask.session {
             if let Some(member) = self.find_route(&session.route, now_ns) {
-                self.credit_session(member);
+                self.credit_session(member, now_ns);
                 return Ok(Elected {
                     member,
                     route_changed: self.members[member].route.as_bytes() != session.route,
@@ -229,9 +302,12 @@ impl Balancer {
             }
         }
         let member = match self.lbmethod {
-            spec::LbMethod::ByRequests => lbmethod::byrequests::elect(self, now_ns),
-            spec::LbMethod::ByTraffic => lbmethod::bytraffic::elect(self, now_ns),
-            spec::LbMethod::ByBusyness => lbmethod::bybusyness::elect(self, now_ns),
+            spec::LbMethod::ByRequests => lbmethod::byrequests::elect(self, ask),
+            spec::LbMethod::ByTraffic => lbmethod::bytraffic::elect(self, ask),
+            spec::LbMethod::ByBusyness => lbmethod::bybusyness::elect(self, ask),
+            spec::LbMethod::Heartbeat => lbmethod::heartbeat::elect(self, ask),
+            spec::LbMethod::LeastLatency => lbmethod::leastlatency::elect(self, ask),
+            spec::LbMethod::Hash => hash::elect(self, ask),
         };
         match member {
             Some(member) => {
@@ -248,21 +324,26 @@ impl Balancer {
 
     /// What a session hit does to the credits: every usable member (H, R and N too) gains its
     /// weight and the one taken pays for all.
-    fn credit_session(&self, taken: usize) {
+    fn credit_session(&self, taken: usize, now_ns: u64) {
         let mut total = 0;
         for member in 0..self.members.len() {
             if self.is_usable(member) {
-                total += self.gain(member);
+                total += self.gain(member, now_ns);
             }
         }
         self.pay(taken, total);
         self.cell(taken).elected.fetch_add(1, Relaxed);
     }
 
-    /// Adds the member's weight to its credit; returns the weight. Under the election lock.
-    fn gain(&self, member: usize) -> i64 {
+    /// Adds the member's weight, or what `rampup` leaves of it, to its credit; returns the weight.
+    /// Under the election lock.
+    fn gain(&self, member: usize, now_ns: u64) -> i64 {
         let cell = self.cell(member);
-        let weight = i64::from(cell.weight.load(Relaxed));
+        let mut weight = i64::from(cell.weight.load(Relaxed));
+        if self.members[member].ramp_ns > 0 {
+            let share = i64::try_from(self.share(member, now_ns)).unwrap_or(i64::MAX);
+            weight = (weight * share / 1000).max(1);
+        }
         let credit = cell.lbstatus.load(Relaxed).wrapping_add(weight);
         cell.lbstatus.store(credit, Relaxed);
         weight
@@ -280,9 +361,63 @@ impl Balancer {
         self.table.busy_sum(self.members[member].id)
     }
 
+    /// `loadfactor` times 100 as it is now.
+    fn weight(&self, member: usize) -> u64 {
+        u64::from(self.cell(member).weight.load(Relaxed))
+    }
+
+    fn memory(&self, member: usize) -> &Memory {
+        &self.memories[member]
+    }
+
+    fn memory_of(&self, wanted: &Member) -> Option<Arc<Memory>> {
+        let is_it =
+            |known: &Member| known.id == wanted.id && known.incarnation == wanted.incarnation;
+        let at = self.members.iter().position(is_it)?;
+        Some(Arc::clone(&self.memories[at]))
+    }
+
+    /// An election sees whether a member takes new requests. Under the lock.
+    fn see(&self, member: usize, takes: bool, now_ns: u64) {
+        if self.members[member].ramp_ns > 0 {
+            self.memories[member].ramp.see(takes, now_ns);
+        }
+    }
+
+    /// What `rampup` leaves of a member's share, in thousandths.
+    fn share(&self, member: usize, now_ns: u64) -> u64 {
+        match self.members[member].ramp_ns {
+            0 => rampup::WHOLE,
+            length => self.memories[member].ramp.share(length, now_ns),
+        }
+    }
+
+    /// URL and weight of each member: what places it in a ring.
+    fn placements(&self) -> impl Iterator<Item = (&str, u32)> + Clone {
+        self.members.iter().enumerate().map(|(index, member)| {
+            let weight = self.cell(index).weight.load(Relaxed);
+            (member.url.as_str(), weight)
+        })
+    }
+
     /// The lock is in this process's memory and guards no data of its own, so a shard that
     /// panicked under it leaves nothing worse than one credit round unfinished.
     fn lock(&self) -> MutexGuard<'_, ()> {
         self.election.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn nanoseconds(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The `which`th number below `count` that a seed gives, evenly enough for counts far below 2^32.
+fn draw(seed: u64, which: u64, count: usize) -> usize {
+    // SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+    let mut bits = seed.wrapping_add((which + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^= bits >> 31;
+    let product = u128::from(bits) * count as u128;
+    usize::try_from(product >> 64).unwrap_or_default()
 }

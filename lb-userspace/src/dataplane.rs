@@ -43,7 +43,7 @@ mod pin;
 mod place;
 mod prefix;
 mod publish;
-mod ring;
+pub(crate) mod ring;
 mod steering;
 mod store;
 mod tables;

@@ -1,5 +1,6 @@
 //! Health checks of members (mod_proxy_hcheck, apache.md 5.6): what an outcome means for a member
-//! is decided here, purely; [`probe`] asks the member; [`checker`] does so again and again.
+//! is decided here, purely; [`probe`] asks the member; [`checker`] does so again and again. And
+//! [`monitor`] takes what members say of themselves (heartbeats).
 //!
 //! Checks run in the proxy process, which has no privileges to lose to a member's answer. What they
 //! find is the member's C bit in the shared table, so requests and packets act on it alike.
@@ -11,9 +12,11 @@ use lb_common::member::MemberState;
 use crate::config::spec::Health;
 
 mod checker;
+mod monitor;
 mod probe;
 
 pub use checker::Checker;
+pub use monitor::Monitor;
 
 /// Outcomes of one member's checks, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,6 +12,7 @@ pub mod config;
 pub mod dataplane;
 pub mod expr;
 pub mod health;
+mod names;
 pub mod pattern;
 pub mod policy;
 pub mod proxy;

@@ -20,7 +20,12 @@ use lb_common::member::MemberId;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use tokio::sync::mpsc;
 
-use crate::{config::spec::Spec, dataplane::table::MemberTable, telemetry::counters::Counters};
+use crate::{
+    balancer::heartbeat::Heartbeats,
+    config::spec::Spec,
+    dataplane::table::{MemberTable, monotonic_ns},
+    telemetry::counters::Counters,
+};
 
 mod body;
 mod client;
@@ -120,6 +125,7 @@ impl Proxy {
         let (office, changes) = manager::Office::open()?;
         let shared = Arc::new(Shared {
             office,
+            heartbeats: Arc::new(Heartbeats::new(Arc::clone(&setup.table), monotonic_ns())),
             table: setup.table,
             column: setup.column,
             counters: setup.counters,
@@ -209,6 +215,11 @@ impl Proxy {
         tls::Peers::new(
             members.filter_map(|member| Some((member.key.id, Arc::clone(member.peer.as_ref()?)))),
         )
+    }
+
+    /// Where members' heartbeats are remembered.
+    pub fn heartbeats(&self) -> Arc<Heartbeats> {
+        Arc::clone(&self.shared.heartbeats)
     }
 
     /// Changes that are asked for in the balancer-manager, for who carries them out; once.

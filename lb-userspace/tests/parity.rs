@@ -8,6 +8,8 @@
 )]
 #[path = "server/harness.rs"]
 mod harness;
+#[path = "parity/heartbeat.rs"]
+mod heartbeat;
 #[path = "parity/peers.rs"]
 mod peers;
 #[path = "parity/policies.rs"]

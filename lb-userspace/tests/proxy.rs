@@ -6,6 +6,8 @@ mod support;
 
 #[path = "proxy/balancing.rs"]
 mod balancing;
+#[path = "proxy/beyond.rs"]
+mod beyond;
 #[path = "proxy/bodies.rs"]
 mod bodies;
 #[path = "proxy/connections.rs"]

@@ -11,6 +11,8 @@ mod crash;
 mod exposition;
 #[path = "server/harness.rs"]
 mod harness;
+#[path = "server/heartbeat.rs"]
+mod heartbeat;
 #[path = "server/lifecycle.rs"]
 mod lifecycle;
 #[path = "server/logs.rs"]

@@ -10,6 +10,7 @@
 
 pub mod apache;
 pub mod curl;
+pub mod dns;
 pub mod flood;
 pub mod kernel;
 pub mod member;

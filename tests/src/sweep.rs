@@ -97,6 +97,7 @@ impl LabId {
         }
         for name in &mine {
             let _ = Command::new("ip").args(["netns", "delete", name]).output();
+            crate::dns::forget(name);
         }
         let _ = unmount(self.bpffs(), UnmountFlags::DETACH);
         let _ = fs::remove_dir_all(self.dir());

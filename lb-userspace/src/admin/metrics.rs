@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::protocol::{MemberView, Snapshot};
+use super::protocol::{MemberView, NameView, Snapshot};
 use crate::telemetry::counters::{BUCKETS, CLASSES, Histogram, bound_us};
 
 /// What a daemon knows that is not in its maps.
@@ -33,6 +33,10 @@ pub struct Numbers {
     pub waiting: u64,
     /// Client connections that are tunnels.
     pub tunnels: u64,
+    /// Members put into error for failing answers.
+    pub ejections: u64,
+    /// Requests not tried again for want of `retrybudget`.
+    pub retries_refused: u64,
     /// Log lines that were not written.
     pub lines_lost: u64,
     /// What the processes take.
@@ -145,6 +149,11 @@ families! {
     OPEN = "sluice_pool_connections", "gauge", "connections", "state", false, "Connections to members, in use or idle in a pool; looked at once a second";
     WAITING = "sluice_pool_waiting", "gauge", "requests", "", false, "Requests that wait for a connection because max are open";
     TUNNELS = "sluice_tunnels", "gauge", "connections", "", false, "Client connections that were switched to another protocol, WebSocket mostly";
+    EJECTIONS = "sluice_member_ejections_total", "counter", "members", "", false, "Times that a member was put into error because its answers failed (ejectmax)";
+    RETRIES_REFUSED = "sluice_retries_refused_total", "counter", "requests", "", false, "Requests that were not tried on another member because retrybudget was used up";
+    NAME_LOOKUPS = "sluice_name_lookups_total", "counter", "lookups", "name,result", false, "Times that a member's name was asked for, found or failed";
+    NAME_AGE = "sluice_name_answer_age_seconds", "gauge", "seconds", "name", false, "Since the last good answer for a member's name; absent before the first";
+    NAME_MOVES = "sluice_name_moves_total", "counter", "moves", "name", false, "Times that members moved to another address of their name";
     PACKETS = "sluice_xdp_packets_total", "counter", "packets", "service,action,reason", true, "Packets by service and reason (docs/reasons.md); service none is the rest of the host's traffic";
     BYTES = "sluice_xdp_bytes_total", "counter", "bytes", "service,action,reason", true, "Bytes of those packets";
     INTERFACE = "sluice_xdp_interface_info", "gauge", "1", "interface,mode", true, "Always 1; where the program is attached and how";
@@ -182,7 +191,10 @@ pub fn render(shown: &Snapshot, numbers: Option<&Numbers>) -> String {
         page.sample(OPEN, &[("state", "idle")], numbers.idle);
         page.one(WAITING, numbers.waiting);
         page.one(TUNNELS, numbers.tunnels);
+        page.one(EJECTIONS, numbers.ejections);
+        page.one(RETRIES_REFUSED, numbers.retries_refused);
     }
+    names(&mut page, &shown.names);
     packets(&mut page, shown);
     page.0
 }
@@ -302,6 +314,34 @@ fn members(page: &mut Page, members: &[MemberView]) {
     for view in members {
         let labels = [("balancer", view.balancer.as_str()), ("member", &view.url)];
         page.sample(FACTOR, &labels, view.lbfactor);
+    }
+}
+
+fn names(page: &mut Page, names: &[NameView]) {
+    if names.is_empty() {
+        return;
+    }
+    page.family(NAME_LOOKUPS);
+    for view in names {
+        let found = view.lookups.saturating_sub(view.failed);
+        for (result, value) in [("found", found), ("failed", view.failed)] {
+            page.sample(
+                NAME_LOOKUPS,
+                &[("name", &view.name), ("result", result)],
+                value,
+            );
+        }
+    }
+    page.family(NAME_AGE);
+    for (view, age) in names
+        .iter()
+        .filter_map(|view| Some((view, view.age_seconds?)))
+    {
+        page.sample(NAME_AGE, &[("name", &view.name)], age);
+    }
+    page.family(NAME_MOVES);
+    for view in names {
+        page.sample(NAME_MOVES, &[("name", &view.name)], view.moves);
     }
 }
 

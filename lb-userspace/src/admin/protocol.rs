@@ -195,8 +195,14 @@ pub struct Snapshot {
     /// Proxies that an upgrade replaced and that still have connections.
     #[serde(default)]
     pub draining: Vec<DrainingView>,
+    /// Balancers with their lbmethods; empty when dead.
+    #[serde(default)]
+    pub methods: Vec<MethodView>,
     /// Members.
     pub members: Vec<MemberView>,
+    /// Names of members; empty when dead.
+    #[serde(default)]
+    pub names: Vec<NameView>,
     /// Services.
     pub services: Vec<ServiceView>,
     /// Deny and allow lists.
@@ -205,6 +211,15 @@ pub struct Snapshot {
     pub settings: Vec<(String, String)>,
     /// What an operator should know: fallbacks taken, repairs done.
     pub notices: Vec<String>,
+}
+
+/// How a balancer elects.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MethodView {
+    /// Its name.
+    pub balancer: String,
+    /// `lbmethod`.
+    pub lbmethod: String,
 }
 
 /// One proxy that another has taken over from.
@@ -284,6 +299,29 @@ pub struct MemberView {
     /// What was steered to it; `None`: nothing is steered to its balancer, nor was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steered: Option<SteeredView>,
+}
+
+/// One name that members have.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NameView {
+    /// The name.
+    pub name: String,
+    /// Where its members are; empty: nowhere yet.
+    pub used: Vec<std::net::IpAddr>,
+    /// The last good answer.
+    pub addresses: Vec<std::net::IpAddr>,
+    /// How long ago that came, seconds; `None`: none since this daemon began.
+    pub age_seconds: Option<u64>,
+    /// How long it holds, seconds; `None`: for ever.
+    pub ttl_seconds: Option<u64>,
+    /// Times it was asked for.
+    pub lookups: u64,
+    /// Those without a usable answer.
+    pub failed: u64,
+    /// Times that members of this name moved.
+    pub moves: u64,
+    /// Why the last lookup failed; empty: it did not.
+    pub error: String,
 }
 
 /// What packets a member got.

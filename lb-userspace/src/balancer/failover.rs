@@ -22,6 +22,8 @@ pub enum Cause {
     Status(u16),
     /// `failontimeout`: AH02460.
     Timeout,
+    /// `ejectmax`: too many of its answers were failures.
+    Outlier,
 }
 
 /// How one attempt to forward ended, as far as another attempt depends on it.
@@ -157,6 +159,12 @@ impl Balancer {
                 "AH02460: balancer://{}: Forcing worker ({url}) into error state due to timeout \
                  and 'failontimeout' parameter being set",
                 self.name
+            ),
+            Cause::Outlier => error!(
+                target: LOG,
+                "balancer://{}: worker ({url}) ejected for {}s: too many of its answers were failures",
+                self.name,
+                self.members[member].retry_ns / 1_000_000_000
             ),
             Cause::Forward => {
                 error!(target: LOG, "balancer://{}: worker ({url}) put into error state", self.name);

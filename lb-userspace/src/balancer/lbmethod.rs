@@ -7,6 +7,9 @@ use super::Balancer;
 pub mod bybusyness;
 pub mod byrequests;
 pub mod bytraffic;
+pub mod hash;
+pub mod heartbeat;
+pub mod leastlatency;
 
 /// The walk of apache.md 5.3. `better(candidate, best)` is asked for every member that may be
 /// taken, in httpd's order of evaluation, and says whether it beats the best so far.
@@ -34,6 +37,7 @@ pub(super) fn pick(
             let reserve = MemberState::SPARE | MemberState::STANDBY;
             let mut state = balancer.state(member);
             if state.has(MemberState::DRAIN) {
+                balancer.see(member, false, now_ns);
                 unusable += usize::from(!state.has(reserve));
                 continue;
             }
@@ -41,6 +45,7 @@ pub(super) fn pick(
                 state = balancer.state(member);
             }
             let usable = state.is_usable();
+            balancer.see(member, usable, now_ns);
             if state.has(MemberState::SPARE) {
                 if usable {
                     spares.push(member);

@@ -23,12 +23,7 @@ pub fn session<'a>(
 ) -> Option<Session> {
     let (value, in_url) = match url_parameter(url, sticky.path.as_bytes(), sticky.scolonpathdelim) {
         Some(value) => (value, true),
-        None => (
-            cookies
-                .into_iter()
-                .find_map(|cookie| cookie_value(cookie, sticky.cookie.as_bytes()))?,
-            false,
-        ),
+        None => (value_of(cookies, &sticky.cookie)?, false),
     };
     let route = match sticky.separator {
         None => value,
@@ -65,6 +60,13 @@ fn url_parameter<'a>(url: &'a [u8], name: &[u8], semicolon_ends: bool) -> Option
         }
     }
     None
+}
+
+/// Value of the first cookie of a name in the values of Cookie fields.
+pub fn value_of<'a>(cookies: impl IntoIterator<Item = &'a [u8]>, name: &str) -> Option<&'a [u8]> {
+    cookies
+        .into_iter()
+        .find_map(|cookie| cookie_value(cookie, name.as_bytes()))
 }
 
 /// Value of a cookie. Quotes are kept; `,` ends a value as `;` does.

@@ -6,7 +6,7 @@ use lb_common::member::{MemberId, MemberState};
 use proptest::prelude::*;
 
 use super::{
-    Balancer, Elected, Unelectable,
+    Ask, Balancer, Elected, Unelectable,
     failover::{Attempts, Cause, NoResponse, Outcome, Silence},
     sticky::Session,
 };
@@ -38,8 +38,11 @@ fn member(index: usize, weight: u32, flags: u64) -> spec::Member {
         acquire: None,
         keepalive: false,
         disablereuse: false,
+        address_ttl: spec::AddressTtl::Record,
         response_field_size: 8192,
         receive_buffer: None,
+        ping: None,
+        ramp_up: None,
         socket: None,
         upgrade: spec::Upgrade::Never,
         health: spec::Health::default(),
@@ -68,6 +71,7 @@ fn spec_of(members: Vec<spec::Member>) -> spec::Balancer {
         failonstatus: Vec::new(),
         failontimeout: false,
         forcerecovery: true,
+        beyond: spec::Beyond::default(),
         manage: spec::Manage::default(),
         at: spec::Place::default(),
     }
@@ -86,6 +90,14 @@ fn build(spec: &spec::Balancer) -> Balancer {
     Balancer::new(spec, &ids, table, None).expect("balancer")
 }
 
+fn ask(session: Option<&Session>, now_ns: u64) -> Ask<'_> {
+    Ask {
+        session,
+        now_ns,
+        ..Ask::default()
+    }
+}
+
 fn letter(member: usize) -> char {
     char::from(b'a' + member as u8)
 }
@@ -94,7 +106,7 @@ fn sequence(balancer: &Balancer, picks: usize) -> String {
     (0..picks)
         .map(|_| {
             balancer
-                .elect(None, 1)
+                .elect(&ask(None, 1))
                 .map_or('-', |elected| letter(elected.member))
         })
         .collect()
@@ -121,7 +133,10 @@ fn traffic(weights: &[u32], picks: usize, bytes: u64) -> String {
     spec.lbmethod = spec::LbMethod::ByTraffic;
     let balancer = build(&spec);
     let pick = |_| {
-        let member = balancer.elect(None, 1).expect("all are usable").member;
+        let member = balancer
+            .elect(&ask(None, 1))
+            .expect("all are usable")
+            .member;
         balancer.cell(member).read.fetch_add(bytes, Relaxed);
         balancer
             .cell(member)
@@ -193,7 +208,7 @@ fn fractional_weights_give_httpds_sequence() {
 #[test]
 fn tie_goes_to_the_earlier_member() {
     let balancer = build(&spec_of(members(&[100, 100])));
-    assert_eq!(balancer.elect(None, 1).expect("usable").member, 0);
+    assert_eq!(balancer.elect(&ask(None, 1)).expect("usable").member, 0);
 }
 
 #[test]
@@ -201,9 +216,11 @@ fn session_hits_move_the_credits() {
     let mut spec = spec_of(members(&[100, 100]));
     spec.sticky = Some(sticky());
     let balancer = build(&spec);
-    balancer.elect(None, 1).expect("usable");
+    balancer.elect(&ask(None, 1)).expect("usable");
     for _ in 0..3 {
-        let elected = balancer.elect(Some(&cookie("n1")), 1).expect("usable");
+        let elected = balancer
+            .elect(&ask(Some(&cookie("n1")), 1))
+            .expect("usable");
         assert_eq!(
             elected,
             Elected {
@@ -269,7 +286,9 @@ fn draining_member_keeps_sessions_and_takes_nobody_new() {
     spec.members[0].status = MemberState::DRAIN;
     let balancer = build(&spec);
     assert_eq!(sequence(&balancer, 3), "bbb");
-    let elected = balancer.elect(Some(&cookie("n0")), 1).expect("usable");
+    let elected = balancer
+        .elect(&ask(Some(&cookie("n0")), 1))
+        .expect("usable");
     assert_eq!(elected.member, 0);
 }
 
@@ -278,7 +297,7 @@ fn all_draining_is_unusable() {
     let mut spec = spec_of(members(&[100]));
     spec.members[0].status = MemberState::DRAIN;
     assert_eq!(
-        build(&spec).elect(None, 1),
+        build(&spec).elect(&ask(None, 1)),
         Err(Unelectable::NoneUsable("x".to_owned()))
     );
 }
@@ -286,7 +305,7 @@ fn all_draining_is_unusable() {
 #[test]
 fn empty_balancer_says_so() {
     assert_eq!(
-        build(&spec_of(Vec::new())).elect(None, 1),
+        build(&spec_of(Vec::new())).elect(&ask(None, 1)),
         Err(Unelectable::NoMembers("x".to_owned()))
     );
 }
@@ -299,11 +318,11 @@ fn nofailover_refuses_a_known_route_that_is_down_and_balances_an_unknown_one() {
     spec.members[0].status = MemberState::DISABLED;
     let balancer = build(&spec);
     assert!(matches!(
-        balancer.elect(Some(&cookie("n0")), 1),
+        balancer.elect(&ask(Some(&cookie("n0")), 1)),
         Err(Unelectable::RouteDown(_, _))
     ));
     assert_eq!(
-        balancer.elect(Some(&cookie("n7")), 1).expect("other"),
+        balancer.elect(&ask(Some(&cookie("n7")), 1)).expect("other"),
         Elected {
             member: 1,
             route_changed: true
@@ -318,7 +337,9 @@ fn redirect_takes_over_from_an_unusable_member_and_circles_end() {
     spec.members[0].redirect = "n2".to_owned();
     spec.members[0].status = MemberState::DISABLED;
     let balancer = build(&spec);
-    let elected = balancer.elect(Some(&cookie("n0")), 1).expect("usable");
+    let elected = balancer
+        .elect(&ask(Some(&cookie("n0")), 1))
+        .expect("usable");
     assert_eq!(
         elected,
         Elected {
@@ -331,7 +352,7 @@ fn redirect_takes_over_from_an_unusable_member_and_circles_end() {
     let circle = build(&spec);
     assert_eq!(
         circle
-            .elect(Some(&cookie("n0")), 1)
+            .elect(&ask(Some(&cookie("n0")), 1))
             .expect("balanced")
             .member,
         1
@@ -347,7 +368,7 @@ fn standby_of_the_same_route_is_the_designated_one() {
     let balancer = build(&spec);
     assert_eq!(
         balancer
-            .elect(Some(&cookie("n0")), 1)
+            .elect(&ask(Some(&cookie("n0")), 1))
             .expect("first")
             .member,
         0
@@ -355,7 +376,7 @@ fn standby_of_the_same_route_is_the_designated_one() {
     balancer.cell(0).set_state(MemberState::STOPPED);
     assert_eq!(
         balancer
-            .elect(Some(&cookie("n0")), 1)
+            .elect(&ask(Some(&cookie("n0")), 1))
             .expect("standby")
             .member,
         2
@@ -366,7 +387,7 @@ fn standby_of_the_same_route_is_the_designated_one() {
 fn error_lasts_for_retry_and_is_cured_by_being_looked_at() {
     let balancer = build(&spec_of(members(&[100, 100])));
     assert!(balancer.put_in_error(0, Cause::Connect, SECOND));
-    let at = |now| balancer.elect(None, now).expect("usable").member;
+    let at = |now| balancer.elect(&ask(None, now)).expect("usable").member;
     assert_eq!([at(SECOND), at(61 * SECOND)], [1, 1]);
     assert_eq!(at(61 * SECOND + 1), 0);
     assert_eq!(balancer.cell(0).retries.load(Relaxed), 1);
@@ -403,7 +424,13 @@ fn all_in_error_are_recovered_at_once() {
     let balancer = build(&spec_of(members(&[100, 100])));
     balancer.put_in_error(0, Cause::Connect, SECOND);
     balancer.put_in_error(1, Cause::Connect, SECOND);
-    assert_eq!(balancer.elect(None, SECOND).expect("recovered").member, 0);
+    assert_eq!(
+        balancer
+            .elect(&ask(None, SECOND))
+            .expect("recovered")
+            .member,
+        0
+    );
     assert!(balancer.is_usable(1));
 }
 
@@ -413,8 +440,8 @@ fn forcerecovery_off_waits_for_retry() {
     spec.forcerecovery = false;
     let balancer = build(&spec);
     balancer.put_in_error(0, Cause::Connect, SECOND);
-    assert!(balancer.elect(None, 2 * SECOND).is_err());
-    assert!(balancer.elect(None, 62 * SECOND).is_ok());
+    assert!(balancer.elect(&ask(None, 2 * SECOND)).is_err());
+    assert!(balancer.elect(&ask(None, 62 * SECOND)).is_ok());
 }
 
 #[test]
@@ -423,7 +450,7 @@ fn disabled_member_prevents_forced_recovery() {
     spec.members[1].status = MemberState::DISABLED;
     let balancer = build(&spec);
     balancer.put_in_error(0, Cause::Connect, SECOND);
-    assert!(balancer.elect(None, SECOND).is_err());
+    assert!(balancer.elect(&ask(None, SECOND)).is_err());
 }
 
 #[test]
@@ -459,10 +486,10 @@ fn direct_worker_in_error_is_refused_until_retry() {
     assert!(!balancer.put_in_error(0, Cause::Forward, 1));
     assert!(balancer.put_in_error(0, Cause::Connect, 1));
     assert!(matches!(
-        balancer.elect(None, 2),
+        balancer.elect(&ask(None, 2)),
         Err(Unelectable::DirectDown(_))
     ));
-    assert!(balancer.elect(None, 61 * SECOND).is_ok());
+    assert!(balancer.elect(&ask(None, 61 * SECOND)).is_ok());
 }
 
 #[test]
@@ -546,7 +573,7 @@ proptest! {
         let total: u32 = weights.iter().sum();
         let rounds = total as usize;
         for _ in 0..rounds {
-            balancer.elect(None, 1).expect("usable");
+            balancer.elect(&ask(None, 1)).expect("usable");
         }
         for (index, &weight) in weights.iter().enumerate() {
             let elected = balancer.cell(index).elected.load(Relaxed);
@@ -577,7 +604,7 @@ proptest! {
             }
             let session = cookie(&format!("n{}", at % weights.len()));
             for session in [None, Some(&session)] {
-                if let Ok(elected) = balancer.elect(session, 1) {
+                if let Ok(elected) = balancer.elect(&ask(session, 1)) {
                     prop_assert!(balancer.is_usable(elected.member));
                     prop_assert!(
                         session.is_some()
@@ -592,3 +619,5 @@ proptest! {
         }
     }
 }
+
+mod beyond;

@@ -23,6 +23,7 @@ use crate::admin::{
 };
 
 mod head;
+mod names;
 
 use head::head;
 
@@ -41,6 +42,10 @@ pub(crate) fn status(global: &Global, json: Json) -> Outcome {
     if !shown.members.is_empty() {
         out.push_str("\nmembers\n");
         out.push_str(&member_table(&shown.members).render(2, colour));
+    }
+    if !shown.names.is_empty() {
+        out.push_str("\nnames\n");
+        out.push_str(&names::name_table(&shown.names).render(2, colour));
     }
     if !shown.services.is_empty() {
         out.push_str("\nservices\n");

@@ -19,6 +19,7 @@ mod foreign;
 mod guard;
 mod headers;
 mod health;
+mod heartbeat;
 pub(crate) mod http2;
 mod keys;
 mod log;
@@ -374,7 +375,7 @@ pub(crate) fn direct_member(url: &super::url::WorkerUrl, place: Place) -> super:
 }
 
 /// The parts of the table, with titles, in the order of the documentation.
-pub(crate) const PARTS: [(&str, &[Directive]); 20] = [
+pub(crate) const PARTS: [(&str, &[Directive]); 21] = [
     ("Files and conditions", server::READING),
     ("Servers and virtual hosts", server::TABLE),
     ("Sections", sections::TABLE),
@@ -391,6 +392,7 @@ pub(crate) const PARTS: [(&str, &[Directive]); 20] = [
     ("Rewriting", rewrite::TABLE),
     ("Balancers", balancer::TABLE),
     ("Health checks", health::TABLE),
+    ("Heartbeats", heartbeat::TABLE),
     ("Logs", log::TABLE),
     ("XDP, guard and sluice itself", guard::TABLE),
     ("L4 steering", steer::TABLE),

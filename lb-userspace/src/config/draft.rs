@@ -388,6 +388,7 @@ impl<'a> Draft<'a> {
                         failonstatus: Vec::new(),
                         failontimeout: false,
                         forcerecovery: true,
+                        beyond: spec::Beyond::default(),
                         manage: spec::Manage::default(),
                         at: mark.place(),
                     },

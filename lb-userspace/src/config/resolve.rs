@@ -52,12 +52,23 @@ pub(super) fn resolve(mut draft: Draft<'_>, file: &Path) -> Loaded {
     spec.hosts = hosts;
     drop_idle(&mut spec);
     spec.balancers = balancers;
+    heartbeat(&mut spec);
     spec.sluice.steers = steers;
     spec.member_tls = member_tls;
     let refused = reports.has_errors();
     Loaded {
         spec: (!refused).then_some(spec),
         reports: reports.finish(file),
+    }
+}
+
+/// mod_lbmethod_heartbeat's default file, where somebody wants it.
+fn heartbeat(spec: &mut spec::Spec) {
+    let mut wanted = spec.balancers.iter();
+    if wanted.any(|balancer| balancer.lbmethod == spec::LbMethod::Heartbeat)
+        && spec.heartbeat == spec::Heartbeat::default()
+    {
+        spec.heartbeat.storage = Some(spec.server_root.join("logs/hb.dat"));
     }
 }
 

@@ -7,18 +7,22 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+mod beyond;
 mod client;
 mod log;
 mod manage;
+mod name;
 pub mod policy;
 mod protocols;
 mod upgrade;
 
+pub use beyond::{Beyond, HashKey, Heartbeat};
 pub use client::{ReadTimeout, RequestLimits, Slashes};
 pub use log::{
     AccessLog, ErrorLogFormat, LogCondition, LogLevel, LogLevels, LogProgram, LogTarget,
 };
 pub use manage::{Manage, Nonce};
+pub use name::AddressTtl;
 pub use protocols::{Protocol, Protocols};
 pub use upgrade::Upgrade;
 
@@ -50,6 +54,8 @@ pub struct Spec {
     /// What sections say of requests: hosts and sections name theirs by index. Index 0 is the main
     /// server's.
     pub policies: Vec<policy::Policy>,
+    /// Where members' heartbeats come from.
+    pub heartbeat: Heartbeat,
     /// TLS to members, each setting once: [`Member::tls`] is an index.
     pub member_tls: Vec<MemberTls>,
     /// Everything of our own: interfaces, guard, shards, instance.
@@ -258,6 +264,8 @@ pub struct Balancer {
     pub failontimeout: bool,
     /// `forcerecovery`. Default on.
     pub forcerecovery: bool,
+    /// What httpd has not.
+    pub beyond: Beyond,
     /// What the balancer-manager may do with it.
     pub manage: Manage,
     /// Where it was first named.
@@ -274,6 +282,12 @@ pub enum LbMethod {
     ByTraffic,
     /// By requests in flight.
     ByBusyness,
+    /// By what members say of themselves.
+    Heartbeat,
+    /// Of two drawn at random the one that would answer sooner. Not httpd's.
+    LeastLatency,
+    /// Requests with one key to one member. Not httpd's.
+    Hash,
 }
 
 /// `stickysession=` with its separators.
@@ -329,6 +343,8 @@ pub struct Member {
     pub connection_timeout: Option<Duration>,
     /// `ttl`: idle connections older than this are closed. `None`: kept.
     pub ttl: Option<Duration>,
+    /// `addressttl`: how long the addresses of its name hold.
+    pub address_ttl: AddressTtl,
     /// `max`: connections per proxy process; `None`: no limit.
     pub max: Option<u32>,
     /// `acquire`: how long to wait for a free connection when `max` is reached.
@@ -341,6 +357,10 @@ pub struct Member {
     pub response_field_size: u32,
     /// `receivebuffersize` bytes, at least 512; `None`: the system's.
     pub receive_buffer: Option<u32>,
+    /// `ping`: how long it is waited for the go-ahead of a member before a body is sent to it.
+    pub ping: Option<Duration>,
+    /// `rampup`: how long a member that comes back takes to have its whole share.
+    pub ramp_up: Option<Duration>,
     /// `upgrade`: what its connections may be switched to. Default nothing, with `ws://` and
     /// `wss://` websocket.
     pub upgrade: Upgrade,

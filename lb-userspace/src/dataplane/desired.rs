@@ -30,7 +30,8 @@ pub(super) use steer::WantedServerIds;
 /// What a generation wants the maps to hold: a [`Spec`] and where its members are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Desired {
-    /// Per balancer, per member: where it is. Parallel to `spec.balancers[b].members[m]`.
+    /// Per balancer, per member: where it is; the unspecified address: nowhere, or not known yet.
+    /// Parallel to `spec.balancers[b].members[m]`.
     pub addresses: Vec<Vec<SocketAddr>>,
     /// The configuration it was made from.
     pub spec: Arc<Spec>,

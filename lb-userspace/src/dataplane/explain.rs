@@ -163,11 +163,8 @@ fn known(question: &Question<'_>, then: Then, maps: &Maps<'_>) -> String {
     let (headers, seed) = (question.headers, maps.settings.flow_seed);
     let entry = if then == Then::Steer4 {
         let a = &headers.source.0;
-        let key = Flow4Key {
-            source: [a[12], a[13], a[14], a[15]],
-            port: headers.source_port.0,
-            service: question.service,
-        };
+        let source = [a[12], a[13], a[14], a[15]];
+        let key = Flow4Key::new(source, headers.source_port.0, question.service);
         look(&key, &key.place(seed, maps.mask4()), |set| maps.set4(set))
     } else {
         let ports = (headers.source_port.0, headers.destination_port.0);

@@ -37,6 +37,7 @@ fn steered(desired: &Desired) -> BTreeSet<IpAddr> {
         .filter_map(|steer| desired.addresses.get(steer.balancer))
         .flatten()
         .map(std::net::SocketAddr::ip)
+        .filter(|ip| !ip.is_unspecified())
         .collect()
 }
 
@@ -91,7 +92,7 @@ pub(super) fn notices(desired: &Desired) -> Vec<String> {
         let addresses = desired.addresses.get(steer.balancer).into_iter().flatten();
         for (member, address) in balancer.members.iter().zip(addresses) {
             let ip = address.ip();
-            if !said.insert((ip, steer.forward == Forward::Dsr)) {
+            if ip.is_unspecified() || !said.insert((ip, steer.forward == Forward::Dsr)) {
                 continue;
             }
             let url = &member.url;
@@ -132,6 +133,7 @@ impl Hops {
             .filter_map(|index| Some((desired.addresses.get(index)?, ids.get(index)?)))
             .flat_map(|(addresses, ids)| ids.iter().zip(addresses))
             .map(|(id, address)| (*id, address.ip()))
+            .filter(|(_, ip)| !ip.is_unspecified())
             .collect();
         self.lost.clear();
         std::mem::replace(&mut self.members, members)

@@ -49,7 +49,7 @@ pub(super) enum Wish {
 
 /// The hash that places a member in its ring: of the configured URL alone, with no secret, so that
 /// every host with this configuration computes this ring.
-pub(super) fn seed(url: &str) -> [u64; 2] {
+pub(crate) fn seed(url: &str) -> [u64; 2] {
     let mut hasher = SipHasher13::new();
     hasher.write(url.as_bytes());
     let hash = hasher.finish128();

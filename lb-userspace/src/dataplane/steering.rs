@@ -255,6 +255,10 @@ fn candidate(
     now: u64,
 ) -> Candidate {
     let mut state = cell.state();
+    if cell.address().ip().is_unspecified() {
+        // Its name has no address yet.
+        state.0 |= MemberState::STOPPED;
+    }
     let since = cell.error_since.load(Relaxed);
     let mut on_trial = false;
     if state.has(MemberState::ERROR) {
@@ -266,7 +270,7 @@ fn candidate(
             cell.retries.fetch_add(1, Relaxed);
             cell.clear_state(MemberState::ERROR);
             trials.remove(&member.id);
-            state = cell.state();
+            state.0 &= !MemberState::ERROR;
         }
     } else if let Some(trial) = trials.get_mut(&member.id) {
         let begun = match trial {

@@ -108,6 +108,10 @@ fn targets(spec: &Spec, ids: &[Vec<MemberId>], table: &MemberTable, peers: &Peer
         .filter(|(member, _)| member.health.check.is_some())
         .filter_map(|(member, &id)| {
             let cell = table.cell(id)?;
+            if member.socket.is_none() && cell.address().ip().is_unspecified() {
+                // Its name has no address yet.
+                return None;
+            }
             let timeout = member.timeout.unwrap_or(default);
             let host = if member.host.contains(':') {
                 format!("[{}]:{}", member.host, member.port)

@@ -3,13 +3,9 @@
 //! recipient do so, and merging them is how smuggled fields get in).
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     pin::Pin,
     rc::Rc,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
@@ -19,6 +15,10 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{exchange::Exchange, pool::Upstream, wheel::Alarm};
+
+mod expect;
+
+pub(crate) use expect::{Expectation, Go, Held};
 
 /// Bytes of a request body that are read before a member is chosen, as in httpd: a body that fits
 /// can be given to another member after a failed connection, and gets a Content-Length.
@@ -46,6 +46,8 @@ pub(crate) enum RequestBody {
     Whole(Bytes),
     /// Begun, the rest is still to come.
     Streamed(Box<Upload>),
+    /// Whatever it is, not before the member wants it.
+    Held(Rc<Held>),
 }
 
 /// A body of which a part may be here already.
@@ -108,6 +110,8 @@ pub(crate) struct Progress {
     pub(crate) taken: Cell<u64>,
     /// The response is done, nobody wants the rest.
     abandoned: Cell<bool>,
+    /// The connection that a [`Held`] body keeps waiting.
+    waiting: RefCell<Option<Waker>>,
 }
 
 impl Progress {
@@ -121,66 +125,13 @@ impl Progress {
     /// Ends an upload whose response is complete; the member's connection ends with it.
     pub(crate) fn abandon(&self) {
         self.abandoned.set(true);
+        if let Some(waiting) = self.waiting.take() {
+            waiting.wake();
+        }
     }
 
     fn took(&self, data: &Bytes) {
         self.taken.set(self.taken.get() + data.len() as u64);
-    }
-}
-
-/// `Expect: 100-continue`, passed on: the body waits for the member's go-ahead, and asking the
-/// client for it is what makes hyper send the client's own 100.
-pub(crate) struct Expectation {
-    go: Arc<Go>,
-    /// A member that never says 100 is given the body after this.
-    patience: Alarm,
-}
-
-/// Set by the member's interim response, which hyper reports from a `Send` callback.
-#[derive(Debug, Default)]
-pub(crate) struct Go {
-    given: AtomicBool,
-    waiter: Mutex<Option<Waker>>,
-}
-
-/// How long a client's body waits for a member that does not answer the expectation (RFC 9110
-/// section 10.1.1: do not wait for ever).
-const PATIENCE: Duration = Duration::from_secs(1);
-
-impl Go {
-    /// The member wants the body.
-    pub(crate) fn give(&self) {
-        self.given.store(true, Relaxed);
-        let waiter = self
-            .waiter
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(waiter) = waiter {
-            waiter.wake();
-        }
-    }
-}
-
-impl Expectation {
-    pub(crate) fn new(go: Arc<Go>, alarm: Alarm) -> Self {
-        alarm.set(PATIENCE);
-        Self {
-            go,
-            patience: alarm,
-        }
-    }
-
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        *self
-            .go
-            .waiter
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
-        if self.go.given.load(Relaxed) {
-            return Poll::Ready(());
-        }
-        self.patience.poll(cx)
     }
 }
 
@@ -240,6 +191,7 @@ impl RequestBody {
             Self::Empty => Self::Empty,
             Self::Whole(bytes) => Self::Whole(bytes.clone()),
             Self::Streamed(_) => std::mem::replace(self, Self::Empty),
+            Self::Held(held) => Self::Held(Rc::clone(held)),
         }
     }
 }
@@ -303,6 +255,7 @@ impl Body for RequestBody {
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Streamed(upload) => upload.poll_frame(cx),
+            Self::Held(held) => held.poll_frame(cx),
         }
     }
 
@@ -311,6 +264,7 @@ impl Body for RequestBody {
             Self::Empty => true,
             Self::Whole(bytes) => bytes.is_empty(),
             Self::Streamed(upload) => upload.here.is_empty() && upload.rest.is_end_stream(),
+            Self::Held(held) => held.is_end_stream(),
         }
     }
 
@@ -318,6 +272,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Held(held) => held.size_hint(),
             Self::Streamed(upload) => {
                 let here = upload.here.len();
                 upload

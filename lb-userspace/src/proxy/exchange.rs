@@ -29,12 +29,12 @@ use finished::Facts;
 pub(crate) use finished::Finished;
 
 use crate::{
-    balancer::{failover::Cause, sticky::Session},
+    balancer::{failover::Cause, feedback::Answer, sticky::Session},
     config::spec,
     dataplane::table::monotonic_ns,
     telemetry::{
         access::{self, Connection},
-        counters::Latency,
+        counters::{Latency, Number},
         error_log,
     },
 };
@@ -318,6 +318,18 @@ impl Exchange {
             .cell(engaged.member)
             .failed
             .fetch_add(1, Relaxed);
+        if balancing.balancer.is_observing() {
+            let broken = Answer {
+                took: None,
+                status: None,
+            };
+            if balancing
+                .balancer
+                .observe(engaged.member, broken, monotonic_ns())
+            {
+                self.shard.tally.up(Number::Ejections);
+            }
+        }
         if matches!(error, BodyError::TimedOut) && balancing.balancer.failontimeout {
             balancing
                 .balancer

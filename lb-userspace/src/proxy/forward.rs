@@ -1,6 +1,6 @@
 //! A request's way through the proxy: virtual host, route, balancer, member, response.
 
-use std::{pin::Pin, rc::Rc};
+use std::{pin::Pin, rc::Rc, time::Instant};
 
 use bytes::Bytes;
 use http::{
@@ -25,14 +25,9 @@ use super::{
     reverse,
     shard::Shard,
     tls, vhost,
-    wheel::TICK,
 };
 use crate::{
-    balancer::{
-        Balancer, Unelectable,
-        failover::{Attempts, Outcome},
-        sticky::{self, Session},
-    },
+    balancer::{Unelectable, failover::Attempts, sticky},
     config::spec::policy::ErrorDocument,
     dataplane::table::monotonic_ns,
     telemetry::error_log,
@@ -40,10 +35,12 @@ use crate::{
 
 mod attempt;
 mod cookie;
+mod election;
 mod outgoing;
 mod switch;
 
 use attempt::attempt;
+use election::{elect, hash_key, observe, tries_another};
 use outgoing::{Outgoing, add_fields, add_via, target};
 pub(crate) use switch::Reply;
 
@@ -503,14 +500,21 @@ async fn forward(
         let cookies = parts.headers.get_all(header::COOKIE);
         sticky::session(sticky, &url, cookies.iter().map(HeaderValue::as_bytes))
     });
+    let key = if elector.wants_key() {
+        let path = path.as_deref().unwrap_or(raw);
+        hash_key(exchange, balancer, &parts.headers, path)
+    } else {
+        0
+    };
     add_fields(exchange, parts, asked);
     let mut outgoing = Outgoing::new(exchange, parts, said, body).await?;
 
     // Members differ in what they put before it.
     let asked_for = std::mem::take(&mut outgoing.parts.uri);
     let mut attempts = Attempts::default();
+    elector.begin_request(monotonic_ns());
     loop {
-        let elected = elect(exchange, balancer, session.as_ref())
+        let elected = elect(exchange, balancer, session.as_ref(), key)
             .await
             .map_err(|error| {
                 let reason = match error {
@@ -530,7 +534,10 @@ async fn forward(
             &target,
         );
         outgoing.parts.uri = target;
-        let failure = match attempt(exchange, &mut outgoing, balancer, elected.member).await {
+        let began = elector.is_observing().then(Instant::now);
+        let ended = attempt(exchange, &mut outgoing, balancer, elected.member).await;
+        observe(&exchange.shard, elector, elected.member, began, &ended);
+        let failure = match ended {
             Ok(answered) => return Ok(answered),
             Err(Attempt::Unreached(failure)) => failure,
             Err(other) => {
@@ -538,7 +545,7 @@ async fn forward(
                 return Err(other);
             }
         };
-        if !elector.try_another(&mut attempts, elected.member, Outcome::Unreached) {
+        if !tries_another(&exchange.shard, elector, &mut attempts, elected.member) {
             return Err(Attempt::Unreached(failure));
         }
     }
@@ -555,43 +562,6 @@ fn say_proxy_error(exchange: &Exchange, end: &Attempt, path: &str) {
             reason = failure.reason.unwrap_or(by_status).name(),
             "[client {}] AH00898: {cause} returned by {path}", exchange.client.peer
         );
-    }
-}
-
-/// Elects a member; with a balancer's `timeout`, asks again until somebody is usable.
-async fn elect(
-    exchange: &Exchange,
-    balancer: usize,
-    session: Option<&Session>,
-) -> Result<crate::balancer::Elected, Unelectable> {
-    let balancer = &exchange.current.plan.balancers[balancer].balancer;
-    let first = balancer.elect(session, monotonic_ns());
-    let waits = matches!(first, Err(Unelectable::NoneUsable(_))) && !balancer.timeout.is_zero();
-    if !waits {
-        return first;
-    }
-    // Boxed: rare, and large.
-    Box::pin(elect_later(&exchange.shard, balancer, session)).await
-}
-
-/// Asks again, for as long as the balancer's `timeout` allows.
-async fn elect_later(
-    shard: &Shard,
-    balancer: &Balancer,
-    session: Option<&Session>,
-) -> Result<crate::balancer::Elected, Unelectable> {
-    let deadline = shard.wheel.alarm();
-    deadline.set(balancer.timeout);
-    let step = shard.wheel.alarm();
-    loop {
-        step.set((balancer.timeout / 100).max(TICK));
-        tokio::select! {
-            () = step.reached() => {}
-            () = deadline.reached() => return balancer.elect(session, monotonic_ns()),
-        }
-        if let Ok(elected) = balancer.elect(session, monotonic_ns()) {
-            return Ok(elected);
-        }
     }
 }
 

@@ -248,7 +248,8 @@ impl Plan {
             .zip(&generation.ids)
             .map(|(balancer, ids)| {
                 let known = previous.and_then(|plan| plan.balancer(&balancer.name));
-                let made = Balancer::new(balancer, ids, Arc::clone(&shared.table), known)?;
+                let made = Balancer::new(balancer, ids, Arc::clone(&shared.table), known)?
+                    .hearing(&shared.heartbeats);
                 let members = made
                     .members()
                     .iter()

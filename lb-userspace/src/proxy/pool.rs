@@ -90,6 +90,9 @@ pub(crate) enum ConnectError {
     /// This process or this machine is out of descriptors or memory: not the member's fault.
     #[error("{0}")]
     Local(#[source] io::Error),
+    /// The member's name has no address.
+    #[error("no address is known for its name")]
+    Nowhere,
     /// `connectiontimeout`.
     #[error("connection timed out")]
     TimedOut,
@@ -371,6 +374,10 @@ async fn connect(
     let opening = async {
         if let Some(path) = &member.spec.socket {
             return connect_unix(shard, path).await.map(Line::Unix);
+        }
+        if address.ip().is_unspecified() {
+            // The kernel would take it for this host.
+            return Err(ConnectError::Nowhere);
         }
         let stream = connect_tcp(address, member.spec.receive_buffer)
             .await

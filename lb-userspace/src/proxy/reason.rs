@@ -56,6 +56,8 @@ reasons! {
     NoMember = "no_member";
     /// The session's member is not usable and `nofailover` forbids another.
     RouteDown = "route_down";
+    /// The member's name has no address.
+    Unresolved = "unresolved";
     /// The kernel refused the connection, or its answer did.
     ConnectFailed = "connect_failed";
     /// `connectiontimeout` passed.

@@ -34,6 +34,7 @@ use super::{
     wheel::{TICK, Wheel},
 };
 use crate::{
+    balancer::heartbeat::Heartbeats,
     dataplane::{
         sys::{defers_accept, trim_heap, watch_listener},
         table::MemberTable,
@@ -50,6 +51,7 @@ pub(crate) struct Shared {
     pub(crate) office: Office,
     pub(crate) column: u32,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) heartbeats: Arc<Heartbeats>,
     /// As many connections as there may be.
     pub(crate) clients: usize,
     pub(crate) connections: AtomicUsize,

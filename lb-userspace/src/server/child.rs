@@ -50,6 +50,8 @@ pub(crate) enum ChildError {
 
 /// Changes of the balancer-manager that a proxy may have asked for and not been answered.
 pub(super) const MOST_CHANGES: usize = 64;
+/// Those, and a word on each name of a large configuration.
+const MOST_WAITING: usize = MOST_CHANGES + 4096;
 
 /// How long a generation may take to be applied.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -70,8 +72,8 @@ pub(crate) struct ProxyChild {
     pub(crate) column: u32,
     /// Connections it last told.
     connections: Cell<u64>,
-    /// Changes that were asked for while something else was waited for.
-    changes: RefCell<VecDeque<FromProxy>>,
+    /// What was asked for or told while something else was waited for.
+    waiting: RefCell<VecDeque<FromProxy>>,
 }
 
 /// Everything of a generation that is sent.
@@ -130,7 +132,7 @@ impl ProxyChild {
             born: Instant::now(),
             column,
             connections: Cell::new(0),
-            changes: RefCell::default(),
+            waiting: RefCell::default(),
         })
     }
 
@@ -228,7 +230,7 @@ impl ProxyChild {
 
     /// The next message; an error or the end of the link means that the process is lost.
     pub(crate) async fn next(&self) -> io::Result<Option<FromProxy>> {
-        let waiting = self.changes.borrow_mut().pop_front();
+        let waiting = self.waiting.borrow_mut().pop_front();
         if waiting.is_some() {
             return Ok(waiting);
         }
@@ -267,11 +269,11 @@ impl ProxyChild {
                     return Err(ChildError::Refused(message));
                 }
                 Some(message) if is_it(&message) => return Ok(()),
-                Some(change @ FromProxy::Change { .. }) => {
-                    let mut changes = self.changes.borrow_mut();
-                    // A proxy that is well never has more of them open; one that is not loses them.
-                    if changes.len() < MOST_CHANGES {
-                        changes.push_back(change);
+                Some(later @ (FromProxy::Change { .. } | FromProxy::Resolved { .. })) => {
+                    let mut waiting = self.waiting.borrow_mut();
+                    // A proxy that is well never has more to say; what one that is not says is lost.
+                    if waiting.len() < MOST_WAITING {
+                        waiting.push_back(later);
                     }
                 }
                 Some(_) => {}

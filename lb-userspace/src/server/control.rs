@@ -20,10 +20,12 @@ use super::{
     certificates::Watch,
     child::{ChildError, Delivery, ProxyChild},
     cpus::Cpus,
+    foundlings::Foundlings,
     inbox::{Came, Inbox},
     ledger::Ledger,
     link::FromProxy,
     listeners::Listeners,
+    names::Names,
     notify::{Notice, notify},
     preflight::Logs,
     privileges::Identity,
@@ -77,7 +79,10 @@ pub(crate) struct Control {
     pub(super) notices: Vec<String>,
     /// What was changed in the balancer-manager.
     pub(super) kept: Kept,
+    pub(super) names: Names,
     pub(super) ledger: Ledger,
+    /// Children of the program that this process was.
+    pub(super) foundlings: Foundlings,
     /// `SluiceMetrics`.
     pub(super) scrape: Option<Scrape>,
     /// For what is asked beside the control socket.
@@ -120,6 +125,8 @@ enum Event {
     Rings,
     /// Interfaces, routes or neighbours changed.
     Host,
+    /// Members are to move to where their names are.
+    Names,
 }
 
 impl Control {
@@ -147,6 +154,9 @@ impl Control {
                     client,
                     submission,
                 }))) => self.manage(number, client, &submission).await,
+                Event::Proxy(Ok(Some(FromProxy::Resolved { host, answer }))) => {
+                    self.resolved(&host, answer);
+                }
                 Event::Proxy(Ok(Some(_))) | Event::Retired(_, Ok(Some(_))) => {}
                 Event::Proxy(Ok(None)) => self.proxy_ended(None),
                 Event::Proxy(Err(error)) => self.proxy_ended(Some(&error.to_string())),
@@ -160,6 +170,7 @@ impl Control {
                 Event::Came(Came::Tick) => {
                     self.dataplane.tick();
                     self.logs.tend();
+                    self.foundlings.tend();
                     self.look_at_steering();
                     self.look_at_certificates().await;
                 }
@@ -178,6 +189,7 @@ impl Control {
                 }
                 Event::Rings => self.dataplane.refresh_rings(),
                 Event::Host => self.dataplane.follow_host(),
+                Event::Names => self.follow_names().await,
                 Event::RetiredDeadline => self.end_overdue(Instant::now()),
             }
             if self.stop.is_some() && self.proxy.is_none() && self.retired.is_empty() {
@@ -200,6 +212,7 @@ impl Control {
         let retired = &self.retired;
         let overdue = retired.iter().filter_map(|retired| retired.deadline).min();
         let restart_at = self.restart_at;
+        let names_due = self.names.due;
         let deadline = self.stop.as_ref().and_then(|stop| stop.deadline);
         let steers = self.dataplane.is_steering();
         tokio::select! {
@@ -216,6 +229,7 @@ impl Control {
             () = at(overdue) => Event::RetiredDeadline,
             _ = self.looks.tick(), if steers => Event::Rings,
             () = self.news.notified() => Event::Host,
+            () = at(names_due) => Event::Names,
         }
     }
 

@@ -237,6 +237,8 @@ impl Ledger {
             idle: counters.number(columns, Number::Idle),
             waiting: counters.number(columns, Number::Waiting),
             tunnels: counters.number(columns, Number::Tunnels),
+            ejections: counters.number(columns, Number::Ejections),
+            retries_refused: counters.number(columns, Number::RetriesRefused),
             lines_lost: counters.number(columns, Number::LinesLost) + self.lines_lost.get(),
             usage: Vec::new(),
             classes: counters.classes(columns),

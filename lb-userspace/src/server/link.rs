@@ -27,6 +27,7 @@ use super::privileges::Identity;
 use crate::{
     admin::manager::edit::Submission,
     config::spec::{LogTarget, Spec},
+    names,
     proxy::{manager::Answer, tls::Certificates},
 };
 
@@ -89,6 +90,13 @@ pub(crate) enum FromProxy {
     },
     /// Client connections open.
     Connections(u64),
+    /// What became of asking for a member's name.
+    Resolved {
+        /// The name.
+        host: String,
+        /// What was said, or why nothing was.
+        answer: Result<names::Answer, String>,
+    },
     /// Somebody changes something in the balancer-manager. Answered by [`ToProxy::Changed`].
     Change {
         /// Tells answers apart.

@@ -146,15 +146,19 @@ impl Control {
                 ..Spec::default()
             };
             added.balancers[0].members.drain(..known);
-            let found = preflight::resolve(&added)
-                .await
-                .map_err(|e| e.to_string())?;
+            let (found, unresolved) = preflight::resolve(&added, self.found_names()).await;
+            if let Some(error) = unresolved.first() {
+                return Err(error.to_string());
+            }
             addresses[index].extend(found.into_iter().flatten());
         }
-        let desired = Desired {
-            addresses,
-            spec: Arc::clone(&spec),
-        };
+        self.switch(Desired { addresses, spec }).await
+    }
+
+    /// Switches to a generation that differs in its balancers alone: listeners, logs and certificates
+    /// stay. On error nothing has changed.
+    pub(super) async fn switch(&mut self, desired: Desired) -> Result<(), String> {
+        let spec = Arc::clone(&desired.spec);
         let published = self
             .dataplane
             .publish(&desired)

@@ -2,15 +2,17 @@
 //! users, interfaces, log files. Binding is in [`super::listeners`].
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::{File, OpenOptions},
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
+
+use tokio::task::JoinSet;
 
 use super::{
     pipes::Piped,
@@ -18,6 +20,7 @@ use super::{
 };
 use crate::{
     config::spec::{ErrorLogFormat, LogTarget, Member, Place, Spec},
+    names::Answer,
     proxy::LogFiles,
     telemetry::{
         error_format::Format,
@@ -78,60 +81,75 @@ pub(crate) enum PreflightError {
     },
 }
 
-/// How long a name may take to resolve.
+/// How long all names together may take to resolve.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Address of members behind a Unix socket: packets go to none.
-const NOWHERE: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
 
-/// Address of every member: `[b][m]` of `spec.balancers[b].members[m]`. The first one the resolver
-/// gives, IPv4 before IPv6 as httpd's APR does with an IPv4 host.
-pub(crate) async fn resolve(spec: &Spec) -> Result<Vec<Vec<SocketAddr>>, PreflightError> {
-    let mut known: HashMap<(String, u16), SocketAddr> = HashMap::new();
-    let mut all = Vec::with_capacity(spec.balancers.len());
-    for balancer in &spec.balancers {
-        let mut addresses = Vec::with_capacity(balancer.members.len());
-        for member in &balancer.members {
-            if member.socket.is_some() {
-                addresses.push(NOWHERE);
-                continue;
-            }
-            let key = (member.host.clone(), member.port);
-            let address = if let Some(address) = known.get(&key) {
-                *address
-            } else {
-                let found = lookup(member).await;
-                let address = found.map_err(|source| PreflightError::Resolve {
-                    at: member.at.clone(),
-                    url: member.url.clone(),
-                    host: member.host.clone(),
-                    source,
-                })?;
-                known.insert(key, address);
-                address
-            };
-            addresses.push(address);
-        }
-        all.push(addresses);
+/// Address of every member: `[b][m]` of `spec.balancers[b].members[m]`, the unspecified one for
+/// those in the second list. `known` are names that need not be asked for. Of a name the first address
+/// the resolver gives, IPv4 before IPv6 as httpd's APR does with an IPv4 host.
+///
+/// This is the C library, so that a start needs no proxy; from then on the proxy asks.
+pub(crate) async fn resolve(
+    spec: &Spec,
+    mut known: BTreeMap<String, IpAddr>,
+) -> (Vec<Vec<SocketAddr>>, Vec<PreflightError>) {
+    let members = || spec.balancers.iter().flat_map(|balancer| &balancer.members);
+    let mut lookups = JoinSet::new();
+    let unknown: BTreeSet<&str> = (members().filter_map(Member::name))
+        .filter(|name| !known.contains_key(*name))
+        .collect();
+    for name in unknown {
+        let name = name.to_owned();
+        lookups.spawn(async move {
+            let found = lookup(&name).await;
+            (name, found)
+        });
     }
-    Ok(all)
+    let mut failed: BTreeMap<String, io::Error> = BTreeMap::new();
+    let all = async {
+        while let Some(Ok((name, found))) = lookups.join_next().await {
+            match found {
+                Ok(ip) => drop(known.insert(name, ip)),
+                Err(error) => drop(failed.insert(name, error)),
+            }
+        }
+    };
+    let _late_ones_are_missing = tokio::time::timeout(RESOLVE_TIMEOUT, all).await;
+    let unresolved = (members())
+        .filter(|member| member.name().is_some_and(|name| !known.contains_key(name)))
+        .map(|member| PreflightError::Resolve {
+            at: member.at.clone(),
+            url: member.url.clone(),
+            host: member.host.clone(),
+            source: failed.get(&member.host).map_or_else(
+                || io::ErrorKind::TimedOut.into(),
+                |error| io::Error::new(error.kind(), error.to_string()),
+            ),
+        })
+        .collect();
+    let address = |member: &Member| match (&member.socket, member.host.parse()) {
+        (Some(_), _) => NOWHERE,
+        (None, Ok(ip)) => SocketAddr::new(ip, member.port),
+        (None, Err(_)) => {
+            let ip = known.get(&member.host).copied();
+            SocketAddr::new(ip.unwrap_or(NOWHERE.ip()), member.port)
+        }
+    };
+    let addresses = (spec.balancers.iter())
+        .map(|balancer| balancer.members.iter().map(address).collect())
+        .collect();
+    (addresses, unresolved)
 }
 
-async fn lookup(member: &Member) -> io::Result<SocketAddr> {
-    let found = tokio::time::timeout(
-        RESOLVE_TIMEOUT,
-        tokio::net::lookup_host((member.host.as_str(), member.port)),
-    )
-    .await
-    .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let found: Vec<SocketAddr> = found.collect();
-    found
-        .iter()
-        .find(|address| address.is_ipv4())
-        .or(found.first())
-        .copied()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+async fn lookup(name: &str) -> io::Result<IpAddr> {
+    let found = tokio::net::lookup_host((name, 0)).await?;
+    let answer = Answer::of(found.map(|address| address.ip()), Duration::ZERO);
+    answer
+        .map(|answer| answer.addresses[0])
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no usable address"))
 }
 
 /// The user the proxy runs as; `None` when control is not root and nothing can be changed.

@@ -28,7 +28,8 @@ use super::{
 };
 use crate::{
     dataplane::table::MemberTable,
-    health::Checker,
+    health::{Checker, Monitor},
+    names::{Resolved, Watcher},
     proxy::{
         Generation, LogFiles, Proxy, Setup, ShardListener,
         manager::{Answer, Ask},
@@ -99,6 +100,7 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
     let table = Arc::new(MemberTable::map(members.as_fd(), busy.as_fd())?);
     let mut signals = Signals::new()?;
     let checker = Checker::start(Arc::clone(&table)).map_err(ProxyProcessError::Start)?;
+    let (watcher, resolved) = Watcher::start().map_err(ProxyProcessError::Start)?;
     let proxy = Proxy::start(Setup {
         table: Arc::clone(&table),
         column,
@@ -108,12 +110,16 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
         clients: privileges::client_limit(),
     })
     .map_err(ProxyProcessError::Start)?;
+    let monitor = Monitor::start(proxy.heartbeats()).map_err(ProxyProcessError::Start)?;
     let changes = proxy.changes();
     link.send(&FromProxy::Ready, &[]).await?;
     let mut process = Process {
         link,
         proxy,
         checker: Some(checker),
+        monitor,
+        watcher: Some(watcher),
+        resolved,
         table,
         succession,
         listeners: Vec::new(),
@@ -147,6 +153,11 @@ struct Process {
     proxy: Proxy,
     /// `None`: draining, another process checks.
     checker: Option<Checker>,
+    /// The same, of members' names.
+    watcher: Option<Watcher>,
+    resolved: mpsc::Receiver<Resolved>,
+    /// Goes on while draining: elections do.
+    monitor: Monitor,
     table: Arc<MemberTable>,
     succession: Succession,
     /// Received for the generation to come.
@@ -174,6 +185,10 @@ impl Process {
                 },
                 () = signals.terminate() => break (Some(ORPHAN_PATIENCE), Drain::Now),
                 Some(ask) = next_change(&mut self.changes) => self.pass_on(ask).await,
+                Some(Resolved { host, answer }) = self.resolved.recv() => {
+                    // When control is gone the next receive tells.
+                    drop(self.link.send(&FromProxy::Resolved { host, answer }, &[]).await);
+                }
                 _ = look.tick() => {
                     let now = self.proxy.connections() as u64;
                     // When control is gone the next receive tells.
@@ -184,6 +199,7 @@ impl Process {
             }
         };
         self.checker = None;
+        self.watcher = None;
         self.ask_no_more();
         self.drain(patience, how, signals).await;
         Ok(())
@@ -296,8 +312,12 @@ impl Process {
             logs,
         )?;
         error_log::configure(targets);
+        self.monitor.apply(&spec.heartbeat);
         if let Some(checker) = &self.checker {
             checker.apply(&spec, &ids, &self.table, &self.proxy.peers());
+        }
+        if let Some(watcher) = &self.watcher {
+            watcher.apply(&spec);
         }
         Ok(())
     }

@@ -85,8 +85,13 @@ impl Control {
             tracing::warn!("{line}");
         }
         let stopped = |stopped: Stopped| stopped.to_string();
-        let addresses = self.attend(preflight::resolve(&spec)).await;
-        let addresses = addresses.map_err(stopped)?.map_err(text)?;
+        // Names that are in use stay where they are: a name server that is away must not move them.
+        let names = preflight::resolve(&spec, self.found_names());
+        let (addresses, unresolved) = self.attend(names).await.map_err(stopped)?;
+        if !unresolved.is_empty() {
+            let lines: Vec<String> = unresolved.into_iter().map(text).collect();
+            return Err(lines.join("\n"));
+        }
         let bound = (self.listeners).rebind(&spec.listeners, &self.steered, spec.listen_backlog);
         let listeners = (self.attend(bound).await)
             .map_err(stopped)?
@@ -144,6 +149,7 @@ impl Control {
         self.certificates = tls.certificates;
         self.watch = watch;
         self.notices = notices;
+        self.forget_names();
         error_log::configure(self.logs.error_targets(&spec));
         Ok(message)
     }

@@ -14,10 +14,12 @@ use crate::{
     admin::{
         change,
         limit::LimitChange,
+        manager::edit,
         metrics,
         protect::{Protected, What},
         protocol::{
-            CaptureWanted, DrainingView, MemberChange, Request, Response, ShardView, Snapshot,
+            CaptureWanted, DrainingView, MemberChange, MethodView, Request, Response, ShardView,
+            Snapshot,
         },
     },
     config::{prefix::PrefixError, spec::Prefix},
@@ -142,6 +144,14 @@ impl Control {
                         .map(|at| at.saturating_duration_since(Instant::now()).as_secs()),
                 })
                 .collect(),
+            methods: (spec.balancers.iter())
+                .filter(|balancer| !balancer.direct)
+                .map(|balancer| MethodView {
+                    balancer: balancer.name.clone(),
+                    lbmethod: edit::name_of(balancer.lbmethod).to_owned(),
+                })
+                .collect(),
+            names: self.name_views(),
             notices: self.notices.clone(),
             ..maps
         })

@@ -2,6 +2,7 @@
 //! that this process was, or as that program again when a successor could not go on.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     os::{fd::AsFd as _, unix::fs::DirBuilderExt as _},
     sync::Arc,
@@ -18,12 +19,14 @@ use super::{
     control::{Control, Retired},
     cpus::Cpus,
     follow,
+    foundlings::Foundlings,
     handover::{HandedProxy, Legacy, State},
     inbox::Inbox,
     ledger::Ledger,
     link::Parcel,
     listeners::Listeners,
     manager,
+    names::{self, Names},
     preflight::{self, Logs},
     privileges::Identity,
     scrape::Scrape,
@@ -75,6 +78,13 @@ impl Control {
         };
         let identity = preflight::identity(&spec).map_err(host)?;
         preflight::interfaces(&spec).map_err(host)?;
+        // Before anything is started here.
+        let foundlings = legacy
+            .as_deref()
+            .map_or_else(Foundlings::default, |legacy| {
+                let proxies = legacy.state.proxies.iter().map(|proxy| proxy.pid);
+                Foundlings::of_predecessor(&proxies.collect::<Vec<_>>())
+            });
         let logs = Logs::open(&spec, None).map_err(host)?;
         let tls = match (certificates::load(&spec), &back) {
             (Ok(tls), _) => tls,
@@ -91,7 +101,14 @@ impl Control {
             state.addresses.clone()
         } else {
             tokio::select! {
-                resolved = preflight::resolve(&spec) => resolved.map_err(host)?,
+                resolved = preflight::resolve(&spec, BTreeMap::new()) => {
+                    let (addresses, unresolved) = resolved;
+                    // Whoever is not there to correct it is served better by the others.
+                    for error in unresolved {
+                        said.push(format!("{error}; it is in error until the name is found"));
+                    }
+                    addresses
+                }
                 () = signals.stop() => return Err(StartError::Stopped),
             }
         };
@@ -115,7 +132,11 @@ impl Control {
             Some(legacy) => ControlSocket::adopt(legacy.socket.try_clone()?, ask.clone())?,
             None => ControlSocket::bind(&options.place, &spec.sluice, ask.clone())?,
         };
-        let scrape = Scrape::of(&spec.sluice, None, &ask)
+        let scraped = (legacy.as_deref())
+            .and_then(|legacy| legacy.scrape.as_ref())
+            .map(|socket| Scrape::adopt(socket, &ask))
+            .transpose()?;
+        let scrape = Scrape::of(&spec.sluice, scraped.as_ref(), &ask)
             .map_err(|error| StartError::Host(error.to_string()))?;
         let mut ledger = ledger(legacy.as_deref(), shards, &mut notices)?;
         let orphan = opened.orphan();
@@ -145,6 +166,7 @@ impl Control {
             spec: Arc::clone(&spec),
         };
         let published = opened.publish(&desired)?;
+        names::mark_unresolved(&desired, &published, &opened.table());
         notices.extend(published.notices.iter().cloned());
         notices.extend(ledger.published(&spec, &published, &opened.table()));
 
@@ -224,7 +246,9 @@ impl Control {
             restarts: state.map_or(0, |state| state.restarts),
             notices,
             kept,
+            names: Names::default(),
             ledger,
+            foundlings,
             scrape,
             ask,
             backoff: Backoff::default(),

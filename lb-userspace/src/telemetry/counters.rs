@@ -82,6 +82,10 @@ pub enum Number {
     H2Floods,
     /// Connections that are tunnels (gauge).
     Tunnels,
+    /// Members put into error for failing answers (`ejectmax`).
+    Ejections,
+    /// Requests not tried again for want of `retrybudget`.
+    RetriesRefused,
 }
 
 impl Number {
@@ -109,7 +113,7 @@ const BLOCK: usize = HANDSHAKE + HANDSHAKES;
 const DIRECTORY: usize = MAX_BALANCERS * 2;
 
 const _: () =
-    assert!((Number::Tunnels as usize) < CLASS && CLASSES <= MEMBER_CELLS && BUCKETS < 32);
+    assert!((Number::RetriesRefused as usize) < CLASS && CLASSES <= MEMBER_CELLS && BUCKETS < 32);
 
 /// Which of a balancer's histograms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -133,6 +133,7 @@ impl Pair {
             "proxy_http",
             "proxy_balancer",
             "lbmethod_byrequests",
+            "lbmethod_heartbeat",
         ] {
             let file = format!("{MODULES}/mod_{name}.so");
             // Some builds have them linked in.

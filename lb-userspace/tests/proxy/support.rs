@@ -63,6 +63,7 @@ pub(crate) struct Member {
     pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
     streams: Arc<Mutex<Vec<TcpStream>>>,
     stopped: Arc<AtomicBool>,
 }
@@ -93,10 +94,12 @@ impl Member {
             address: listener.local_addr().expect("member's address"),
             seen: Arc::default(),
             connections: Arc::default(),
+            open: Arc::default(),
             streams: Arc::default(),
             stopped: Arc::default(),
         };
         let (seen, connections) = (member.seen.clone(), member.connections.clone());
+        let open = Arc::clone(&member.open);
         let (streams, stopped) = (member.streams.clone(), member.stopped.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -109,11 +112,13 @@ impl Member {
                     .lock()
                     .expect("streams")
                     .push(stream.try_clone().expect("clone"));
-                let (seen, handler) = (seen.clone(), handler.clone());
+                open.fetch_add(1, Relaxed);
+                let (seen, handler, open) = (seen.clone(), handler.clone(), open.clone());
                 std::thread::spawn(move || {
                     // A client that goes away ends the thread; what it saw before counts.
                     let _ = serve(&mut stream, &seen, handler.as_ref(), reads_body);
                     let _ = stream.shutdown(Shutdown::Both);
+                    open.fetch_sub(1, Relaxed);
                 });
             }
         });
@@ -130,6 +135,11 @@ impl Member {
 
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Relaxed)
+    }
+
+    /// Those that the proxy has not closed.
+    pub(crate) fn open_connections(&self) -> usize {
+        self.open.load(Relaxed)
     }
 
     /// Closes every connection that is open.

@@ -482,6 +482,14 @@ impl Model {
         (outcome, buffer.bytes)
     }
 
+    /// The same by the long way.
+    #[must_use]
+    pub fn travel_slowly(&self, frame: &[u8]) -> (Outcome, Vec<u8>) {
+        let mut buffer = Buffer::new(frame);
+        let outcome = journey::travel_slowly(&mut buffer, &parse(frame), self);
+        (outcome, buffer.bytes)
+    }
+
     /// Packets that were sent to a member, as counted.
     #[must_use]
     pub fn sent(&self, member: u16) -> u64 {

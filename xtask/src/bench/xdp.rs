@@ -38,6 +38,9 @@ pub(crate) struct Arguments {
     /// Packets of each row and round
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..))]
     packets: u32,
+    /// Only rows whose name contains this, beside the floors
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
     /// Also write everything measured to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -95,7 +98,9 @@ pub(super) fn run(_root: &Path, arguments: &Arguments) -> Result<()> {
     let mut kernel = Kernel::load()?;
     let mut large = Kernel::load_sized(steering::SETS, steering::NAT)?;
     let mut floors = Floors::load()?;
-    let rows = rows::all();
+    let mut rows = rows::all();
+    rows.retain(|row| row.name.contains(&arguments.only));
+    ensure!(!rows.is_empty(), "no row's name contains that");
     let mut measured: Vec<Rounds> = rows.iter().map(|_| Rounds::default()).collect();
     // The floors as rows of their own, against the first.
     let plain = [floors::PASS, floors::DROP, floors::PARSE];

@@ -137,6 +137,9 @@ pub(super) fn all() -> Vec<Item> {
         tool("bpftool", "maps with field names", "bpftool", || {
             lab::has_tool("bpftool")
         }),
+        tool("dnsmasq", "a real name server", "dnsmasq-base", || {
+            lab::dns::Dns::missing().is_none()
+        }),
         tool("httpd", "a real member; parity", "apache2-bin", || {
             lab::apache::Apache::missing().is_none()
         }),

@@ -26,7 +26,7 @@ fn example() -> Member {
         "lbset": 0, "route": "", "redirect": "", "status": 0,
         "retry": {"secs": 60, "nanos": 0}, "timeout": null, "connection_timeout": null,
         "ttl": null, "max": null, "acquire": null, "keepalive": false, "disablereuse": false,
-        "response_field_size": 8192, "upgrade": "Never", "health": Health::default(), "at": {"file": "", "line": 1}
+        "address_ttl": "Record", "response_field_size": 8192, "upgrade": "Never", "health": Health::default(), "at": {"file": "", "line": 1}
     }))
     .expect("a member")
 }
@@ -44,6 +44,7 @@ fn spec() -> Spec {
         failonstatus: Vec::new(),
         failontimeout: false,
         forcerecovery: true,
+        beyond: crate::config::spec::Beyond::default(),
         manage: crate::config::spec::Manage::default(),
         at: crate::config::spec::Place::default(),
     };

@@ -14,10 +14,13 @@ use crate::{
 };
 
 /// lbmethods by name, in the order of the form.
-pub const LBMETHODS: [(&str, LbMethod); 3] = [
+pub const LBMETHODS: [(&str, LbMethod); 6] = [
     ("byrequests", LbMethod::ByRequests),
     ("bybusyness", LbMethod::ByBusyness),
     ("bytraffic", LbMethod::ByTraffic),
+    ("heartbeat", LbMethod::Heartbeat),
+    ("leastlatency", LbMethod::LeastLatency),
+    ("hash", LbMethod::Hash),
 ];
 
 /// Methods of health checks by name, in the order of the form.

@@ -30,6 +30,7 @@ fn balancer(urls: &[&str]) -> Balancer {
         failonstatus: Vec::new(),
         failontimeout: false,
         forcerecovery: true,
+        beyond: crate::config::spec::Beyond::default(),
         manage: Manage {
             growth: 1,
             ..Manage::default()

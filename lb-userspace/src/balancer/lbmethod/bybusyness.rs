@@ -2,18 +2,20 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::balancer::Balancer;
+use crate::balancer::{Ask, Balancer, rampup};
 
 /// Elects a member. Requests in flight of every proxy process count; among equally busy ones the
 /// credit of byrequests decides, which every candidate gains and the elected pays for. Under the
 /// election lock.
-pub(in crate::balancer) fn elect(balancer: &Balancer, now_ns: u64) -> Option<usize> {
+pub(in crate::balancer) fn elect(balancer: &Balancer, ask: &Ask<'_>) -> Option<usize> {
     let credit = |member: usize| balancer.cell(member).lbstatus.load(Relaxed);
     let mut total = 0_i64;
     let mut least = u64::MAX;
-    let elected = super::pick(balancer, now_ns, |candidate, best| {
-        total = total.wrapping_add(balancer.gain(candidate));
-        let busy = balancer.busy(candidate);
+    let elected = super::pick(balancer, ask.now_ns, |candidate, best| {
+        total = total.wrapping_add(balancer.gain(candidate, ask.now_ns));
+        // Who is on its way up (rampup) counts as busier than it is.
+        let share = balancer.share(candidate, ask.now_ns);
+        let busy = (balancer.busy(candidate) + 1).saturating_mul(rampup::WHOLE) / share;
         let wins = best
             .is_none_or(|best| busy < least || (busy == least && credit(candidate) > credit(best)));
         if wins {

@@ -59,6 +59,9 @@ pub(super) fn head(out: &mut String, shown: &Snapshot, colour: bool) {
             ),
         );
     }
+    if !shown.methods.is_empty() {
+        line(out, format_args!("balancers   {}", methods(shown)));
+    }
     if !shown.file.is_empty() {
         line(out, format_args!("file        {}", shown.file));
     }
@@ -76,6 +79,22 @@ pub(super) fn head(out: &mut String, shown: &Snapshot, colour: bool) {
         other => other,
     };
     line(out, format_args!("dataplane   {dataplane}{beat}"));
+}
+
+/// Balancers in a line; all of them are in the JSON.
+const MOST_BALANCERS: usize = 8;
+
+/// `app byrequests, static hash, 3 more`.
+fn methods(shown: &Snapshot) -> String {
+    let named = shown.methods.iter().take(MOST_BALANCERS);
+    let mut parts: Vec<String> = named
+        .map(|view| format!("{} {}", view.balancer, view.lbmethod))
+        .collect();
+    let more = shown.methods.len().saturating_sub(MOST_BALANCERS);
+    if more > 0 {
+        parts.push(format!("{more} more"));
+    }
+    parts.join(", ")
 }
 
 /// `2 allowed (0 1), a shard pinned to each`, and the quota where there is one.

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use super::{Call, Fault};
 use crate::config::{
-    draft::BalancerDraft,
-    spec::{Health, LbMethod, Member, Nonce, Place, Scheme, Sticky, Upgrade},
+    spec::{AddressTtl, Health, Member, Place, Scheme, Upgrade},
     status::parse_status_flags,
     url::WorkerUrl,
     value::{self, Unit, atoi},
 };
+
+mod balancer;
+
+pub(super) use balancer::set as set_balancer_keys;
 
 /// Parses the URL of a worker of a scheme that this version speaks. The error is what follows the
 /// directive's name.
@@ -82,12 +85,15 @@ pub(super) fn member(url: &WorkerUrl, at: Place) -> Member {
         timeout: None,
         connection_timeout: None,
         ttl: None,
+        address_ttl: AddressTtl::Record,
         max: None,
         acquire: None,
         keepalive: false,
         disablereuse: false,
         response_field_size: 8192,
         receive_buffer: None,
+        ping: None,
+        ramp_up: None,
         upgrade,
         health: Health::default(),
         at,
@@ -250,6 +256,7 @@ fn set_member_key(
                 "TTL must be at least one second",
             )?);
         }
+        "addressttl" => member.address_ttl = address_ttl(value)?,
         "max" => {
             let max = whole(call, index, value, 0, "Max must be a positive number")?;
             // 0 is "as many as there are threads": no bound of its own.
@@ -336,6 +343,19 @@ fn set_member_key(
             short(value, "Secret length must be < 64 characters")?;
             no_effect(call, index, key, "it is for ajp:// members");
         }
+        "ping" => {
+            let time = value::time(value, Unit::Seconds)
+                .ok_or_else(|| wrong("Ping/Pong timeout has wrong format"))?;
+            if time.is_zero() {
+                let why = "Ping/Pong timeout must be at least one millisecond";
+                return Err(wrong(why));
+            }
+            member.ping = Some(time);
+        }
+        "rampup" => {
+            let why = "rampup must be at least one second";
+            member.ramp_up = Some(seconds(call, index, value, 1, why)?);
+        }
         "upgrade" => member.upgrade = upgrade(value)?,
         "hcmethod" | "hcinterval" | "hcpasses" | "hcfails" | "hcuri" | "hcexpr" | "hctemplate" => {
             super::health::set(call, &mut member.health, key, value)?;
@@ -359,6 +379,19 @@ fn set_member_key(
 fn no_effect(call: &mut Call<'_, '_>, index: usize, key: &str, why: &str) {
     let message = format!("member key '{key}' has no effect: {why}");
     call.notice(Fault::new(message).at(index));
+}
+
+/// Whole seconds up to 2^31 - 1, with unit or without, or -1.
+fn address_ttl(value: &str) -> Result<AddressTtl, Problem> {
+    let why = "AddressTTL must be -1 or a number of seconds not exceeding (2147483647)";
+    if value == "-1" {
+        return Ok(AddressTtl::Forever);
+    }
+    let time = value::time(value, Unit::Seconds).ok_or_else(|| wrong(why))?;
+    if time.subsec_nanos() != 0 || time.as_secs() > 2_147_483_647 {
+        return Err(wrong(why));
+    }
+    Ok(AddressTtl::Every(time.max(Duration::from_secs(1))))
 }
 
 fn buffer_size(
@@ -404,137 +437,6 @@ fn float(text: &str) -> Option<f64> {
     digits.parse().ok()
 }
 
-/// Sets keys of a balancer of this host; each that is refused is an error of its own. `full` makes
-/// the message of what is wrong.
-pub(super) fn set_balancer_keys(
-    call: &mut Call<'_, '_>,
-    host: usize,
-    name: &str,
-    params: &[(usize, String, String)],
-    full: impl Fn(&str) -> String,
-) {
-    for (index, key, value) in params {
-        let Some(at) = call.draft.hosts[host]
-            .balancers
-            .iter()
-            .position(|b| b.balancer.name == name)
-        else {
-            return;
-        };
-        let mut draft = call.draft.hosts[host].balancers[at].clone();
-        match set_balancer_key(call, &mut draft, *index, key, value) {
-            Ok(()) => {
-                draft.given.push(key.to_ascii_lowercase());
-                call.draft.hosts[host].balancers[at] = draft;
-            }
-            Err(problem) => {
-                problem.report(call, *index, |why| full(&format!("{why} {key}={value}")));
-            }
-        }
-    }
-}
-
-fn set_balancer_key(
-    call: &mut Call<'_, '_>,
-    draft: &mut BalancerDraft,
-    index: usize,
-    key: &str,
-    value: &str,
-) -> Result<(), Problem> {
-    let balancer = &mut draft.balancer;
-    match key.to_ascii_lowercase().as_str() {
-        "lbmethod" => match value.to_ascii_lowercase().as_str() {
-            "byrequests" => balancer.lbmethod = LbMethod::ByRequests,
-            "bytraffic" => balancer.lbmethod = LbMethod::ByTraffic,
-            "bybusyness" => balancer.lbmethod = LbMethod::ByBusyness,
-            "heartbeat" | "leastlatency" | "hash" => {
-                return Err(Problem::NotYet(format!("lbmethod={value}")));
-            }
-            _ => return Err(wrong("unknown lbmethod")),
-        },
-        "stickysession" => {
-            if value.len() >= 64 {
-                return Err(wrong("stickysession length must be < 64 characters"));
-            }
-            let (cookie, path) = value.split_once('|').unwrap_or((value, value));
-            balancer.sticky = (!value.is_empty()).then(|| Sticky {
-                cookie: cookie.to_owned(),
-                path: path.to_owned(),
-                separator: Some('.'),
-                scolonpathdelim: false,
-                cookie_written: false,
-            });
-        }
-        "stickysessionsep" => {
-            let mut chars = value.chars();
-            draft.separator = match (chars.next(), chars.next()) {
-                (Some(c), None) => Some(c),
-                _ if value::flag(value) == Some(false) => None,
-                _ => return Err(wrong("stickysessionsep must be a single character or Off")),
-            };
-        }
-        "scolonpathdelim" => {
-            draft.scolonpathdelim = on_off(value, "scolonpathdelim must be On|Off")?;
-        }
-        "stickycookie" => {
-            draft.cookie_written = on_off(value, "stickycookie must be On|Off")?;
-        }
-        "nofailover" => balancer.nofailover = on_off(value, "failover must be On|Off")?,
-        "timeout" => {
-            balancer.timeout =
-                seconds(call, index, value, 1, "timeout must be at least one second")?;
-        }
-        "maxattempts" => {
-            let why = "maximum number of attempts must be a positive number";
-            balancer.maxattempts = Some(whole(call, index, value, 0, why)?);
-        }
-        "failonstatus" => {
-            let mut codes = Vec::new();
-            for code in value.split(',').filter(|code| !code.is_empty()) {
-                let number = u16::try_from(atoi(code))
-                    .ok()
-                    .filter(|n| (100..=599).contains(n));
-                codes.push(number.ok_or_else(|| {
-                    wrong("failonstatus must be one or more HTTP response codes")
-                })?);
-            }
-            codes.sort_unstable();
-            codes.dedup();
-            balancer.failonstatus = codes;
-        }
-        "failontimeout" => balancer.failontimeout = on_off(value, "failontimeout must be On|Off")?,
-        "forcerecovery" => balancer.forcerecovery = on_off(value, "forcerecovery must be On|Off")?,
-        "growth" => {
-            let growth = u32::try_from(atoi(value)).ok();
-            balancer.manage.growth = growth
-                .filter(|n| (1..=100).contains(n))
-                .ok_or_else(|| wrong("growth must be between 1 and 100"))?;
-        }
-        "nonce" => {
-            if value.len() > 36 {
-                return Err(wrong("Provided nonce is too large"));
-            }
-            balancer.manage.nonce = match value {
-                _ if value.eq_ignore_ascii_case("none") => Nonce::Off,
-                "" => Nonce::Random,
-                _ => Nonce::Fixed(value.to_owned()),
-            };
-        }
-        lower if BALANCER_KEYS_NOT_YET.contains(&lower) => {
-            return Err(Problem::NotYet(format!("balancer key '{key}'")));
-        }
-        _ => {
-            let names = BALANCER_KEYS.iter().map(|(name, ..)| *name);
-            let known = names.chain(BALANCER_KEYS_NOT_YET.iter().copied());
-            return Err(Problem::Unknown(
-                "unknown Balancer parameter",
-                value::nearest(key, known),
-            ));
-        }
-    }
-    Ok(())
-}
-
 /// A key, for suggestions and documentation: name, default, meaning.
 pub(super) type Key = (&'static str, &'static str, &'static str);
 
@@ -550,6 +452,7 @@ pub(super) const MEMBER_KEYS: &[Key] = &[
     ("timeout", "ProxyTimeout", "seconds for one read or write, at least 1"),
     ("connectiontimeout", "timeout", "time to connect; seconds, or with unit ms, s, min, h"),
     ("ttl", "", "seconds after which an idle connection is closed, at least 1"),
+    ("addressttl", "the record's", "seconds that the addresses of the member's name hold, or with unit; at least 1; -1 is for ever. Without: as long as the name server says, from a second to an hour"),
     ("max", "", "connections of the whole proxy process; 0 is no limit"),
     ("acquire", "", "time to wait for a connection when max is reached; milliseconds, or with unit"),
     ("keepalive", "Off", "SO_KEEPALIVE on its connections"),
@@ -564,6 +467,8 @@ pub(super) const MEMBER_KEYS: &[Key] = &[
     ("flushwait", "10", "no effect: responses are always passed on as they come"),
     ("flusher", "flush", "no effect: it is for fdpass:// members"),
     ("secret", "", "no effect: it is for ajp:// members"),
+    ("ping", "", "time in which the member has to say 100 (Continue) to a request with a body before the body is sent, else another is tried; seconds, or with unit ms, s, min, h"),
+    ("rampup", "", "seconds in which a member that comes back, or is added, comes to its whole share; at least 1 (not httpd's)"),
     ("upgrade", "NONE", "protocols that a client may switch a connection to: websocket, another name, ANY (but h2c, which has to be named) or NONE; ws:// and wss:// mean websocket"),
     ("hcmethod", "None", "how its health is checked: None, TCP, OPTIONS, HEAD, GET, and OPTIONS11, HEAD11, GET11 for HTTP/1.1; members of balancers only"),
     ("hcinterval", "30", "time between two checks, at least 100ms; seconds, or with unit; varied by a tenth, so that checks spread"),
@@ -574,11 +479,11 @@ pub(super) const MEMBER_KEYS: &[Key] = &[
     ("hctemplate", "", "name of the ProxyHCTemplate whose keys are taken over"),
 ];
 /// Keys of a member that this version refuses.
-pub(super) const MEMBER_KEYS_NOT_YET: &[&str] = &["ping", "addressttl", "hcpath", "rampup"];
+pub(super) const MEMBER_KEYS_NOT_YET: &[&str] = &["hcpath"];
 /// Keys of a balancer.
 #[rustfmt::skip] // One row a line: it is read as a table.
 pub(super) const BALANCER_KEYS: &[Key] = &[
-    ("lbmethod", "byrequests", "how a member is elected: byrequests, bytraffic or bybusyness"),
+    ("lbmethod", "byrequests", "how a member is elected: byrequests, bytraffic, bybusyness or heartbeat; not httpd's: leastlatency (of two drawn at random the one that would answer sooner) and hash (requests with one hashkey to one member)"),
     ("stickysession", "", "NAME of the cookie and path parameter with the session's route, or COOKIE|PARAMETER; under 64 bytes"),
     ("stickysessionsep", ".", "character before the route, or Off: the whole value is the route"),
     ("scolonpathdelim", "Off", "whether ; ends a path parameter too"),
@@ -589,8 +494,11 @@ pub(super) const BALANCER_KEYS: &[Key] = &[
     ("failonstatus", "", "statuses, 100 to 599, that put the member into error: 500,503"),
     ("failontimeout", "Off", "whether a response that is late puts the member into error"),
     ("forcerecovery", "On", "whether all members are tried again when all are in error"),
+    ("hashkey", "source", "what lbmethod=hash goes by: source, header:NAME, cookie:NAME or path; a request without it goes by its source (not httpd's)"),
+    ("retrybudget", "", "percent of the requests of ten seconds that may be tried again on another member, 1 to 100; ten always may (not httpd's)"),
+    ("ejectmax", "", "percent of the members, 1 to 100, that may be out when one is put into error because its answers fail (five in a row are 5xx or none, or half of at least 20 in ten seconds); without: none is (not httpd's)"),
     ("growth", "0", "members that the balancer-manager may add: 1 to 100"),
     ("nonce", "", "what a change in the balancer-manager has to carry, at most 36 characters; None: it changes nothing; without: new at each start"),
 ];
 /// Keys of a balancer that this version refuses.
-pub(super) const BALANCER_KEYS_NOT_YET: &[&str] = &["retrybudget", "ejectmax", "hashkey"];
+pub(super) const BALANCER_KEYS_NOT_YET: &[&str] = &[];

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, hash::Hasher as _};
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
 use super::Names;
+use crate::balancer::outlier;
 use crate::config::{
     draft::{BalancerDraft, Draft, HostDraft, Mark, TargetDraft},
     report::Severity,
@@ -51,6 +52,7 @@ fn balancers(draft: &mut Draft<'_>, list: &mut Vec<Balancer>, names: &mut Names)
             }
             warn_empty(draft, &own);
             check_cookie(draft, &own);
+            check_beyond(draft, &own);
             let mut balancer = finish(&own);
             if index > 0 && owners.get(&name).is_some_and(|count| *count > 1) {
                 balancer.name = qualified(&name, &draft.hosts[index], list);
@@ -152,6 +154,9 @@ fn merge(base: &mut BalancerDraft, own: &BalancerDraft) {
             "failonstatus" => to.failonstatus.clone_from(&from.failonstatus),
             "failontimeout" => to.failontimeout = from.failontimeout,
             "forcerecovery" => to.forcerecovery = from.forcerecovery,
+            "hashkey" => to.beyond.hash_key.clone_from(&from.beyond.hash_key),
+            "retrybudget" => to.beyond.retry_budget = from.beyond.retry_budget,
+            "ejectmax" => to.beyond.eject_max = from.beyond.eject_max,
             "growth" => to.manage.growth = from.manage.growth,
             "nonce" => to.manage.nonce.clone_from(&from.manage.nonce),
             other => debug_assert!(false, "{other} is set and not merged"),
@@ -191,6 +196,30 @@ pub(crate) fn stable_route(balancer: &str, url: &str) -> String {
     let mut hasher = SipHasher13::new_with_key(&key);
     hasher.write(url.as_bytes());
     format!("{:016x}", hasher.finish128().h1)
+}
+
+/// Keys that do nothing as they are given.
+fn check_beyond(draft: &mut Draft<'_>, own: &BalancerDraft) {
+    let (name, balancer) = (&own.balancer.name, &own.balancer);
+    let mut warn = |message: String, help: &str| {
+        draft
+            .reports
+            .push(Severity::Warning, own.mark.at(), message, help);
+    };
+    if let Some(percent) = balancer.beyond.eject_max
+        && !balancer.members.is_empty()
+        && !outlier::may_eject(percent, balancer.members.len(), 0)
+    {
+        let message = format!(
+            "balancer://{name}: ejectmax={percent} of {} members is none: nobody is ever ejected",
+            balancer.members.len()
+        );
+        warn(message, "a whole member has to fit into it");
+    }
+    if own.given.iter().any(|key| key == "hashkey") && balancer.lbmethod != LbMethod::Hash {
+        let message = format!("balancer://{name}: hashkey is for lbmethod=hash, and does nothing");
+        warn(message, "add lbmethod=hash");
+    }
 }
 
 /// What `stickycookie` cannot write.
@@ -287,6 +316,7 @@ fn direct(name: String, member: Member, mark: &Mark) -> Balancer {
         failonstatus: Vec::new(),
         failontimeout: false,
         forcerecovery: true,
+        beyond: crate::config::spec::Beyond::default(),
         manage: crate::config::spec::Manage::default(),
         at: mark.place(),
     }

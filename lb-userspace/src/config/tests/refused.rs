@@ -308,7 +308,7 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
         ],
     ),
     (
-        "Listen 80\n<Proxy balancer://b>\nBalancerMember http://h hcpath=direct ping=1\n</Proxy>",
+        "Listen 80\n<Proxy balancer://b>\nBalancerMember http://h hcpath=direct ping=0 rampup=0\n</Proxy>",
         &[
             (
                 3,
@@ -316,16 +316,25 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
             ),
             (
                 3,
-                "member key 'ping' is not supported by this version of sluice",
+                "BalancerMember Ping/Pong timeout must be at least one millisecond",
             ),
+            (3, "BalancerMember rampup must be at least one second"),
         ],
     ),
     (
-        "Listen 80\n<Proxy balancer://b>\nProxySet lbmethod=heartbeat\nProxySet lbmethod=foo growth=0\nProxySet timeout=0 x\n</Proxy>",
+        "Listen 80\n<Proxy balancer://b>\nProxySet hashkey=header: retrybudget=0 ejectmax=101\nProxySet lbmethod=foo growth=0\nProxySet timeout=0 x\n</Proxy>",
         &[
             (
                 3,
-                "lbmethod=heartbeat is not supported by this version of sluice",
+                "ProxySet: hashkey must be source, header:NAME, cookie:NAME or path hashkey=header:; balancer://b",
+            ),
+            (
+                3,
+                "ProxySet: retrybudget must be a percentage between 1 and 100 retrybudget=0; balancer://b",
+            ),
+            (
+                3,
+                "ProxySet: ejectmax must be a percentage between 1 and 100 ejectmax=101; balancer://b",
             ),
             (4, "ProxySet: unknown lbmethod lbmethod=foo; balancer://b"),
             (
@@ -336,6 +345,16 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
                 5,
                 "Invalid ProxySet parameter. Parameter must be in the form 'key=value'",
             ),
+        ],
+    ),
+    (
+        "Listen 80\nHeartbeatListen 239.0.0.1\nHeartbeatListen 27999\nHeartbeatListen x:1\nHeartbeatListen 239.0.0.1:1\nHeartbeatListen 239.0.0.1:2\nHeartbeatMaxServers 10",
+        &[
+            (2, "HeartbeatListen: No port provided in multicast address"),
+            (3, "HeartbeatListen: No host provided in multicast address"),
+            (4, "HeartbeatListen: Unable to parse multicast address."),
+            (6, "HeartbeatListen: May only be specified once."),
+            (7, "HeartbeatMaxServers: Should be bigger than 10"),
         ],
     ),
     (

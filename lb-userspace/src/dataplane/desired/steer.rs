@@ -57,7 +57,10 @@ pub(super) fn steered(
     for steer in &sluice.steers {
         let addresses = desired.addresses.get(steer.balancer);
         let members: &[SocketAddr] = addresses.map_or(&[], Vec::as_slice);
-        let forward = forward(desired, steer, members, facts, image)?;
+        let resolved: Vec<SocketAddr> = (members.iter().copied())
+            .filter(|member| !member.ip().is_unspecified())
+            .collect();
+        let forward = forward(desired, steer, &resolved, facts, image)?;
         let address = steer.address.map_or(Address::ANY, Address::from);
         let key = ServiceKey {
             address,
@@ -350,6 +353,9 @@ fn server_ids(
     let first = (image.members.iter()).position(|member| member.balancer == steer.balancer);
     let mut seen: HashMap<[u8; 16], IpAddr> = HashMap::new();
     for (index, member) in members.iter().enumerate() {
+        if member.ip().is_unspecified() {
+            continue;
+        }
         let id = server_id(member.ip(), len);
         if let Some(other) = seen.insert(id, member.ip()) {
             return Err(DataplaneError::Refused(format!(

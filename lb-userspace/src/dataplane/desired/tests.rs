@@ -29,8 +29,11 @@ pub(in crate::dataplane) fn member(url: &str) -> Member {
         acquire: None,
         keepalive: false,
         disablereuse: false,
+        address_ttl: crate::config::spec::AddressTtl::Record,
         response_field_size: 8192,
         receive_buffer: None,
+        ping: None,
+        ramp_up: None,
         socket: None,
         upgrade: crate::config::spec::Upgrade::Never,
         health: crate::config::spec::Health::default(),
@@ -52,17 +55,22 @@ pub(in crate::dataplane) fn balancer(name: &str, members: Vec<Member>) -> Balanc
         failonstatus: Vec::new(),
         failontimeout: false,
         forcerecovery: true,
+        beyond: crate::config::spec::Beyond::default(),
         manage: crate::config::spec::Manage::default(),
         at: Place::default(),
     }
 }
 
-/// A configuration of these balancers, every member at `127.0.0.1` with a port by its place.
+/// A configuration of these balancers, every member at `127.0.0.1` with a port by its URL.
 pub(in crate::dataplane) fn desired(balancers: Vec<Balancer>) -> Desired {
-    let addresses = (balancers.iter().enumerate())
-        .map(|(b, balancer)| {
-            (0..balancer.members.len())
-                .map(|m| SocketAddr::from(([127, 0, 0, 1], (1000 + b * 100 + m) as u16)))
+    let port = |url: &str| {
+        url.bytes()
+            .fold(0, |sum: u16, byte| sum * 3 % 9973 + u16::from(byte))
+    };
+    let addresses = (balancers.iter())
+        .map(|balancer| {
+            (balancer.members.iter())
+                .map(|member| SocketAddr::from(([127, 0, 0, 1], 1000 + port(&member.url))))
                 .collect()
         })
         .collect();

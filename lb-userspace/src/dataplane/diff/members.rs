@@ -33,13 +33,10 @@ pub(super) fn members(
     how: &How<'_>,
     notices: &mut Vec<String>,
 ) -> Result<Members, DataplaneError> {
-    let known: HashMap<[u64; 2], MemberId> = (actual.members.iter().enumerate().skip(1))
-        .filter(|(_, m)| m.slot.head.identity[0] != 0)
-        .map(|(id, m)| (m.slot.head.identity, MemberId(id as u32)))
-        .collect();
+    let known = Known::of(actual);
     let balancers = balancer_ids(actual, image, &known)?;
     let missing = (image.members.iter())
-        .filter(|m| !known.contains_key(&m.identity))
+        .filter(|m| known.slot_of(actual, m).is_none())
         .count();
     let mut free = free_slots(actual, missing)?.into_iter();
     let mut out = Members {
@@ -53,7 +50,8 @@ pub(super) fn members(
     let mut kept = HashSet::new();
     for wanted in &image.members {
         let balancer = out.balancers.get(&wanted.balancer).copied().unwrap_or(0);
-        let found = known.get(&wanted.identity).copied();
+        let found = known.slot_of(actual, wanted);
+        let former = known.former(actual, wanted);
         let id = match found {
             Some(id) => id,
             None => free.next().expect("as many free slots as missing members"),
@@ -66,9 +64,13 @@ pub(super) fn members(
                 name: Box::new(wanted.name),
             });
         }
+        kept.insert(id);
         if found.is_some() && how.persist == Persist::Adopt {
-            kept.insert(id);
-            let tune = adopt(&is.slot, wanted, balancer);
+            let mut tune = adopt(&is.slot, wanted, balancer);
+            if let Some(former) = former {
+                let former = &actual.members[former.0 as usize].slot;
+                tune = come_back(&is.slot, former, wanted, tune);
+            }
             if tune != unchanged(&is.slot) {
                 out.writes.push(Op::Tune {
                     id,
@@ -79,8 +81,10 @@ pub(super) fn members(
                 notices.push(notice);
             }
         } else {
-            kept.insert(id);
-            let slot = begin(&is.slot, found.is_some(), wanted, balancer);
+            let mut slot = begin(&is.slot, found.is_some(), wanted, balancer);
+            if let (Some(former), Persist::Adopt) = (former, how.persist) {
+                move_over(&actual.members[former.0 as usize].slot, wanted, &mut slot);
+            }
             incarnation = slot.head.incarnation;
             out.writes.push(Op::Slot {
                 id,
@@ -90,14 +94,13 @@ pub(super) fn members(
         out.ids.push(id);
         out.incarnations.push(incarnation);
     }
-    for (identity, id) in &known {
+    for id in known.all() {
         let slot = &actual.members[id.0 as usize].slot;
-        if !kept.contains(id) && slot.record.retired == 0 {
-            debug_assert_eq!(slot.head.identity, *identity);
+        if !kept.contains(&id) && slot.record.retired == 0 {
             let mut tune = unchanged(slot);
             tune.record.retired = how.now.max(1);
             out.retire.push(Op::Tune {
-                id: *id,
+                id,
                 tune: Box::new(tune),
             });
         }
@@ -105,12 +108,103 @@ pub(super) fn members(
     Ok(out)
 }
 
+/// Slots in use by identity. A member whose name moved to another address has several: the one it is
+/// in, and those that drain at its earlier addresses.
+struct Known(HashMap<[u64; 2], Vec<MemberId>>);
+
+impl Known {
+    fn of(actual: &Actual) -> Self {
+        let mut known: HashMap<[u64; 2], Vec<MemberId>> = HashMap::new();
+        for (id, member) in actual.members.iter().enumerate().skip(1) {
+            if member.slot.head.identity[0] != 0 {
+                let slots = known.entry(member.slot.head.identity).or_default();
+                slots.push(MemberId(id as u32));
+            }
+        }
+        Self(known)
+    }
+
+    fn slots(&self, identity: [u64; 2]) -> &[MemberId] {
+        self.0.get(&identity).map_or(&[], Vec::as_slice)
+    }
+
+    fn all(&self) -> impl Iterator<Item = MemberId> {
+        self.0.values().flatten().copied()
+    }
+
+    /// The slot of a member that is where it was: flows and connections of that slot are with that
+    /// address. One that drains is taken up again.
+    fn slot_of(&self, actual: &Actual, wanted: &WantedMember) -> Option<MemberId> {
+        let slot = |id: &MemberId| &actual.members[id.0 as usize].slot;
+        (self.slots(wanted.identity).iter())
+            .filter(|id| is_there(slot(id), wanted))
+            .min_by_key(|id| slot(id).record.retired != 0)
+            .copied()
+    }
+
+    /// The slot of a member that was somewhere else until now.
+    fn former(&self, actual: &Actual, wanted: &WantedMember) -> Option<MemberId> {
+        let slot = |id: &MemberId| &actual.members[id.0 as usize].slot;
+        (self.slots(wanted.identity).iter())
+            .find(|id| slot(id).record.retired == 0 && !is_there(slot(id), wanted))
+            .copied()
+    }
+
+    /// The slot that its balancer is known by.
+    fn any(&self, actual: &Actual, wanted: &WantedMember) -> Option<MemberId> {
+        let former = || self.former(actual, wanted);
+        let slots = self.slots(wanted.identity);
+        (self.slot_of(actual, wanted))
+            .or_else(former)
+            .or_else(|| slots.first().copied())
+    }
+}
+
+fn is_there(slot: &MemberSlot, wanted: &WantedMember) -> bool {
+    slot.head.address == Address::from(wanted.address.ip()).0
+        && slot.head.port == wanted.address.port().to_be_bytes()
+}
+
+/// What goes with a member to the slot of its new address: what an operator changed, and its
+/// counters; not what was wrong with the old address.
+fn move_over(former: &MemberSlot, wanted: &WantedMember, slot: &mut MemberSlot) {
+    let tune = adopt(former, wanted, slot.head.balancer);
+    slot.head.state = operators(former, &tune);
+    slot.head.weight = tune.weight;
+    slot.head.lbset = tune.lbset;
+    slot.election.lbstatus = former.election.lbstatus;
+    slot.election.elected = former.election.elected;
+    slot.election.failed = former.election.failed;
+    slot.traffic = former.traffic;
+}
+
+/// The same, of a member that moves back to a slot that still drained.
+fn come_back(
+    slot: &MemberSlot,
+    former: &MemberSlot,
+    wanted: &WantedMember,
+    mut tune: Tune,
+) -> Tune {
+    let from = adopt(former, wanted, tune.balancer);
+    let state = operators(former, &from);
+    let owned = MemberState::OPERATOR | MemberState::ERROR;
+    (tune.weight, tune.lbset) = (from.weight, from.lbset);
+    tune.set = state & !slot.head.state;
+    tune.clear = slot.head.state & owned & !state;
+    tune
+}
+
+/// An operator's bits of a member after a change.
+fn operators(slot: &MemberSlot, tune: &Tune) -> u64 {
+    (slot.head.state | tune.set) & !tune.clear & MemberState::OPERATOR
+}
+
 /// A balancer keeps its id as long as one of its members stays; a new one gets the lowest id that
 /// no slot carries. The id of one that is steered to is that of its ring, of which there are fewer.
 fn balancer_ids(
     actual: &Actual,
     image: &Image,
-    known: &HashMap<[u64; 2], MemberId>,
+    known: &Known,
 ) -> Result<HashMap<usize, u16>, DataplaneError> {
     let steered: HashSet<usize> = (image.services.values())
         .filter_map(|service| service.balancer)
@@ -118,7 +212,7 @@ fn balancer_ids(
     let mut ids: HashMap<usize, u16> = HashMap::new();
     let mut taken: HashSet<u16> = HashSet::new();
     for wanted in &image.members {
-        let Some(id) = known.get(&wanted.identity) else {
+        let Some(id) = known.any(actual, wanted) else {
             continue;
         };
         let balancer = actual.members[id.0 as usize].slot.head.balancer;
@@ -129,7 +223,7 @@ fn balancer_ids(
     }
     taken.extend(
         known
-            .values()
+            .all()
             .map(|id| actual.members[id.0 as usize].slot.head.balancer),
     );
     let mut next = 1;

@@ -224,14 +224,9 @@ fn flow4(set: &Flow4Cell, way: usize) -> Option<Flow> {
     if !is_flow(entry) || Entry(value.load(Acquire)).tag() != entry.tag() {
         return None;
     }
-    let key = word.to_ne_bytes();
-    let key = Flow4Key {
-        source: [key[0], key[1], key[2], key[3]],
-        port: [key[4], key[5]],
-        service: u16::from_ne_bytes([key[6], key[7]]),
-    };
+    let key = Flow4Key::of_word(word);
     Some(Flow {
-        source: SocketAddr::from((key.source, u16::from_be_bytes(key.port))),
+        source: SocketAddr::from((key.source.to_ne_bytes(), u16::from_be(key.port))),
         destination: None,
         service: key.service,
         entry,

@@ -21,7 +21,7 @@ use crate::{
     balancer::failover::{Cause, NoResponse, Silence},
     dataplane::table::monotonic_ns,
     proxy::{
-        body::{BodyError, Progress, RequestBody},
+        body::{BodyError, Held, Progress, RequestBody},
         exchange::Exchange,
         fields,
         pool::{self, ConnectError, Upstream},
@@ -67,6 +67,9 @@ pub(super) async fn attempt(
     let safe = matches!(outgoing.parts.method, Method::GET | Method::HEAD)
         && matches!(outgoing.body, RequestBody::Empty);
     let mut replayed = false;
+    let ping = member.spec.ping;
+    let mut held = ping.and_then(|ping| Some((ping, outgoing.hold()?)));
+    let mut reconnected = false;
     // As in httpd, the name that TLS asks for is that of the Host field.
     let named = member.peer.as_ref().map(|peer| {
         let host = outgoing.preserved_host.as_ref();
@@ -86,7 +89,10 @@ pub(super) async fn attempt(
             connect_timeout,
         )
         .await
-        .map_err(|error| unreached(exchange, balancer, index, &error))?;
+        .map_err(|error| {
+            outgoing.let_go();
+            unreached(exchange, balancer, index, &error)
+        })?;
         elector.connected(index);
         exchange.over(&upstream.link);
         if let Some(engaged) = &mut exchange.engaged {
@@ -96,10 +102,10 @@ pub(super) async fn attempt(
         let received = upstream.link.received.get();
         let sent = {
             // Nothing as large as a message is moved through another future.
-            let request = outgoing.request(replayable);
+            let request = outgoing.request(replayable || held.is_some());
             let sending = std::pin::pin!(upstream.sender.try_send_request(request));
-            let link = &upstream.link;
-            answered(exchange, link, sending, timeout, &outgoing.progress).await
+            let (link, progress) = (&upstream.link, &outgoing.progress);
+            answered(exchange, link, sending, timeout, progress, held.as_ref()).await
         };
         let failed = match sent {
             Some(Ok(mut response)) => {
@@ -121,6 +127,10 @@ pub(super) async fn attempt(
                 unsent: unsent(error),
                 ..Unanswered::by(&upstream)
             },
+            None if held.as_ref().is_some_and(|(_, held)| !held.is_wanted()) => Unanswered {
+                ping_timed_out: true,
+                ..Unanswered::by(&upstream)
+            },
             None => Unanswered {
                 read_timed_out: outgoing.progress.done.get(),
                 write_timed_out: !outgoing.progress.done.get(),
@@ -130,6 +140,15 @@ pub(super) async fn attempt(
         };
         // Whatever became of it, it carries no other request.
         drop(upstream);
+        if failed.ping_timed_out {
+            outgoing.let_go();
+            // As in httpd: the connection may have been the fault, so another one is tried first.
+            if !std::mem::replace(&mut reconnected, true) {
+                held = ping.and_then(|ping| Some((ping, outgoing.hold()?)));
+                continue;
+            }
+            return Err(no_go_ahead(exchange, balancer, index));
+        }
         if let Some(request) = failed.unsent
             && failed.reused
         {
@@ -205,6 +224,22 @@ pub(super) async fn attempt(
     }
 }
 
+/// The member did not say 100 in time: it goes into error, another may be tried.
+fn no_go_ahead(exchange: &Exchange, balancer: usize, index: usize) -> Attempt {
+    let elector = &exchange.current.plan.balancers[balancer].balancer;
+    let spec = &exchange.current.plan.balancers[balancer].members[index].spec;
+    elector.cell(index).failed.fetch_add(1, Relaxed);
+    let reason = Reason::ResponseTimeout;
+    error!(
+        target: LOG,
+        reason = reason.name(),
+        "[client {}] AH01115: HTTP: 100-Continue failed to {} ({}:{})",
+        exchange.client.peer, elector.cell(index).address().ip(), spec.host, spec.port
+    );
+    elector.put_in_error(index, Cause::Forward, monotonic_ns());
+    Attempt::Unreached(Failure::plain(StatusCode::SERVICE_UNAVAILABLE).because(reason))
+}
+
 /// No connection: the member goes into error, another may be tried; unless the want is our own.
 fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &ConnectError) -> Attempt {
     let balancing = &exchange.current.plan.balancers[balancer];
@@ -213,6 +248,7 @@ fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &Connect
     let peer = exchange.client.peer;
     let reason = match error {
         ConnectError::Exhausted => Reason::PoolExhausted,
+        ConnectError::Nowhere => Reason::Unresolved,
         ConnectError::TimedOut => Reason::ConnectTimeout,
         ConnectError::Local(_) => Reason::NoResources,
         ConnectError::Refused(_) => Reason::ConnectFailed,
@@ -249,7 +285,13 @@ fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &Connect
         );
         elector.put_in_error(index, Cause::Forward, monotonic_ns());
     } else {
-        if let Some(socket) = &spec.socket {
+        if matches!(error, ConnectError::Nowhere) {
+            error!(
+                target: LOG,
+                "AH00898: DNS lookup failure for: {} returned by {}",
+                spec.host, spec.url
+            );
+        } else if let Some(socket) = &spec.socket {
             error!(
                 target: LOG,
                 "AH02454: http: attempt to connect to Unix domain socket {} ({}) failed: {error}",
@@ -281,6 +323,7 @@ struct Unanswered {
     reused: bool,
     read_timed_out: bool,
     write_timed_out: bool,
+    ping_timed_out: bool,
     reason: String,
 }
 
@@ -292,6 +335,7 @@ impl Unanswered {
             reused: upstream.reused,
             read_timed_out: false,
             write_timed_out: false,
+            ping_timed_out: false,
             reason: String::new(),
         }
     }
@@ -307,15 +351,28 @@ async fn answered<F: Future<Output = Sent>>(
     mut sending: Pin<&mut F>,
     timeout: Duration,
     progress: &Progress,
+    held: Option<&(Duration, Rc<Held>)>,
 ) -> Option<Sent> {
     let wheel = &exchange.shard.wheel;
     let ticks = u64::try_from(timeout.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX);
     link.moved.set(wheel.now());
     link.alarm.set(timeout);
     link.expect_head();
+    let ping = held.map(|(patience, _)| {
+        let ping = wheel.alarm();
+        ping.set(*patience);
+        ping
+    });
+    let waits = || held.is_some_and(|(_, held)| !held.is_wanted());
     let sent = std::future::poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
             return Poll::Ready(Some(sent));
+        }
+        if let Some(ping) = &ping
+            && waits()
+            && ping.poll(cx).is_ready()
+        {
+            return Poll::Ready(None);
         }
         loop {
             if link.alarm.poll(cx).is_pending() {

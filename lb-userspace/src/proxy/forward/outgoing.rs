@@ -11,7 +11,7 @@ use super::{Attempt, Failure, LOG};
 use crate::{
     config::spec::Via,
     proxy::{
-        body::{BodyError, Expectation, Go, Progress, RequestBody, Stall},
+        body::{BodyError, Expectation, Go, Held, Progress, RequestBody, Stall},
         client::Asked,
         exchange::Exchange,
         fields::{self, Direction, Present},
@@ -35,6 +35,8 @@ pub(super) struct Outgoing<'a> {
     pub(super) upgrade: Option<HeaderValue>,
     /// Set by the member's 100.
     go: Option<Arc<Go>>,
+    /// The client asked for it itself.
+    expects: bool,
 }
 
 impl<'a> Outgoing<'a> {
@@ -81,7 +83,7 @@ impl<'a> Outgoing<'a> {
                 let length = HeaderValue::from(bytes.len());
                 parts.headers.insert(header::CONTENT_LENGTH, length);
             }
-            RequestBody::Streamed(_) => {
+            RequestBody::Streamed(_) | RequestBody::Held(_) => {
                 if let Some(length) = http_body::Body::size_hint(&body).exact() {
                     let length = HeaderValue::from(length);
                     parts.headers.insert(header::CONTENT_LENGTH, length);
@@ -103,6 +105,7 @@ impl<'a> Outgoing<'a> {
             body,
             progress,
             preserved_host,
+            expects: go.is_some(),
             go,
         })
     }
@@ -118,14 +121,54 @@ impl<'a> Outgoing<'a> {
             *request.uri_mut() = std::mem::take(&mut self.parts.uri);
             *request.headers_mut() = std::mem::take(&mut self.parts.headers);
         }
-        if let Some(go) = self.go.take() {
+        let own = match &self.body {
+            RequestBody::Held(held) => Some(held.go()),
+            _ => None,
+        };
+        let clients = if own.is_some() {
+            self.go.clone()
+        } else {
+            self.go.take()
+        };
+        if own.is_some() || clients.is_some() {
             hyper::ext::on_informational(&mut request, move |interim| {
                 if interim.status() == StatusCode::CONTINUE {
-                    go.give();
+                    for go in own.iter().chain(&clients) {
+                        go.give();
+                    }
                 }
             });
         }
         request
+    }
+
+    /// Keeps the body back until the member wants it (`ping`); `None`: there is none. Until
+    /// [`Outgoing::let_go`] the request is one that asks for it.
+    pub(super) fn hold(&mut self) -> Option<Rc<Held>> {
+        if let RequestBody::Held(held) = &self.body {
+            return Some(Rc::clone(held));
+        }
+        if http_body::Body::is_end_stream(&self.body) {
+            return None;
+        }
+        let body = std::mem::replace(&mut self.body, RequestBody::Empty);
+        let held = Rc::new(Held::new(body, &self.progress));
+        self.body = RequestBody::Held(Rc::clone(&held));
+        let expect = HeaderValue::from_static("100-continue");
+        self.parts.headers.insert(header::EXPECT, expect);
+        Some(held)
+    }
+
+    /// Takes a body back that the member did not want.
+    pub(super) fn let_go(&mut self) {
+        if let RequestBody::Held(held) = &self.body
+            && let Some(body) = held.release()
+        {
+            self.body = body;
+            if !self.expects {
+                self.parts.headers.remove(header::EXPECT);
+            }
+        }
     }
 
     /// Takes back a request that was not sent.

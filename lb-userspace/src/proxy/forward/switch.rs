@@ -20,10 +20,6 @@ use crate::proxy::{
 };
 
 /// What hyper sends to a client behind a head.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every one is a body, which must not cost an allocation"
-)]
 pub(crate) enum Reply {
     /// A body.
     Body(ReplyBody),

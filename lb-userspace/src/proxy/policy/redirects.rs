@@ -5,12 +5,10 @@ use tracing::info;
 
 use super::{LOG, Ruling, Stop};
 use crate::{
-    config::spec::{
-        Slashes,
-        policy::{From, Redirect},
-    },
+    config::spec::policy::{From, Redirect},
     pattern,
     proxy::{exchange::Exchange, path, reason::Reason},
+    rewrite,
 };
 
 impl Ruling {
@@ -57,7 +55,7 @@ impl Ruling {
             From::Prefix(prefix) => {
                 let matched = path::match_prefix(path, prefix.as_bytes())?;
                 let mut to = redirect.to.clone().into_bytes();
-                to.extend_from_slice(&path::encode(&path[matched..], Slashes::Refused));
+                to.extend_from_slice(&rewrite::escape_path(&path[matched..]));
                 to
             }
             From::Pattern(pattern) => {

@@ -1,0 +1,146 @@
+//! Electing a member for a request, and telling its balancer what came of it.
+
+use std::time::Instant;
+
+use http::{HeaderMap, HeaderValue, Response, header};
+use hyper::body::Incoming;
+use tracing::warn;
+
+use super::{Attempt, LOG};
+use crate::{
+    balancer::{
+        Ask, Balancer, Elected, Unelectable,
+        failover::{Attempts, Outcome},
+        feedback::{self, Answer},
+        sticky::{self, Session},
+    },
+    config::spec::HashKey,
+    dataplane::table::monotonic_ns,
+    proxy::{exchange::Exchange, pool::Upstream, reason::Reason, shard::Shard, wheel::TICK},
+    telemetry::counters::Number,
+};
+
+/// Elects a member; with a balancer's `timeout`, asks again until somebody is usable.
+pub(super) async fn elect(
+    exchange: &Exchange,
+    balancer: usize,
+    session: Option<&Session>,
+    key: u64,
+) -> Result<Elected, Unelectable> {
+    let balancer = &exchange.current.plan.balancers[balancer].balancer;
+    let shard = &exchange.shard;
+    let first = balancer.elect(&ask(shard, session, key));
+    let waits = matches!(first, Err(Unelectable::NoneUsable(_))) && !balancer.timeout.is_zero();
+    if !waits {
+        return first;
+    }
+    // Boxed: rare, and large.
+    Box::pin(elect_later(shard, balancer, session, key)).await
+}
+
+fn ask<'a>(shard: &Shard, session: Option<&'a Session>, key: u64) -> Ask<'a> {
+    Ask {
+        session,
+        key,
+        now_ns: monotonic_ns(),
+        seed: shard.request_id(),
+    }
+}
+
+/// Asks again, for as long as the balancer's `timeout` allows.
+async fn elect_later(
+    shard: &Shard,
+    balancer: &Balancer,
+    session: Option<&Session>,
+    key: u64,
+) -> Result<Elected, Unelectable> {
+    let deadline = shard.wheel.alarm();
+    deadline.set(balancer.timeout);
+    let step = shard.wheel.alarm();
+    loop {
+        step.set((balancer.timeout / 100).max(TICK));
+        tokio::select! {
+            () = step.reached() => {}
+            () = deadline.reached() => return balancer.elect(&ask(shard, session, key)),
+        }
+        if let Ok(elected) = balancer.elect(&ask(shard, session, key)) {
+            return Ok(elected);
+        }
+    }
+}
+
+/// The key that `hashkey` makes of a request. `path`: what members are asked for, without query.
+pub(super) fn hash_key(
+    exchange: &Exchange,
+    balancer: usize,
+    fields: &HeaderMap,
+    path: &[u8],
+) -> u64 {
+    let spec = &exchange.current.plan.spec.balancers[balancer];
+    let value = match &spec.beyond.hash_key {
+        HashKey::Source => None,
+        HashKey::Path => Some(path),
+        HashKey::Header(name) => fields.get(name).map(HeaderValue::as_bytes),
+        HashKey::Cookie(name) => {
+            let cookies = fields.get_all(header::COOKIE).iter();
+            sticky::value_of(cookies.map(HeaderValue::as_bytes), name)
+        }
+    };
+    value.map_or_else(
+        || feedback::key_of_source(exchange.client.peer.ip()),
+        feedback::key,
+    )
+}
+
+/// Tells a balancer that wants to know how a member took a request. What the client did wrong says nothing of it, and
+/// who was not reached is in error already.
+pub(super) fn observe(
+    shard: &Shard,
+    elector: &Balancer,
+    member: usize,
+    began: Option<Instant>,
+    ended: &Result<(Response<Incoming>, Upstream), Attempt>,
+) {
+    let Some(began) = began else {
+        return;
+    };
+    let answer = match ended {
+        Ok((response, _)) => Answer {
+            took: Some(began.elapsed()),
+            status: Some(response.status().as_u16()),
+        },
+        Err(Attempt::Failed(failure)) => match failure.reason {
+            Some(Reason::BodyTimeout | Reason::BadBody) => return,
+            _ => Answer {
+                took: Some(began.elapsed()),
+                status: None,
+            },
+        },
+        Err(Attempt::Unreached(_) | Attempt::Abort) => return,
+    };
+    if elector.observe(member, answer, monotonic_ns()) {
+        shard.tally.up(Number::Ejections);
+    }
+}
+
+/// Whether a request whose member was not reached is given to another.
+pub(super) fn tries_another(
+    shard: &Shard,
+    elector: &Balancer,
+    attempts: &mut Attempts,
+    member: usize,
+) -> bool {
+    if !elector.try_another(attempts, member, Outcome::Unreached) {
+        return false;
+    }
+    let may = elector.may_retry(monotonic_ns());
+    if !may {
+        shard.tally.up(Number::RetriesRefused);
+        warn!(
+            target: LOG,
+            "balancer://{}: retrybudget is used up: a request is not tried on another member",
+            elector.name
+        );
+    }
+    may
+}

@@ -338,6 +338,11 @@ fn encoded_slashes_are_treated_alike() {
         ("GET /app/%00", &[]),
     ];
     for setting in ["Off", "On", "NoDecode"] {
+        // httpd takes the decoded percent sign for the beginning of an escape: docs/differences.md.
+        let differs = |line: &str| setting == "NoDecode" && line.ends_with("%25b");
+        let requests: Vec<_> = (requests.iter().copied())
+            .filter(|(line, _)| !differs(line))
+            .collect();
         compare(
             &format!(
                 "AllowEncodedSlashes {setting}\n\
@@ -346,7 +351,7 @@ fn encoded_slashes_are_treated_alike() {
                  ProxyPass /raw http://MEMBER/raw nocanon\n\
                  ProxyPass /app http://MEMBER/app\n"
             ),
-            requests,
+            &requests,
         );
     }
 }

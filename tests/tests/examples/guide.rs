@@ -2,6 +2,7 @@
 //! sluice and by httpd, it does the same.
 
 use std::{
+    fmt::Write as _,
     fs,
     io::{Read, Write},
     net::TcpListener,
@@ -127,7 +128,7 @@ fn tree(lab: &Lab, site: &str, logs: &Path) -> Result<PathBuf> {
     // The machine's own directories are not the test's to write into.
     let mut variables = String::new();
     for (name, value) in variables_of(logs) {
-        variables.push_str(&format!("export {name}={value}\n"));
+        writeln!(variables, "export {name}={value}")?;
     }
     fs::write(tree.join("envvars"), variables)?;
     super::certificate(&tree)?;

@@ -340,13 +340,12 @@ fn order(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     };
     let limit = call.scope.limit.clone();
     let legacy = legacy(call);
-    match limit {
-        Some(methods) => legacy.limited.push((methods, order)),
-        None => {
-            // As in httpd, for every method: those that a <Limit> above spoke of as well.
-            legacy.limited.clear();
-            legacy.order = order;
-        }
+    if let Some(methods) = limit {
+        legacy.limited.push((methods, order));
+    } else {
+        // As in httpd, for every method: those that a <Limit> above spoke of as well.
+        legacy.limited.clear();
+        legacy.order = order;
     }
     Ok(())
 }

@@ -187,7 +187,7 @@ fn encoded_slashes_are_what_the_host_says() {
     let both = |raw: &str, slashes| {
         let decoded = decode(raw.as_bytes(), slashes)?;
         let sent = encode(&decoded, slashes).into_owned();
-        Ok((text(&decoded).to_string(), text(&sent).to_string()))
+        Ok((text(&decoded), text(&sent)))
     };
     let pair = |a: &str, b: &str| Ok::<_, PathError>((a.to_owned(), b.to_owned()));
     for (raw, slashes, wanted) in [

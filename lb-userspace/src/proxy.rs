@@ -30,6 +30,7 @@ use crate::{
 mod body;
 mod client;
 mod exchange;
+pub(crate) mod explain;
 pub mod fields;
 mod forward;
 pub mod gate;
@@ -143,7 +144,7 @@ impl Proxy {
             shards,
             plan: Mutex::new(None),
             changes: Mutex::new(Some(changes)),
-            resumption: tls::Resumption::new().map_err(io::Error::other)?,
+            resumption: tls::Resumption::default(),
         })
     }
 

@@ -19,6 +19,7 @@ pub mod template;
 
 pub use cookie::Cookie;
 pub use engine::{Applied, Outcome, Request, apply};
+pub(crate) use escape::path as escape_path;
 pub use template::{Function, Template};
 
 /// The rewriting directives of one place.

@@ -238,7 +238,6 @@ const STRICTER: &[&str] = &[
     "GracefulShutdownTimeout -3",
     "ProxyRequests On",
     "ProxyPass /a unix:s|http://h/",
-    "<Proxy balancer://x>\nBalancerMember http://h ping=3\n</Proxy>",
     "<Proxy balancer://x>\nBalancerMember http://h:99999\n</Proxy>",
     "CustomLog x.log \"%{min}T\"",
 ];

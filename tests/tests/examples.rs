@@ -9,6 +9,9 @@ use lab::{
     topology,
 };
 
+#[path = "examples/guide.rs"]
+mod guide;
+
 #[test]
 fn every_example_passes_configtest() -> Result<()> {
     let program = lab::sluice::program()?;

@@ -165,6 +165,8 @@ pub(crate) struct Scope {
     pub section: Section,
     /// What its directives say of requests: index into the Spec's policies.
     pub policy: usize,
+    /// The `<Limit>` it is in.
+    pub limit: Option<crate::policy::access::Methods>,
 }
 
 /// A section within a host.
@@ -196,6 +198,7 @@ impl Scope {
         host: 0,
         section: Section::None,
         policy: 0,
+        limit: None,
     };
 
     fn context(&self) -> Contexts {
@@ -463,6 +466,7 @@ fn carry_out(draft: &mut Draft<'_>, node: &Node, scope: &Scope) {
                     host: draft.hosts.len() - 1,
                     section: Section::None,
                     policy,
+                    limit: None,
                 };
                 walk_in(draft, node.children.as_deref().unwrap_or_default(), &inner);
             }
@@ -523,11 +527,16 @@ fn skip_contents(call: &Call<'_, '_>) -> Option<Scope> {
         host: call.scope.host,
         section: Section::Skip,
         policy: call.scope.policy,
+        limit: None,
     })
 }
 
 fn check_context(row: &Directive, scope: &Scope) -> Result<(), Fault> {
     let context = scope.context();
+    if scope.limit.is_some() && !access::is_about_access(row.name) {
+        let fault = not_yet(&format!("{} in <Limit>", row.name));
+        return Err(fault.help("it would act on requests by every method: write it outside"));
+    }
     if row.contexts.has(context) {
         return Ok(());
     }

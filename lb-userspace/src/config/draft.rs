@@ -129,6 +129,8 @@ pub(crate) struct HostDraft {
     pub workers: Vec<WorkerDraft>,
     /// `BalancerPersist`
     pub balancer_persist: Option<bool>,
+    /// `AllowEncodedSlashes`
+    pub encoded_slashes: Option<spec::Slashes>,
     /// `ProxyPreserveHost`
     pub preserve_host: Option<bool>,
     /// `ProxyAddHeaders`

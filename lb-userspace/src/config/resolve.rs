@@ -180,6 +180,8 @@ fn host(draft: &mut Draft<'_>, index: usize, names: &Names, file: &Path) -> Host
             .iter()
             .flat_map(|layer| layer.proxies.clone())
             .collect(),
+        // Measured: no virtual host inherits it.
+        encoded_slashes: own.encoded_slashes.unwrap_or_default(),
         preserve_host: own.preserve_host.or(main.preserve_host).unwrap_or(false),
         add_headers: own.add_headers.or(main.add_headers).unwrap_or(true),
         via: own.via.or(main.via).unwrap_or_default(),
@@ -345,8 +347,13 @@ fn access_logs(reports: &mut Reports, main: &HostDraft, own: &HostDraft) -> Vec<
             found.map(|(_, format)| format.clone())
         };
         of(own).or_else(|| of(main)).or_else(|| {
-            name.eq_ignore_ascii_case("clf")
-                .then(|| DEFAULT_FORMAT.to_owned())
+            // A site file alone has not the lines of Debian's tree that define the last two.
+            match name {
+                _ if name.eq_ignore_ascii_case("clf") => Some(DEFAULT_FORMAT.to_owned()),
+                "common" => Some(COMMON_FORMAT.to_owned()),
+                "combined" => Some(format!("{COMMON_FORMAT} {COMBINED_FORMAT}")),
+                _ => None,
+            }
         })
     };
     let default = own.default_format.as_ref().or(main.default_format.as_ref());
@@ -401,3 +408,7 @@ fn warn_idle_guard(draft: &mut Draft<'_>) {
 
 /// The format of `TransferLog` without a LogFormat, and of the nickname CLF.
 const DEFAULT_FORMAT: &str = "%h %l %u %t \"%r\" %>s %b";
+
+/// Debian's `common`, and what its `combined` has beside it.
+const COMMON_FORMAT: &str = "%h %l %u %t \"%r\" %>s %O";
+const COMBINED_FORMAT: &str = "\"%{Referer}i\" \"%{User-Agent}i\"";

@@ -17,7 +17,7 @@ mod protocols;
 mod upgrade;
 
 pub use beyond::{Beyond, HashKey, Heartbeat};
-pub use client::{ReadTimeout, RequestLimits};
+pub use client::{ReadTimeout, RequestLimits, Slashes};
 pub use log::{
     AccessLog, ErrorLogFormat, LogCondition, LogLevel, LogLevels, LogProgram, LogTarget,
 };
@@ -126,6 +126,8 @@ pub struct Host {
     pub locations: Vec<policy::Section>,
     /// `<Proxy>`, likewise.
     pub proxies: Vec<policy::Section>,
+    /// `AllowEncodedSlashes`. Default off.
+    pub encoded_slashes: Slashes,
     /// `ProxyPreserveHost`. Default off.
     pub preserve_host: bool,
     /// `ProxyAddHeaders`. Default on.

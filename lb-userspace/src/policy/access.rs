@@ -24,10 +24,34 @@ pub enum Rule {
     Method(Vec<String>),
     /// `expr`.
     Expr(Expr),
+    /// A rule within `<Limit>` or `<LimitExcept>`: it says nothing of requests by other methods.
+    Limited(Methods, Box<Self>),
     /// `not`.
     Not(Box<Self>),
     /// `<RequireAll>`, `<RequireAny>`, `<RequireNone>`.
     Group(Combination, Vec<Self>),
+}
+
+/// The methods of a `<Limit>`, or with `except` those of a `<LimitExcept>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Methods {
+    /// As written; GET is HEAD too.
+    pub named: Vec<String>,
+    /// All others are meant.
+    pub except: bool,
+}
+
+impl Methods {
+    /// Whether a request's is one of them.
+    pub fn has(&self, request: &dyn Facts) -> bool {
+        let method = request.variable(&Variable::Method).unwrap_or_default();
+        let method = match &method[..] {
+            b"HEAD" => b"GET",
+            other => other,
+        };
+        let named = self.named.iter().any(|known| known.as_bytes() == method);
+        named != self.except
+    }
 }
 
 /// How the rules of a container combine.
@@ -92,6 +116,13 @@ impl Rule {
                 grants(methods.iter().any(|known| known.as_bytes() == &method[..]))
             }
             Self::Expr(expr) => grants(expr.holds(request)),
+            Self::Limited(methods, rule) => {
+                if methods.has(request) {
+                    rule.verdict(request, here)
+                } else {
+                    Verdict::Neutral
+                }
+            }
             // As in httpd: a negated rule can deny, but never grant.
             Self::Not(rule) => match rule.verdict(request, here) {
                 Verdict::Granted => Verdict::Denied,
@@ -100,6 +131,18 @@ impl Rule {
             Self::Group(combination, rules) => {
                 combination.verdict(rules.iter().map(|rule| rule.verdict(request, here)))
             }
+        }
+    }
+
+    /// What a section's rules together say: where all of them are for other methods, yes.
+    pub fn section_verdict(&self, request: &dyn Facts, here: IpAddr) -> Verdict {
+        let is_for_others = |rule: &Self| match rule {
+            Self::Limited(methods, _) => !methods.has(request),
+            _ => false,
+        };
+        match self {
+            Self::Group(_, rules) if rules.iter().all(is_for_others) => Verdict::Granted,
+            rule => rule.verdict(request, here),
         }
     }
 

@@ -189,7 +189,7 @@ fn walk(
         return Ok(());
     }
     let raw = asked.parts.uri.path().to_owned();
-    let decoded = match path::decode(raw.as_bytes()) {
+    let decoded = match path::decode(raw.as_bytes(), host.encoded_slashes) {
         Ok(decoded) => decoded.into_owned(),
         Err(error) => {
             view.step("path", None, error.to_string());
@@ -232,7 +232,12 @@ fn walk(
         }
         (None, Some(route)) => {
             say_route(spec, &host.routes[route], view);
-            path::follow(&host.routes[route], raw.as_bytes(), &decoded)
+            path::follow(
+                &host.routes[route],
+                raw.as_bytes(),
+                &decoded,
+                host.encoded_slashes,
+            )
         }
         (None, None) => Routed::Local,
     };

@@ -428,7 +428,8 @@ async fn forward(
     let plan = &current.plan;
     let peer = exchange.client.peer;
     let raw = parts.uri.path().as_bytes();
-    let decoded = path::decode(raw).map_err(|error| {
+    let slashes = exchange.host_spec().encoded_slashes;
+    let decoded = path::decode(raw, slashes).map_err(|error| {
         warn!(
             target: LOG,
             reason = Reason::BadRequest.name(),
@@ -444,13 +445,13 @@ async fn forward(
     let decoded = rewritten.map_or(decoded, |path| path.to_vec().into());
     let routes = &exchange.host_spec().routes;
     let routed = match &exchange.ruling {
-        None => path::route(routes, raw, &decoded),
+        None => path::route(routes, raw, &decoded, slashes),
         Some(ruling) => match (&ruling.proxied, ruling.route) {
             (Some(proxied), _) => Routed::Balancer {
                 balancer: proxied.balancer,
                 path: proxied.path.clone().into(),
             },
-            (None, Some(route)) => path::follow(&routes[route], raw, &decoded),
+            (None, Some(route)) => path::follow(&routes[route], raw, &decoded, slashes),
             (None, None) => Routed::Local,
         },
     };
@@ -597,7 +598,8 @@ fn relay(
             .and_then(|asked| asked.value.to_str().ok())
             .unwrap_or(&host.name);
         // It was decoded before it was routed.
-        let path = path::decode(target.path().as_bytes()).unwrap_or_default();
+        let slashes = exchange.host_spec().encoded_slashes;
+        let path = path::decode(target.path().as_bytes(), slashes).unwrap_or_default();
         let scheme = match exchange.client.tls {
             Some(_) => "https",
             None => "http",

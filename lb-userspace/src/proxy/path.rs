@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use crate::{
-    config::spec::{Route, Target},
+    config::spec::{Route, Slashes, Target},
     pattern,
 };
 
@@ -32,8 +32,11 @@ impl PathError {
 /// Decodes a path and takes out `.`, `..` and runs of `/`. The result begins with `/`.
 ///
 /// Unreserved characters are decoded before dot segments are looked for, as RFC 3986 section 6.2
-/// has it, so `%2e%2e` is `..`. `%2F` and `%00` are refused (`AllowEncodedSlashes Off`).
-pub fn decode(raw: &[u8]) -> Result<Cow<'_, [u8]>, PathError> {
+/// has it, so `%2e%2e` is `..`. `%2F` is what `slashes` says, `%00` is refused.
+///
+/// What a decoded `%2F` makes of dots beside it is no way up: such a path is invalid, where httpd
+/// would pass it on.
+pub fn decode(raw: &[u8], slashes: Slashes) -> Result<Cow<'_, [u8]>, PathError> {
     if raw.first() != Some(&b'/') {
         return Err(PathError::Invalid);
     }
@@ -54,7 +57,15 @@ pub fn decode(raw: &[u8]) -> Result<Cow<'_, [u8]>, PathError> {
             let digits = raw.get(at..at + 2).ok_or(PathError::Invalid)?;
             byte = hex(digits[0])? << 4 | hex(digits[1])?;
             at += 2;
-            if matches!(byte, b'/' | 0) {
+            if byte == b'/' && slashes == Slashes::Kept {
+                out.extend_from_slice(&raw[at - 3..at]);
+                continue;
+            }
+            if byte == b'/' {
+                // No byte of a path is 0 otherwise. What it is shows once dots were looked at: with
+                // its segment it may be gone by then.
+                byte = 0;
+            } else if byte == 0 {
                 // Reported after the rest was looked at: a path that is invalid too is a 400.
                 encoded = true;
                 byte = b'_';
@@ -69,8 +80,20 @@ pub fn decode(raw: &[u8]) -> Result<Cow<'_, [u8]>, PathError> {
         out.push(byte);
     }
     end_segment(&mut out)?;
-    if encoded {
+    let has_slash = out.contains(&0);
+    if encoded || (has_slash && slashes == Slashes::Refused) {
         return Err(PathError::Encoded);
+    }
+    if has_slash {
+        for byte in &mut out {
+            if *byte == 0 {
+                *byte = b'/';
+            }
+        }
+        let is_dots = |segment: &[u8]| matches!(segment, b"." | b"..");
+        if out.split(|&byte| byte == b'/').any(is_dots) {
+            return Err(PathError::Invalid);
+        }
     }
     Ok(Cow::Owned(out))
 }
@@ -155,16 +178,21 @@ pub fn find(routes: &[Route], decoded: &[u8]) -> Option<usize> {
 }
 
 /// Where a request goes by the first route that matches. `raw` is the path as received, `decoded`
-/// what [`decode`] made of it.
-pub fn route<'a>(routes: &[Route], raw: &'a [u8], decoded: &'a [u8]) -> Routed<'a> {
+/// what [`decode`] made of it, going by the same `slashes`.
+pub fn route<'a>(
+    routes: &[Route],
+    raw: &'a [u8],
+    decoded: &'a [u8],
+    slashes: Slashes,
+) -> Routed<'a> {
     match find(routes, decoded) {
-        Some(found) => follow(&routes[found], raw, decoded),
+        Some(found) => follow(&routes[found], raw, decoded, slashes),
         None => Routed::Local,
     }
 }
 
 /// Where a request goes by a route that matches it.
-pub fn follow<'a>(route: &Route, raw: &'a [u8], decoded: &'a [u8]) -> Routed<'a> {
+pub fn follow<'a>(route: &Route, raw: &'a [u8], decoded: &'a [u8], slashes: Slashes) -> Routed<'a> {
     let Target::Balancer { balancer, path } = &route.target else {
         return Routed::Local;
     };
@@ -178,7 +206,7 @@ pub fn follow<'a>(route: &Route, raw: &'a [u8], decoded: &'a [u8]) -> Routed<'a>
         if whole == path.as_bytes() {
             whole.extend_from_slice(decoded);
         }
-        let path = Cow::Owned(encode(&absolute(whole)).into_owned());
+        let path = Cow::Owned(encode(&absolute(whole), slashes).into_owned());
         return Routed::Balancer { balancer, path };
     }
     let Some(matched) = match_prefix(decoded, route.path.as_bytes()) else {
@@ -190,17 +218,17 @@ pub fn follow<'a>(route: &Route, raw: &'a [u8], decoded: &'a [u8]) -> Routed<'a>
     let raw_tail =
         (route.nocanon && match_prefix(raw, prefix) == Some(matched)).then(|| &raw[matched..]);
     let path = if let Some(tail) = raw_tail {
-        let mut whole = encode(path.as_bytes()).into_owned();
+        let mut whole = encode(path.as_bytes(), slashes).into_owned();
         whole.extend_from_slice(tail);
         Cow::Owned(absolute(whole))
     } else if path == "/" && decoded[..matched] == *b"/" {
-        encode(decoded)
+        encode(decoded, slashes)
     } else {
         let tail = &decoded[matched..];
         let mut whole = Vec::with_capacity(path.len() + tail.len() + 1);
         whole.extend_from_slice(path.as_bytes());
         whole.extend_from_slice(tail);
-        Cow::Owned(encode(&absolute(whole)).into_owned())
+        Cow::Owned(encode(&absolute(whole), slashes).into_owned())
     };
     Routed::Balancer { balancer, path }
 }
@@ -214,8 +242,8 @@ fn absolute(mut path: Vec<u8>) -> Vec<u8> {
 }
 
 /// Encodes what httpd encodes in a proxied path: everything but letters, digits and
-/// `~$-_.+!*'(),;:@&=/`.
-pub fn encode(path: &[u8]) -> Cow<'_, [u8]> {
+/// `~$-_.+!*'(),;:@&=/`, and a `%2F` that is to be kept.
+pub fn encode(path: &[u8], slashes: Slashes) -> Cow<'_, [u8]> {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let keep = |byte: u8| {
         byte.is_ascii_alphanumeric()
@@ -229,8 +257,12 @@ pub fn encode(path: &[u8]) -> Cow<'_, [u8]> {
         return Cow::Borrowed(path);
     }
     let mut out = Vec::with_capacity(path.len() + 16);
-    for &byte in path {
-        if keep(byte) {
+    for (at, &byte) in path.iter().enumerate() {
+        let is_kept_slash = || {
+            slashes == Slashes::Kept
+                && matches!(path.get(at + 1..at + 3), Some([b'2', b'F' | b'f']))
+        };
+        if keep(byte) || (byte == b'%' && is_kept_slash()) {
             out.push(byte);
         } else {
             out.extend([

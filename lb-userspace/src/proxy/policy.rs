@@ -202,7 +202,7 @@ impl Ruling {
             begun: SystemTime::now(),
         };
         // A path that cannot be decoded is refused where it would be routed.
-        let verdict = match path::decode(parts.uri.path().as_bytes()) {
+        let verdict = match path::decode(parts.uri.path().as_bytes(), host.encoded_slashes) {
             Ok(decoded) => {
                 ruling.path = decoded.into_owned();
                 let mut verdict = ruling.judge(scene, spec, &mut parts.headers);
@@ -309,7 +309,12 @@ impl Ruling {
     fn leads_to(&self, spec: &Spec, host: &Host) -> Option<Vec<u8>> {
         let (balancer, path) = match &self.proxied {
             Some(proxied) => (proxied.balancer, Cow::Borrowed(&proxied.path[..])),
-            None => match path::follow(&host.routes[self.route?], &self.path, &self.path) {
+            None => match path::follow(
+                &host.routes[self.route?],
+                &self.path,
+                &self.path,
+                host.encoded_slashes,
+            ) {
                 path::Routed::Balancer { balancer, path } => (balancer, path),
                 path::Routed::Local => return None,
             },

@@ -1,4 +1,5 @@
-//! Percent-encoding as mod_rewrite does it: with small letters, unlike the proxy's.
+//! Percent-encoding as httpd does it in what it sends to clients: with small letters, unlike the
+//! proxy's.
 
 use super::Escape;
 
@@ -13,7 +14,7 @@ fn push_escaped(out: &mut Vec<u8>, byte: u8) {
 }
 
 /// What a path keeps: letters, digits and `$-_.+!*'(),:;@&=/~`.
-pub(super) fn path(text: &[u8]) -> Vec<u8> {
+pub(crate) fn path(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     for &byte in text {
         if byte.is_ascii_alphanumeric() || b"$-_.+!*'(),:;@&=/~".contains(&byte) {

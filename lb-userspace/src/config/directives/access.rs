@@ -9,7 +9,7 @@ use crate::{
         syntax::{lexer, tree::Node},
     },
     expr::{Dialect, Expr},
-    policy::access::{Combination, Pointless, Rule},
+    policy::access::{Combination, Methods, Pointless, Rule},
 };
 
 const REQUIRE: &str = "[not] all granted|denied; ip NETWORK ...; local; env NAME ...; method METHOD ...; expr EXPRESSION";
@@ -33,6 +33,12 @@ pub(super) const TABLE: &[Directive] = &[
         "who may make requests (httpd 2.2)", Effect::Apply(allow)),
     row("Deny", Contexts::SECTIONS, Arity::Some, "from all|NETWORK|env=[!]NAME ...",
         "who may not make requests (httpd 2.2)", Effect::Apply(deny)),
+    row("Satisfy", Contexts::SECTIONS, Arity::One, "All",
+        "whether Allow and Deny as well as Require must allow a request (httpd 2.2)", Effect::Apply(satisfy)).or("All"),
+    row("<Limit", Contexts::ALL, Arity::Any, "METHOD ...",
+        "Require, Order, Allow and Deny for requests by these methods; GET is HEAD too. As in httpd a section with nothing else grants every other method", Effect::Section(limit)),
+    row("<LimitExcept", Contexts::ALL, Arity::Any, "METHOD ...",
+        "the same for requests by all other methods", Effect::Section(limit_except)),
     row("SetHandler", Contexts::ALL, Arity::One, "balancer-manager|server-status|server-info|none",
         "a page that the server makes itself, in place of what ProxyPass says: docs/manager.md; of the others this version has none and answers 404, with a warning",
         Effect::Apply(set_handler)).or("none"),
@@ -46,6 +52,10 @@ fn require(call: &mut Call<'_, '_>) -> Result<(), Fault> {
 /// Adds a rule to those of the section, of which one must grant.
 fn add(call: &mut Call<'_, '_>, rule: Rule) -> Result<(), Fault> {
     pointless(Combination::Any, std::slice::from_ref(&rule))?;
+    let rule = match &call.scope.limit {
+        Some(methods) => Rule::Limited(methods.clone(), Box::new(rule)),
+        None => rule,
+    };
     let access = &mut call.policy().access;
     match access {
         Some(Rule::Group(_, rules)) => rules.push(rule),
@@ -69,7 +79,56 @@ fn container(call: &mut Call<'_, '_>) -> Result<Scope, Fault> {
         host: call.scope.host,
         section: Section::Skip,
         policy: call.scope.policy,
+        limit: None,
     })
+}
+
+/// Whether a directive may stand in `<Limit>`.
+pub(super) fn is_about_access(name: &str) -> bool {
+    ["Require", "Order", "Allow", "Deny", "Satisfy"].contains(&name) || name.starts_with("<Require")
+}
+
+fn limit(call: &mut Call<'_, '_>) -> Result<Scope, Fault> {
+    limited(call, false)
+}
+
+fn limit_except(call: &mut Call<'_, '_>) -> Result<Scope, Fault> {
+    limited(call, true)
+}
+
+fn limited(call: &mut Call<'_, '_>, except: bool) -> Result<Scope, Fault> {
+    let name = call.row.name;
+    if call.count() == 0 {
+        let message = format!("{name}> directive requires additional arguments");
+        return Err(Fault::new(message));
+    }
+    for index in 0..call.count() {
+        let word = call.arg(index);
+        if word == "TRACE" {
+            let message = format!("TRACE cannot be controlled by {name}>, see TraceEnable");
+            return Err(Fault::new(message).at(index));
+        }
+        // As in httpd: any other word becomes a method.
+    }
+    let named = (0..call.count()).map(|index| call.arg(index));
+    let named = named.map(|word| if word == "HEAD" { "GET" } else { word });
+    Ok(Scope {
+        limit: Some(Methods {
+            named: named.map(str::to_owned).collect(),
+            except,
+        }),
+        ..call.scope.clone()
+    })
+}
+
+fn satisfy(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    match call.arg(0).to_ascii_lowercase().as_str() {
+        "all" => Ok(()),
+        "any" => Err(super::not_yet("Satisfy Any").at(0).help(
+            "sluice knows no users that could be asked instead: write what is to be allowed as Require lines, of which one must grant",
+        )),
+        _ => Err(Fault::new("Satisfy either 'any' or 'all'.").at(0)),
+    }
 }
 
 /// The rule of a container; `None`: it is empty.
@@ -279,18 +338,45 @@ fn order(call: &mut Call<'_, '_>) -> Result<(), Fault> {
                 .help("expected deny,allow or allow,deny"));
         }
     };
-    legacy(call).order = order;
+    let limit = call.scope.limit.clone();
+    let legacy = legacy(call);
+    if let Some(methods) = limit {
+        legacy.limited.push((methods, order));
+    } else {
+        // As in httpd, for every method: those that a <Limit> above spoke of as well.
+        legacy.limited.clear();
+        legacy.order = order;
+    }
     Ok(())
+}
+
+/// Rules that hold for the methods of the `<Limit>` around them alone.
+fn within_limit(call: &Call<'_, '_>, rules: Vec<Rule>) -> Vec<Rule> {
+    let Some(methods) = &call.scope.limit else {
+        return rules;
+    };
+    let others = || {
+        let methods = Methods {
+            except: !methods.except,
+            ..methods.clone()
+        };
+        // Denies the others, of which it would otherwise say nothing.
+        Rule::Limited(methods, Box::new(Rule::All(false)))
+    };
+    let both = |rule| Rule::Group(Combination::All, vec![rule, others()]);
+    rules.into_iter().map(both).collect()
 }
 
 fn allow(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let rules = sources(call)?;
+    let rules = within_limit(call, rules);
     legacy(call).allow.extend(rules);
     Ok(())
 }
 
 fn deny(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let rules = sources(call)?;
+    let rules = within_limit(call, rules);
     legacy(call).deny.extend(rules);
     Ok(())
 }

@@ -136,6 +136,7 @@ fn open(call: &mut Call<'_, '_>, matcher: Matcher, section: Section) -> Scope {
         host: call.scope.host,
         section,
         policy,
+        limit: None,
     }
 }
 

@@ -81,6 +81,68 @@ pub(super) const TABLE: &[Directive] = &[
     )
     .or("Timeout"),
     row(
+        "ProxyPassInherit",
+        Contexts::SERVER,
+        Arity::Flag,
+        "On|Off",
+        "in httpd whether a virtual host has the main server's ProxyRemote lines: those of ProxyPass it always has",
+        Effect::Apply(inherit),
+    )
+    .or("On"),
+    row(
+        "BalancerInherit",
+        Contexts::SERVER,
+        Arity::Flag,
+        "On|Off",
+        "in httpd, with ProxyPassInherit Off too, whether a virtual host knows the main server's balancers: here it always does",
+        Effect::Apply(inherit),
+    )
+    .or("On"),
+    row(
+        "ProxyPassInterpolateEnv",
+        Contexts::ALL,
+        Arity::Flag,
+        "Off",
+        "whether ${NAME} in a ProxyPass with interpolate is a variable of each request",
+        Effect::Only(&["Off"]),
+    )
+    .or("Off"),
+    row(
+        "ProxyBadHeader",
+        Contexts::SERVER,
+        Arity::One,
+        "IsError",
+        "what a member's field without a colon is: an error, answered with 502",
+        Effect::Only(&["IsError"]),
+    )
+    .or("IsError"),
+    row(
+        "Proxy100Continue",
+        Contexts::SERVER.and(Contexts::LOCATION),
+        Arity::Flag,
+        "On",
+        "whether Expect: 100-continue reaches members",
+        Effect::Only(&["On"]),
+    )
+    .or("On"),
+    row(
+        "ProxyWebsocketFallbackToProxyHttp",
+        Contexts::SERVER.and(Contexts::LOCATION),
+        Arity::Flag,
+        "On",
+        "whether requests to ws:// members that ask for no WebSocket are plain requests",
+        Effect::Only(&["On"]),
+    )
+    .or("On"),
+    row(
+        "ProxyIOBufferSize",
+        Contexts::SERVER,
+        Arity::One,
+        "BYTES",
+        "buffers of httpd's proxy",
+        BUFFERS,
+    ),
+    row(
         "ProxyRequests",
         Contexts::SERVER,
         Arity::Flag,
@@ -108,6 +170,9 @@ pub(super) const TABLE: &[Directive] = &[
     )
     .or("-1"),
 ];
+
+const BUFFERS: Effect =
+    Effect::Notice("buffers of httpd's proxy are not configured: responses stream as they come");
 
 fn proxy_pass(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let is_pattern = call.is_for_server() && call.arg(0) == "~";
@@ -430,6 +495,18 @@ fn add_headers(call: &mut Call<'_, '_>) -> Result<(), Fault> {
         call.host().add_headers = flag;
     } else {
         call.policy().add_headers = flag;
+    }
+    Ok(())
+}
+
+fn inherit(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    if !call.flag()? {
+        let message = format!(
+            "{} Off does nothing: virtual hosts have the main server's ProxyPass lines and balancers, in httpd 2.4 as well",
+            call.row.name
+        );
+        let help = "to keep them from a virtual host, write them into the others";
+        call.warn(Fault::new(message).at(0).help(help));
     }
     Ok(())
 }

@@ -109,6 +109,7 @@ fn open(call: &mut Call<'_, '_>, matcher: Matcher, section: Section) -> Scope {
         host: call.scope.host,
         section,
         policy,
+        limit: None,
     }
 }
 
@@ -173,5 +174,6 @@ fn branch(call: &mut Call<'_, '_>, first: bool, condition: Option<Expr>) -> Scop
         host: call.scope.host,
         section: Section::If,
         policy,
+        limit: None,
     }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use super::{Arity, Call, Contexts, Directive, Effect, Fault, Scope, Section, row};
 use crate::config::{
     draft::{HostDraft, Listen},
-    spec::HostAddress,
+    spec::{HostAddress, Slashes},
     url::split_authority,
 };
 
@@ -118,13 +118,27 @@ pub(super) const TABLE: &[Directive] = &[
         "whether clients' names are looked up", Effect::Only(&["Off"])).or("Off"),
     row("TraceEnable", Contexts::SERVER, Arity::One, "Off",
         "whether TRACE is answered", Effect::Only(&["Off"])).or("Off"),
-    row("AllowEncodedSlashes", Contexts::SERVER, Arity::One, "Off",
-        "what becomes of %2F in a path: it is answered with 404", Effect::Only(&["Off"])).or("Off"),
+    row("AllowEncodedSlashes", Contexts::SERVER, Arity::One, "Off|On|NoDecode",
+        "what becomes of %2F in a path: it is answered with 404, taken for a slash, passed on as it is", Effect::Apply(encoded_slashes)).or("Off"),
     row("StrictHostCheck", Contexts::SERVER, Arity::Flag, "Off",
         "whether a Host that no virtual host names is refused", Effect::Only(&["Off"])).or("Off"),
     row("HttpProtocolOptions", Contexts::SERVER, Arity::Some, "Strict",
         "how strictly requests are read", Effect::Only(&["Strict"])).or("Strict"),
 ];
+
+fn encoded_slashes(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let slashes = match call.arg(0).to_ascii_lowercase().as_str() {
+        "off" => Slashes::Refused,
+        "on" => Slashes::Decoded,
+        "nodecode" => Slashes::Kept,
+        _ => {
+            let message = "AllowEncodedSlashes must be On, Off, or NoDecode";
+            return Err(Fault::new(message).at(0));
+        }
+    };
+    call.host().encoded_slashes = Some(slashes);
+    Ok(())
+}
 
 fn server_root(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     // The reader acted on it already; here it is looked at.
@@ -233,6 +247,7 @@ fn virtual_host(call: &mut Call<'_, '_>) -> Result<Scope, Fault> {
         host: call.draft.hosts.len() - 1,
         section: Section::None,
         policy,
+        limit: None,
     })
 }
 

@@ -63,3 +63,15 @@ impl Default for RequestLimits {
         }
     }
 }
+
+/// `AllowEncodedSlashes`: what becomes of `%2F` in a path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Slashes {
+    /// `Off`: 404.
+    #[default]
+    Refused,
+    /// `On`: a slash like any other.
+    Decoded,
+    /// `NoDecode`: stays as it is, and the member gets it so.
+    Kept,
+}

@@ -14,7 +14,7 @@ use crate::{
     },
     pattern::Pattern,
     policy::{
-        access::{Combination, Rule},
+        access::{Combination, Methods, Rule},
         environment::SetEnvIf,
         fields::FieldEdit,
     },
@@ -78,9 +78,16 @@ impl Policy {
             Rule::Group(Combination::Any, rules) => rules.contains(&Rule::All(true)),
             rule => *rule == Rule::All(true),
         };
-        let open = |legacy: &LegacyAccess| match legacy.order {
-            Order::DenyAllow => legacy.deny.is_empty() || legacy.allow.contains(&Rule::All(true)),
-            Order::AllowDeny => legacy.deny.is_empty() && legacy.allow.contains(&Rule::All(true)),
+        let open = |legacy: &LegacyAccess| {
+            legacy.limited.is_empty()
+                && match legacy.order {
+                    Order::DenyAllow => {
+                        legacy.deny.is_empty() || legacy.allow.contains(&Rule::All(true))
+                    }
+                    Order::AllowDeny => {
+                        legacy.deny.is_empty() && legacy.allow.contains(&Rule::All(true))
+                    }
+                }
         };
         self.access.as_ref().is_none_or(grants)
             && self.legacy.as_ref().is_none_or(open)
@@ -180,6 +187,8 @@ pub enum AuthMerging {
 pub struct LegacyAccess {
     /// `Order`.
     pub order: Order,
+    /// `Order` within `<Limit>`: the last that is for a request's method counts.
+    pub limited: Vec<(Methods, Order)>,
     /// `Allow from`.
     pub allow: Vec<Rule>,
     /// `Deny from`.

@@ -222,7 +222,7 @@ fn doubtful_things_are_warned_of() {
         ),
         ("Listen 80\nGuardLimit syn 5/s", 0, "do nothing"),
         (
-            "Listen 80\nCustomLog l combined",
+            "Listen 80\nCustomLog l mine",
             2,
             "no nickname of a LogFormat",
         ),

@@ -391,11 +391,14 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
         ],
     ),
     (
-        "Listen 80\n<LimitExcept GET>\nFoo\n</LimitExcept>",
-        &[(
-            2,
-            "<LimitExcept> is not supported by this version of sluice",
-        )],
+        "Listen 80\n<Macro x>\nFoo\n</Macro>\n<Location /a>\n<Limit GET>\nHeader set A b\n</Limit>\n</Location>",
+        &[
+            (2, "<Macro> is not supported by this version of sluice"),
+            (
+                7,
+                "Header in <Limit> is not supported by this version of sluice",
+            ),
+        ],
     ),
     (
         "Include nothing.conf\nInclude nothing*",

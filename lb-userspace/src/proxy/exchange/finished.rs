@@ -80,8 +80,9 @@ impl Finished {
             line.push(' ');
             line.push_str(protocol);
         }
-        let decoded = path::decode(facts.target.path().as_bytes());
-        let spec_port = end.current.plan.spec.hosts[end.host].server_port;
+        let spec = &end.current.plan.spec.hosts[end.host];
+        let decoded = path::decode(facts.target.path().as_bytes(), spec.encoded_slashes);
+        let spec_port = spec.server_port;
         for (at, log) in host.logs.iter().enumerate() {
             let entry = Entry {
                 remote: client.peer,

@@ -37,7 +37,7 @@ fn decoding_follows_httpd() {
         ("/..%2f", Err(PathError::Encoded)),
     ];
     for (raw, expected) in cases {
-        let decoded = decode(raw.as_bytes()).map(|path| text(&path));
+        let decoded = decode(raw.as_bytes(), Slashes::Refused).map(|path| text(&path));
         assert_eq!(decoded, expected.map(str::to_owned), "{raw}");
     }
 }
@@ -80,8 +80,8 @@ fn to(path: &str, target: &str) -> Route {
 }
 
 fn sent(routes: &[Route], raw: &str) -> Option<String> {
-    let decoded = decode(raw.as_bytes()).expect("valid");
-    match route(routes, raw.as_bytes(), &decoded) {
+    let decoded = decode(raw.as_bytes(), Slashes::Refused).expect("valid");
+    match route(routes, raw.as_bytes(), &decoded, Slashes::Refused) {
         Routed::Local => None,
         Routed::Balancer { path, .. } => Some(text(&path)),
     }
@@ -156,7 +156,7 @@ proptest! {
     fn decoded_paths_hold_no_dot_segment_and_no_double_slash(
         raw in "/[a-c./%2eEfF0]{0,24}"
     ) {
-        if let Ok(path) = decode(raw.as_bytes()) {
+        if let Ok(path) = decode(raw.as_bytes(), Slashes::Refused) {
             let path = text(&path);
             prop_assert!(path.starts_with('/'));
             prop_assert!(!path.contains("//"));
@@ -166,7 +166,7 @@ proptest! {
 
     #[test]
     fn encoded_paths_decode_to_themselves(path in prop::collection::vec(1_u8.., 0..24)) {
-        let encoded = encode(&path).into_owned();
+        let encoded = encode(&path, Slashes::Refused).into_owned();
         prop_assert!(encoded.iter().all(u8::is_ascii_graphic));
         let mut bytes = Vec::new();
         let mut rest = encoded.iter();
@@ -179,5 +179,29 @@ proptest! {
             }
         }
         prop_assert_eq!(bytes, path);
+    }
+}
+
+#[test]
+fn encoded_slashes_are_what_the_host_says() {
+    let both = |raw: &str, slashes| {
+        let decoded = decode(raw.as_bytes(), slashes)?;
+        let sent = encode(&decoded, slashes).into_owned();
+        Ok((text(&decoded), text(&sent)))
+    };
+    let pair = |a: &str, b: &str| Ok::<_, PathError>((a.to_owned(), b.to_owned()));
+    for (raw, slashes, wanted) in [
+        ("/a%2Fb", Slashes::Refused, Err(PathError::Encoded)),
+        ("/a%2Fb", Slashes::Decoded, pair("/a/b", "/a/b")),
+        ("/a%2fb%20c", Slashes::Kept, pair("/a%2fb c", "/a%2fb%20c")),
+        ("/a%2F..%2Fb", Slashes::Decoded, Err(PathError::Invalid)),
+        ("/a%2F%2E", Slashes::Decoded, Err(PathError::Invalid)),
+        ("/a%2F..%2Fb/../c", Slashes::Kept, pair("/c", "/c")),
+        ("/a%00b", Slashes::Decoded, Err(PathError::Encoded)),
+        ("/a%00b", Slashes::Kept, Err(PathError::Encoded)),
+        ("/a%25b", Slashes::Kept, pair("/a%b", "/a%25b")),
+        ("/a%2F/../b", Slashes::Decoded, pair("/b", "/b")),
+    ] {
+        assert_eq!(both(raw, slashes), wanted, "{raw} {slashes:?}");
     }
 }

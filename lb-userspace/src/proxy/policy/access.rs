@@ -40,7 +40,7 @@ impl Ruling {
         let mut verdict = Verdict::Granted;
         for policy in self.policies(spec) {
             let Some(rule) = &policy.access else { continue };
-            let own = rule.verdict(&asker, here);
+            let own = rule.section_verdict(&asker, here);
             verdict = match policy.auth_merging {
                 AuthMerging::Off => own,
                 AuthMerging::And => Combination::All.of(verdict, own),
@@ -56,7 +56,12 @@ impl Ruling {
 
 fn legacy_allows(legacy: &LegacyAccess, asker: &Asker<'_>, here: std::net::IpAddr) -> bool {
     let any = |rules: &[Rule]| rules.iter().any(|rule| rule.allows(asker, here));
-    match legacy.order {
+    let limited = legacy.limited.iter().rev();
+    let order = limited
+        .filter(|(methods, _)| methods.has(asker))
+        .map(|(_, order)| *order)
+        .next();
+    match order.unwrap_or(legacy.order) {
         Order::DenyAllow => any(&legacy.allow) || !any(&legacy.deny),
         Order::AllowDeny => any(&legacy.allow) && !any(&legacy.deny),
     }

@@ -8,6 +8,7 @@ use crate::{
     config::spec::policy::{From, Redirect},
     pattern,
     proxy::{exchange::Exchange, path, reason::Reason},
+    rewrite,
 };
 
 impl Ruling {
@@ -50,7 +51,7 @@ impl Ruling {
             From::Prefix(prefix) => {
                 let matched = path::match_prefix(path, prefix.as_bytes())?;
                 let mut to = redirect.to.clone().into_bytes();
-                to.extend_from_slice(&path::encode(&path[matched..]));
+                to.extend_from_slice(&rewrite::escape_path(&path[matched..]));
                 to
             }
             From::Pattern(pattern) => {

@@ -92,7 +92,7 @@ impl Ruling {
                 let path = if raw {
                     path
                 } else {
-                    path::encode(&path).into_owned()
+                    path::encode(&path, host.encoded_slashes).into_owned()
                 };
                 self.proxied = Some(Proxied { balancer, path });
                 self.requery(query);

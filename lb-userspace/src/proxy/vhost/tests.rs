@@ -22,6 +22,7 @@ fn host(addresses: &[&str], name: Option<&str>, aliases: &[&str]) -> Host {
         aliases: aliases.iter().map(|&alias| alias.to_owned()).collect(),
         routes: Vec::new(),
         reverses: Vec::new(),
+        encoded_slashes: crate::config::spec::Slashes::Refused,
         preserve_host: false,
         add_headers: true,
         via: Via::Off,

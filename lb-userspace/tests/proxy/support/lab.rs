@@ -234,6 +234,7 @@ pub(crate) fn host() -> Host {
         aliases: Vec::new(),
         routes: Vec::new(),
         reverses: Vec::new(),
+        encoded_slashes: sluice::config::spec::Slashes::Refused,
         preserve_host: false,
         add_headers: true,
         via: sluice::config::spec::Via::Off,

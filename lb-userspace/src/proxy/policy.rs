@@ -180,7 +180,7 @@ impl Ruling {
                 self.layers.extend(matching.map(|section| section.policy));
             })?;
         if then == Then::Route && !self.has("no-proxy") {
-            self.route = path::find(&host.routes, &self.path);
+            self.route = exchange.host().routes.find(&host.routes, &self.path);
         }
         let url = self.leads_to(spec, host);
         if then == Then::Route

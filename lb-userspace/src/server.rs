@@ -17,6 +17,7 @@ mod child;
 mod control;
 mod cpus;
 mod follow;
+mod foundlings;
 mod handover;
 mod inbox;
 mod ledger;

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::{
     maps::RingBuf,
     programs::{TestRun as _, TestRunOptions},
+    util::KernelVersion,
 };
 use lab::{
     kernel::{Kernel, is_skipped},
@@ -516,11 +517,14 @@ fn program_has_room_to_the_verifiers_limit() -> Result<()> {
             info.size_translated(),
             info.size_jitted(),
         );
-        // The limit is a million; another kernel's verifier may need several times this one's steps.
-        ensure!(
-            verified < 250_000,
-            "{name}: verified {verified} instructions"
-        );
+        // The limit is a million. Another kernel's verifier may need several times this one's steps;
+        // the oldest kernel's, which runs this in `cargo xtask vm`, needs most.
+        let room = if KernelVersion::current()? < KernelVersion::new(6, 2, 0) {
+            500_000
+        } else {
+            250_000
+        };
+        ensure!(verified < room, "{name}: verified {verified} instructions");
     }
 
     let seeds = xdp_cases::seeds();

@@ -14,13 +14,14 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 #[path = "../../lb-ebpf/recipe.rs"]
 mod recipe;
+mod stack;
 
 /// Builds the object from source and writes it to `lb-ebpf/prebuilt/` with its inputs' hash; with
 /// `check`, compares it with the committed one, and builds it a second time in a copy of its sources
 /// elsewhere, so that a path that slipped into the bytes is noticed.
 ///
 /// `root` is the workspace. Fails if a tool is missing (naming the command that installs it), if
-/// the build fails, or, checking, if hash or bytes differ.
+/// the build fails, if a program's stack is too deep for Linux 6.1, or, checking, if hash or bytes differ.
 pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
     if !recipe::has_linker() {
         bail!(
@@ -38,6 +39,12 @@ pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
 
     let inputs = recipe::hash(root).map_err(anyhow::Error::msg)?;
     let built = recipe::build(root, &root.join("target/bpf")).map_err(anyhow::Error::msg)?;
+    let deepest = stack::check(&built)?;
+    println!(
+        "stack: {} of 512 bytes as Linux 6.1 reckons it, in {}",
+        deepest.bytes,
+        deepest.names.join(" -> ")
+    );
     let object = root.join(recipe::OBJECT);
     let hash = root.join(recipe::OBJECT_HASH);
     if check {

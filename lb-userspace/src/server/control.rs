@@ -20,6 +20,7 @@ use super::{
     certificates::Watch,
     child::{ChildError, Delivery, ProxyChild},
     cpus::Cpus,
+    foundlings::Foundlings,
     inbox::{Came, Inbox},
     ledger::Ledger,
     link::FromProxy,
@@ -80,6 +81,8 @@ pub(crate) struct Control {
     pub(super) kept: Kept,
     pub(super) names: Names,
     pub(super) ledger: Ledger,
+    /// Children of the program that this process was.
+    pub(super) foundlings: Foundlings,
     /// `SluiceMetrics`.
     pub(super) scrape: Option<Scrape>,
     /// For what is asked beside the control socket.
@@ -167,6 +170,7 @@ impl Control {
                 Event::Came(Came::Tick) => {
                     self.dataplane.tick();
                     self.logs.tend();
+                    self.foundlings.tend();
                     self.look_at_steering();
                     self.look_at_certificates().await;
                 }

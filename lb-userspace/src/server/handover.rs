@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// Version of [`State`] and of how it travels.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 /// Set for a successor.
 const MARK: &str = "SLUICE_HANDOVER";
 /// How long a client may be slow to take its answer.
@@ -91,6 +91,8 @@ enum Letter {
         reply: bool,
         /// With the three memory files of an instance without kernel maps.
         memory: bool,
+        /// With the socket of `SluiceMetrics`.
+        scrape: bool,
     },
     /// Listening sockets of these addresses; one address may come in several letters.
     Listeners(Vec<Key>),
@@ -116,6 +118,8 @@ pub(super) struct Legacy {
     pub(super) inheritance: Inheritance,
     /// Whom to answer.
     pub(super) reply: Option<OwnedFd>,
+    /// The listening socket of `SluiceMetrics`.
+    pub(super) scrape: Option<OwnedFd>,
     /// Of the proxies, in the order of the state.
     pub(super) links: Vec<OwnedFd>,
     pub(super) listeners: Listeners,
@@ -142,7 +146,16 @@ impl Legacy {
 
     fn receive(from: BorrowedFd<'_>) -> io::Result<Self> {
         let short = || io::Error::other("what the control before this one left is incomplete");
-        let Some((Letter::State { reply, memory }, fds)) = link::receive_now(from)? else {
+        let received = link::receive_now(from)?;
+        let Some((
+            Letter::State {
+                reply,
+                memory,
+                scrape,
+            },
+            fds,
+        )) = received
+        else {
             return Err(short());
         };
         let mut fds = fds.into_iter();
@@ -159,6 +172,7 @@ impl Legacy {
         } else {
             None
         };
+        let scrape = if scrape { Some(take()?) } else { None };
         let links: Vec<OwnedFd> = fds.collect();
         if links.len() != state.proxies.len() {
             return Err(short());
@@ -186,6 +200,7 @@ impl Legacy {
                 memory,
             },
             reply,
+            scrape,
             links,
             listeners: Listeners::inherited(bound),
         })
@@ -209,10 +224,12 @@ impl Legacy {
         ];
         fds.extend(self.reply.iter().map(|fd| fd.as_fd()));
         fds.extend((self.inheritance.memory.iter().flatten()).map(|fd| fd.as_fd()));
+        fds.extend(self.scrape.iter().map(|fd| fd.as_fd()));
         fds.extend(self.links.iter().map(|fd| fd.as_fd()));
         let letter = Letter::State {
             reply: self.reply.is_some(),
             memory: self.inheritance.memory.is_some(),
+            scrape: self.scrape.is_some(),
         };
         link::send_now(ours.as_fd(), &letter, &fds)?;
         let sockets: Vec<_> = self.listeners.all().collect();

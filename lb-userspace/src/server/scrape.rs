@@ -5,6 +5,7 @@
 use std::{
     io,
     net::SocketAddr,
+    os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -46,6 +47,8 @@ pub(super) struct ScrapeError {
 #[derive(Clone)]
 pub(super) struct Scrape {
     address: SocketAddr,
+    /// The task's own, once more: to be handed on.
+    socket: Arc<std::net::TcpListener>,
     _task: Arc<Task>,
 }
 
@@ -73,23 +76,36 @@ impl Scrape {
         if let Some(current) = current.filter(|current| current.address == wanted.address) {
             return Ok(Some(current.clone()));
         }
-        let listener = bind(wanted.address).map_err(|source| ScrapeError {
-            address: wanted.address,
-            at: wanted.at.clone(),
-            source,
-        })?;
-        Ok(Some(Self {
-            address: wanted.address,
-            _task: Arc::new(Task(tokio::spawn(accept(listener, asks.clone())))),
-        }))
+        // The standard library sets SO_REUSEADDR: a restart need not wait for old connections.
+        let listener = std::net::TcpListener::bind(wanted.address)
+            .and_then(|socket| Self::begin(socket, asks))
+            .map_err(|source| ScrapeError {
+                address: wanted.address,
+                at: wanted.at.clone(),
+                source,
+            })?;
+        Ok(Some(listener))
     }
-}
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    // The standard library sets SO_REUSEADDR: a restart need not wait for old connections.
-    let listener = std::net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
+    /// The socket of the program that this process was: who connected meanwhile waits in its queue.
+    pub(super) fn adopt(socket: &OwnedFd, asks: &mpsc::Sender<Ask>) -> io::Result<Self> {
+        Self::begin(socket.try_clone()?.into(), asks)
+    }
+
+    /// For a successor.
+    pub(super) fn socket(&self) -> io::Result<OwnedFd> {
+        Ok(self.socket.try_clone()?.into())
+    }
+
+    fn begin(socket: std::net::TcpListener, asks: &mpsc::Sender<Ask>) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(socket.try_clone()?)?;
+        Ok(Self {
+            address: socket.local_addr()?,
+            socket: Arc::new(socket),
+            _task: Arc::new(Task(tokio::spawn(accept(listener, asks.clone())))),
+        })
+    }
 }
 
 async fn accept(listener: TcpListener, asks: mpsc::Sender<Ask>) {

@@ -19,6 +19,7 @@ use super::{
     control::{Control, Retired},
     cpus::Cpus,
     follow,
+    foundlings::Foundlings,
     handover::{HandedProxy, Legacy, State},
     inbox::Inbox,
     ledger::Ledger,
@@ -80,6 +81,13 @@ impl Control {
         };
         let identity = preflight::identity(&spec).map_err(host)?;
         preflight::interfaces(&spec).map_err(host)?;
+        // Before anything is started here.
+        let foundlings = legacy
+            .as_deref()
+            .map_or_else(Foundlings::default, |legacy| {
+                let proxies = legacy.state.proxies.iter().map(|proxy| proxy.pid);
+                Foundlings::of_predecessor(&proxies.collect::<Vec<_>>())
+            });
         let logs = Logs::open(&spec, None).map_err(host)?;
         let tls = match (certificates::load(&spec), &back) {
             (Ok(tls), _) => tls,
@@ -127,7 +135,11 @@ impl Control {
             Some(legacy) => ControlSocket::adopt(legacy.socket.try_clone()?, ask.clone())?,
             None => ControlSocket::bind(&options.place, &spec.sluice, ask.clone())?,
         };
-        let scrape = Scrape::of(&spec.sluice, None, &ask)
+        let scraped = (legacy.as_deref())
+            .and_then(|legacy| legacy.scrape.as_ref())
+            .map(|socket| Scrape::adopt(socket, &ask))
+            .transpose()?;
+        let scrape = Scrape::of(&spec.sluice, scraped.as_ref(), &ask)
             .map_err(|error| StartError::Host(error.to_string()))?;
         let mut ledger = ledger(legacy.as_deref(), shards, &mut notices)?;
         let orphan = opened.orphan();
@@ -239,6 +251,7 @@ impl Control {
             kept,
             names: Names::default(),
             ledger,
+            foundlings,
             scrape,
             ask,
             backoff: Backoff::default(),

@@ -28,6 +28,7 @@ use super::{
     link::Parcel,
     notify::{Notice, notify},
     preflight,
+    scrape::Scrape,
     socket::Ask,
     start::without_dataplane,
 };
@@ -243,6 +244,7 @@ impl Control {
                     .collect(),
             )?,
             reply: (ask.client.as_ref()).map(OwnedFd::try_clone).transpose()?,
+            scrape: (self.scrape.as_ref()).map(Scrape::socket).transpose()?,
             links: (all.iter())
                 .map(|(proxy, _)| proxy.link().try_clone_to_owned())
                 .collect::<io::Result<_>>()?,

@@ -17,7 +17,9 @@ use std::{
 use rustix::process::Signal;
 
 use super::{
-    harness::{Client, Member, PATIENCE, Sluice, fetch, is_alive, send_signal, text, wait_until},
+    harness::{
+        Client, Member, PATIENCE, Sluice, fetch, free_port, is_alive, send_signal, text, wait_until,
+    },
     reload::Load,
 };
 
@@ -289,6 +291,108 @@ fn a_program_that_fails_after_it_took_over_gives_everything_back() {
     sluice.ok(&words(&path));
     assert_eq!(image_of(sluice.proxy_pid()), path);
     assert_eq!(fetch(sluice.port, "/").expect("an answer").body, "a");
+}
+
+/// Control's children, zombies among them.
+fn children(control: u32) -> Vec<(u32, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").expect("proc").flatten() {
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
+        let (pid, name) = stat.split_once(" (").expect("a process");
+        let (name, rest) = name.rsplit_once(") ").expect("a name");
+        let mut rest = rest.split(' ');
+        let state = rest.next().expect("a state");
+        if rest.next() == Some(&control.to_string()) {
+            found.push((pid.parse().expect("a number"), format!("{name} {state}")));
+        }
+    }
+    found
+}
+
+#[test]
+fn programs_of_the_old_proxys_logs_read_to_the_end_and_leave_no_zombie() {
+    let a = Member::start("a");
+    let sluice = Sluice::start(&[&a]);
+    let log = sluice.dir.path().join("access.log");
+    let line = format!("CustomLog \"|/usr/bin/tee -a {}\" \"%U\"\n", log.display());
+    let good = format!("{line}{}", sluice.config(&[&a]));
+    sluice.write(&good);
+    sluice.ok(&["reload"]);
+    let control = sluice.control_pid();
+    let tees = || {
+        let all = children(control).into_iter();
+        let tees = all.filter(|(_, what)| what.starts_with("tee"));
+        tees.collect::<Vec<_>>()
+    };
+    let before = tees();
+    assert_eq!(before.len(), 1, "{before:?}");
+    let written = || fs::read_to_string(&log).unwrap_or_default();
+
+    let asked = |path| assert_eq!(fetch(sluice.port, path).expect("an answer").body, "a");
+    asked("/before");
+    let path = other_build(&sluice, "sluice-new");
+    sluice.ok(&words(&path));
+    asked("/after");
+    wait_until("both lines", || {
+        written().contains("/before\n") && written().contains("/after\n")
+    });
+    wait_until(
+        "the old program is gone, not a zombie, the new one there",
+        || {
+            let now = tees();
+            now.len() == 1 && now[0].0 != before[0].0
+        },
+    );
+
+    // And so that of a program that took over and failed.
+    sluice.write(&format!("{good}Listen {}\n", a.address));
+    let refused = sluice.cli(&words(&path));
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    asked("/still");
+    wait_until("the line", || written().contains("/still\n"));
+    wait_until("one program is left", || tees().len() == 1);
+}
+
+#[test]
+fn no_scrape_is_refused_while_another_build_takes_over() {
+    let a = Member::start("a");
+    let sluice = Sluice::start(&[&a]);
+    let port = free_port();
+    sluice.write(&format!(
+        "{}<IfModule sluice_module>\nSluiceMetrics 127.0.0.1:{port}\n</IfModule>\n",
+        sluice.config(&[&a])
+    ));
+    sluice.ok(&["reload"]);
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let scrapes = {
+        let (stop, asked) = (Arc::clone(&stop), Arc::clone(&asked));
+        thread::spawn(move || {
+            let mut faults = Vec::new();
+            while !stop.load(Relaxed) {
+                match TcpStream::connect(("127.0.0.1", port)) {
+                    // One that was accepted before is cut off as its control becomes another
+                    // program; none is refused.
+                    Ok(_) => drop(asked.fetch_add(1, Relaxed)),
+                    Err(error) => faults.push(error.to_string()),
+                }
+            }
+            faults
+        })
+    };
+    for round in 0..2 {
+        let path = other_build(&sluice, &format!("sluice-{round}"));
+        sluice.ok(&words(&path));
+        let before = asked.load(Relaxed);
+        wait_until("scrapes go on", || asked.load(Relaxed) > before);
+        let page = fetch(port, "/metrics").expect("a page");
+        assert!(page.body.contains("sluice_"), "{page:?}");
+    }
+    stop.store(true, Relaxed);
+    let faults = scrapes.join().expect("scrapes");
+    assert!(faults.is_empty(), "{faults:?}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod client;
 mod flow;
 mod manual;
 mod output;
+mod route;
 mod run;
 mod show;
 mod steer;
@@ -153,6 +154,7 @@ fn dispatch(cli: Cli) -> Outcome {
             destination,
             json,
         } => flow::steer(global, &proto, source, destination, json),
+        Command::Route(args) => route::route(global, &args),
         Command::Capture(args) => capture::run(global, &args),
         Command::Limit { command } => match command {
             args::LimitCommand::List(json) => show::limits(global, json),

@@ -30,6 +30,7 @@ use crate::{
 mod body;
 mod client;
 mod exchange;
+pub(crate) mod explain;
 pub mod fields;
 mod forward;
 pub mod gate;

@@ -7,6 +7,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+mod route;
+
+pub use route::{CandidateView, RouteQuestion, RouteStep, RouteView};
+
 /// One request to control.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
@@ -15,6 +19,11 @@ pub enum Request {
     Snapshot,
     /// Metrics, as Prometheus reads them.
     Metrics,
+    /// Where a request would go.
+    Route {
+        /// The request.
+        question: RouteQuestion,
+    },
     /// Change a member.
     Member {
         /// Balancer's name, without `balancer://`.
@@ -128,6 +137,8 @@ pub enum MemberChange {
 pub enum Response {
     /// To [`Request::Snapshot`].
     Snapshot(Box<Snapshot>),
+    /// To [`Request::Route`].
+    Route(Box<RouteView>),
     /// To [`Request::Metrics`].
     Metrics {
         /// The page.

@@ -115,6 +115,35 @@ pub(crate) struct Which {
     pub(crate) member: String,
 }
 
+/// A request that is only thought of.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RouteArgs {
+    /// The URL as a client has it: http://HOST[:PORT]/PATH or https://...
+    #[arg(value_name = "URL")]
+    pub(crate) url: String,
+    /// Method.
+    #[arg(short = 'X', long, value_name = "METHOD", default_value = "GET")]
+    pub(crate) method: String,
+    /// A field of the request, as curl has it; repeatable. Host takes the place of the URL's.
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    pub(crate) fields: Vec<String>,
+    /// The client's address [default: 127.0.0.1].
+    #[arg(long = "from", value_name = "ADDRESS")]
+    pub(crate) client: Option<std::net::IpAddr>,
+    /// The address it connects to [default: the first listener of the URL's port].
+    #[arg(long = "to", value_name = "ADDRESS:PORT")]
+    pub(crate) local: Option<std::net::SocketAddr>,
+    /// Ask this configuration file, and no daemon.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Define NAME for <IfDefine>, with -f; repeatable.
+    #[arg(short = 'D', long = "define", value_name = "NAME", requires = "file")]
+    pub(crate) defines: Vec<String>,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the service in the foreground.
@@ -157,6 +186,12 @@ pub(crate) enum Command {
         #[command(flatten)]
         json: Json,
     },
+    /// Tell where a request would go, and why: virtual host, sections, rewriting, ProxyPass, session,
+    /// and which member would be elected.
+    ///
+    /// The daemon is asked, with its members as they are; with -f the file alone, with its members as
+    /// they begin. Nothing is sent, written or counted. The exit code is 0 whatever the answer is.
+    Route(RouteArgs),
     /// Write packets with their verdicts into a pcapng file: verdict, reason, service and member are
     /// each packet's comment.
     ///

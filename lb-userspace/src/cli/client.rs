@@ -127,7 +127,9 @@ pub(crate) fn snapshot(global: &Global) -> Result<Snapshot, Failure> {
         Ok(Response::Done { message } | Response::Refused { message }) => {
             Err(Failure::text(FAILED, message))
         }
-        Ok(Response::Metrics { .. }) => Err(Failure::text(FAILED, "the daemon answered strangely")),
+        Ok(Response::Metrics { .. } | Response::Route(_)) => {
+            Err(Failure::text(FAILED, "the daemon answered strangely"))
+        }
         Err(NoAnswer::Failed(failure)) => Err(failure),
         Err(NoAnswer::Ended) => Err(ended()),
         Err(NoAnswer::Dead) => {
@@ -160,7 +162,7 @@ pub(crate) fn change(global: &Global, request: &Request) -> Outcome {
     match ask(global, request) {
         Ok(Response::Done { message }) => output::line(&message),
         Ok(Response::Refused { message }) => Err(Failure::text(FAILED, message)),
-        Ok(Response::Snapshot(_) | Response::Metrics { .. }) => {
+        Ok(Response::Snapshot(_) | Response::Metrics { .. } | Response::Route(_)) => {
             Err(Failure::text(FAILED, "the daemon answered strangely"))
         }
         Err(NoAnswer::Failed(failure)) => Err(failure),

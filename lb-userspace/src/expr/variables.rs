@@ -97,6 +97,20 @@ pub struct Moment {
     pub weekday: i8,
 }
 
+impl From<&jiff::Zoned> for Moment {
+    fn from(time: &jiff::Zoned) -> Self {
+        Self {
+            year: time.year(),
+            month: time.month(),
+            day: time.day(),
+            hour: time.hour(),
+            minute: time.minute(),
+            second: time.second(),
+            weekday: time.weekday().to_sunday_zero_offset(),
+        }
+    }
+}
+
 impl Moment {
     pub(crate) fn part(self, part: TimePart) -> String {
         match part {

@@ -255,16 +255,7 @@ impl Facts for Answer {
     }
 
     fn now(&self) -> Moment {
-        let now = jiff::Zoned::now();
-        Moment {
-            year: now.year(),
-            month: now.month(),
-            day: now.day(),
-            hour: now.hour(),
-            minute: now.minute(),
-            second: now.second(),
-            weekday: now.weekday().to_sunday_zero_offset(),
-        }
+        Moment::from(&jiff::Zoned::now())
     }
 }
 

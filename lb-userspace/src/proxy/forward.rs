@@ -40,6 +40,7 @@ mod outgoing;
 mod switch;
 
 use attempt::attempt;
+pub(super) use election::key_of;
 use election::{elect, hash_key, observe, tries_another};
 use outgoing::{Outgoing, add_fields, add_via, target};
 pub(crate) use switch::Reply;

@@ -7,7 +7,7 @@
 //! SetEnv; redirects; RequestHeader. A ProxyPass outside of sections comes before a Redirect there
 //! (measured).
 
-use std::{borrow::Cow, cell::RefCell, time::SystemTime};
+use std::{borrow::Cow, cell::RefCell, net::SocketAddr, time::SystemTime};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, request::Parts};
 
@@ -104,6 +104,54 @@ pub(crate) struct Ruling {
     begun: SystemTime,
 }
 
+/// Where a request came from and to: what of it is not in its head.
+pub(crate) trait Scene {
+    /// The configuration.
+    fn spec(&self) -> &Spec;
+    /// The virtual host.
+    fn host_spec(&self) -> &Host;
+    /// The virtual host's name, or this machine's.
+    fn host_name(&self) -> &str;
+    /// The client's address.
+    fn peer(&self) -> SocketAddr;
+    /// Our address on its connection.
+    fn local(&self) -> SocketAddr;
+    /// Whether the client speaks TLS.
+    fn is_tls(&self) -> bool;
+    /// Variables beside those that rules set.
+    fn environment(&self) -> Vec<(&'static str, String)>;
+}
+
+impl Scene for Exchange {
+    fn spec(&self) -> &Spec {
+        &self.current.plan.spec
+    }
+
+    fn host_spec(&self) -> &Host {
+        Self::host_spec(self)
+    }
+
+    fn host_name(&self) -> &str {
+        &self.host().name
+    }
+
+    fn peer(&self) -> SocketAddr {
+        self.client.peer
+    }
+
+    fn local(&self) -> SocketAddr {
+        self.client.local
+    }
+
+    fn is_tls(&self) -> bool {
+        self.client.tls.is_some()
+    }
+
+    fn environment(&self) -> Vec<(&'static str, String)> {
+        Self::environment(self)
+    }
+}
+
 /// A request that is answered here.
 pub(crate) enum Stop {
     /// With the page of an error, or what ErrorDocument has for it.
@@ -118,38 +166,8 @@ pub(crate) enum Stop {
 /// exchange, also where it is stopped.
 pub(crate) fn rule(exchange: &mut Exchange, parts: &mut Parts) -> Result<(), Stop> {
     let current = std::rc::Rc::clone(&exchange.current);
-    let (spec, host) = (&current.plan.spec, exchange.host_spec());
-    let mut ruling = Ruling {
-        layers: host.policies.clone(),
-        servers: host.policies.len(),
-        route: None,
-        method: parts.method.clone(),
-        target: parts.uri.clone(),
-        version: parts.version,
-        path: Vec::new(),
-        rewritten: false,
-        query: parts.uri.query().map(|query| query.as_bytes().to_vec()),
-        requeried: false,
-        proxied: None,
-        cookies: Vec::new(),
-        environment: RefCell::default(),
-        fields: HeaderMap::new(),
-        begun: SystemTime::now(),
-    };
-    // A path that cannot be decoded is refused where it would be routed.
-    let verdict = match path::decode(parts.uri.path().as_bytes()) {
-        Ok(decoded) => {
-            ruling.path = decoded.into_owned();
-            let mut verdict = ruling.judge(exchange, spec, &mut parts.headers);
-            match ruling.requeried(&parts.uri) {
-                Ok(Some(target)) => parts.uri = target,
-                Ok(None) => {}
-                Err(stop) => verdict = Err(stop),
-            }
-            verdict
-        }
-        Err(_) => Ok(()),
-    };
+    let spec = &current.plan.spec;
+    let (mut ruling, verdict) = Ruling::of(exchange, spec, parts);
     let keeps = current.plan.hosts[exchange.host].rules.as_ref();
     if keeps.is_some_and(|rules| rules.keeps_request) {
         ruling.fields.clone_from(&parts.headers);
@@ -159,33 +177,72 @@ pub(crate) fn rule(exchange: &mut Exchange, parts: &mut Parts) -> Result<(), Sto
 }
 
 impl Ruling {
+    /// What there is to apply to a request before it is forwarded; `parts` are as members get them then.
+    pub(crate) fn of(
+        scene: &dyn Scene,
+        spec: &Spec,
+        parts: &mut Parts,
+    ) -> (Self, Result<(), Stop>) {
+        let host = scene.host_spec();
+        let mut ruling = Ruling {
+            layers: host.policies.clone(),
+            servers: host.policies.len(),
+            route: None,
+            method: parts.method.clone(),
+            target: parts.uri.clone(),
+            version: parts.version,
+            path: Vec::new(),
+            rewritten: false,
+            query: parts.uri.query().map(|query| query.as_bytes().to_vec()),
+            requeried: false,
+            proxied: None,
+            cookies: Vec::new(),
+            environment: RefCell::default(),
+            fields: HeaderMap::new(),
+            begun: SystemTime::now(),
+        };
+        // A path that cannot be decoded is refused where it would be routed.
+        let verdict = match path::decode(parts.uri.path().as_bytes()) {
+            Ok(decoded) => {
+                ruling.path = decoded.into_owned();
+                let mut verdict = ruling.judge(scene, spec, &mut parts.headers);
+                match ruling.requeried(&parts.uri) {
+                    Ok(Some(target)) => parts.uri = target,
+                    Ok(None) => {}
+                    Err(stop) => verdict = Err(stop),
+                }
+                verdict
+            }
+            Err(_) => Ok(()),
+        };
+        (ruling, verdict)
+    }
+
     fn judge(
         &mut self,
-        exchange: &Exchange,
+        scene: &dyn Scene,
         spec: &Spec,
         fields: &mut HeaderMap,
     ) -> Result<(), Stop> {
-        let host = exchange.host_spec();
+        let host = scene.host_spec();
         for layer in &self.layers {
             let rules = &spec.policies[*layer].set_env_if;
-            environment::apply(rules, &self.environment, &self.asker(exchange, fields));
+            environment::apply(rules, &self.environment, &self.asker(scene, fields));
         }
-        self.edit_request(exchange, spec, fields, true);
-        let then = self
-            .rewrite(exchange, spec, host, fields)
-            .inspect_err(|_| {
-                // `Header always` of the sections is for the answer.
-                let sections = host.locations.iter();
-                let matching = sections.filter(|section| section.matcher.matches_path(&self.path));
-                self.layers.extend(matching.map(|section| section.policy));
-            })?;
+        self.edit_request(scene, spec, fields, true);
+        let then = self.rewrite(scene, spec, host, fields).inspect_err(|_| {
+            // `Header always` of the sections is for the answer.
+            let sections = host.locations.iter();
+            let matching = sections.filter(|section| section.matcher.matches_path(&self.path));
+            self.layers.extend(matching.map(|section| section.policy));
+        })?;
         if then == Then::Route && !self.has("no-proxy") {
             self.route = exchange.host().routes.find(&host.routes, &self.path);
         }
         let url = self.leads_to(spec, host);
         if then == Then::Route
             && url.is_none()
-            && let Some(stop) = self.redirected(exchange, fields, &self.layers[..self.servers])
+            && let Some(stop) = self.redirected(scene, fields, &self.layers[..self.servers])
         {
             return Err(stop);
         }
@@ -199,19 +256,19 @@ impl Ruling {
         self.layers.extend(matching.map(|section| section.policy));
         for at in 0..self.layers.len() {
             let branches = &spec.policies[self.layers[at]].branches;
-            let chosen = self.choose(exchange, spec, fields, branches);
+            let chosen = self.choose(scene, spec, fields, branches);
             self.layers.extend(chosen);
         }
         for layer in &self.layers[self.servers..] {
             let rules = &spec.policies[*layer].set_env_if;
-            environment::apply(rules, &self.environment, &self.asker(exchange, fields));
+            environment::apply(rules, &self.environment, &self.asker(scene, fields));
         }
-        self.check_access(exchange, spec, fields)?;
+        self.check_access(scene, spec, fields)?;
         self.set_environment(spec);
-        if let Some(stop) = self.redirected(exchange, fields, &self.layers[self.servers..]) {
+        if let Some(stop) = self.redirected(scene, fields, &self.layers[self.servers..]) {
             return Err(stop);
         }
-        self.edit_request(exchange, spec, fields, false);
+        self.edit_request(scene, spec, fields, false);
         match self.last(spec, |policy| policy.handler) {
             None | Some(Handler::None) => Ok(()),
             Some(Handler::BalancerManager) => Err(Stop::Manager),
@@ -222,7 +279,7 @@ impl Ruling {
     /// Policies of the `<If>` sections that hold, those within them behind them.
     fn choose(
         &self,
-        exchange: &Exchange,
+        scene: &dyn Scene,
         spec: &Spec,
         fields: &HeaderMap,
         branches: &[Branch],
@@ -237,12 +294,12 @@ impl Ruling {
                 && branch
                     .condition
                     .as_ref()
-                    .is_none_or(|condition| condition.holds(&self.asker(exchange, fields)));
+                    .is_none_or(|condition| condition.holds(&self.asker(scene, fields)));
             if holds {
                 done = true;
                 chosen.push(branch.policy);
                 let within = &spec.policies[branch.policy].branches;
-                chosen.extend(self.choose(exchange, spec, fields, within));
+                chosen.extend(self.choose(scene, spec, fields, within));
             }
         }
         chosen
@@ -276,9 +333,9 @@ impl Ruling {
         Some(url)
     }
 
-    fn asker<'r>(&'r self, exchange: &'r Exchange, fields: &'r HeaderMap) -> Asker<'r> {
+    fn asker<'r>(&'r self, scene: &'r dyn Scene, fields: &'r HeaderMap) -> Asker<'r> {
         Asker {
-            exchange,
+            scene,
             ruling: self,
             fields,
             response: None,
@@ -292,6 +349,11 @@ impl Ruling {
     /// What the last policy that says anything says.
     fn last<'s, T>(&self, spec: &'s Spec, said: impl Fn(&'s Policy) -> Option<T>) -> Option<T> {
         self.policies(spec).rev().find_map(said)
+    }
+
+    /// Indexes of its policies, in order.
+    pub(crate) fn layers(&self) -> &[usize] {
+        &self.layers
     }
 
     /// The path that ProxyPass goes by, where it is not the one that was asked for.
@@ -349,11 +411,11 @@ impl Ruling {
         }
     }
 
-    fn edit_request(&self, exchange: &Exchange, spec: &Spec, fields: &mut HeaderMap, early: bool) {
+    fn edit_request(&self, scene: &dyn Scene, spec: &Spec, fields: &mut HeaderMap, early: bool) {
         for policy in self.policies(spec) {
             for edit in &policy.request_fields {
                 let before = kept(edit, fields);
-                let asker = self.asker(exchange, &before);
+                let asker = self.asker(scene, &before);
                 fields::apply([edit], fields, &before, &asker, self.times(), early);
             }
         }

@@ -18,11 +18,12 @@ use crate::{
         metrics,
         protect::{Protected, What},
         protocol::{
-            CaptureWanted, DrainingView, MemberChange, MethodView, Request, Response, ShardView,
-            Snapshot,
+            CaptureWanted, DrainingView, MemberChange, MethodView, Request, Response,
+            RouteQuestion, RouteView, ShardView, Snapshot,
         },
     },
     config::{prefix::PrefixError, spec::Prefix},
+    proxy::explain,
 };
 
 impl Control {
@@ -31,7 +32,9 @@ impl Control {
             return response;
         }
         let result = match &ask.request {
-            Request::Snapshot | Request::Metrics => unreachable!("looked at above"),
+            Request::Snapshot | Request::Metrics | Request::Route { .. } => {
+                unreachable!("looked at above")
+            }
             Request::Upgrade { binary, deadline } => {
                 // Where it succeeds this program is no more, and its successor answers.
                 Err(self.upgrade(ask, binary.as_deref(), *deadline).await)
@@ -85,10 +88,25 @@ impl Control {
             Request::Snapshot => self
                 .snapshot()
                 .map(|snapshot| Response::Snapshot(Box::new(snapshot))),
+            Request::Route { question } => self
+                .explain(question)
+                .map(|view| Response::Route(Box::new(view))),
             Request::Metrics => self.metrics_page().map(|text| Response::Metrics { text }),
             _ => return None,
         };
         Some(shown.unwrap_or_else(|message| Response::Refused { message }))
+    }
+
+    fn explain(&self, question: &RouteQuestion) -> Result<RouteView, String> {
+        let members = self.snapshot()?.members;
+        let state = |b: usize, m: usize| {
+            let id = self.published.ids.get(b)?.get(m)?;
+            members.iter().find(|view| view.id == id.0).cloned()
+        };
+        let machine = rustix::system::uname();
+        let machine = machine.nodename().to_string_lossy();
+        explain::explain(&self.desired.spec, &state, &machine, question)
+            .map_err(|error| error.to_string())
     }
 
     fn metrics_page(&self) -> Result<String, String> {

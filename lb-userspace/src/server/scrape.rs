@@ -225,7 +225,9 @@ async fn page(asks: &mpsc::Sender<Ask>, last: &Last) -> Result<Arc<str>, String>
             Ok(page)
         }
         Response::Refused { message } => Err(message),
-        Response::Snapshot(_) | Response::Done { .. } => Err("no page".to_owned()),
+        Response::Snapshot(_) | Response::Route(_) | Response::Done { .. } => {
+            Err("no page".to_owned())
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Electing a member for a request, and telling its balancer what came of it.
 
-use std::time::Instant;
+use std::{net::IpAddr, time::Instant};
 
 use http::{HeaderMap, HeaderValue, Response, header};
 use hyper::body::Incoming;
@@ -14,7 +14,7 @@ use crate::{
         feedback::{self, Answer},
         sticky::{self, Session},
     },
-    config::spec::HashKey,
+    config::spec::{self, HashKey},
     dataplane::table::monotonic_ns,
     proxy::{exchange::Exchange, pool::Upstream, reason::Reason, shard::Shard, wheel::TICK},
     telemetry::counters::Number,
@@ -77,6 +77,16 @@ pub(super) fn hash_key(
     path: &[u8],
 ) -> u64 {
     let spec = &exchange.current.plan.spec.balancers[balancer];
+    key_of(spec, exchange.client.peer.ip(), fields, path)
+}
+
+/// The same, of any request.
+pub(crate) fn key_of(
+    spec: &spec::Balancer,
+    client: IpAddr,
+    fields: &HeaderMap,
+    path: &[u8],
+) -> u64 {
     let value = match &spec.beyond.hash_key {
         HashKey::Source => None,
         HashKey::Path => Some(path),
@@ -86,10 +96,7 @@ pub(super) fn hash_key(
             sticky::value_of(cookies.map(HeaderValue::as_bytes), name)
         }
     };
-    value.map_or_else(
-        || feedback::key_of_source(exchange.client.peer.ip()),
-        feedback::key,
-    )
+    value.map_or_else(|| feedback::key_of_source(client), feedback::key)
 }
 
 /// Tells a balancer that wants to know how a member took a request. What the client did wrong says nothing of it, and

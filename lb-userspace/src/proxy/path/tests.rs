@@ -191,7 +191,7 @@ proptest! {
     ) {
         let mut routes: Vec<Route> = paths.iter().map(|path| to(path, "/")).collect();
         if let Some(route) = pattern.and_then(|at| routes.get_mut(at)) {
-            route.pattern = Some(crate::pattern::Pattern::new("^/a", false).expect("pattern"));
+            route.pattern = Some(pattern::Pattern::new("^/a", false).expect("pattern"));
         }
         let index = Index::new(&routes);
         for uri in uris {

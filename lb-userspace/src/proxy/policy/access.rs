@@ -3,32 +3,32 @@
 use http::{HeaderMap, StatusCode};
 use tracing::error;
 
-use super::{LOG, Ruling, Stop, asker::Asker};
+use super::{LOG, Ruling, Scene, Stop, asker::Asker};
 use crate::{
     config::spec::{
         Spec,
         policy::{AuthMerging, LegacyAccess, Order},
     },
     policy::access::{Combination, Rule, Verdict},
-    proxy::{exchange::Exchange, reason::Reason},
+    proxy::reason::Reason,
 };
 
 impl Ruling {
     pub(super) fn check_access(
         &self,
-        exchange: &Exchange,
+        scene: &dyn Scene,
         spec: &Spec,
         fields: &HeaderMap,
     ) -> Result<(), Stop> {
-        let asker = self.asker(exchange, fields);
-        let here = exchange.client.local.ip();
+        let asker = self.asker(scene, fields);
+        let here = scene.local().ip();
         let uri = String::from_utf8_lossy(&self.path);
         let refused = |id: &str| {
             error!(
                 target: LOG,
                 reason = Reason::AccessDenied.name(),
                 "[client {}] {id}: client denied by server configuration: {uri}",
-                exchange.client.peer
+                scene.peer()
             );
             Err(Stop::Fail(StatusCode::FORBIDDEN, Reason::AccessDenied))
         };

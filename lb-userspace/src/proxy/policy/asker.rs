@@ -4,17 +4,17 @@ use std::{borrow::Cow, net::IpAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 
-use super::Ruling;
+use super::{Ruling, Scene};
 use crate::{
     expr::{Facts, Moment, Table, Variable, number},
     policy::environment::Request,
-    proxy::{exchange::Exchange, vhost},
+    proxy::vhost,
     rewrite,
 };
 
 /// Answers what rules want to know of a request.
 pub(super) struct Asker<'r> {
-    pub(super) exchange: &'r Exchange,
+    pub(super) scene: &'r dyn Scene,
     pub(super) ruling: &'r Ruling,
     /// Of the request.
     pub(super) fields: &'r HeaderMap,
@@ -24,8 +24,7 @@ pub(super) struct Asker<'r> {
 
 impl Facts for Asker<'_> {
     fn variable(&self, variable: &Variable) -> Option<Cow<'_, [u8]>> {
-        let (exchange, ruling) = (self.exchange, self.ruling);
-        let client = &exchange.client;
+        let (scene, ruling) = (self.scene, self.ruling);
         let switch = |is_on: bool| Cow::Borrowed(if is_on { &b"on"[..] } else { b"off" });
         let number = |number: u16| -> Cow<'_, [u8]> { number.to_string().into_bytes().into() };
         let protocol = match ruling.version {
@@ -38,7 +37,7 @@ impl Facts for Asker<'_> {
             Variable::ContentType => return self.entry(Table::Response, b"content-type"),
             Variable::Tls(name) => return self.entry(Table::Environment, name.as_bytes()),
             Variable::Method => ruling.method.as_str().as_bytes().into(),
-            Variable::Scheme => if client.tls.is_some() {
+            Variable::Scheme => if scene.is_tls() {
                 &b"https"[..]
             } else {
                 b"http"
@@ -46,10 +45,10 @@ impl Facts for Asker<'_> {
             .into(),
             Variable::Uri => ruling.path[..].into(),
             Variable::RemoteAddress | Variable::Peer => {
-                let address = client.peer.ip().to_canonical();
+                let address = scene.peer().ip().to_canonical();
                 address.to_string().into_bytes().into()
             }
-            Variable::RemotePort => number(client.peer.port()),
+            Variable::RemotePort => number(scene.peer().port()),
             Variable::ServerName => {
                 // As UseCanonicalName Off has it: what the client asked for.
                 let host = self.fields.get(http::header::HOST);
@@ -58,12 +57,12 @@ impl Facts for Asker<'_> {
                     Some((name, port)) if !port.ends_with(']') => name,
                     _ => asked,
                 });
-                let name = name.unwrap_or(&exchange.host().name);
+                let name = name.unwrap_or(scene.host_name());
                 name.to_ascii_lowercase().into_bytes().into()
             }
             Variable::ServerPort => {
-                let spec_port = exchange.host_spec().server_port;
-                number(spec_port.unwrap_or_else(|| client.local.port()))
+                let spec_port = scene.host_spec().server_port;
+                number(spec_port.unwrap_or_else(|| scene.local().port()))
             }
             Variable::Protocol => protocol.as_bytes().into(),
             Variable::Query => ruling.query.as_deref().unwrap_or_default().into(),
@@ -71,9 +70,9 @@ impl Facts for Asker<'_> {
                 .into_bytes()
                 .into(),
             Variable::Status => return self.response.map(|(status, _)| number(status.as_u16())),
-            Variable::Https => switch(client.tls.is_some()),
+            Variable::Https => switch(scene.is_tls()),
             Variable::Http2 => switch(ruling.version == Version::HTTP_2),
-            Variable::Ipv6 => switch(client.peer.ip().to_canonical().is_ipv6()),
+            Variable::Ipv6 => switch(scene.peer().ip().to_canonical().is_ipv6()),
             Variable::ServerSoftware => b"sluice"[..].into(),
             Variable::Filename
             | Variable::User
@@ -92,7 +91,7 @@ impl Facts for Asker<'_> {
                 if let Some(value) = set.value(name) {
                     return Some(value.to_vec().into());
                 }
-                let known = self.exchange.environment().into_iter();
+                let known = self.scene.environment().into_iter();
                 let mut known =
                     known.filter(|(known, _)| known.as_bytes().eq_ignore_ascii_case(name));
                 return known.next().map(|(_, value)| value.into_bytes().into());
@@ -118,29 +117,20 @@ impl Facts for Asker<'_> {
     }
 
     fn remote(&self) -> Option<IpAddr> {
-        Some(self.exchange.client.peer.ip().to_canonical())
+        Some(self.scene.peer().ip().to_canonical())
     }
 
     fn now(&self) -> Moment {
-        let now = jiff::Zoned::now();
-        Moment {
-            year: now.year(),
-            month: now.month(),
-            day: now.day(),
-            hour: now.hour(),
-            minute: now.minute(),
-            second: now.second(),
-            weekday: now.weekday().to_sunday_zero_offset(),
-        }
+        Moment::from(&jiff::Zoned::now())
     }
 }
 
 impl rewrite::Request for Asker<'_> {
     fn origin(&self) -> Vec<u8> {
-        let is_tls = self.exchange.client.tls.is_some();
+        let is_tls = self.scene.is_tls();
         let (scheme, usual) = if is_tls { ("https", 443) } else { ("http", 80) };
         let host = self.fields.get(http::header::HOST);
-        let host = host.map_or(self.exchange.host().name.as_bytes(), HeaderValue::as_bytes);
+        let host = host.map_or(self.scene.host_name().as_bytes(), HeaderValue::as_bytes);
         let name_ends = host.iter().rposition(|&byte| byte == b']').unwrap_or(0);
         let colon = host[name_ends..].iter().position(|&byte| byte == b':');
         let port = match colon {
@@ -156,21 +146,16 @@ impl rewrite::Request for Asker<'_> {
     }
 
     fn is_here(&self, host: &[u8], port: Option<u16>) -> bool {
-        let usual = if self.exchange.client.tls.is_some() {
-            443
-        } else {
-            80
-        };
+        let usual = if self.scene.is_tls() { 443 } else { 80 };
         let name = String::from_utf8_lossy(host).to_ascii_lowercase();
-        self.port() == Some(port.unwrap_or(usual))
-            && vhost::is_named(self.exchange.host_spec(), &name)
+        self.port() == Some(port.unwrap_or(usual)) && vhost::is_named(self.scene.host_spec(), &name)
     }
 }
 
 impl Asker<'_> {
     /// The port of the virtual host, as far as its lines say.
     fn port(&self) -> Option<u16> {
-        let host = self.exchange.host_spec();
+        let host = self.scene.host_spec();
         host.server_port
             .or_else(|| host.addresses.first().and_then(|address| address.port))
     }
@@ -178,7 +163,7 @@ impl Asker<'_> {
 
 impl Request for Asker<'_> {
     fn server_address(&self) -> String {
-        self.exchange.client.local.ip().to_canonical().to_string()
+        self.scene.local().ip().to_canonical().to_string()
     }
 
     fn fields(&self, each: &mut dyn FnMut(&[u8], &[u8])) {

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tracing::info;
 
-use super::{LOG, Ruling, Stop};
+use super::{LOG, Ruling, Scene, Stop};
 use crate::{
     config::spec::policy::{From, Redirect},
     pattern,
@@ -14,11 +14,11 @@ impl Ruling {
     /// The first Redirect that is for the request; those of later layers come first.
     pub(super) fn redirected(
         &self,
-        exchange: &Exchange,
+        scene: &dyn Scene,
         fields: &HeaderMap,
         layers: &[usize],
     ) -> Option<Stop> {
-        let policies = &exchange.current.plan.spec.policies;
+        let policies = &scene.spec().policies;
         let mut redirects = layers
             .iter()
             .rev()
@@ -29,15 +29,11 @@ impl Ruling {
         }
         let mut place = Vec::new();
         if to.first() == Some(&b'/') {
-            let scheme = if exchange.client.tls.is_some() {
-                "https"
-            } else {
-                "http"
-            };
+            let scheme = if scene.is_tls() { "https" } else { "http" };
             place.extend_from_slice(scheme.as_bytes());
             place.extend_from_slice(b"://");
             let host = fields.get(http::header::HOST).map(HeaderValue::as_bytes);
-            place.extend_from_slice(host.unwrap_or(exchange.host().name.as_bytes()));
+            place.extend_from_slice(host.unwrap_or(scene.host_name().as_bytes()));
         }
         place.extend_from_slice(&to);
         // What no field can hold is no place to send anybody.

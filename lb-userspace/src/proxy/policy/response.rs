@@ -72,7 +72,7 @@ fn edit(
         for edit in edits {
             let before = kept(edit, fields);
             let asker = Asker {
-                exchange,
+                scene: exchange,
                 ruling,
                 fields: &ruling.fields,
                 response: Some((status, &before)),

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, uri::PathAndQuery};
 use tracing::error;
 
-use super::{LOG, Ruling, Stop};
+use super::{LOG, Ruling, Scene, Stop};
 use crate::{
     config::spec::{Host, Spec},
-    proxy::{exchange::Exchange, path, reason::Reason},
+    proxy::{path, reason::Reason},
     rewrite::{self, Cookie, Outcome},
 };
 
@@ -36,7 +36,7 @@ impl Ruling {
     /// Applies the server's rules, where the engine is on.
     pub(super) fn rewrite(
         &mut self,
-        exchange: &Exchange,
+        scene: &dyn Scene,
         spec: &Spec,
         host: &Host,
         fields: &HeaderMap,
@@ -60,7 +60,7 @@ impl Ruling {
         if is_on != Some(true) || rules.is_empty() {
             return Ok(Then::Route);
         }
-        let asker = self.asker(exchange, fields);
+        let asker = self.asker(scene, fields);
         let query = self.query.clone();
         let applied = rewrite::apply(
             rules,
@@ -112,7 +112,7 @@ impl Ruling {
                     error!(
                         target: LOG,
                         reason = reason.name(),
-                        "[client {}] {cause}: {}", exchange.client.peer, self.target.path()
+                        "[client {}] {cause}: {}", scene.peer(), self.target.path()
                     );
                 }
                 let status =

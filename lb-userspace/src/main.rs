@@ -2,9 +2,8 @@
 
 use std::process::ExitCode;
 
-/// Requests allocate in many threads and free in the same one: what mimalloc is good at.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: sluice::dataplane::sys::Allocator = sluice::dataplane::sys::Allocator;
 
 fn main() -> ExitCode {
     sluice::cli::main()

@@ -1,6 +1,6 @@
 //! Memory shared between processes, and the few system calls that have no safe wrapper: the only
 //! place of this crate with `unsafe`. What the mapped memory looks like is in `cells.rs`, the calls
-//! are in `calls.rs`, what is asked of the allocator in `heap.rs`.
+//! are in `calls.rs`, the allocator is in `heap.rs`.
 
 use std::{
     fs::File,
@@ -28,7 +28,7 @@ pub(super) use calls::{
 pub use calls::{defer_accept, defers_accept, watch_listener};
 pub use cells::MemberCell;
 pub(super) use cells::{Flow4Cell, Flow6Cell, HopCell, MetaCell, NatCell, ServiceCell, WayCell};
-pub use heap::trim_heap;
+pub use heap::{Allocator, trim_heap};
 pub(crate) use process::{exec, hold_signals};
 
 /// A shared, writable mapping of `len` cells of `T`.

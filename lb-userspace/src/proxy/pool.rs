@@ -124,6 +124,10 @@ const PIECE: usize = 80 << 10;
 /// nearly [`PIECE`] of a body together with the head.
 const HEAD_BOUND: u64 = 128 << 10;
 
+/// Idle connections to a member beyond which those of other names than the last give way: with
+/// ProxyPreserveHost names are the clients' to invent.
+const SHARED_BY_NAMES: usize = 256;
+
 impl Pools {
     fn pop(&self, key: Key, peer: Option<&Arc<Peer>>) -> Option<Upstream> {
         let mut pools = self.idle.borrow_mut();
@@ -156,6 +160,10 @@ impl Pools {
         if *incarnation != upstream.key.incarnation {
             *incarnation = upstream.key.incarnation;
             idle.clear();
+        }
+        let crowded = idle.len() >= SHARED_BY_NAMES;
+        if crowded && idle.first().is_some_and(|old| old.peer != upstream.peer) {
+            idle.remove(0);
         }
         idle.push(upstream);
         if self.waiting.get() > 0 {

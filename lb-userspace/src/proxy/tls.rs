@@ -146,9 +146,11 @@ impl Pair {
 ///
 /// Who resumes shows no certificate again, so sessions made where clients are asked for one are of
 /// no use elsewhere, nor after what is asked for has changed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Resumption {
-    open: Sessions,
+    /// Made with the first host: keys are random, and to begin with randomness costs aws-lc 0.4
+    /// billion instructions, which a server without TLS has no use for.
+    open: Mutex<Option<Sessions>>,
     closed: Mutex<Vec<(Demand, Sessions)>>,
 }
 
@@ -185,11 +187,13 @@ impl Sessions {
 }
 
 impl Resumption {
-    pub(crate) fn new() -> Result<Self, rustls::Error> {
-        Ok(Self {
-            open: Sessions::new()?,
-            closed: Mutex::default(),
-        })
+    /// Those of hosts that ask nothing of clients.
+    fn open(&self) -> Result<Sessions, rustls::Error> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &*open {
+            return Ok(known.clone());
+        }
+        Ok(open.insert(Sessions::new()?).clone())
     }
 
     /// Those of hosts that demand this.
@@ -298,7 +302,7 @@ pub(crate) fn configure(
             };
             let (clients, sessions) = match clients {
                 Some((verifier, sessions)) => (Some(verifier), sessions),
-                None => (None, resumption.open.clone()),
+                None => (None, resumption.open().map_err(fail)?),
             };
             let config = server_config(tls, keys, clients.clone(), sessions);
             let mut config = config.map_err(fail)?;
@@ -485,5 +489,23 @@ impl ResolvesServerCert for Keys {
             // rustls words the refusal.
             .or(self.0.first())
             .cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_tickets_are_made_with_the_first_host_and_once() {
+        let resumption = Resumption::default();
+        let plain = Spec::default();
+        let made = configure(&plain, &Certificates::default(), &resumption);
+        assert!(made.is_ok_and(|hosts| hosts.iter().all(Option::is_none)));
+        assert!(resumption.open.lock().expect("no panic").is_none());
+        let (first, second) = (resumption.open(), resumption.open());
+        let (first, second) = (first.expect("keys"), second.expect("keys"));
+        assert!(Arc::ptr_eq(&first.tickets, &second.tickets));
+        assert!(Arc::ptr_eq(&first.cache, &second.cache));
     }
 }

@@ -21,13 +21,12 @@ pub(crate) fn admit(parts: &mut Parts, limits: &Limits) -> Result<(), Refusal> {
     if parts.method.as_str().len() + target + " / HTTP/2.0".len() - 1 > limits.line {
         return Err(Refusal::LineTooLong);
     }
-    check_sizes(&parts.headers, limits)?;
-    let mut hosts = parts.headers.get_all(header::HOST).iter();
-    let host = hosts.next();
-    if hosts.next().is_some() {
+    let seen = Seen::of(&parts.headers);
+    seen.check_sizes(limits)?;
+    if seen.hosts > 1 {
         return Err(bad("repeated Host"));
     }
-    match (&authority, host) {
+    match (&authority, seen.host) {
         (Some(authority), Some(host))
             if !authority.as_bytes().eq_ignore_ascii_case(host.as_bytes()) =>
         {
@@ -37,25 +36,23 @@ pub(crate) fn admit(parts: &mut Parts, limits: &Limits) -> Result<(), Refusal> {
         (None, None) => return Err(bad("neither :authority nor Host")),
         _ => {}
     }
+    if seen.lengths > 1 {
+        return Err(bad("repeated Content-Length"));
+    }
+    let (crumbs, expects) = (seen.crumbs, seen.expects);
     if let Some(authority) = authority {
         parts.headers.insert(header::HOST, authority);
     }
-    if parts
-        .headers
-        .get_all(header::CONTENT_LENGTH)
-        .iter()
-        .nth(1)
-        .is_some()
-    {
-        return Err(bad("repeated Content-Length"));
-    }
     // The body is awaited without it: hyper sends no 100 over HTTP/2.
-    if let Some(expectation) = parts.headers.remove(header::EXPECT)
+    if expects
+        && let Some(expectation) = parts.headers.remove(header::EXPECT)
         && !expectation.as_bytes().eq_ignore_ascii_case(b"100-continue")
     {
         return Err(Refusal::Expectation);
     }
-    join_cookies(&mut parts.headers, limits)?;
+    if crumbs > 1 {
+        join_cookies(&mut parts.headers, limits)?;
+    }
     // Last, so that a malformed request is 400 whatever its method.
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
         return Err(Refusal::Method);
@@ -81,33 +78,63 @@ fn to_origin_form(uri: &mut Uri) -> Result<Option<HeaderValue>, Refusal> {
     Ok(authority)
 }
 
-/// Number and length of fields; crumbs of a cookie are one field.
-fn check_sizes(fields: &HeaderMap, limits: &Limits) -> Result<(), Refusal> {
-    let mut count = fields.len();
-    let crumbs = fields.get_all(header::COOKIE).iter().count();
-    count -= crumbs.saturating_sub(1);
-    if limits.fields != 0 && count > limits.fields {
-        return Err(Refusal::Fields(
-            "AH10181: number of request headers exceeds LimitRequestFields",
-        ));
+/// What one look at all fields tells.
+#[derive(Default)]
+struct Seen<'a> {
+    /// Fields.
+    count: usize,
+    /// Bytes of the longest, name and value.
+    longest: usize,
+    hosts: usize,
+    /// The last Host.
+    host: Option<&'a HeaderValue>,
+    lengths: usize,
+    crumbs: usize,
+    expects: bool,
+}
+
+impl<'a> Seen<'a> {
+    fn of(fields: &'a HeaderMap) -> Self {
+        let mut seen = Self {
+            count: fields.len(),
+            ..Self::default()
+        };
+        for (name, value) in fields {
+            let length = name.as_str().len();
+            seen.longest = seen.longest.max(length + value.len());
+            match length {
+                4 if *name == header::HOST => {
+                    seen.hosts += 1;
+                    seen.host = Some(value);
+                }
+                6 if *name == header::COOKIE => seen.crumbs += 1,
+                6 if *name == header::EXPECT => seen.expects = true,
+                14 if *name == header::CONTENT_LENGTH => seen.lengths += 1,
+                _ => {}
+            }
+        }
+        seen
     }
-    let too_long = |(name, value): (&http::HeaderName, &HeaderValue)| {
-        name.as_str().len() + ": ".len() + value.len() > limits.field
-    };
-    if fields.iter().any(too_long) {
-        return Err(Refusal::Fields(
-            "AH10180: request header exceeds LimitRequestFieldSize",
-        ));
+
+    /// Number and length of fields; crumbs of a cookie are one field.
+    fn check_sizes(&self, limits: &Limits) -> Result<(), Refusal> {
+        let count = self.count - self.crumbs.saturating_sub(1);
+        if limits.fields != 0 && count > limits.fields {
+            return Err(Refusal::Fields(
+                "AH10181: number of request headers exceeds LimitRequestFields",
+            ));
+        }
+        if self.count > 0 && self.longest + ": ".len() > limits.field {
+            return Err(Refusal::Fields(
+                "AH10180: request header exceeds LimitRequestFieldSize",
+            ));
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// One Cookie field of all crumbs (RFC 9113 section 8.2.3): HTTP/1.1 has no other.
 fn join_cookies(fields: &mut HeaderMap, limits: &Limits) -> Result<(), Refusal> {
-    let mut crumbs = fields.get_all(header::COOKIE).iter();
-    if crumbs.next().is_none() || crumbs.next().is_none() {
-        return Ok(());
-    }
     let mut joined = Vec::new();
     for crumb in fields.get_all(header::COOKIE) {
         if !joined.is_empty() {

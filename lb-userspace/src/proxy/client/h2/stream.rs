@@ -2,7 +2,7 @@
 //! over a client that does not take its response.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -17,8 +17,8 @@ use crate::proxy::{exchange::Head, gate::Refusal, reason::Reason, wheel::Alarm};
 /// A request of an HTTP/2 connection.
 pub(crate) struct Stream {
     session: Rc<Session>,
-    /// Rings while the client takes nothing of the response.
-    alarm: Alarm,
+    /// Rings while the client takes nothing of the response. Most are taken at once.
+    alarm: OnceCell<Alarm>,
     /// `H2StreamTimeout`.
     patience: Cell<Duration>,
     /// A piece of the body was given to the library, and it asked for no other yet.
@@ -38,7 +38,7 @@ impl Stream {
     pub(super) fn new(session: &Rc<Session>) -> Rc<Self> {
         Rc::new(Self {
             session: Rc::clone(session),
-            alarm: session.shard.wheel.alarm(),
+            alarm: OnceCell::new(),
             patience: Cell::new(session.client.io_timeout.get()),
             handed: Cell::new(false),
             stalled: Cell::new(false),
@@ -100,7 +100,9 @@ impl Stream {
     /// last piece comes first.
     pub(crate) fn asked(&self) -> Option<Bytes> {
         self.handed.set(false);
-        self.alarm.clear();
+        if let Some(alarm) = self.alarm.get() {
+            alarm.clear();
+        }
         let mut rest = self.rest.borrow_mut();
         (!rest.is_empty()).then(|| self.split(&mut rest))
     }
@@ -132,10 +134,11 @@ impl Stream {
         if !self.handed.get() {
             return Poll::Pending;
         }
-        if !self.alarm.is_set() {
-            self.alarm.set(self.patience.get());
+        let alarm = self.alarm.get_or_init(|| self.session.shard.wheel.alarm());
+        if !alarm.is_set() {
+            alarm.set(self.patience.get());
         }
-        ready!(self.alarm.poll(cx));
+        ready!(alarm.poll(cx));
         self.stalled.set(true);
         Poll::Ready(())
     }

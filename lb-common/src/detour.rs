@@ -119,6 +119,10 @@ pub trait Detours<F: Edit + ?Sized>: SendTables + Sized {
     fn named(&self, frame: &F, headers: &Headers, forward: &Forward) -> u16 {
         named(frame, headers, forward, self)
     }
+    /// [`quoted`].
+    fn quoted(&self, frame: &mut F, about: &Headers, service: u16, member: u16) -> Detoured {
+        quoted(frame, about, service, member, self)
+    }
     /// [`crate::journey::find`].
     fn find_service(&self, headers: &Headers) -> Found {
         crate::journey::find(headers, self)
@@ -176,11 +180,11 @@ where
     };
     if decision.flags & flag::QUOTED != 0 {
         steered.reason = Reason::STEERED_ICMP;
-        if forward.mode == mode::NAT {
-            // What it quotes are the ends before they were rewritten.
-            return Detoured::end(steered.member, Reason::ICMP_TO_VIP);
-        }
-    } else if headers.is_fragment || forward.mode == mode::NAT {
+    }
+    if decision.flags & flag::QUOTED != 0 && forward.mode == mode::NAT {
+        return tables.quoted(frame, headers, service, steered.member);
+    }
+    if headers.is_fragment || forward.mode == mode::NAT {
         return tables.rest(frame, headers, service, &steered);
     }
     let reason = steered.reason;
@@ -278,7 +282,9 @@ where
     };
     if forward.mode == mode::NAT {
         let bytes = crate::journey::bytes(frame, headers);
-        return match nat::translate(frame, headers, forward, service, member, head, tables) {
+        return match nat::translate(
+            frame, headers, forward, service, member, head, false, tables,
+        ) {
             Ok(ifindex) => {
                 tables.count_member(member, bytes, reason);
                 Detoured {
@@ -348,7 +354,16 @@ where
     F: Edit + ?Sized,
     T: SendTables,
 {
-    match nat::give_back(frame, headers, tables) {
+    give_back_as(frame, headers, false, tables)
+}
+
+#[inline(always)]
+fn give_back_as<F, T>(frame: &mut F, headers: &Headers, is_quoted: bool, tables: &T) -> Detoured
+where
+    F: Edit + ?Sized,
+    T: SendTables,
+{
+    match nat::give_back(frame, headers, is_quoted, tables) {
         Ok((service, member, ifindex)) => Detoured {
             service,
             member,
@@ -356,5 +371,41 @@ where
             ifindex,
         },
         Err(reason) => Detoured::end(0, reason),
+    }
+}
+
+/// An ICMP error about a connection of `nat`, whose flow is `about`: to the member, or without one
+/// back to the client.
+#[inline(always)]
+pub fn quoted<F, T>(
+    frame: &mut F,
+    about: &Headers,
+    service: u16,
+    member: u16,
+    tables: &T,
+) -> Detoured
+where
+    F: Edit + ?Sized,
+    T: SendTables,
+{
+    if member == 0 {
+        return give_back_as(frame, about, true, tables);
+    }
+    let (Some(forward), Some(head)) = (tables.forward(service), tables.member(member)) else {
+        return Detoured::end(0, Reason::NOT_FORWARDED);
+    };
+    let bytes = crate::journey::bytes(frame, about);
+    match nat::translate(frame, about, forward, service, member, head, true, tables) {
+        Ok(ifindex) => {
+            let reason = Reason::STEERED_ICMP;
+            tables.count_member(member, bytes, reason);
+            Detoured {
+                service,
+                member,
+                reason,
+                ifindex,
+            }
+        }
+        Err(reason) => Detoured::end(member, reason),
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     forward::{Forward, Link, hash_kind, mode},
     frame::{Edit, PlainHdr},
     guard,
-    journey::{List, Outcome, is_range_possible, way_on},
+    journey::{List, Outcome, is_gue, is_range_possible, way_on},
     parse::tcp,
     send::{self, SendTables, TTL},
     service::{flag, kind, proto},
@@ -67,6 +67,7 @@ where
         if is_range_possible(settings, words, proto)
             || is_range_possible(settings, [0; 2], proto)
             || way_on([0; 2], port, proto, seed, tables).is_some()
+            || gates & gate::STEER != 0 && is_gue(proto, port.to_ne_bytes())
         {
             return None;
         }

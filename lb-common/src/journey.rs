@@ -10,12 +10,13 @@ use crate::{
     addr::{Address, Be16},
     deny::PrefixEntry,
     detour::{self, Detoured, Detours},
+    forward::GUE_PORT,
     frame::{Edit, Frame},
     guard::{self, Clock, Limited},
     hurry::hurry,
     limit::{LimitKind, ServiceLimits, SourceKey, Windows},
     parse::{Headers, Reach},
-    service::{ServiceSet, ServiceWay, bit_by_words, flag, kind, service_set, set_by_words},
+    service::{ServiceSet, ServiceWay, bit_by_words, flag, kind, proto, service_set, set_by_words},
     settings::{Settings, gate},
     verdict::{Reason, Verdict},
     window::SharedWindows,
@@ -107,11 +108,13 @@ pub enum Then {
     Answer = 8,
     /// To be judged: what did not [`hurry`].
     Judge = 9,
+    /// An ICMP error that quotes a connection with rewritten addresses.
+    Quoted = 10,
 }
 
 impl Then {
     /// How many there are.
-    pub const COUNT: u32 = 10;
+    pub const COUNT: u32 = 11;
     /// The program of each step after the first, for whoever loads them.
     pub const PROGRAMS: &[(Self, &str)] = &[
         (Self::Steer4, "sluice_steer4"),
@@ -123,6 +126,7 @@ impl Then {
         (Self::Rest, "sluice_rest"),
         (Self::Answer, "sluice_answer"),
         (Self::Judge, "sluice_judge"),
+        (Self::Quoted, "sluice_quoted"),
     ];
 }
 
@@ -190,7 +194,7 @@ where
         Then::Fragment => detour::fragment(frame, headers, tables),
         Then::Icmp => detour::icmp(frame, headers, &decision, tables),
         Then::Return => detour::give_back(frame, headers, tables),
-        Then::Unpack => detour::unpack(frame, headers, tables),
+        Then::Unpack => detour::unpack(frame, headers, &decision, tables),
         _ => Detoured::end(0, decision.reason),
     };
     let service = if done.service == 0 {
@@ -242,18 +246,11 @@ where
     }
     if headers.is_vital() {
         // Path-MTU messages about steered flows are their members'; neighbour discovery never is.
-        if gates & gate::STEER != 0 && !headers.is_neighbour_discovery() {
-            let vip = tables.find_rare(headers, Rare::Vip);
-            if vip.id != 0 {
-                return Decision {
-                    service: vip.id,
-                    reason: Reason::VITAL,
-                    then: Then::Icmp,
-                    flags: vip.flags,
-                };
-            }
+        let decision = Decision::done(0, Reason::VITAL);
+        if headers.is_neighbour_discovery() {
+            return decision;
         }
-        return Decision::done(0, Reason::VITAL);
+        return judge_icmp(decision, headers, gates, tables);
     }
     if is_guarded
         && is_on(tables, gates, List::Deny, headers)
@@ -266,7 +263,11 @@ where
         Reach::Ports => {
             let service = find(headers, tables);
             if service.id == 0 {
-                return Decision::done(0, Reason::NOT_A_SERVICE);
+                let mut decision = Decision::done(0, Reason::NOT_A_SERVICE);
+                if gates & gate::STEER != 0 && is_gue(headers.proto, headers.destination_port.0) {
+                    decision.then = Then::Unpack;
+                }
+                return decision;
             }
             let then = match service.kind {
                 kind::FORWARDED if headers.version == 4 && service.flags & flag::WIDE == 0 => {
@@ -294,15 +295,8 @@ where
             (decision, has_limits)
         }
         Reach::Icmp => {
-            let mut decision = Decision::done(0, Reason::ICMP);
-            if gates & gate::STEER != 0 {
-                let vip = tables.find_rare(headers, Rare::Vip);
-                if vip.id != 0 {
-                    decision.service = vip.id;
-                    decision.flags = vip.flags;
-                    decision.then = Then::Icmp;
-                }
-            }
+            let decision = Decision::done(0, Reason::ICMP);
+            let decision = judge_icmp(decision, headers, gates, tables);
             (decision, is_guarded && gates & gate::ICMP_LIMITS != 0)
         }
         Reach::LaterFragment => {
@@ -321,18 +315,20 @@ where
         }
         Reach::Addresses => return Decision::done(0, Reason::UNPARSED),
         Reach::OtherProtocol => {
+            let mut decision = Decision::done(0, Reason::NOT_A_SERVICE);
             if gates & gate::DECAP != 0 {
                 let way = tables.find_rare(headers, Rare::Unpacker);
                 if way.id != 0 && way.kind == kind::DECAP {
-                    return Decision {
-                        service: way.id,
-                        reason: Reason::NOT_A_SERVICE,
-                        then: Then::Unpack,
-                        flags: way.flags,
-                    };
+                    (decision.service, decision.flags) = (way.id, way.flags);
+                    decision.then = Then::Unpack;
                 }
             }
-            return Decision::done(0, Reason::NOT_A_SERVICE);
+            let is_ip_in_ip = headers.proto == proto::IPIP || headers.proto == proto::IPV6;
+            if is_ip_in_ip && gates & gate::STEER != 0 {
+                // It may be one of ours.
+                decision.then = Then::Unpack;
+            }
+            return decision;
         }
         Reach::NotIp => return Decision::done(0, Reason::NOT_A_SERVICE),
     };
@@ -353,6 +349,34 @@ where
         }
         Limited::Over(reason) => Decision::done(limited, reason),
     }
+}
+
+/// Whether this is a packet of GUE, by its port.
+#[inline(always)]
+pub(crate) fn is_gue(proto: u8, port: [u8; 2]) -> bool {
+    proto == proto::UDP && port == GUE_PORT.to_be_bytes()
+}
+
+/// Whether ICMP is about what we forward.
+#[inline(always)]
+fn judge_icmp<T: Tables>(
+    mut decision: Decision,
+    headers: &Headers,
+    gates: u64,
+    tables: &T,
+) -> Decision {
+    if gates & gate::STEER == 0 {
+        return decision;
+    }
+    let vip = tables.find_rare(headers, Rare::Vip);
+    decision.service = vip.id;
+    decision.flags = vip.flags;
+    // An error to an address that `nat` sends from may be about what it sent: then ports that it
+    // quotes say so.
+    if vip.id != 0 || gates & gate::RANGES != 0 && headers.is_icmp_error() {
+        decision.then = Then::Icmp;
+    }
+    decision
 }
 
 /// Bytes of the frame. The datagram's own length tells whether there is more than the first

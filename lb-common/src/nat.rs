@@ -28,6 +28,8 @@ use crate::{
     verdict::Reason,
 };
 
+mod quoted;
+
 /// One connection, 64 bytes: one cache line. Filled as the ways of [`crate::flow_table`] are.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -107,7 +109,49 @@ struct Ends {
     destination_port: [u8; 2],
 }
 
-/// Rewrites a client's packet for its member. Returns the interface to send it from.
+/// What is rewritten.
+#[derive(Clone, Copy)]
+enum What {
+    /// Addresses and ports.
+    Whole,
+    /// Addresses: a later fragment has no ports.
+    Fragment,
+    /// An ICMP error, and the packet of the flow that it quotes.
+    Quoted,
+}
+
+impl What {
+    #[inline(always)]
+    const fn of(is_quoted: bool) -> Self {
+        if is_quoted { Self::Quoted } else { Self::Whole }
+    }
+}
+
+/// Gives a packet its new ends and sends it by a link.
+#[inline(always)]
+fn leave<F: Edit + ?Sized>(
+    frame: &mut F,
+    headers: &Headers,
+    ends: &Ends,
+    link: &Link,
+    what: What,
+) -> Result<(), Reason> {
+    send::lower_ttl(frame, headers)?;
+    match what {
+        What::Whole => rewrite(frame, headers, ends, true),
+        What::Fragment => rewrite(frame, headers, ends, false),
+        What::Quoted => quoted::rewrite(frame, headers, ends),
+    }
+    .and_then(|()| frame.write(0, macs(link)))
+    .ok_or(Reason::NOT_REWRITTEN)
+}
+
+/// Rewrites a client's packet for its member, or an ICMP error about one of its connections, whose
+/// flow `headers` then is. Returns the interface to send it from.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one packet, and all that is known of it"
+)]
 #[inline(always)]
 pub fn translate<F, T>(
     frame: &mut F,
@@ -116,6 +160,7 @@ pub fn translate<F, T>(
     service: u16,
     member: u16,
     head: &MemberHead,
+    is_quoted: bool,
     tables: &T,
 ) -> Result<u32, Reason>
 where
@@ -137,7 +182,7 @@ where
     }
     let link = send::link(tables, member, &to).ok_or(Reason::NO_NEIGHBOUR)?;
     let our_port = connection(
-        frame, headers, forward, service, member, head, settings, tables,
+        frame, headers, forward, service, member, head, is_quoted, settings, tables,
     )?;
     let ends = Ends {
         source: ours,
@@ -145,13 +190,11 @@ where
         source_port: our_port,
         destination_port: head.port,
     };
-    send::lower_ttl(frame, headers)?;
-    rewrite(frame, headers, &ends, true).ok_or(Reason::NOT_REWRITTEN)?;
-    frame.write(0, macs(&link)).ok_or(Reason::NOT_REWRITTEN)?;
+    leave(frame, headers, &ends, &link, What::of(is_quoted))?;
     Ok(link.ifindex)
 }
 
-/// Finds or makes the entry of a client's packet: our port.
+/// Finds or makes the entry of a client's packet: our port. None is made for a quoted one.
 #[expect(
     clippy::too_many_arguments,
     reason = "one packet, and all that is known of it"
@@ -164,6 +207,7 @@ fn connection<F, T>(
     service: u16,
     member: u16,
     head: &MemberHead,
+    is_quoted: bool,
     settings: &Settings,
     tables: &T,
 ) -> Result<[u8; 2], Reason>
@@ -203,15 +247,10 @@ where
                 && is.destination.words() == headers.destination.words()
                 && !(headers.is_syn() && entry.state() == State::CLOSING)
             {
-                go_on(
-                    headers,
-                    index,
-                    entry,
-                    is.seen,
-                    seen::CLIENT_FIN,
-                    ages.now,
-                    tables,
-                );
+                if !is_quoted {
+                    let fin = seen::CLIENT_FIN;
+                    go_on(headers, index, entry, is.seen, fin, ages.now, tables);
+                }
                 return Ok(is.our_port);
             }
             if !free.0 && is_free(entry, &ages) {
@@ -220,6 +259,9 @@ where
         }
         hash = (hash ^ (hash >> 31)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         hash ^= hash >> 32;
+    }
+    if is_quoted {
+        return Err(Reason::ICMP_TO_VIP);
     }
     // What is in the middle of a connection that we do not know of begins none.
     if !is_udp && !headers.is_syn() {
@@ -297,11 +339,13 @@ fn go_on<T: SendTables>(
     }
 }
 
-/// Puts the addresses of a member's answer back. Returns service, member and interface.
+/// Puts the addresses of a member's answer back, or of an ICMP error about what was sent to it, whose
+/// flow `headers` then is. Returns service, member and interface.
 #[inline(always)]
 pub fn give_back<F, T>(
     frame: &mut F,
     headers: &Headers,
+    is_quoted: bool,
     tables: &T,
 ) -> Result<(u16, u16, u32), Reason>
 where
@@ -343,26 +387,19 @@ where
     {
         return Err(Reason::NO_CONNECTION);
     }
-    go_on(
-        headers,
-        index,
-        entry,
-        is.seen,
-        seen::MEMBER_FIN,
-        now,
-        tables,
-    );
+    if !is_quoted {
+        let fin = seen::MEMBER_FIN;
+        go_on(headers, index, entry, is.seen, fin, now, tables);
+    }
     let ends = Ends {
         source: is.destination,
         destination: is.client,
         source_port: is.service_port,
         destination_port: is.client_port,
     };
-    send::lower_ttl(frame, headers)?;
-    rewrite(frame, headers, &ends, true).ok_or(Reason::NOT_REWRITTEN)?;
     let [a, b, c] = is.ifindex;
     let link = Link::new(is.client_mac, is.our_mac, 0, 0);
-    frame.write(0, macs(&link)).ok_or(Reason::NOT_REWRITTEN)?;
+    leave(frame, headers, &ends, &link, What::of(is_quoted))?;
     Ok((is.service, entry.member(), u32::from_le_bytes([a, b, c, 0])))
 }
 
@@ -396,9 +433,7 @@ where
         source_port: [0; 2],
         destination_port: [0; 2],
     };
-    send::lower_ttl(frame, headers)?;
-    rewrite(frame, headers, &ends, false).ok_or(Reason::NOT_REWRITTEN)?;
-    frame.write(0, macs(&link)).ok_or(Reason::NOT_REWRITTEN)?;
+    leave(frame, headers, &ends, &link, What::Fragment)?;
     Ok(link.ifindex)
 }
 
@@ -450,3 +485,6 @@ fn rewrite<F: Edit + ?Sized>(
     let ([a, b], [c, d]) = (ends.source_port, ends.destination_port);
     frame.write(headers.l4, [a, b, c, d])
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,6 +120,19 @@ impl Headers {
         self.proto == proto::ICMPV6 && self.icmp_type >= 133 && self.icmp_type <= 137
     }
 
+    /// Whether this is an ICMP message that quotes the packet it is about: unreachable, too big, time
+    /// exceeded, parameter problem.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_icmp_error(&self) -> bool {
+        let kind = self.icmp_type;
+        if self.version == 4 {
+            kind == 3 || kind == 11 || kind == 12
+        } else {
+            kind >= 1 && kind <= 4
+        }
+    }
+
     /// Whether the host's own reachability hangs on this message: neighbour discovery (ICMPv6
     /// 133..=137, RFC 4861), packet too big (ICMPv6 2) or fragmentation needed (ICMP 3 code 4,
     /// RFC 1191). Never denied, never limited.

@@ -63,6 +63,8 @@ pub trait SteerTables: Tables {
     fn beat(&self) -> u32;
     /// Spends one of this CPU's budget for this beat: whether there was one left.
     fn spend(&self, what: Spend, limit: u32, beat: u32) -> bool;
+    /// Whether this CPU's budget for this beat is used up.
+    fn is_spent(&self, what: Spend, limit: u32, beat: u32) -> bool;
     /// `FRAGMENTS`.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
     /// Remembers where a datagram's fragments go. May fail.
@@ -180,18 +182,29 @@ where
     let Some(mut set) = set_of(place.first) else {
         return Err(Reason::NOT_FORWARDED);
     };
-    let (mut way, mut entry) = track::find(&set, key, place.tag);
-    if entry.state() == State::EMPTY
-        && track::is_overflowed(&set)
-        && let Some(other) = set_of(place.second())
-    {
-        (way, entry) = track::find(&other, key, place.tag);
-        set = other;
+    let settings = question.settings;
+    let is_syn = headers.is_syn();
+    // A flood, most likely. It would find nothing, and may enter nothing: so it does not even look,
+    // which would cost more than all the rest. A known flow's SYN, sent again, goes where the ring has
+    // it, which is where its flow is unless the ring changed.
+    let is_flood = is_syn
+        && !question.is_limited
+        && settings.gates & gate::FLOWS != 0
+        && tables.is_spent(Spend::Insert, settings.inserts, tables.beat());
+    let (mut way, mut entry) = (0, Entry(0));
+    if !is_flood {
+        (way, entry) = track::find(&set, key, place.tag);
+        if entry.state() == State::EMPTY
+            && track::is_overflowed(&set)
+            && let Some(other) = set_of(place.second())
+        {
+            (way, entry) = track::find(&other, key, place.tag);
+            set = other;
+        }
     }
 
     let ages = Ages::of(question.forward, tables.beat());
     let is_tcp = headers.proto == proto::TCP;
-    let is_syn = headers.is_syn();
     let is_end = is_tcp && headers.tcp_flags & (tcp::FIN | tcp::RST) != 0;
     let is_known = entry.state() != State::EMPTY;
     let mut reason = Reason::STEERED_NEW;
@@ -215,7 +228,7 @@ where
         };
         if let Some(head) = keeper {
             let state = track::next_state(entry, is_syn, is_end, ages.now, || {
-                tables.spend(Spend::Promotion, question.settings.promotions, ages.now)
+                tables.spend(Spend::Promotion, settings.promotions, ages.now)
             });
             let new = entry.seen_as(state, ages.now);
             if new != entry && !question.is_quoted {
@@ -250,9 +263,10 @@ where
         set.replace(way, entry.0, new.0 | (entry.0 & Entry::OVERFLOWED));
     } else {
         // The end of a flow that is not known is nothing to remember.
-        let is_entered = question.settings.gates & gate::FLOWS != 0
+        let is_entered = settings.gates & gate::FLOWS != 0
+            && !is_flood
             && !is_end
-            && tables.spend(Spend::Insert, question.settings.inserts, ages.now)
+            && tables.spend(Spend::Insert, settings.inserts, ages.now)
             && track::enter(set_of, place, key, new, &ages);
         if !is_entered {
             reason = Reason::STEERED_BY_RING;

@@ -98,7 +98,6 @@ pub(crate) static ALLOW6: LpmTrie<[u8; 16], PrefixEntry, { MAX_PREFIXES as usize
 /// A ring. As a template: control makes the real ones, with this size and these flags. It tells the
 /// sizes of key and value, not their types: those would give the template BTF, which what control
 /// makes has not, and before Linux 6.2 the kernel takes no map for another that differs in that.
-#[expect(dead_code, reason = "read from BTF, by the loader")]
 #[repr(C)]
 pub(crate) struct Ring {
     r#type: *const [i32; BPF_MAP_TYPE_ARRAY as usize],
@@ -113,13 +112,10 @@ impl Ring {
     #[inline(always)]
     pub(crate) fn row(&self, row: u32) -> Option<RingRow> {
         let map = core::ptr::from_ref(self).cast_mut().cast();
-        // SAFETY: the kernel checks map and key, and gives a row or null.
-        unsafe {
-            bpf_map_lookup_elem(map, (&raw const row).cast())
-                .cast::<RingRow>()
-                .as_ref()
-        }
-        .copied()
+        // SAFETY: the kernel checks map and key.
+        let found = unsafe { bpf_map_lookup_elem(map, (&raw const row).cast()) };
+        // SAFETY: a row or null.
+        unsafe { found.cast::<RingRow>().as_ref() }.copied()
     }
 }
 

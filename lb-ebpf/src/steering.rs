@@ -223,6 +223,19 @@ impl SteerTables for Maps {
     }
 
     #[inline(always)]
+    fn is_spent(&self, what: Spend, limit: u32, beat: u32) -> bool {
+        let Some(budget) = BUDGETS.get(0) else {
+            return true;
+        };
+        let spent = match what {
+            Spend::Insert => budget.inserts,
+            Spend::Promotion => budget.promotions,
+            Spend::Answer => budget.answers,
+        };
+        budget.beat == u64::from(beat) && spent >= u64::from(limit)
+    }
+
+    #[inline(always)]
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
         // SAFETY: copied at once; an entry that is reused meanwhile gives another datagram's value,
         // which the kernel allows for and which misfiles one fragment.

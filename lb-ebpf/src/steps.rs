@@ -147,6 +147,17 @@ impl Detours<Editable<'_>> for Maps {
     }
 
     #[inline(always)]
+    fn quoted(&self, _: &mut Editable<'_>, about: &Headers, service: u16, member: u16) -> Detoured {
+        if let Some(scratch) = left() {
+            scratch.headers = *about;
+            scratch.service = u32::from(service);
+            scratch.member = u32::from(member);
+            go!(&XdpContext::new(self.ctx), Then::Quoted);
+        }
+        Detoured::end(0, Reason::NOT_FORWARDED)
+    }
+
+    #[inline(always)]
     fn find_service(&self, headers: &Headers) -> Found {
         Found::unpack(outline::sluice_find(headers))
     }
@@ -235,6 +246,15 @@ step! {
 }
 
 step! {
+    /// [`Then::Quoted`].
+    sluice_quoted, |frame, scratch, maps| detour::quoted(
+        frame, &scratch.headers, scratch.service as u16, scratch.member as u16, maps,
+    )
+}
+
+step! {
     /// [`Then::Unpack`].
-    sluice_unpack, |frame, scratch, maps| detour::unpack(frame, &scratch.headers, maps)
+    sluice_unpack, |frame, scratch, maps| detour::unpack(
+        frame, &scratch.headers, &decision(scratch, Then::Unpack), maps,
+    )
 }

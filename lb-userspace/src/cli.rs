@@ -181,7 +181,10 @@ fn dispatch(cli: Cli) -> Outcome {
                 change::setting(global, name, value)
             }
         },
-        Command::Doctor { json, file } => run::doctor(global, json, file.as_deref()),
+        Command::Doctor { json, file, member } if member.is_empty() => {
+            run::doctor(global, json, file.as_deref())
+        }
+        Command::Doctor { json, member, .. } => run::doctor_of_member(json, &member),
         Command::Reload => change::reload(global),
         Command::Upgrade { binary, deadline } => change::upgrade(global, binary, deadline),
         Command::Stop { graceful } => change::stop(global, graceful),

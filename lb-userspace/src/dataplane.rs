@@ -1,7 +1,7 @@
 //! The shared maps: the kernel's by aya, or the same layout in anonymous memory.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
     sync::{
@@ -22,7 +22,7 @@ use lb_common::{
 
 use crate::{
     admin::protocol::{InterfaceView, Snapshot},
-    config::spec::{Interface, Prefix, Sluice},
+    config::spec::{Prefix, Sluice},
 };
 
 mod desired;
@@ -35,6 +35,7 @@ mod flows;
 mod heritage;
 mod hook;
 mod hops;
+mod interfaces;
 mod kernel;
 mod log;
 mod maps;
@@ -65,6 +66,7 @@ pub use flows::{FlowFilter, FlowList, FlowView, living_flows, read_flows};
 use heritage::Undo;
 pub(crate) use heritage::{Inheritance, layouts};
 use hops::Hops;
+use interfaces::Interfaces;
 use kernel::{Kernel, Opened};
 pub use log::KernelLog;
 pub use netlink::Watch;
@@ -75,7 +77,6 @@ use steering::Steering;
 use store::Store;
 use table::MemberTable;
 pub use table::monotonic_ns;
-use tables::TableSizes;
 
 /// Where an instance keeps its things.
 #[derive(Clone, Debug)]
@@ -119,10 +120,13 @@ pub struct Dataplane {
     kernel: Option<Kernel>,
     steering: Steering,
     hops: Hops,
-    /// `XDPInterface`s of the generation that is on.
-    interfaces: Vec<Interface>,
-    /// Those of them that are not there, that was said of.
-    vanished: BTreeSet<String>,
+    interfaces: Interfaces,
+    /// The generation that is on; `None`: none of this process's.
+    desired: Option<Desired>,
+    /// What the host said of the ways to its members.
+    facts: Facts,
+    /// The program was loaded anew, and no [`Published`] has told so yet.
+    reloaded: bool,
     /// Until when packets are sampled; 0: they are not.
     capture_until: u64,
     /// Held until this is dropped, and by nobody else.
@@ -143,7 +147,7 @@ impl Dataplane {
             kernel,
             store,
             notices,
-        } = Kernel::open(place, &sluice.interfaces, TableSizes::of(sluice))?;
+        } = Kernel::open(place, &sluice.interfaces, sluice)?;
         Self::over(place, lock, store, Some(kernel), notices, None)
     }
 
@@ -203,8 +207,10 @@ impl Dataplane {
             kernel,
             steering: Steering::new(),
             hops: Hops::default(),
-            interfaces: Vec::new(),
-            vanished: BTreeSet::new(),
+            interfaces: Interfaces::default(),
+            desired: None,
+            facts: Facts::default(),
+            reloaded: false,
             capture_until: 0,
             lock,
         })
@@ -275,8 +281,11 @@ impl Dataplane {
             tracing::warn!(%error, "sampling packets could not be ended");
         }
         self.forget_dead_proxies();
+        // Control serves, and goes back to no earlier process.
+        self.steering.forget_found();
         self.store.free_settled(now);
-        if self.kernel.is_some() {
+        if self.kernel.is_some() && !self.interfaces.detached {
+            self.follow_interfaces();
             self.hops.look_at_neighbours(&self.store);
         }
     }
@@ -445,9 +454,11 @@ impl Dataplane {
         self.store.meta().state_sequence.fetch_add(1, Release);
     }
 
-    /// Takes the program off every interface and unpins the links; the maps stay.
+    /// Takes the program off every interface and unpins the links; the maps stay. It stays off, on
+    /// interfaces that come back too, until a generation is published.
     pub fn detach(&mut self) -> Result<Vec<InterfaceView>, DataplaneError> {
         self.hops.release();
+        self.interfaces.detach();
         match &mut self.kernel {
             Some(kernel) => kernel.detach_all(),
             None => Ok(Vec::new()),
@@ -455,8 +466,15 @@ impl Dataplane {
     }
 
     /// After a start that failed: takes away the pins and the attachments that this process made, and
-    /// leaves what it found.
-    pub fn abandon(self) {
+    /// leaves what it found. What it published is taken back: packets are steered and guarded as by
+    /// the process of before.
+    pub fn abandon(mut self) {
+        if let Some(undo) = self.undo.take() {
+            if let Err(error) = self.store.take_back(undo.steps, monotonic_ns()) {
+                tracing::error!("the maps are between two generations: {error}");
+            }
+            self.steering.put_back_found(&mut self.store);
+        }
         if let Some(kernel) = self.kernel {
             kernel.abandon();
         }
@@ -489,6 +507,7 @@ impl Dataplane {
         snapshot.daemon = true;
         if let Some(kernel) = &self.kernel {
             snapshot.interfaces = kernel.views();
+            snapshot.interfaces.extend(self.interfaces.alarms());
         } else {
             "memory".clone_into(&mut snapshot.dataplane);
             snapshot.heartbeat_age_seconds = None;

@@ -115,6 +115,11 @@ impl StartError {
     }
 }
 
+/// What `configtest` warns of beside the text: interfaces that are not there.
+pub fn missing_interfaces(spec: &Spec) -> Vec<String> {
+    preflight::missing_interfaces(spec)
+}
+
 /// What `configtest` looks at beside the text: certificate and key files. Warnings, or every error,
 /// a line each.
 pub fn check_certificates(spec: &Spec) -> Result<Vec<String>, String> {

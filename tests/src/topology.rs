@@ -121,7 +121,17 @@ impl Lab {
 
     /// Takes the balancer's interface away and makes another in its place, with its addresses.
     pub fn replug_balancer(&mut self) -> Result<()> {
-        self.bridge.ip("link delete p-balancer\n")?;
+        self.unplug_balancer()?;
+        self.plug_balancer()
+    }
+
+    /// Takes the balancer's interface away.
+    pub fn unplug_balancer(&self) -> Result<()> {
+        self.bridge.ip("link delete p-balancer\n")
+    }
+
+    /// Gives the balancer an interface with its addresses, after [`Self::unplug_balancer`].
+    pub fn plug_balancer(&mut self) -> Result<()> {
         plug(&self.bridge, &self.balancer, "balancer", BALANCER)?;
         self.pass = prepare(&self.bridge)?;
         Ok(())

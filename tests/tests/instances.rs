@@ -122,5 +122,8 @@ fn detach_takes_the_program_off_a_dead_instances_interface() -> Result<()> {
             .args(["link", "show", "eth0"]),
     )?;
     ensure!(!links.contains("xdp"), "{links}");
+    // Once more is no error.
+    let said = scene.sluice.cli(&["detach", "--yes"])?.ok()?;
+    ensure!(said.out.contains("attached to no interface"), "{said:?}");
     Ok(())
 }

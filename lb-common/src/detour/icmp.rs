@@ -1,4 +1,4 @@
-//! ICMP to the addresses of forwarded services.
+//! ICMP to the addresses of forwarded services and of `nat`.
 
 use super::{Detoured, Detours};
 use crate::{
@@ -40,16 +40,14 @@ where
             },
         );
     }
-    let is_error = if is_v4 {
-        kind == 3 || kind == 11 || kind == 12
-    } else {
-        (1..=4).contains(&kind)
-    };
     let mut about = Headers::default();
-    if !is_error || headers.is_fragment || !quoted(frame, headers, &mut about) {
+    if !headers.is_icmp_error() || headers.is_fragment || !quoted(frame, headers, &mut about) {
         return Detoured::end(0, decision.reason);
     }
     let found = tables.find_service(&about);
+    if found.kind == kind::NAT {
+        return tables.quoted(frame, &about, 0, 0);
+    }
     if found.kind != kind::FORWARDED {
         return Detoured::end(0, decision.reason);
     }

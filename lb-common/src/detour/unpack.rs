@@ -2,27 +2,37 @@
 
 use network_types::eth::EtherType;
 
-use super::Detoured;
+use super::{Detoured, Detours};
 use crate::{
-    addr::Address,
+    addr::{Address, Be16},
     checksum,
-    forward::Link,
+    forward::{Link, mode},
     frame::Edit,
-    parse::Headers,
+    journey::Decision,
+    parse::{Headers, Reach},
     send::{self, SendTables},
-    service::proto,
+    service::{kind, proto},
     verdict::Reason,
 };
 
 /// Takes the outer header off a packet from a source that may send such, and hands it to the stack.
 /// All others are the stack's as they are: the host may have tunnels of its own.
 #[inline(always)]
-pub fn unpack<F, T>(frame: &mut F, headers: &Headers, tables: &T) -> Detoured
+pub fn unpack<F, T>(frame: &mut F, headers: &Headers, decision: &Decision, tables: &T) -> Detoured
 where
     F: Edit + ?Sized,
-    T: SendTables,
+    T: Detours<F>,
 {
-    if headers.is_fragment || !tables.may_encapsulate(headers.version, &headers.source) {
+    if let Some(service) = looped(frame, headers, tables) {
+        return Detoured {
+            service,
+            ..Detoured::end(0, Reason::LOOPED)
+        };
+    }
+    if decision.service == 0
+        || headers.is_fragment
+        || !tables.may_encapsulate(headers.version, &headers.source)
+    {
         return Detoured::end(0, Reason::NOT_A_SERVICE);
     }
     let reason = match unwrap(frame, headers, tables) {
@@ -30,6 +40,54 @@ where
         None => Reason::BAD_INNER,
     };
     Detoured::end(0, reason)
+}
+
+/// The service whose packet this is, in the outer header that we put around it: some router sent it
+/// back, or its member's address is ours. The stack would send it on, and it would come again.
+#[inline(always)]
+fn looped<F, T>(frame: &F, headers: &Headers, tables: &T) -> Option<u16>
+where
+    F: Edit + ?Sized,
+    T: Detours<F>,
+{
+    if headers.is_fragment {
+        return None;
+    }
+    let is_udp = headers.proto == proto::UDP;
+    let at = headers.l4 + if is_udp { 8 } else { 0 };
+    let mut inner = Headers::default();
+    let [first] = frame.read::<1>(at)?;
+    let l4 = if first >> 4 == 4 {
+        let ip = frame.read::<20>(at)?;
+        if (ip[6] & 0x1f) | ip[7] != 0 {
+            return None;
+        }
+        inner.version = 4;
+        inner.proto = ip[9];
+        inner.destination = Address::from_v4([ip[16], ip[17], ip[18], ip[19]]);
+        at + usize::from(first & 15) * 4
+    } else {
+        inner.version = 6;
+        [inner.proto] = frame.read::<1>(at + 6)?;
+        inner.destination = Address::from_v6(frame.read::<16>(at + 24)?);
+        at + 40
+    };
+    let [_, _, a, b] = frame.read::<4>(l4)?;
+    inner.destination_port = Be16([a, b]);
+    inner.reach = Reach::Ports;
+    let found = tables.find_service(&inner);
+    let forward = tables.forward(found.id)?;
+    let from = if headers.version == 4 {
+        Address::from_v4(forward.source4)
+    } else {
+        Address::from_v6(forward.source6)
+    };
+    let wanted = if is_udp { mode::GUE } else { mode::IPIP };
+    let is_ours = found.id != 0
+        && found.kind == kind::FORWARDED
+        && forward.mode == wanted
+        && from.words() == headers.source.words();
+    is_ours.then_some(found.id)
 }
 
 /// `None`: the inner packet is none, or for nobody here.

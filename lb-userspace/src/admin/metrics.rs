@@ -157,6 +157,7 @@ families! {
     PACKETS = "sluice_xdp_packets_total", "counter", "packets", "service,action,reason", true, "Packets by service and reason (docs/reasons.md); service none is the rest of the host's traffic";
     BYTES = "sluice_xdp_bytes_total", "counter", "bytes", "service,action,reason", true, "Bytes of those packets";
     INTERFACE = "sluice_xdp_interface_info", "gauge", "1", "interface,mode", true, "Always 1; where the program is attached and how";
+    ALARM = "sluice_xdp_interface_alarm", "gauge", "bool", "interface", false, "1: something is wrong with an interface that the configuration names (missing, renamed, another's program on it), and packets may be unguarded; `sluice status` says what";
     PREFIXES = "sluice_guard_prefixes", "gauge", "prefixes", "list,origin", true, "Prefixes of the deny and the allow list, by who put them there";
 }
 
@@ -370,12 +371,22 @@ fn packets(page: &mut Page, shown: &Snapshot) {
         }
     }
     page.family(INTERFACE);
-    for view in &shown.interfaces {
+    for view in shown.interfaces.iter().filter(|v| v.alarm.is_empty()) {
         page.sample(
             INTERFACE,
             &[("interface", &view.name), ("mode", &view.mode)],
             1,
         );
+    }
+    if shown.daemon {
+        page.family(ALARM);
+        for view in &shown.interfaces {
+            page.sample(
+                ALARM,
+                &[("interface", &view.name)],
+                u8::from(!view.alarm.is_empty()),
+            );
+        }
     }
     page.family(PREFIXES);
     for list in ["deny", "allow"] {

@@ -264,6 +264,9 @@ pub struct InterfaceView {
     pub mode: String,
     /// Program id in the kernel.
     pub program: u32,
+    /// What is wrong with an interface that the configuration names (index 0); empty: nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub alarm: String,
 }
 
 /// One member.

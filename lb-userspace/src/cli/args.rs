@@ -216,13 +216,24 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Option<SettingsCommand>,
     },
-    /// Examine this host: kernel, bpf, interfaces, drivers, capabilities.
+    /// Examine this host: kernel, bpf, interfaces, drivers, capabilities, and of what is steered who
+    /// owns the VIPs, the ways to members and the room for packets.
     Doctor {
         #[command(flatten)]
         json: Json,
-        /// Look at the interfaces that this configuration names; without it, at all.
+        /// Look at the interfaces that this configuration names, and at what it steers; without it,
+        /// at all interfaces.
         #[arg(short, long, value_name = "FILE")]
         file: Option<PathBuf>,
+        /// Look at this host as a member that packets for these addresses are steered to, and at
+        /// nothing else: who holds them, ARP settings, tunnels.
+        #[arg(
+            long,
+            value_name = "VIP",
+            value_delimiter = ',',
+            conflicts_with = "file"
+        )]
+        member: Vec<std::net::IpAddr>,
     },
     /// Read the configuration again (as USR1). A failing reload changes nothing.
     Reload,
@@ -353,10 +364,10 @@ pub(crate) struct CaptureArgs {
     /// With this reason only, as docs/reasons.md names it.
     #[arg(long, value_name = "NAME")]
     pub(crate) reason: Option<String>,
-    /// Of this service only: its id or address.
+    /// Of this service only: its id, its address, or tcp://ADDRESS:PORT.
     #[arg(long, value_name = "SERVICE")]
     pub(crate) service: Option<String>,
-    /// To this member only: its URL, or HOST:PORT.
+    /// To this member only: its URL, route or HOST:PORT.
     #[arg(long, value_name = "MEMBER")]
     pub(crate) member: Option<String>,
     /// With this end only: ADDRESS:PORT; port 0 is any.

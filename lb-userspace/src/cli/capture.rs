@@ -85,19 +85,16 @@ fn wanted(args: &CaptureArgs, shown: &Snapshot) -> Result<CaptureWanted, Failure
     }
     let service = match &args.service {
         None => 0,
-        Some(wanted) => {
-            let found = (shown.services.iter())
-                .find(|view| view.id.to_string() == *wanted || view.address == *wanted);
-            found
-                .ok_or_else(|| usage(format!("no service {wanted}")))?
-                .id
-        }
+        Some(wanted) => super::show::find_service(shown, wanted)?.id,
     };
     let member = match &args.member {
         None => 0,
         Some(wanted) => {
-            let found =
-                (shown.members.iter()).find(|view| view.url == *wanted || view.address == *wanted);
+            let found = (shown.members.iter()).find(|view| {
+                view.url == *wanted
+                    || view.address == *wanted
+                    || (!view.route.is_empty() && view.route == *wanted)
+            });
             let found = found.ok_or_else(|| usage(format!("no member {wanted}")))?;
             u16::try_from(found.id).unwrap_or(0)
         }

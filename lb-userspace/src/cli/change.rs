@@ -206,10 +206,7 @@ pub(crate) fn detach(global: &Global, yes: bool) -> Outcome {
                 output::line(&format!("detached from {} (no daemon)", view.name))?;
             }
             if gone.is_empty() {
-                return Err(Failure::text(
-                    FAILED,
-                    "the program is attached to no interface",
-                ));
+                return output::line("the program is attached to no interface (no daemon)");
             }
             Ok(())
         }

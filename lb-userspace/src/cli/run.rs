@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::{self, Options, Severity, spec::Spec},
-    dataplane::doctor::{Check, Verdict, examine},
+    dataplane::doctor::{Check, Verdict, examine, examine_member, examine_steering},
     server::{self, RunOptions},
 };
 
@@ -47,6 +47,9 @@ pub(crate) fn configtest(args: &ConfigArgs) -> Outcome {
     match load(args, Severity::Notice) {
         (Some(spec), _) => {
             let mut errors = std::io::stderr().lock();
+            for warning in server::missing_interfaces(&spec) {
+                drop(writeln!(errors, "warning: {warning}"));
+            }
             match server::check_certificates(&spec) {
                 Ok(warnings) => {
                     for warning in warnings {
@@ -121,11 +124,13 @@ pub(crate) fn version() -> Outcome {
     ))
 }
 
-/// What there is to say about this host. Exit code 3 when something is in the way of XDP.
+/// What there is to say about this host. Exit code 3 when something is in the way of XDP, 1 when it is
+/// in the way of what is steered alone.
 pub(crate) fn doctor(global: &Global, json: Json, file: Option<&Path>) -> Outcome {
     let mut place = global.place();
     let mut interfaces = Vec::new();
     let mut shards = None;
+    let mut steering = Vec::new();
     if let Some(file) = file {
         let args = ConfigArgs {
             file: file.to_owned(),
@@ -134,13 +139,21 @@ pub(crate) fn doctor(global: &Global, json: Json, file: Option<&Path>) -> Outcom
         let (spec, _) = load(&args, Severity::Error);
         let spec = spec.ok_or_else(|| refused(&args))?;
         if global.instance.is_none() {
-            place.instance = spec.sluice.instance;
+            place.instance.clone_from(&spec.sluice.instance);
         }
         shards = spec.sluice.shards;
+        steering = examine_steering(&spec);
         let named = spec.sluice.interfaces.into_iter();
         interfaces.extend(named.map(|interface| interface.name));
     }
     let mut checks = examine(&place, &interfaces);
+    let in_the_way = |checks: &[Check]| checks.iter().any(|c| c.verdict == Verdict::Fail);
+    let code = if in_the_way(&checks) {
+        NO_DATAPLANE
+    } else {
+        FAILED
+    };
+    checks.extend(steering);
     let (found, crowded) = server::describe_cpus(shards);
     checks.push(Check {
         name: "CPUs".to_owned(),
@@ -153,6 +166,16 @@ pub(crate) fn doctor(global: &Global, json: Json, file: Option<&Path>) -> Outcom
             String::new()
         },
     });
+    report(&checks, json, code)
+}
+
+/// Whether this host can be a member that packets for these VIPs are steered to.
+pub(crate) fn doctor_of_member(json: Json, vips: &[std::net::IpAddr]) -> Outcome {
+    report(&examine_member(vips), json, FAILED)
+}
+
+/// Prints them; `code` is the exit code where something is wrong.
+fn report(checks: &[Check], json: Json, code: u8) -> Outcome {
     let word = |verdict| match verdict {
         Verdict::Ok => ("ok", Tone::Good),
         Verdict::Warn => ("warning", Tone::Warn),
@@ -178,7 +201,7 @@ pub(crate) fn doctor(global: &Global, json: Json, file: Option<&Path>) -> Outcom
             ("", Align::Left),
             ("FOUND", Align::Left),
         ]);
-        for check in &checks {
+        for check in checks {
             let (text, tone) = word(check.verdict);
             table.row(vec![
                 Cell::from(&check.name),
@@ -201,7 +224,7 @@ pub(crate) fn doctor(global: &Global, json: Json, file: Option<&Path>) -> Outcom
         return Ok(());
     }
     Err(Failure::text(
-        NO_DATAPLANE,
+        code,
         format_args!("{failed} of {} checks failed", checks.len()),
     ))
 }

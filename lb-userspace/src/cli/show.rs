@@ -84,6 +84,15 @@ fn interface_table(interfaces: &[InterfaceView]) -> Table {
         ("PROGRAM", Right),
     ]);
     for view in interfaces {
+        if !view.alarm.is_empty() {
+            table.row(vec![
+                Cell::from(&view.name),
+                Cell::from("-"),
+                Cell::toned(&view.alarm, Tone::Bad),
+                Cell::from(""),
+            ]);
+            continue;
+        }
         let tone = if view.mode == "native" {
             Tone::Good
         } else {

@@ -25,7 +25,7 @@ mod steer;
 pub(super) mod tests;
 
 pub use steer::Facts;
-pub(super) use steer::WantedServerIds;
+pub(super) use steer::{WantedServerIds, shown};
 
 /// What a generation wants the maps to hold: a [`Spec`] and where its members are.
 #[derive(Clone, Debug, PartialEq)]

@@ -66,14 +66,6 @@ pub enum DataplaneError {
         /// The end of the verifier's log, or the loader's message.
         reason: String,
     },
-    /// No such network interface here.
-    #[error("no interface {name} in this network namespace; `ip link` lists those there are{at}")]
-    NoInterface {
-        /// As configured.
-        name: String,
-        /// ` (file:line)`, or nothing.
-        at: String,
-    },
     /// Another program is on the interface.
     #[error(
         "interface {interface} already runs XDP program {id} \"{name}\" (tag {tag}); take it off \
@@ -89,6 +81,18 @@ pub enum DataplaneError {
         name: String,
         /// Its tag, as bpftool prints it.
         tag: String,
+    },
+    /// The NIC takes VLAN tags off, and cannot be told not to.
+    #[error(
+        "interface {interface} takes VLAN tags off before XDP sees a packet ({feature}), its driver \
+         does not let that be switched off, and it has VLANs: steered packets would lose their tags; \
+         steer on another interface, or take the VLANs off this one"
+    )]
+    Offload {
+        /// Interface.
+        interface: String,
+        /// What cannot be switched off.
+        feature: String,
     },
     /// The driver cannot do what `mode=` asks for.
     #[error(

@@ -442,6 +442,10 @@ impl SteerTables for Maps<'_> {
         true
     }
 
+    fn is_spent(&self, _: Spend, _: u32, _: u32) -> bool {
+        false
+    }
+
     fn fragment(&self, _: &FragmentKey) -> Option<FragmentValue> {
         None
     }

@@ -6,14 +6,13 @@ use std::{fs::File, io, net::IpAddr, os::fd::OwnedFd, sync::atomic::Ordering::Re
 use lb_common::{abi::map, member::MemberId};
 
 use super::{
-    Dataplane, DataplaneError, Desired, Place,
+    Dataplane, DataplaneError, Desired, Facts, Place,
     diff::{FileLimits, Op},
     kernel::{Kernel, Opened},
     pin::{self, Lock},
     steering::Steering,
     store::Store,
     table::monotonic_ns,
-    tables::TableSizes,
 };
 use crate::config::spec::{Interface, Sluice};
 
@@ -22,9 +21,11 @@ pub(super) struct Undo {
     pub(super) steps: Vec<Op>,
     pub(super) file_limits: FileLimits,
     pub(super) steering: Steering,
-    pub(super) interfaces: Vec<Interface>,
+    /// `XDPInterface`s, and whether an operator had taken the program off them.
+    pub(super) interfaces: (Vec<Interface>, bool),
     /// Members whose next hops are looked after.
     pub(super) members: Vec<(MemberId, IpAddr)>,
+    pub(super) facts: Facts,
 }
 
 /// What a control that becomes another program leaves to it.
@@ -64,7 +65,7 @@ impl Dataplane {
             kernel,
             store,
             notices,
-        } = Kernel::open(place, &sluice.interfaces, TableSizes::of(sluice))?;
+        } = Kernel::open(place, &sluice.interfaces, sluice)?;
         Self::over(place, lock, store, Some(kernel), notices, proxies)
     }
 
@@ -120,14 +121,17 @@ impl Dataplane {
         self.steering = undo.steering.unwritten();
         self.steering.refresh(&mut self.store, monotonic_ns())?;
         self.steering.remove_others(&mut self.store)?;
-        self.interfaces = undo.interfaces;
+        let (interfaces, detached) = undo.interfaces;
+        self.interfaces.turn_to(&interfaces, detached);
+        self.facts = undo.facts;
+        self.desired = Some(before.clone());
         self.hops.turn_back(undo.members);
         self.state_changed();
         self.prefixes = self.store.rest.prefixes()?;
         if let Some(kernel) = &mut self.kernel {
-            let wanted = &before.spec.sluice.interfaces;
+            let wanted: &[Interface] = if detached { &[] } else { &interfaces };
             let mut notices = Vec::new();
-            kernel.attach_missing(wanted, &mut notices)?;
+            kernel.attach_missing(wanted, &before.spec.sluice, &mut notices)?;
             kernel.detach_others(wanted, &mut notices);
         }
         Ok(())

@@ -2,30 +2,29 @@
 //! that the program stays when the process goes; the pins are the truth, nothing is kept open.
 
 use std::{
-    fs, io,
+    fs,
     os::{fd::AsFd, unix::fs::MetadataExt},
     path::Path,
 };
 
-use aya::programs::{
-    ProgramError, Xdp, XdpMode as AyaMode,
-    links::{FdLink, LinkError, PinnedLink},
-    loaded_programs,
-    xdp::XdpLink,
-};
+use aya::programs::Xdp;
 
 use super::{
     DataplaneError,
-    kernel::PROGRAM,
-    maps::pin_error,
     netlink::{self, Link},
-    pin::{self, Object, PinDir},
+    pin::PinDir,
     sys,
 };
 use crate::{
     admin::protocol::InterfaceView,
     config::spec::{Interface, XdpMode},
 };
+
+mod link;
+mod offloads;
+
+pub(super) use link::describe;
+use link::{Takeover, attach_fresh, fits, on_interface, runs_on, take_over, unpin};
 
 /// Where the program runs.
 pub(super) struct Hooks {
@@ -34,6 +33,10 @@ pub(super) struct Hooks {
     netns: u64,
     /// Interfaces attached to by this process, new ones and those taken over.
     attached: Vec<Attached>,
+    /// Packets are sent on from here: what their VLAN tags are matters.
+    steering: bool,
+    /// As it was before the last [`Hooks::attach_missing`].
+    steered: bool,
 }
 
 struct Attached {
@@ -43,20 +46,30 @@ struct Attached {
     new: bool,
 }
 
-/// What became of a pinned link.
-enum Takeover {
-    Done,
-    /// There is none, or its interface is gone.
-    Absent,
-    /// It ran in this mode, which is not the one asked for, and is off.
-    OtherMode(XdpMode),
+/// How it is with an interface that the configuration names.
+pub(super) enum Standing {
+    /// The program runs on it.
+    Runs,
+    /// The program did not run on it and was attached; what the operator should know.
+    Attached(Vec<String>),
+    /// There is none of that name; whether there was one.
+    Missing { vanished: bool },
+    /// Its name is another now; the program runs on it.
+    Renamed { to: String },
+    /// It is there, and the program is not on it.
+    Refused { index: u32, why: String },
+    /// The kernel did not say.
+    Unknown,
 }
 
 /// An interface that the program was attached to, for undoing it.
 pub(super) struct Change {
     interface: Interface,
-    /// The mode it ran in before, if it did.
-    before: Option<XdpMode>,
+    index: u32,
+    /// The program was attached, and this is the mode it ran in before, if it did.
+    attached: Option<Option<XdpMode>>,
+    /// Offloads that were switched off.
+    off: Vec<String>,
 }
 
 impl Hooks {
@@ -65,6 +78,8 @@ impl Hooks {
             pins,
             netns: netns()?,
             attached: Vec::new(),
+            steering: false,
+            steered: false,
         })
     }
 
@@ -73,11 +88,18 @@ impl Hooks {
         &mut self,
         program: &mut Xdp,
         wanted: &[Interface],
+        steering: bool,
         notices: &mut Vec<String>,
     ) -> Result<Vec<Change>, DataplaneError> {
+        self.steered = std::mem::replace(&mut self.steering, steering);
         let mut changes = Vec::new();
         for interface in wanted {
-            match self.attach(program, interface, notices) {
+            let done = self.attach(program, interface, wanted, notices);
+            let cleared = done.and_then(|change| {
+                changes.extend(change);
+                self.clear_offloads(interface, notices)
+            });
+            match cleared {
                 Ok(change) => changes.extend(change),
                 Err(error) => {
                     self.take_back(program, changes);
@@ -88,41 +110,148 @@ impl Hooks {
         Ok(changes)
     }
 
-    /// What had to be changed for the program to run there in a mode that was asked for.
+    /// Of an interface that the program ran on already: what is in the way of a generation that
+    /// steers may not have been in the way of the one before.
+    fn clear_offloads(
+        &mut self,
+        interface: &Interface,
+        notices: &mut Vec<String>,
+    ) -> Result<Option<Change>, DataplaneError> {
+        let attached = self.attached.iter().find(|a| a.name == interface.name);
+        let Some(index) = attached.map(|a| a.index) else {
+            return Ok(None);
+        };
+        let record = self.pins.offloads(self.netns, index);
+        let off = offloads::clear(&interface.name, index, &record, self.steering, notices)?;
+        Ok((!off.is_empty()).then(|| Change {
+            interface: interface.clone(),
+            index,
+            attached: None,
+            off,
+        }))
+    }
+
+    /// What had to be changed for the program to run there in a mode that was asked for. An
+    /// interface that is not there is nobody's fault: [`Hooks::follow`] attaches when it comes.
     fn attach(
         &mut self,
         program: &mut Xdp,
         interface: &Interface,
+        wanted: &[Interface],
         notices: &mut Vec<String>,
     ) -> Result<Option<Change>, DataplaneError> {
         let name = &interface.name;
-        let link = find(interface)?;
-        let there = self.attached.iter().any(|a| a.index == link.index);
+        let Some(link) = find(name)? else {
+            return Ok(None);
+        };
         let path = self.pins.link(self.netns, link.index);
-        if there && fits(&link, interface.mode) && pin::is_pinned(&path)? {
+        let known = self.attached.iter_mut().find(|a| a.index == link.index);
+        if let Some(known) = known
+            && fits(&link, interface.mode)
+            && runs_on(&path, link.index)?
+        {
+            known.name.clone_from(name);
             return Ok(None);
         }
-        self.attached
-            .retain(|a| a.index != link.index && a.name != *name);
+        self.attached.retain(|a| a.index != link.index);
         let before = match take_over(program, &path, &link, interface, notices)? {
             Takeover::Done => {
+                self.leave_earlier(name, link.index, wanted);
                 self.note(interface, &link, false, notices);
                 return Ok(None);
             }
             Takeover::Absent => None,
             Takeover::OtherMode(mode) => Some(mode),
         };
-        if let Err(error) = attach_fresh(program, &path, &link, interface, notices) {
+        let record = self.pins.offloads(self.netns, link.index);
+        let done = offloads::clear(name, link.index, &record, self.steering, notices)
+            .and_then(|_| attach_fresh(program, &path, &link, interface, notices));
+        if let Err(error) = done {
             if let Some(mode) = before {
                 self.attach_back(program, interface, mode);
+            } else {
+                offloads::restore(link.index, &record);
+            }
+            // It went while we looked at it.
+            if before.is_none() && find(name)?.is_none() {
+                return Ok(None);
             }
             return Err(error);
         }
+        self.leave_earlier(name, link.index, wanted);
         self.note(interface, &link, before.is_none(), notices);
+        notices.extend(lost_carrier(&link));
         Ok(Some(Change {
             interface: interface.clone(),
-            before,
+            index: link.index,
+            attached: Some(before),
+            off: Vec::new(),
         }))
+    }
+
+    /// Another interface has the name now: takes the program off the one that had it, unless that is
+    /// wanted by its new name.
+    fn leave_earlier(&mut self, name: &str, index: u32, wanted: &[Interface]) {
+        let earlier: Vec<Attached> = (self.attached)
+            .extract_if(.., |a| a.name == name && a.index != index)
+            .collect();
+        for mut earlier in earlier {
+            let now = netlink::by_index(earlier.index).ok().flatten();
+            if let Some(link) = now
+                && wanted.iter().any(|wanted| wanted.name == link.name)
+            {
+                earlier.name = link.name;
+                self.attached.push(earlier);
+                continue;
+            }
+            if let Err(error) = self.take_off(earlier.index) {
+                tracing::warn!(interface = name, %error, "the program could not be taken off");
+            }
+        }
+    }
+
+    /// Sees to it that the program runs on one of the `wanted` interfaces, whatever became of it.
+    pub(super) fn follow(
+        &mut self,
+        program: &mut Xdp,
+        interface: &Interface,
+        wanted: &[Interface],
+    ) -> Standing {
+        let name = &interface.name;
+        let index = match find(name) {
+            Ok(Some(link)) => link.index,
+            Ok(None) => return self.missing(name),
+            Err(_) => return Standing::Unknown,
+        };
+        let known = self.attached.iter().any(|a| a.index == index);
+        let mut notices = Vec::new();
+        match self.attach(program, interface, wanted, &mut notices) {
+            Ok(None) if known => Standing::Runs,
+            Ok(None) => match self.attached.iter().any(|a| a.index == index) {
+                true => Standing::Attached(notices),
+                false => Standing::Unknown,
+            },
+            Ok(Some(_)) => Standing::Attached(notices),
+            Err(error) => Standing::Refused {
+                index,
+                why: error.to_string(),
+            },
+        }
+    }
+
+    /// What became of an interface whose name nobody has.
+    fn missing(&self, name: &str) -> Standing {
+        let Some(had) = self.attached.iter().find(|a| a.name == name) else {
+            return Standing::Missing { vanished: false };
+        };
+        let path = self.pins.link(self.netns, had.index);
+        match netlink::by_index(had.index) {
+            Ok(Some(link)) if runs_on(&path, had.index).unwrap_or(false) => {
+                Standing::Renamed { to: link.name }
+            }
+            Err(_) => Standing::Unknown,
+            _ => Standing::Missing { vanished: true },
+        }
     }
 
     fn note(&mut self, interface: &Interface, link: &Link, new: bool, notices: &mut Vec<String>) {
@@ -141,7 +270,14 @@ impl Hooks {
 
     /// Undoes what [`Hooks::attach_missing`] did.
     pub(super) fn take_back(&mut self, program: &mut Xdp, changes: Vec<Change>) {
-        for Change { interface, before } in changes.into_iter().rev() {
+        self.steering = self.steered;
+        for change in changes.into_iter().rev() {
+            let interface = change.interface;
+            let Some(before) = change.attached else {
+                let record = self.pins.offloads(self.netns, change.index);
+                offloads::take_back(change.index, &record, &change.off);
+                continue;
+            };
             self.detach_these(std::slice::from_ref(&interface.name));
             if let Some(mode) = before {
                 self.attach_back(program, &interface, mode);
@@ -156,8 +292,12 @@ impl Hooks {
             ..interface.clone()
         };
         let mut notices = Vec::new();
-        let done = find(&as_before).and_then(|link| {
+        let done = find(&as_before.name).and_then(|link| {
+            // Gone meanwhile: there is nothing to guard.
+            let Some(link) = link else { return Ok(()) };
             let path = self.pins.link(self.netns, link.index);
+            let record = self.pins.offloads(self.netns, link.index);
+            offloads::clear(&link.name, link.index, &record, self.steering, &mut notices)?;
             attach_fresh(program, &path, &link, &as_before, &mut notices)?;
             self.note(&as_before, &link, false, &mut notices);
             Ok(())
@@ -170,11 +310,20 @@ impl Hooks {
         }
     }
 
+    /// Takes the program off an interface of this network namespace, which then is as it was before.
+    fn take_off(&self, index: u32) -> Result<(), DataplaneError> {
+        let done = unpin(&self.pins.link(self.netns, index));
+        offloads::restore(index, &self.pins.offloads(self.netns, index));
+        done
+    }
+
     /// Takes the program off interfaces by name.
     pub(super) fn detach_these(&mut self, names: &[String]) {
-        for attached in self.attached.extract_if(.., |a| names.contains(&a.name)) {
-            let path = self.pins.link(self.netns, attached.index);
-            if let Err(error) = unpin(&path) {
+        let these: Vec<Attached> = (self.attached)
+            .extract_if(.., |a| names.contains(&a.name))
+            .collect();
+        for attached in these {
+            if let Err(error) = self.take_off(attached.index) {
                 tracing::warn!(interface = attached.name, %error, "the program could not be taken off");
             }
         }
@@ -189,6 +338,10 @@ impl Hooks {
 
     /// See [`super::kernel::Kernel::detach_others`].
     pub(super) fn detach_others(&mut self, wanted: &[Interface], notices: &mut Vec<String>) {
+        for attached in self.attached.iter().filter(|_| !self.steering) {
+            let record = self.pins.offloads(self.netns, attached.index);
+            offloads::allow_untagging(attached.index, &record);
+        }
         let links = match self.pins.links() {
             Ok(links) => links,
             Err(error) => {
@@ -213,7 +366,12 @@ impl Hooks {
                 ));
                 continue;
             }
-            match unpin(&path) {
+            let done = if here {
+                self.take_off(index)
+            } else {
+                unpin(&path)
+            };
+            match done {
                 Ok(()) if here => notices.push(format!(
                     "interface {} is not configured any more: the program is off",
                     name_of(index)
@@ -247,260 +405,26 @@ fn netns() -> Result<u64, DataplaneError> {
     Ok(stat.ino())
 }
 
-fn find(interface: &Interface) -> Result<Link, DataplaneError> {
-    let name = interface.name.clone();
-    let found = netlink::by_name(&name).map_err(|source| DataplaneError::Hook {
+fn find(name: &str) -> Result<Option<Link>, DataplaneError> {
+    netlink::by_name(name).map_err(|source| DataplaneError::Hook {
         what: "look at",
-        interface: name.clone(),
-        source,
-    })?;
-    found.ok_or_else(|| DataplaneError::NoInterface {
-        name,
-        at: if interface.at.line == 0 {
-            String::new()
-        } else {
-            format!(" ({}:{})", interface.at.file.display(), interface.at.line)
-        },
-    })
-}
-
-/// Whether the mode it runs in is one that was asked for.
-fn fits(link: &Link, mode: XdpMode) -> bool {
-    let running = link.xdp.map(|xdp| xdp.mode);
-    match mode {
-        XdpMode::Auto => true,
-        XdpMode::Native => running == Some("native"),
-        XdpMode::Generic => running == Some("generic"),
-    }
-}
-
-/// Puts the program in the place of the one that an earlier process of this instance left running.
-fn take_over(
-    program: &mut Xdp,
-    path: &Path,
-    link: &Link,
-    interface: &Interface,
-    notices: &mut Vec<String>,
-) -> Result<Takeover, DataplaneError> {
-    if !pin::is_pinned(path)? {
-        return Ok(Takeover::Absent);
-    }
-    match on_interface(path)? {
-        Some(index) if index == link.index => {}
-        Some(index) => {
-            return Err(DataplaneError::ForeignPin {
-                path: path.to_owned(),
-                found: format!("it is a link on interface {index}"),
-            });
-        }
-        // The interface it was on is gone; this one has its number now.
-        None => {
-            unpin(path)?;
-            return Ok(Takeover::Absent);
-        }
-    }
-    if !fits(link, interface.mode) {
-        notices.push(format!(
-            "interface {} is attached anew in another mode: a few packets pass unguarded",
-            interface.name
-        ));
-        unpin(path)?;
-        return Ok(Takeover::OtherMode(match link.xdp.map(|xdp| xdp.mode) {
-            Some("native") => XdpMode::Native,
-            Some("generic") => XdpMode::Generic,
-            _ => XdpMode::Auto,
-        }));
-    }
-    let pinned =
-        PinnedLink::from_pin(path).and_then(|pinned| XdpLink::try_from(FdLink::from(pinned)));
-    let updated = pinned
-        .map_err(|error| link_error(&error))
-        .and_then(|link| program.attach_to_link(link).map_err(|e| program_error(&e)))
-        .and_then(|id| program.take_link(id).map_err(|e| program_error(&e)));
-    match updated {
-        // Dropped, its descriptor is closed; the pin holds the link.
-        Ok(link) => {
-            drop(link);
-            Ok(Takeover::Done)
-        }
-        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
-            unpin(path)?;
-            Ok(Takeover::Absent)
-        }
-        Err(source) => Err(DataplaneError::Hook {
-            what: "replace the program on",
-            interface: interface.name.clone(),
-            source,
-        }),
-    }
-}
-
-/// Interface of the pinned link; `None` when that is gone. Anything but a link of a program of
-/// ours is foreign.
-fn on_interface(path: &Path) -> Result<Option<u32>, DataplaneError> {
-    let failed = |what| {
-        move |source| DataplaneError::Path {
-            what,
-            path: path.to_owned(),
-            source,
-        }
-    };
-    let foreign = |found: String| DataplaneError::ForeignPin {
-        path: path.to_owned(),
-        found,
-    };
-    let fd = sys::open_pin(path).map_err(failed("open"))?;
-    if pin::object_of(fd.as_fd()) != Object::Link {
-        return Err(foreign("it is no link".to_owned()));
-    }
-    let info = sys::link_info(fd.as_fd()).map_err(failed("look at"))?;
-    let info = info.ok_or_else(|| foreign("it is not a link of an XDP program".to_owned()))?;
-    // Without CAP_SYS_ADMIN, as under systemd, nothing is told about programs. The link lies in a
-    // directory that only this user can have filled, which must do.
-    if let Some((name, _)) = told_of(info.program)
-        && name != PROGRAM
-    {
-        return Err(foreign(format!(
-            "it is a link of program {} \"{name}\"",
-            info.program
-        )));
-    }
-    Ok((info.interface != 0).then_some(info.interface))
-}
-
-/// Takes the program off by a link of ours, and removes its pin.
-fn unpin(path: &Path) -> Result<(), DataplaneError> {
-    if on_interface(path)?.is_some() {
-        // Without it the interface is taken for a moment longer, and attaching anew fails. Where
-        // it fails the interface has just gone.
-        let _ = sys::open_pin(path).and_then(|fd| sys::link_detach(fd.as_fd()));
-    }
-    fs::remove_file(path).map_err(|source| DataplaneError::Path {
-        what: "remove",
-        path: path.to_owned(),
+        interface: name.to_owned(),
         source,
     })
 }
 
-fn attach_fresh(
-    program: &mut Xdp,
-    path: &Path,
-    link: &Link,
-    interface: &Interface,
-    notices: &mut Vec<String>,
-) -> Result<(), DataplaneError> {
-    let name = &interface.name;
-    let native = match interface.mode {
-        XdpMode::Generic => None,
-        XdpMode::Auto | XdpMode::Native => Some(attach_as(program, link, AyaMode::Driver)),
-    };
-    let attached = match native {
-        Some(Ok(fd)) => fd,
-        Some(Err(error)) if interface.mode == XdpMode::Native || is_final(&error) => {
-            return Err(refused(name, "native", error));
-        }
-        other => {
-            let fd = attach_as(program, link, AyaMode::Skb)
-                .map_err(|error| refused(name, "generic", error))?;
-            if let Some(Err(error)) = other {
-                notices.push(format!(
-                    "interface {name} cannot run XDP natively ({error}): attached in generic mode, \
-                     which is slower; `sluice doctor` tells more"
-                ));
-            }
-            fd
-        }
-    };
-    // Where pinning fails the link is dropped here, and the program is off again.
-    (attached.pin(path).map(drop)).map_err(|error| DataplaneError::Path {
-        what: "pin a link at",
-        path: path.to_owned(),
-        source: pin_error(error),
+/// What to tell of an interface whose driver reset its link for the program: `before` it was attached
+/// there was a carrier.
+fn lost_carrier(before: &Link) -> Option<String> {
+    let now = netlink::by_index(before.index).ok().flatten()?;
+    let reset = now.carrier_changes != before.carrier_changes || !now.running;
+    (before.running && reset).then(|| {
+        format!(
+            "interface {}: its driver reset the link for the program, packets were lost for a moment; \
+             later changes of the program lose none",
+            before.name
+        )
     })
-}
-
-fn attach_as(program: &mut Xdp, link: &Link, mode: AyaMode) -> io::Result<FdLink> {
-    let attached = (program.attach_to_if_index(link.index, mode))
-        .and_then(|id| program.take_link(id))
-        .map_err(|error| program_error(&error))?;
-    // aya falls back to a netlink attachment on EINVAL, which cannot be pinned: that is the mode
-    // refused. Dropping it takes it off again.
-    FdLink::try_from(attached).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
-}
-
-/// Errors that another mode does not cure.
-fn is_final(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EBUSY | libc::EEXIST | libc::EPERM | libc::ENODEV)
-    )
-}
-
-fn refused(interface: &str, mode: &'static str, source: io::Error) -> DataplaneError {
-    let interface = interface.to_owned();
-    match source.raw_os_error() {
-        Some(libc::EBUSY | libc::EEXIST) => {
-            let link = netlink::by_name(&interface).ok().flatten();
-            let id = link.and_then(|link| link.xdp).map_or(0, |xdp| xdp.program);
-            let (name, tag) = describe(id);
-            DataplaneError::HookTaken {
-                interface,
-                id,
-                name,
-                tag,
-            }
-        }
-        Some(libc::EPERM) => super::kernel::no_bpf(&format!("attaching to {interface}"), source),
-        Some(libc::ENODEV) => DataplaneError::Hook {
-            what: "attach to",
-            interface,
-            source,
-        },
-        _ => DataplaneError::Mode {
-            interface,
-            mode,
-            source,
-        },
-    }
-}
-
-/// Name and tag of a program, as bpftool prints them.
-pub(super) fn describe(id: u32) -> (String, String) {
-    told_of(id).unwrap_or_else(|| ("unknown".to_owned(), "unknown".to_owned()))
-}
-
-/// As [`describe`]; `None` where the kernel does not tell this process.
-fn told_of(id: u32) -> Option<(String, String)> {
-    let info = loaded_programs()
-        .filter_map(Result::ok)
-        .find(|info| info.id() == id)?;
-    Some((
-        String::from_utf8_lossy(info.name()).into_owned(),
-        (info.tag().to_be_bytes().iter())
-            .fold(String::new(), |text, byte| format!("{text}{byte:02x}")),
-    ))
-}
-
-fn program_error(error: &ProgramError) -> io::Error {
-    match error {
-        ProgramError::SyscallError(error) => again(&error.io_error),
-        error => io::Error::other(super::kernel::chain(error)),
-    }
-}
-
-fn link_error(error: &LinkError) -> io::Error {
-    match error {
-        LinkError::SyscallError(error) => again(&error.io_error),
-        error => io::Error::other(super::kernel::chain(error)),
-    }
-}
-
-/// The same error once more: `io::Error` is not `Clone`.
-fn again(error: &io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => io::Error::other(error.to_string()),
-    }
 }
 
 fn name_of(index: u32) -> String {
@@ -527,25 +451,42 @@ pub(super) fn pinned_views(pins: &PinDir, here: u64) -> Result<Vec<InterfaceView
                 name: link.name,
                 index,
                 program: info.program,
+                alarm: String::new(),
             },
             None => InterfaceView {
                 name: format!("{index} of network namespace {netns}"),
                 index,
                 mode: String::new(),
                 program: info.program,
+                alarm: String::new(),
             },
         });
     }
     Ok(views)
 }
 
-/// Unpins every link of an instance; returns where the program was.
+/// Unpins every link of an instance, and restores what was switched off for it; returns where the
+/// program was. An interface that refuses keeps none of the others.
 pub(super) fn detach_pinned(pins: &PinDir) -> Result<Vec<InterfaceView>, DataplaneError> {
-    let views = pinned_views(pins, netns()?)?;
-    for (_, _, path) in pins.links()? {
-        unpin(&path)?;
+    let here = netns()?;
+    let views = pinned_views(pins, here)?;
+    let mut refused = None;
+    for (netns, index, path) in pins.links()? {
+        if let Err(error) = unpin(&path) {
+            refused.get_or_insert(error);
+            continue;
+        }
+        let record = pins.offloads(netns, index);
+        if netns == here {
+            offloads::restore(index, &record);
+        } else if fs::symlink_metadata(&record).is_ok() {
+            tracing::warn!(
+                "offloads of interface {index} of network namespace {netns} stay off: run `sluice \
+                 detach` there"
+            );
+        }
     }
-    Ok(views)
+    refused.map_or(Ok(views), Err)
 }
 
 /// As [`pinned_views`], from this network namespace.

@@ -25,14 +25,17 @@ use lb_common::{
 
 use super::{
     DataplaneError, Place,
-    hook::{Change, Hooks},
+    hook::{Change, Hooks, Standing},
     maps::{self, map_error},
     pin::{self, Layout, Object, PinDir},
     store::Store,
     sys::{self, Mapping},
     tables::{Beat, TableSizes},
 };
-use crate::{admin::protocol::InterfaceView, config::spec::Interface};
+use crate::{
+    admin::protocol::InterfaceView,
+    config::spec::{Interface, Sluice},
+};
 
 /// The program and the object it comes from, put there by build.rs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.bpf.o"));
@@ -58,19 +61,21 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
+    /// `interfaces`: those of `sluice`'s that are to be attached to.
+    ///
     /// Maps first (adopted where they fit, made anew where they do not), then the program, then the
     /// pins of what is new, then the hooks, then the pins of what is replaced. What was made is
     /// taken away again when a later step fails.
     pub(super) fn open(
         place: &Place,
         interfaces: &[Interface],
-        tables: TableSizes,
+        sluice: &Sluice,
     ) -> Result<Opened, DataplaneError> {
         sys::bpf_probe().map_err(|source| no_bpf("creating a map", source))?;
         pin::check_bpffs(&place.bpffs)?;
         let pins = PinDir::of(place);
         pins.ensure()?;
-        let opened = Self::load(&pins, interfaces, tables);
+        let opened = Self::load(&pins, interfaces, sluice);
         if opened.is_err() {
             pins.remove_if_empty();
         }
@@ -80,8 +85,9 @@ impl Kernel {
     fn load(
         pins: &PinDir,
         interfaces: &[Interface],
-        tables: TableSizes,
+        sluice: &Sluice,
     ) -> Result<Opened, DataplaneError> {
+        let tables = TableSizes::of(sluice);
         let Checked {
             adopt,
             replace,
@@ -111,7 +117,7 @@ impl Kernel {
             made: Vec::new(),
         };
         let done = pin_new(&kernel.ebpf, pins, &adopt, &replace, &mut kernel.made)
-            .and_then(|()| kernel.attach_missing(interfaces, &mut notices))
+            .and_then(|()| kernel.attach_missing(interfaces, sluice, &mut notices))
             .and_then(|_| replace_old(&kernel.ebpf, pins, &replace));
         let store = done.and_then(|()| maps::store(|name| Ok(kernel.ebpf.take_map(name))));
         let store = match store {
@@ -154,10 +160,22 @@ impl Kernel {
     pub(super) fn attach_missing(
         &mut self,
         wanted: &[Interface],
+        sluice: &Sluice,
         notices: &mut Vec<String>,
     ) -> Result<Vec<Change>, DataplaneError> {
+        let steering = !sluice.steers.is_empty() || !sluice.decap_from.is_empty();
         let program = program(&mut self.ebpf)?;
-        self.hooks.attach_missing(program, wanted, notices)
+        (self.hooks).attach_missing(program, wanted, steering, notices)
+    }
+
+    /// Sees to it that the program runs on one of the `wanted` interfaces, whatever became of it.
+    pub(super) fn follow(
+        &mut self,
+        interface: &Interface,
+        wanted: &[Interface],
+    ) -> Result<Standing, DataplaneError> {
+        let program = program(&mut self.ebpf)?;
+        Ok(self.hooks.follow(program, interface, wanted))
     }
 
     /// Undoes what [`Kernel::attach_missing`] did.

@@ -27,6 +27,10 @@ pub(super) struct Link {
     pub(super) kind: Option<String>,
     /// Index of the bridge or bond it is a port of.
     pub(super) master: Option<u32>,
+    /// Index of the interface below: of a VLAN's, its trunk.
+    pub(super) lower: Option<u32>,
+    /// Times that the carrier came or went.
+    pub(super) carrier_changes: u32,
     /// Receive queues.
     pub(super) rx_queues: u32,
     /// Ethernet address; zeroes: none.
@@ -55,9 +59,11 @@ const IFF_RUNNING: u32 = 1 << 6;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NUM_RX_QUEUES: u16 = 32;
+const IFLA_CARRIER_CHANGES: u16 = 35;
 const IFLA_XDP: u16 = 43;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_XDP_ATTACHED: u16 = 2;
@@ -202,7 +208,9 @@ impl Link {
             IFLA_ADDRESS => self.mac = value.try_into().unwrap_or_default(),
             IFLA_IFNAME => self.name = string(value),
             IFLA_MTU => self.mtu = word(value, 0).unwrap_or(0),
+            IFLA_LINK => self.lower = word(value, 0),
             IFLA_MASTER => self.master = word(value, 0),
+            IFLA_CARRIER_CHANGES => self.carrier_changes = word(value, 0).unwrap_or(0),
             IFLA_NUM_RX_QUEUES => self.rx_queues = word(value, 0).unwrap_or(0),
             IFLA_LINKINFO => {
                 self.kind = Attributes(value)

@@ -276,6 +276,11 @@ impl PinDir {
         self.path.join(format!("link_{netns}_{interface}"))
     }
 
+    /// Where it is written down which offloads of that interface were switched off.
+    pub(super) fn offloads(&self, netns: u64, interface: u32) -> PathBuf {
+        self.path.join(format!("offloads_{netns}_{interface}"))
+    }
+
     /// Makes the directory where it is missing; refuses one that another user could fill.
     pub(super) fn ensure(&self) -> Result<(), DataplaneError> {
         let Some(parent) = self.path.parent() else {

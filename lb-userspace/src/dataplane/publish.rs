@@ -1,5 +1,5 @@
-//! Publishing a generation, and keeping what it steers true: rings as members' states change, the
-//! hook as interfaces come and go, tables that have room.
+//! Publishing a generation, and keeping what it steers true: rings as members' states change,
+//! tables that have room. Interfaces that come and go are in `interfaces.rs`.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -9,9 +9,9 @@ use super::{
     Dataplane, DataplaneError, Desired, Facts, Published,
     diff::{self, How, Op, Persist, Plan},
     heritage::Undo,
-    hops,
+    hops, interfaces,
     kernel::{Kernel, Opened},
-    netlink, random,
+    random,
     steering::{Changed, Steering},
     table::monotonic_ns,
     tables::TableSizes,
@@ -25,7 +25,17 @@ impl Dataplane {
     /// A member that the new configuration does not name keeps its slot, usable, until nobody of an
     /// earlier generation can be on it ([`Dataplane::tick`]).
     pub fn publish(&mut self, desired: &Desired) -> Result<Published, DataplaneError> {
-        let program = self.resize_tables(&desired.spec.sluice)?;
+        self.publish_on(desired, true)
+    }
+
+    /// As [`Dataplane::publish`], of a change that is not the file's: interfaces that an operator took
+    /// the program off ([`Dataplane::detach`]) stay as they are.
+    pub fn publish_beside(&mut self, desired: &Desired) -> Result<Published, DataplaneError> {
+        self.publish_on(desired, !self.interfaces.detached)
+    }
+
+    fn publish_on(&mut self, desired: &Desired, attach: bool) -> Result<Published, DataplaneError> {
+        self.resize_tables(&desired.spec.sluice, attach)?;
         let facts = match &self.kernel {
             Some(_) => hops::facts(desired),
             None => Facts::default(),
@@ -39,10 +49,14 @@ impl Dataplane {
             file_limits: &self.file_limits,
         };
         let plan = diff::diff(&actual, &image, &mut how)?;
-        let wanted = &desired.spec.sluice.interfaces;
+        let wanted: &[Interface] = if attach {
+            &desired.spec.sluice.interfaces
+        } else {
+            &[]
+        };
         let mut notices = std::mem::take(&mut self.notices);
         let changes = match &mut self.kernel {
-            Some(kernel) => kernel.attach_missing(wanted, &mut notices)?,
+            Some(kernel) => kernel.attach_missing(wanted, &desired.spec.sluice, &mut notices)?,
             None => Vec::new(),
         };
         let mut flat = plan.ids.iter().copied();
@@ -59,29 +73,39 @@ impl Dataplane {
             }
         };
         let steering = std::mem::replace(&mut self.steering, steering);
-        let interfaces = std::mem::replace(&mut self.interfaces, wanted.clone());
+        let interfaces = (self.interfaces).turn_to(&desired.spec.sluice.interfaces, !attach);
         let members = self.hops.turn_to(desired, &ids);
-        self.steering.remove_others(&mut self.store)?;
+        // The generation is on: what fails from here on is no reason to say it were not.
+        if let Err(error) = self.steering.remove_others(&mut self.store) {
+            tracing::warn!(%error, "rings that nothing leads to stay until the next publish");
+        }
         if let Some(kernel) = &mut self.kernel {
             kernel.detach_others(wanted, &mut notices);
+            notices.extend(interfaces::missing(wanted));
             notices.extend(hops::notices(desired));
             self.hops.look_at_routes();
             self.hops.look_at_neighbours(&self.store);
         }
         self.state_changed();
-        self.prefixes = self.store.rest.prefixes()?;
+        match self.store.rest.prefixes() {
+            Ok(prefixes) => self.prefixes = prefixes,
+            Err(error) => tracing::error!("lists of prefixes are shown as they were: {error}"),
+        }
         let file_limits = std::mem::replace(&mut self.file_limits, plan.file_limits);
+        let facts = std::mem::replace(&mut self.facts, facts);
+        self.desired = Some(desired.clone());
         self.undo = Some(Undo {
             steps,
             file_limits,
             steering,
             interfaces,
             members,
+            facts,
         });
         self.persist = Persist::Adopt;
         notices.extend(plan.notices);
         Ok(Published {
-            program,
+            program: std::mem::take(&mut self.reloaded),
             generation: self.store.meta().generation.load(Relaxed),
             ids,
             notices,
@@ -89,15 +113,15 @@ impl Dataplane {
     }
 
     /// Makes room for flows where there was none, with the program loaded anew in the place of the
-    /// one that runs; whether it did. A table with flows in it keeps its size.
-    fn resize_tables(&mut self, sluice: &Sluice) -> Result<bool, DataplaneError> {
+    /// one that runs. A table with flows in it keeps its size.
+    fn resize_tables(&mut self, sluice: &Sluice, attach: bool) -> Result<(), DataplaneError> {
         if self.kernel.is_none() {
-            return Ok(false);
+            return Ok(());
         }
         let wanted = TableSizes::of(sluice);
         let is = TableSizes::are(self.store.l4.sizes());
         let Some(change) = is.change_to(wanted) else {
-            return Ok(false);
+            return Ok(());
         };
         let loses = change.loses && self.store.l4.flows().next().is_some();
         if loses {
@@ -110,9 +134,8 @@ impl Dataplane {
         // Interfaces that this generation does not know yet are attached to when it is published.
         let attached: Vec<Interface> = (sluice.interfaces.iter())
             .filter(|wanted| {
-                self.interfaces
-                    .iter()
-                    .any(|known| known.name == wanted.name)
+                let mut known = self.interfaces.wanted.iter();
+                attach && !self.interfaces.detached && known.any(|known| known.name == wanted.name)
             })
             .cloned()
             .collect();
@@ -120,11 +143,12 @@ impl Dataplane {
             kernel,
             store,
             notices,
-        } = Kernel::open(&self.place, &attached, wanted)?;
+        } = Kernel::open(&self.place, &attached, sluice)?;
         self.kernel = Some(kernel);
         self.store = store;
         self.notices.extend(notices);
-        Ok(true)
+        self.reloaded = true;
+        Ok(())
     }
 
     /// Members first, then the rings of the states they have then, then what leads there; all is as
@@ -188,54 +212,5 @@ impl Dataplane {
     /// An operator enabled a member: it need not prove itself first.
     pub fn forgive(&mut self, id: MemberId) {
         self.steering.forgive(id);
-    }
-
-    /// Interfaces, routes or neighbours changed: follows them.
-    pub fn follow_host(&mut self) {
-        if self.kernel.is_none() {
-            return;
-        }
-        self.follow_interfaces();
-        self.hops.look_at_routes();
-        self.hops.look_at_neighbours(&self.store);
-    }
-
-    /// Attaches again to interfaces that came back.
-    fn follow_interfaces(&mut self) {
-        let Some(kernel) = &mut self.kernel else {
-            return;
-        };
-        for interface in &self.interfaces {
-            let name = &interface.name;
-            if !matches!(netlink::by_name(name), Ok(Some(_))) {
-                if self.vanished.insert(name.clone()) {
-                    tracing::error!(
-                        "interface {name} has vanished: packets that came in by it are neither guarded \
-                         nor steered until it is back"
-                    );
-                }
-                continue;
-            }
-            let mut notices = Vec::new();
-            match kernel.attach_missing(std::slice::from_ref(interface), &mut notices) {
-                Ok(changes) if changes.is_empty() => {}
-                Ok(_) => {
-                    tracing::error!(
-                        "interface {name} is another now: the program is attached again"
-                    );
-                    self.vanished.remove(name);
-                    // What was learned of next hops may name the interface that is gone.
-                    self.hops.ask_anew(&self.store);
-                    for notice in notices {
-                        tracing::info!(notice = true, "{notice}");
-                    }
-                }
-                Err(error) => {
-                    if self.vanished.insert(name.clone()) {
-                        tracing::error!("interface {name} is not guarded: {error}");
-                    }
-                }
-            }
-        }
     }
 }

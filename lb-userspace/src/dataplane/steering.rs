@@ -32,6 +32,9 @@ pub(super) struct Steering {
     trials: HashMap<MemberId, Trial>,
     /// Rings of an earlier process may be there.
     inherited: bool,
+    /// What those held that this process has changed, for a start that fails after all; `None`: there
+    /// was no ring.
+    found: HashMap<u16, Option<Vec<u16>>>,
 }
 
 /// One balancer.
@@ -131,6 +134,7 @@ impl Steering {
             slots: self.slots.clone(),
             trials,
             inherited: self.inherited,
+            found: self.found.clone(),
         }
     }
 
@@ -164,6 +168,10 @@ impl Steering {
                 }
             };
             let slots = ring::slots(&shares);
+            if known.is_none() && self.inherited && !self.found.contains_key(&balancer.ring) {
+                let found = store.rest.ring(balancer.ring)?;
+                self.found.insert(balancer.ring, found);
+            }
             store.rest.set_ring(balancer.ring, Some(&slots))?;
             changes.push(Changed {
                 balancer: balancer.name.clone(),
@@ -188,6 +196,11 @@ impl Steering {
             known.filter(|ring| !used.contains(ring)).collect()
         };
         for ring in others {
+            if self.inherited
+                && let Some(found) = store.rest.ring(ring)?
+            {
+                self.found.insert(ring, Some(found));
+            }
             store.rest.set_ring(ring, None)?;
             self.published.remove(&ring);
             self.slots.remove(&ring);
@@ -214,11 +227,36 @@ impl Steering {
                 continue;
             }
             let slots = before.map(|shares| ring::slots(shares));
-            // What was there of an earlier process is not known: the next publish writes it anew.
             if let Err(error) = store.rest.set_ring(*ring, slots.as_deref()) {
                 tracing::error!(%error, "a ring could not be put back");
             }
         }
+        let since = (changed.found.iter()).filter(|(ring, _)| {
+            !self.found.contains_key(ring) && !self.published.contains_key(ring)
+        });
+        Self::put_back(store, since);
+    }
+
+    /// Puts back what rings of an earlier process held before this one changed them.
+    pub(super) fn put_back_found(&self, store: &mut Store) {
+        Self::put_back(store, self.found.iter());
+    }
+
+    fn put_back<'a>(
+        store: &mut Store,
+        rings: impl Iterator<Item = (&'a u16, &'a Option<Vec<u16>>)>,
+    ) {
+        for (ring, found) in rings {
+            let slots = found.as_deref().and_then(|slots| slots.try_into().ok());
+            if let Err(error) = store.rest.set_ring(*ring, slots) {
+                tracing::error!(%error, "a ring could not be put back");
+            }
+        }
+    }
+
+    /// A start has succeeded: nobody goes back to what an earlier process had written.
+    pub(super) fn forget_found(&mut self) {
+        self.found = HashMap::new();
     }
 
     /// Slots of each member in a ring that this process wrote.

@@ -1,6 +1,6 @@
 //! Memory shared between processes, and the few system calls that have no safe wrapper: the only
 //! place of this crate with `unsafe`. What the mapped memory looks like is in `cells.rs`, the calls
-//! are in `calls.rs`, the allocator is in `heap.rs`.
+//! are in `calls.rs`, those to network drivers in `ethtool.rs`, the allocator is in `heap.rs`.
 
 use std::{
     fs::File,
@@ -17,17 +17,18 @@ use rustix::{
 
 mod calls;
 mod cells;
+mod ethtool;
 mod heap;
 mod process;
 
 pub(super) use calls::{
-    array_create, bpf_probe, channels, driver, ethtool_flags, inner_of, inner_put,
-    keep_descriptors_to_ourselves, link_detach, link_info, map_delete, map_read_all, map_write_all,
-    open_pin,
+    array_create, bpf_probe, inner_of, inner_put, keep_descriptors_to_ourselves, link_detach,
+    link_info, map_delete, map_read_all, map_write_all, open_pin,
 };
 pub use calls::{defer_accept, defers_accept, watch_listener};
 pub use cells::MemberCell;
 pub(super) use cells::{Flow4Cell, Flow6Cell, HopCell, MetaCell, NatCell, ServiceCell, WayCell};
+pub(super) use ethtool::{Feature, channels, driver, features, set_features};
 pub use heap::{Allocator, trim_heap};
 pub(crate) use process::{exec, hold_signals};
 

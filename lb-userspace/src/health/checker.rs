@@ -101,27 +101,42 @@ fn targets(spec: &Spec, ids: &[Vec<MemberId>], table: &MemberTable, peers: &Peer
     let default = spec.hosts.first().map_or(Duration::from_mins(1), |host| {
         host.proxy_timeout.unwrap_or(host.timeout)
     });
-    let balancers = spec.balancers.iter().zip(ids);
+    // A member for L4 alone may have no port: it takes those of the service.
+    let steered_port = |index: usize| {
+        let mut steers = spec.sluice.steers.iter();
+        let steer = steers.find(|steer| steer.balancer == index)?;
+        Some(steer.first_port)
+    };
+    let balancers = spec.balancers.iter().zip(ids).enumerate();
     balancers
-        .filter(|(balancer, _)| !balancer.direct)
-        .flat_map(|(balancer, ids)| balancer.members.iter().zip(ids))
-        .filter(|(member, _)| member.health.check.is_some())
-        .filter_map(|(member, &id)| {
+        .filter(|(_, (balancer, _))| !balancer.direct)
+        .flat_map(|(index, (balancer, ids))| {
+            let members = balancer.members.iter().zip(ids);
+            members.map(move |(member, id)| (index, member, id))
+        })
+        .filter(|(_, member, _)| member.health.check.is_some())
+        .filter_map(|(index, member, &id)| {
             let cell = table.cell(id)?;
             if member.socket.is_none() && cell.address().ip().is_unspecified() {
                 // Its name has no address yet.
                 return None;
             }
             let timeout = member.timeout.unwrap_or(default);
+            let port = match (member.port, &member.socket) {
+                (0, None) => steered_port(index)?,
+                (port, _) => port,
+            };
+            let mut address = cell.address();
+            address.set_port(port);
             let host = if member.host.contains(':') {
-                format!("[{}]:{}", member.host, member.port)
+                format!("[{}]:{port}", member.host)
             } else {
-                format!("{}:{}", member.host, member.port)
+                format!("{}:{port}", member.host)
             };
             Some(Target {
                 id,
                 incarnation: cell.incarnation.load(Relaxed),
-                address: cell.address(),
+                address,
                 socket: member.socket.clone(),
                 peer: peers.of(id),
                 host,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Mutex, Notify, mpsc},
+    sync::{Mutex, mpsc},
     time::Interval,
 };
 
@@ -20,6 +20,7 @@ use super::{
     certificates::Watch,
     child::{ChildError, Delivery, ProxyChild},
     cpus::Cpus,
+    follow::News,
     foundlings::Foundlings,
     inbox::{Came, Inbox},
     ledger::Ledger,
@@ -97,7 +98,7 @@ pub(crate) struct Control {
     /// When to look at the states of members that are steered to.
     pub(super) looks: Interval,
     /// Of interfaces, routes and neighbours.
-    pub(super) news: Arc<Notify>,
+    pub(super) news: Arc<News>,
 }
 
 /// A proxy that drains while another serves.
@@ -123,8 +124,8 @@ enum Event {
     RetiredDeadline,
     /// Members' states are to be looked at.
     Rings,
-    /// Interfaces, routes or neighbours changed.
-    Host,
+    /// Neighbours changed, or (`true`) interfaces or routes did.
+    Host(bool),
     /// Members are to move to where their names are.
     Names,
 }
@@ -188,7 +189,7 @@ impl Control {
                     self.retired.clear();
                 }
                 Event::Rings => self.dataplane.refresh_rings(),
-                Event::Host => self.dataplane.follow_host(),
+                Event::Host(ways) => self.dataplane.follow_host(ways),
                 Event::Names => self.follow_names().await,
                 Event::RetiredDeadline => self.end_overdue(Instant::now()),
             }
@@ -228,7 +229,7 @@ impl Control {
             () = at(deadline) => Event::StopDeadline,
             () = at(overdue) => Event::RetiredDeadline,
             _ = self.looks.tick(), if steers => Event::Rings,
-            () = self.news.notified() => Event::Host,
+            ways = self.news.next() => Event::Host(ways),
             () = at(names_due) => Event::Names,
         }
     }

@@ -1,7 +1,13 @@
 //! What wakes control for the sake of steered packets: members' states, which the proxy's shards
 //! write too, and the host's interfaces, routes and neighbours.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::AcqRel},
+    },
+    time::Duration,
+};
 
 use tokio::{
     sync::Notify,
@@ -21,17 +27,34 @@ pub(super) fn looks() -> Interval {
     looks
 }
 
+/// News of the host.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    told: Notify,
+    /// Of more than neighbours, since somebody last asked.
+    ways: AtomicBool,
+}
+
+impl News {
+    /// Waits for news; whether they are of more than neighbours.
+    pub(super) async fn next(&self) -> bool {
+        self.told.notified().await;
+        self.ways.swap(false, AcqRel)
+    }
+}
+
 /// Begins to listen to news of the host, on a thread that ends with the process; told of them is who
-/// waits. Without them neighbours are looked at once a second all the same.
-pub(super) fn news() -> Arc<Notify> {
-    let notify = Arc::new(Notify::new());
+/// waits. Without them interfaces and neighbours are looked at once a second all the same.
+pub(super) fn news() -> Arc<News> {
+    let news = Arc::new(News::default());
     let listen = || {
         let watch = Watch::new()?;
-        let told = Arc::clone(&notify);
+        let told = Arc::clone(&news);
         let thread = std::thread::Builder::new().name("host-news".to_owned());
         thread.spawn(move || {
-            while let Ok(()) = watch.wait() {
-                told.notify_one();
+            while let Ok(ways) = watch.wait() {
+                told.ways.fetch_or(ways, AcqRel);
+                told.told.notify_one();
             }
             tracing::warn!("news of interfaces and neighbours can no longer be listened to");
         })
@@ -39,5 +62,5 @@ pub(super) fn news() -> Arc<Notify> {
     if let Err(error) = listen() {
         tracing::warn!("news of interfaces and neighbours cannot be listened to: {error}");
     }
-    notify
+    news
 }

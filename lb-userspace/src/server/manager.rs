@@ -161,7 +161,7 @@ impl Control {
         let spec = Arc::clone(&desired.spec);
         let published = self
             .dataplane
-            .publish(&desired)
+            .publish_beside(&desired)
             .map_err(|error| error.to_string())?;
         let table = self.dataplane.table();
         self.ledger.published(&spec, &published, &table);
@@ -174,21 +174,8 @@ impl Control {
             certificates: &self.certificates,
             shards: self.pins.len(),
         };
-        let delivered = match &self.proxy {
-            Some(proxy) => self.attend(proxy.deliver(delivery)).await,
-            None => Ok(Ok(())),
-        };
-        match delivered {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                self.undo(&error);
-                return Err(error.to_string());
-            }
-            Err(stopped) => {
-                self.unpublish();
-                return Err(stopped.to_string());
-            }
-        }
+        let delivered = self.hand_over(delivery).await;
+        self.settle(delivered, published.program)?;
         self.desired = desired;
         self.published = published;
         Ok(())

@@ -19,7 +19,7 @@ use super::{
     privileges::{Accounts, Identity, IdentityError},
 };
 use crate::{
-    config::spec::{ErrorLogFormat, LogTarget, Member, Place, Spec},
+    config::spec::{ErrorLogFormat, Interface, LogTarget, Member, Place, Spec},
     names::Answer,
     proxy::LogFiles,
     telemetry::{
@@ -172,27 +172,50 @@ pub(crate) fn identity(spec: &Spec) -> Result<Option<Identity>, PreflightError> 
         })
 }
 
-/// Every `XDPInterface` is there.
-pub(crate) fn interfaces(spec: &Spec) -> Result<(), PreflightError> {
-    if spec.sluice.interfaces.is_empty() {
-        return Ok(());
+/// An `XDPInterface` that is new to this configuration is there. One that was named before may have
+/// gone meanwhile, and a start attaches to what appears later; but who reloads has most likely
+/// mistyped a name that nothing has.
+pub(crate) fn new_interfaces(spec: &Spec, before: &Spec) -> Result<(), PreflightError> {
+    let known = &before.sluice.interfaces;
+    let is_new = |name: &str| !known.iter().any(|known| known.name == name);
+    let (missing, present) = missing(spec);
+    match missing.into_iter().find(|missing| is_new(&missing.name)) {
+        Some(interface) => Err(PreflightError::Interface {
+            at: interface.at.clone(),
+            name: interface.name.clone(),
+            present,
+        }),
+        None => Ok(()),
     }
+}
+
+/// Every `XDPInterface` that is not there, for who checks a configuration.
+pub(crate) fn missing_interfaces(spec: &Spec) -> Vec<String> {
+    let (missing, present) = missing(spec);
+    (missing.into_iter())
+        .map(|Interface { name, at, .. }| {
+            format!(
+                "{}:{}: XDPInterface {name}: no such interface on this host now, which has {present}; \
+                 the program is attached when it appears",
+                at.file.display(),
+                at.line
+            )
+        })
+        .collect()
+}
+
+/// `XDPInterface`s that are not there, and the interfaces that are.
+fn missing(spec: &Spec) -> (Vec<&Interface>, String) {
     // Of this network namespace, which a sysfs mounted elsewhere is not.
     let table = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
-    let mut present: Vec<String> = (table.lines().skip(2))
-        .filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()))
+    let mut present: Vec<&str> = (table.lines().skip(2))
+        .filter_map(|line| Some(line.split_once(':')?.0.trim()))
         .collect();
-    present.sort();
-    for interface in &spec.sluice.interfaces {
-        if !present.contains(&interface.name) {
-            return Err(PreflightError::Interface {
-                at: interface.at.clone(),
-                name: interface.name.clone(),
-                present: present.join(", "),
-            });
-        }
-    }
-    Ok(())
+    present.sort_unstable();
+    let missing = (spec.sluice.interfaces.iter())
+        .filter(|interface| !present.contains(&interface.name.as_str()))
+        .collect();
+    (missing, present.join(", "))
 }
 
 /// What is there but does not do what somebody may think it does.
@@ -349,10 +372,10 @@ impl Logs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::spec::{Interface, Listener, XdpMode};
+    use crate::config::spec::{Listener, XdpMode};
 
     #[test]
-    fn an_unknown_interface_is_named_with_those_there_are() {
+    fn new_interface_that_is_not_there_is_named_with_those_there_are() {
         let mut spec = Spec::default();
         spec.sluice.interfaces.push(Interface {
             name: "nosuch0".to_owned(),
@@ -362,12 +385,17 @@ mod tests {
                 line: 9,
             },
         });
-        let error = interfaces(&spec).expect_err("refused").to_string();
+        let error = new_interfaces(&spec, &Spec::default()).expect_err("refused");
+        let error = error.to_string();
         assert!(
             error.starts_with("a.conf:9: XDPInterface nosuch0"),
             "{error}"
         );
         assert!(error.contains("lo"), "{error}");
+        // Who knew it before knows that it is gone.
+        new_interfaces(&spec, &spec).expect("known");
+        let warnings = missing_interfaces(&spec);
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
     }
 
     #[test]

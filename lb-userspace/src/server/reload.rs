@@ -77,7 +77,7 @@ impl Control {
 
         let text = |error: preflight::PreflightError| error.to_string();
         preflight::identity(&spec).map_err(text)?;
-        preflight::interfaces(&spec).map_err(text)?;
+        preflight::new_interfaces(&spec, &self.desired.spec).map_err(text)?;
         let logs = Logs::open(&spec, Some(&self.logs)).map_err(text)?;
         let tls = certificates::load(&spec).map_err(|errors| certificates::lines(&errors))?;
         let watch = Watch::new(&tls);
@@ -107,9 +107,6 @@ impl Control {
             .dataplane
             .publish(&desired)
             .map_err(|error| error.to_string())?;
-        if published.program {
-            super::start::follow_new(&mut self.dataplane);
-        }
         notices.extend(published.notices.iter().cloned());
         let table = self.dataplane.table();
         notices.extend(self.ledger.published(&spec, &published, &table));
@@ -123,22 +120,8 @@ impl Control {
             certificates: &tls.certificates,
             shards: self.pins.len(),
         };
-        let delivered = match &self.proxy {
-            Some(proxy) => self.attend(proxy.deliver(delivery)).await,
-            // Dead and about to be restarted, with this generation.
-            None => Ok(Ok(())),
-        };
-        match delivered {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                self.undo(&error);
-                return Err(error.to_string());
-            }
-            Err(stopped) => {
-                self.unpublish();
-                return Err(stopped.to_string());
-            }
-        }
+        let delivered = self.hand_over(delivery).await;
+        self.settle(delivered, published.program)?;
         let message = summary(&self.desired.spec, &spec, published.generation, &notices);
         self.desired = desired;
         self.published = published;
@@ -154,16 +137,46 @@ impl Control {
         Ok(message)
     }
 
-    /// Goes back to the generation that is on, after the proxy did not take the next one.
-    pub(super) fn undo(&mut self, error: &ChildError) {
-        self.unpublish();
-        if !matches!(error, ChildError::Refused(_)) {
-            // Dead, dumb or out of step: a new process starts with the generation that is on.
-            self.proxy_ended(Some(&error.to_string()));
+    /// Gives the proxy a generation that was published.
+    pub(super) async fn hand_over(
+        &self,
+        delivery: Delivery<'_>,
+    ) -> Result<Result<(), ChildError>, Stopped> {
+        match &self.proxy {
+            Some(proxy) => self.attend(proxy.deliver(delivery)).await,
+            // Dead and about to be restarted, with this generation.
+            None => Ok(Ok(())),
         }
     }
 
-    pub(super) fn unpublish(&mut self) {
+    /// Goes back to the generation that is on where the proxy did not take the next one. `program`:
+    /// it was loaded anew.
+    pub(super) fn settle(
+        &mut self,
+        delivered: Result<Result<(), ChildError>, Stopped>,
+        program: bool,
+    ) -> Result<(), String> {
+        if program {
+            super::start::follow_new(&mut self.dataplane);
+        }
+        match delivered {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                self.unpublish();
+                if !matches!(error, ChildError::Refused(_)) {
+                    // Dead, dumb or out of step: a new process starts with the generation that is on.
+                    self.proxy_ended(Some(&error.to_string()));
+                }
+                Err(error.to_string())
+            }
+            Err(stopped) => {
+                self.unpublish();
+                Err(stopped.to_string())
+            }
+        }
+    }
+
+    fn unpublish(&mut self) {
         if let Err(error) = self.dataplane.unpublish(&self.desired) {
             tracing::error!("the maps are between two generations, reload again: {error}");
         }

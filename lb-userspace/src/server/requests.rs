@@ -298,7 +298,8 @@ impl Control {
     fn detach(&mut self) -> Result<String, String> {
         let gone = self.dataplane.detach().map_err(|error| error.to_string())?;
         if gone.is_empty() {
-            return Err("the program is attached to no interface".to_owned());
+            // Asked for twice, or detached from what has gone: it is as it was to be.
+            return Ok("the program is attached to no interface".to_owned());
         }
         let names: Vec<&str> = gone.iter().map(|view| view.name.as_str()).collect();
         Ok(format!(

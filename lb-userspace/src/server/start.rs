@@ -80,7 +80,6 @@ impl Control {
             spec
         };
         let identity = preflight::identity(&spec).map_err(host)?;
-        preflight::interfaces(&spec).map_err(host)?;
         // Before anything is started here.
         let foundlings = legacy
             .as_deref()

@@ -72,7 +72,6 @@ pub(super) fn check(options: &RunOptions, spec: Spec) -> Result<String, String> 
     let spec = without_dataplane(Arc::new(spec), options.no_xdp);
     let text = |error: preflight::PreflightError| error.to_string();
     preflight::identity(&spec).map_err(text)?;
-    preflight::interfaces(&spec).map_err(text)?;
     certificates::load(&spec).map_err(|errors| certificates::lines(&errors))?;
     serde_json::to_string(&Credentials::own()).map_err(|error| error.to_string())
 }

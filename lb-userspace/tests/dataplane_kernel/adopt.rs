@@ -13,7 +13,9 @@ use sluice::{
     dataplane::{Dataplane, DataplaneError, Place, detach_dead, read_pins},
 };
 
-use crate::lab::{Ended, INSIDE, Lab, app, auto, meta, on, prefix, program_on, run, until, with};
+use crate::lab::{
+    Ended, INSIDE, Lab, app, auto, meta, on, prefix, program_on, run, steering, until, with,
+};
 
 isolated! { fn the_capabilities_of_the_unit_are_enough_to_adopt(lab) {
     let unit = include_str!("../../../packaging/sluice.service");
@@ -121,6 +123,34 @@ isolated! { fn a_start_that_is_abandoned_leaves_what_it_found(lab) {
     assert_ne!(program_on("v0"), 0);
     assert_eq!(program_on("v1"), 0);
     assert_eq!(lab.read().members.len(), 1);
+} }
+
+isolated! { fn a_start_that_is_abandoned_after_it_published_leaves_the_rings_it_found(lab) {
+    let before = steering(&[auto("v0")]);
+    let mut first = Dataplane::open(&lab.place, &before.spec.sluice).expect("open");
+    first.publish(&before).expect("publish");
+    drop(first);
+    let seen = lab.read();
+    let of = |snapshot: &sluice::admin::protocol::Snapshot| {
+        let members: Vec<_> = (snapshot.members.iter())
+            .map(|m| (m.id, m.url.clone(), m.steered.as_ref().and_then(|s| s.slots)))
+            .collect();
+        let services: Vec<_> = snapshot.services.iter().map(|s| (s.id, s.kind.clone())).collect();
+        (members, services, snapshot.phase.clone())
+    };
+    assert_eq!(seen.members[0].steered.as_ref().and_then(|s| s.slots), Some(65537));
+    // Another configuration steers to somebody else, or nothing at all; and its proxy does not start.
+    let mut other = before.clone();
+    let spec = Arc::make_mut(&mut other.spec);
+    "http://b".clone_into(&mut spec.balancers[0].members[0].url);
+    for next in [other, app(&["http://c"], &[auto("v0")])] {
+        let mut second = Dataplane::open(&lab.place, &next.spec.sluice).expect("open");
+        second.publish(&next).expect("publish");
+        assert_ne!(of(&lab.read()), of(&seen));
+        second.abandon();
+        assert_eq!(of(&lab.read()), of(&seen));
+        assert_ne!(program_on("v0"), 0);
+    }
 } }
 
 isolated! { fn a_second_instance_of_the_name_is_refused_and_another_name_is_not(lab) {

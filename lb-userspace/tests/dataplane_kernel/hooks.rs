@@ -1,7 +1,7 @@
 //! Where the program is attached.
 
 use sluice::{
-    config::spec::{Place as At, XdpMode},
+    config::spec::XdpMode,
     dataplane::{Dataplane, DataplaneError},
 };
 
@@ -58,13 +58,110 @@ isolated! { fn a_change_of_mode_that_fails_leaves_the_program_on(lab) {
     assert_eq!(modes, [generic("lo"), generic("v0")]);
 } }
 
-isolated! { fn an_interface_that_is_not_there_is_named_with_its_line(lab) {
-    let mut missing = auto("nope0");
-    missing.at = At { file: "site.conf".into(), line: 7 };
-    let error = lab.refused(&[auto("v0"), missing]);
-    let text = error.to_string();
-    assert!(text.contains("nope0") && text.contains("site.conf:7"), "{text}");
+/// What is wrong with the interfaces that the configuration names.
+fn alarms(plane: &Dataplane) -> Vec<(String, String)> {
+    let shown = plane.snapshot().expect("snapshot").interfaces;
+    (shown.into_iter().filter(|view| !view.alarm.is_empty()))
+        .map(|view| (view.name, view.alarm))
+        .collect()
+}
+
+isolated! { fn interface_that_comes_late_is_attached_to_when_it_is_there(lab) {
+    let wanted = [auto("v0"), auto("late0")];
+    let mut plane = lab.open(&wanted);
+    let notices = plane.publish(&app(&[], &wanted)).expect("publish").notices;
+    assert!(notices.iter().any(|n| n.contains("late0 is not there yet")), "{notices:?}");
+    assert_ne!(program_on("v0"), 0, "the other one is guarded");
+    plane.follow_host(true);
+    let said = alarms(&plane);
+    assert!(said.len() == 1 && said[0].0 == "late0", "{said:?}");
+    assert!(said[0].1.contains("is not there"), "{said:?}");
+    ip("link add late0 type veth peer name late1");
+    plane.follow_host(true);
+    assert_ne!(program_on("late0"), 0);
+    assert_eq!(alarms(&plane), []);
+    // Gone, and back as another.
+    ip("link del late0");
+    plane.tick();
+    assert!(alarms(&plane)[0].1.contains("has vanished"));
+    ip("link add late0 type veth peer name late1");
+    plane.tick();
+    assert_ne!(program_on("late0"), 0);
+    assert_eq!(alarms(&plane), []);
+    assert_eq!(lab.links().len(), 2, "the pin of the one that is gone is gone");
+} }
+
+isolated! { fn renamed_interface_keeps_the_program_until_another_has_its_name(lab) {
+    let wanted = [auto("v0")];
+    let mut plane = lab.open(&wanted);
+    plane.publish(&app(&[], &wanted)).expect("publish");
+    let program = program_on("v0");
+    ip("link set v0 down");
+    ip("link set v0 name other0");
+    plane.follow_host(true);
+    assert_eq!(program_on("other0"), program, "it is guarded all the same");
+    let said = alarms(&plane);
+    assert!(said[0].0 == "v0" && said[0].1.contains("is called other0 now"), "{said:?}");
+    // The name comes back to another interface: that is the one the configuration means.
+    ip("link set v1 name v0");
+    plane.follow_host(true);
+    assert_ne!(program_on("v0"), 0);
+    assert_eq!(program_on("other0"), 0);
+    assert_eq!(alarms(&plane), []);
+    assert_eq!(lab.links().len(), 1);
+} }
+
+isolated! { fn interfaces_that_swap_names_stay_guarded_both(lab) {
+    let wanted = [auto("v0"), auto("v1")];
+    let mut plane = lab.open(&wanted);
+    plane.publish(&app(&[], &wanted)).expect("publish");
+    for (from, to) in [("v0", "tmp0"), ("v1", "v0"), ("tmp0", "v1")] {
+        ip(&format!("link set {from} down"));
+        ip(&format!("link set {from} name {to}"));
+        // However far it has got.
+        plane.follow_host(true);
+    }
+    assert!(program_on("v0") != 0 && program_on("v1") != 0);
+    assert_eq!(alarms(&plane), []);
+    assert_eq!(lab.links().len(), 2);
+} }
+
+isolated! { fn interface_that_another_program_took_is_an_alarm_that_names_it(lab) {
+    let wanted = [auto("v0"), auto("late0")];
+    let mut plane = lab.open(&wanted);
+    plane.publish(&app(&[], &wanted)).expect("publish");
+    plane.tick();
+    assert!(alarms(&plane)[0].1.contains("is not there"));
+    // Another instance is first on the interface that appears.
+    ip("link add late0 type veth peer name late1");
+    let other = Dataplane::open(&lab.named("two"), &with(&[auto("late0")])).expect("two");
+    plane.tick();
+    let said = alarms(&plane);
+    assert!(said[0].1.contains("is not guarded") && said[0].1.contains("sluice_xdp"), "{said:?}");
+    drop(other);
+} }
+
+isolated! { fn detached_program_stays_off_until_a_publish(lab) {
+    let wanted = [auto("v0")];
+    let mut plane = lab.open(&wanted);
+    let desired = app(&["http://a"], &wanted);
+    plane.publish(&desired).expect("publish");
+    assert_eq!(plane.detach().expect("detach").len(), 1);
+    // News of the host, and changes made in the balancer-manager, are no reason to attach again.
+    plane.follow_host(true);
+    plane.tick();
+    plane.publish_beside(&desired).expect("publish");
     assert_eq!(program_on("v0"), 0);
+    assert_eq!(alarms(&plane), []);
+    // Once more is no error.
+    assert_eq!(plane.detach().expect("detach"), []);
+    // A reload attaches; one that is taken back takes that back too.
+    plane.publish(&desired).expect("publish");
+    assert_ne!(program_on("v0"), 0);
+    plane.unpublish(&desired).expect("unpublish");
+    assert_eq!(program_on("v0"), 0);
+    plane.publish(&desired).expect("publish");
+    assert_ne!(program_on("v0"), 0);
 } }
 
 isolated! { fn a_publish_attaches_what_is_added_and_takes_off_what_is_dropped(lab) {
@@ -73,8 +170,8 @@ isolated! { fn a_publish_attaches_what_is_added_and_takes_off_what_is_dropped(la
     plane.publish(&app(&["http://a"], &[v0.clone(), v1.clone()])).expect("publish");
     assert!(program_on("v0") != 0 && program_on("v1") != 0);
     // A reload that fails changes nothing.
-    let bad = app(&["http://b"], &[v1.clone(), auto("nope0")]);
-    plane.publish(&bad).expect_err("no such interface");
+    let bad = app(&["http://b"], &[v1.clone(), on("lo", XdpMode::Native)]);
+    plane.publish(&bad).expect_err("lo has no native mode");
     assert!(program_on("v0") != 0 && program_on("v1") != 0);
     assert_eq!(plane.snapshot().expect("snapshot").members[0].url, "http://a");
     let notices = plane.publish(&app(&["http://a"], &[v1])).expect("publish").notices;

@@ -14,8 +14,8 @@ use lb_common::meta::Meta;
 use sluice::{
     admin::protocol::Snapshot,
     config::spec::{
-        Balancer, Interface, LbMethod, Listener, Member, Place as At, Prefix, Scheme, Sluice, Spec,
-        XdpMode,
+        Balancer, FlowHash, Forward, Interface, LbMethod, Listener, Member, Place as At, Prefix,
+        Scheme, Sluice, Spec, Steer, Transport, XdpMode,
     },
     dataplane::{Dataplane, DataplaneError, Desired, Place, read_pins},
 };
@@ -253,6 +253,26 @@ pub(crate) fn app(urls: &[&str], interfaces: &[Interface]) -> Desired {
         .map(|n| SocketAddr::from(([127, 0, 0, 1], 8000 + n as u16)))
         .collect();
     Desired::of(Arc::new(spec), vec![addresses]).expect("addresses")
+}
+
+/// One steered service over these interfaces.
+pub(crate) fn steering(interfaces: &[Interface]) -> Desired {
+    let mut desired = app(&["http://a"], interfaces);
+    let spec = Arc::make_mut(&mut desired.spec);
+    spec.balancers[0].members[0].scheme = Scheme::Tcp;
+    spec.sluice.steers.push(Steer {
+        transport: Transport::Tcp,
+        address: Some("203.0.113.10".parse().expect("address")),
+        first_port: 8000,
+        last_port: 8000,
+        balancer: 0,
+        forward: Forward::Dsr,
+        hash: FlowHash::FiveTuple,
+        reset_on_empty: false,
+        at: At::default(),
+    });
+    desired.addresses = vec![vec![SocketAddr::from(([192, 0, 2, 21], 8000))]];
+    desired
 }
 
 pub(crate) fn prefix(network: &str, len: u8) -> Prefix {

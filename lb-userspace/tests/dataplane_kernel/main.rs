@@ -9,4 +9,5 @@ mod lab;
 mod adopt;
 mod foreign;
 mod hooks;
+mod offloads;
 mod traffic;

@@ -154,18 +154,25 @@ fn a_member_that_resolves_to_nothing_is_named() {
 }
 
 #[test]
-fn an_interface_that_is_not_there_is_named() {
+fn configtest_warns_of_an_interface_that_is_not_there() {
     let a = Member::start("a");
     let sluice = Sluice::prepare(&[&a]);
     let text = sluice.config(&[&a]);
     sluice.write(&format!(
         "{text}<IfModule sluice_module>\nXDPInterface nosuch0\n</IfModule>\n"
     ));
-    let said = refused(&sluice, &[], 1);
-    assert!(said.contains("nosuch0"), "{said}");
-    // What needs no interface starts without one.
-    let mut sluice = sluice;
-    sluice.run();
+    let file = sluice.file();
+    let output = sluice
+        .command(&["configtest", "-f"])
+        .arg(&file)
+        .output()
+        .expect("configtest");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    let warned =
+        |line: &str| line.starts_with("warning: ") && line.contains("XDPInterface nosuch0");
+    assert!(said.lines().any(warned), "{said}");
+    assert!(said.contains("Syntax OK"), "{said}");
 }
 
 #[test]

@@ -381,6 +381,13 @@ impl SteerTables for Model {
         left
     }
 
+    fn is_spent(&self, what: Spend, limit: u32, beat: u32) -> bool {
+        let spent = self.tracked.spent.borrow();
+        spent
+            .get(&(what as u8))
+            .is_some_and(|(of, count)| *of == beat && *count >= limit)
+    }
+
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
         self.tracked.fragments.borrow().get(key).copied()
     }

@@ -80,6 +80,23 @@ fn answer(sent: &[u8], tcp_flags: u8) -> Vec<u8> {
     }
 }
 
+/// "Too big", about a frame, to its sender.
+fn error_about(frame: &[u8]) -> Vec<u8> {
+    let is_v4 = frame[12] == 8;
+    let (kind, ip) = if is_v4 { ((3, 4), 20) } else { ((2, 0), 40) };
+    let sender = if is_v4 {
+        std::net::Ipv4Addr::new(frame[26], frame[27], frame[28], frame[29]).to_string()
+    } else {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&frame[22..38]);
+        std::net::Ipv6Addr::from(bytes).to_string()
+    };
+    let router = if is_v4 { "192.0.2.254" } else { "2001:db8::fe" };
+    Packet::icmp(router, &sender, kind.0, kind.1)
+        .payload(&frame[14..14 + ip + 8])
+        .build()
+}
+
 /// Every case.
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -103,6 +120,13 @@ pub(super) fn cases() -> Vec<Case> {
                 (back(flags::SYN | flags::ACK), id, Reason::RETURNED),
                 (tcp(flags::ACK), id, Reason::STEERED),
                 (back(flags::ACK), id, Reason::RETURNED),
+                (error_about(&sent), id, Reason::RETURNED),
+                (error_about(&back(flags::ACK)), 0, Reason::VITAL),
+                (
+                    error_about(&answer(&tcp(flags::ACK), 0)),
+                    id,
+                    Reason::STEERED_ICMP,
+                ),
                 (tcp(flags::ACK | flags::FIN), id, Reason::STEERED),
                 (back(flags::ACK | flags::FIN), id, Reason::RETURNED),
                 (tcp(flags::ACK), id, Reason::STEERED),

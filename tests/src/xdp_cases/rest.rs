@@ -10,7 +10,7 @@ use lb_common::{
 
 use super::{
     CLIENT4, CLIENT6, Case, case,
-    steering::{VOICE, balancer_of, by, with_state},
+    steering::{SHOP4, SHOP6, VIP4, VIP6, VOICE, balancer_of, by, with_state},
 };
 use crate::{
     model::{Prefix, Setup, service},
@@ -21,6 +21,7 @@ use crate::{
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = quic();
     cases.extend(unpacking());
+    cases.extend(looping());
     cases
 }
 
@@ -154,6 +155,37 @@ fn packed(from: &str, to: &str, inner: &[u8], gue: bool, tos: u8) -> Vec<u8> {
         frame[15] |= tos << 4;
     }
     frame
+}
+
+/// What was sent to members comes back as it left; and other tunnels' packets, which do not matter.
+fn looping() -> Vec<Case> {
+    let inner = [
+        (Packet::tcp(CLIENT4, VIP4, flags::ACK).build(), SHOP4),
+        (Packet::tcp(CLIENT6, VIP6, flags::ACK).build(), SHOP6),
+    ];
+    let stranger = Packet::tcp(CLIENT4, "198.51.100.77:80", flags::ACK).build();
+    let mut cases = Vec::new();
+    for mode in [mode::IPIP, mode::GUE] {
+        let is_gue = mode == mode::GUE;
+        let setup = balancer_of(&by(mode), &["10.0.0.11"]);
+        let mut frames = Vec::new();
+        for (ours, member, others) in [
+            ("10.0.0.1:50000", "10.0.0.11:6080", "10.0.0.2:50000"),
+            ("[fd00::1]:50000", "[fd00::11]:6080", "[fd00::2]:50000"),
+        ] {
+            for (inner, service) in &inner {
+                let looped = packed(ours, member, inner, is_gue, 0);
+                frames.push((looped, *service, Reason::LOOPED));
+                let foreign = packed(others, member, inner, is_gue, 0);
+                frames.push((foreign, 0, Reason::NOT_A_SERVICE));
+            }
+            let other = packed(ours, member, &stranger, is_gue, 0);
+            frames.push((other, 0, Reason::NOT_A_SERVICE));
+        }
+        let name = format!("own packets come back, {}", mode::NAMES[usize::from(mode)]);
+        cases.push(case(&name, &setup, frames));
+    }
+    cases
 }
 
 fn unpacking() -> Vec<Case> {

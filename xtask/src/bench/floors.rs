@@ -40,10 +40,12 @@ pub(super) const SOURCES_16M: &str = "sources_16m";
 pub(super) const RESTORE: &str = "restore";
 /// Both at once: 65 536 sources.
 pub(super) const RESTORE_64K: &str = "restore_64k";
+/// Both at once: 1 048 576 sources.
+pub(super) const RESTORE_1M: &str = "restore_1m";
 /// Both at once: 16 777 216 sources.
 pub(super) const RESTORE_16M: &str = "restore_16m";
 
-const ALL: [&str; 9] = [
+const ALL: [&str; 10] = [
     PASS,
     DROP,
     PARSE,
@@ -52,6 +54,7 @@ const ALL: [&str; 9] = [
     SOURCES_16M,
     RESTORE,
     RESTORE_64K,
+    RESTORE_1M,
     RESTORE_16M,
 ];
 
@@ -267,6 +270,7 @@ fn assemble() -> Result<Vec<u8>> {
         (SOURCES_16M, programs::changing(Range::Low24)),
         (RESTORE, programs::restoring(Range::One)),
         (RESTORE_64K, programs::restoring(Range::Low16)),
+        (RESTORE_1M, programs::restoring(Range::Low20)),
         (RESTORE_16M, programs::restoring(Range::Low24)),
     ];
     // Fragments allowed, as in the object: a tail call goes between programs of one kind only.

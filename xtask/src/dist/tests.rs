@@ -15,19 +15,9 @@ fn listed(archive: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-#[test]
-#[ignore = "builds for release: minutes"]
-fn archive_holds_what_a_package_needs_and_is_the_same_again() -> Result<()> {
-    let root = lab::workspace_root();
-    // Kept, so that the next run builds only what has changed.
-    let dist = root.join("target/dist-test");
-    let plain = Arguments {
-        no_pgo: true,
-        profile: None,
-        seconds: 1,
-    };
-    let archive = build(&root, &dist, &plain)?;
-    let names = listed(&archive);
+/// All that a package needs, each file as SHA256SUMS says, and a program that runs.
+fn is_whole(archive: &Path) -> Result<()> {
+    let names = listed(archive);
     for name in [
         "bin/sluice",
         "share/man/man1/sluice.1",
@@ -46,7 +36,7 @@ fn archive_holds_what_a_package_needs_and_is_the_same_again() -> Result<()> {
         assert!(names.contains(name), "{name} is missing of {names:?}");
     }
     assert!(!names.iter().any(|name| name.contains("profraw")));
-    let first = sha256(&archive)?;
+    let first = sha256(archive)?;
     let sum = fs::read_to_string(archive.with_extension("gz.sha256"))?;
     assert!(sum.starts_with(&first), "{sum}");
 
@@ -55,7 +45,7 @@ fn archive_holds_what_a_package_needs_and_is_the_same_again() -> Result<()> {
     exec::run(
         Command::new("tar")
             .arg("-xzf")
-            .arg(&archive)
+            .arg(archive)
             .arg("-C")
             .arg(out.path()),
     )?;
@@ -77,8 +67,46 @@ fn archive_holds_what_a_package_needs_and_is_the_same_again() -> Result<()> {
     }
     let said = exec::output(Command::new(tree.join("bin/sluice")).arg("--version"));
     assert_eq!(said.as_deref().map(str::trim), Some("sluice 0.1.0"));
+    Ok(())
+}
 
+#[test]
+#[ignore = "builds for release: minutes"]
+fn archive_holds_what_a_package_needs_and_is_the_same_again() -> Result<()> {
+    let root = lab::workspace_root();
+    // Kept, so that the next run builds only what has changed.
+    let dist = root.join("target/dist-test");
+    let plain = Arguments {
+        no_pgo: true,
+        profile: None,
+        seconds: 1,
+    };
+    let archive = build(&root, &dist, &plain)?;
+    is_whole(&archive)?;
+    let first = sha256(&archive)?;
     assert_eq!(sha256(&build(&root, &dist, &plain)?)?, first);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs a built sluice"]
+fn what_is_built_already_packs_whole_and_the_same_again() -> Result<()> {
+    let Ok(program) = lab::sluice::program() else {
+        return lab::skip("no sluice is built beside this test");
+    };
+    let dist = tempfile::tempdir()?;
+    let place = Place {
+        root: lab::workspace_root(),
+        dist: dist.path().to_owned(),
+        build: dist.path().to_owned(),
+        triple: host()?,
+        epoch: epoch()?,
+    };
+    let pack = || archive::pack(&place, &program, &json!({}), false);
+    let archive = pack()?;
+    is_whole(&archive)?;
+    let first = sha256(&archive)?;
+    assert_eq!(sha256(&pack()?)?, first);
     Ok(())
 }
 

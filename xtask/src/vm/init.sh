@@ -71,11 +71,16 @@ done
 # ---- hosts
 
 host() { # NAME CARD LAST-BYTE
+    local own there=
+    own=$(readlink /proc/self/ns/net)
     unshare -n sleep 100000 &
     eval "$1=$!"
-    until [ "$(readlink /proc/$!/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do usleep 10000; done
-    ip link set "$2" netns $!
-    at "$1" address "$2" "$3"
+    # Empty: it cannot be read, or not yet.
+    until [ -n "$there" ] && [ "$there" != "$own" ]; do
+        usleep 10000
+        there=$(readlink /proc/$!/ns/net)
+    done
+    ip link set "$2" netns $! && at "$1" address "$2" "$3"
 }
 
 at() { # NAME COMMAND...: in that host
@@ -112,20 +117,23 @@ taken() { # TUNNEL: it took packets apart
 FUNCTIONS
 
 . /functions true
-address eth0 1
-host client eth1 10
-host a eth2 21
-host b eth3 22
-at client ip route add $VIP via 192.0.2.1
-at client ip route add 2001:db8:100::/64 via 2001:db8::1
-for name in a b; do
-    at $name shared $VIP/32 $SIX/128 $MIXED/128
-    mkdir -p /www/$name/cgi-bin
-    echo $name >/www/$name/name
-    printf '#!/bin/sh\nprintf "Content-Type: text/plain\\r\\n\\r\\n"\nwc -c\n' >/www/$name/cgi-bin/count
-    chmod 755 /www/$name/cgi-bin/count
-    at $name httpd -p 8080 -h /www/$name
-done
+
+member() { # NAME
+    at $1 shared $VIP/32 $SIX/128 $MIXED/128
+    mkdir -p /www/$1/cgi-bin
+    echo $1 >/www/$1/name
+    printf '#!/bin/sh\nprintf "Content-Type: text/plain\\r\\n\\r\\n"\nwc -c\n' >/www/$1/cgi-bin/count
+    chmod 755 /www/$1/cgi-bin/count
+    at $1 httpd -p 8080 -h /www/$1
+}
+
+hosts() {
+    address eth0 1 && host client eth1 10 && host a eth2 21 && host b eth3 22 &&
+        at client ip route add $VIP via 192.0.2.1 &&
+        at client ip route add 2001:db8:100::/64 via 2001:db8::1 &&
+        member a && member b
+}
+check "client and members are there" hosts
 
 # ---- sluice
 

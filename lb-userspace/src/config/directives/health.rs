@@ -121,6 +121,16 @@ pub(super) fn set(
                 _ => return Err(wrong("Unknown method")),
             };
         }
+        "hcpath" => match value.to_ascii_lowercase().as_str() {
+            "direct" => {}
+            "tunnel" => {
+                let why = "hcpath=tunnel cannot be had: a member answers a check that comes through the \
+                           tunnel as the VIP, which this host may hold itself and then takes for forged; \
+                           use hcpath=direct, and a check on the VIP from elsewhere";
+                return Err(wrong(why));
+            }
+            _ => return Err(wrong("hcpath must be direct")),
+        },
         "hcinterval" => {
             let interval = value::time(value, Unit::Seconds)
                 .ok_or_else(|| wrong("Unparse-able hcinterval setting"))?;

@@ -357,7 +357,8 @@ fn set_member_key(
             member.ramp_up = Some(seconds(call, index, value, 1, why)?);
         }
         "upgrade" => member.upgrade = upgrade(value)?,
-        "hcmethod" | "hcinterval" | "hcpasses" | "hcfails" | "hcuri" | "hcexpr" | "hctemplate" => {
+        "hcmethod" | "hcinterval" | "hcpasses" | "hcfails" | "hcuri" | "hcexpr" | "hctemplate"
+        | "hcpath" => {
             super::health::set(call, &mut member.health, key, value)?;
         }
         lower if MEMBER_KEYS_NOT_YET.contains(&lower) => {
@@ -477,9 +478,10 @@ pub(super) const MEMBER_KEYS: &[Key] = &[
     ("hcuri", "", "what is added to the member's path for OPTIONS, HEAD and GET; under 64 bytes"),
     ("hcexpr", "", "name of the ProxyHCExpr that says whether an answer is a success; without: status 200 to 399"),
     ("hctemplate", "", "name of the ProxyHCTemplate whose keys are taken over"),
+    ("hcpath", "direct", "the way of a check to the member: direct, to its own address; ours"),
 ];
 /// Keys of a member that this version refuses.
-pub(super) const MEMBER_KEYS_NOT_YET: &[&str] = &["hcpath"];
+pub(super) const MEMBER_KEYS_NOT_YET: &[&str] = &[];
 /// Keys of a balancer.
 #[rustfmt::skip] // One row a line: it is read as a table.
 pub(super) const BALANCER_KEYS: &[Key] = &[

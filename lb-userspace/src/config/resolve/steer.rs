@@ -54,6 +54,7 @@ pub(super) fn resolve(
             at: own.mark.place(),
         });
     }
+    notice_checks(draft, balancers, &steers);
     check_routes(draft, names, balancers);
     warn_unused(draft, balancers, &steers);
     check_interfaces(draft, &steers);
@@ -233,6 +234,43 @@ fn notice_method(draft: &mut Draft<'_>, own: &SteerDraft) {
         );
         let at = own.balancer_mark.at();
         draft.reports.push(Severity::Notice, at, message, "");
+    }
+}
+
+/// Where members without a port are checked, and how those of UDP are, where it can be asked.
+fn notice_checks(draft: &mut Draft<'_>, balancers: &[Balancer], steers: &[Steer]) {
+    for (index, balancer) in balancers.iter().enumerate() {
+        let checked = |member: &&Member| is_l4_alone(member) && member.health.check.is_some();
+        let mut of_balancer = steers.iter().filter(|steer| steer.balancer == index);
+        let Some(first) = of_balancer.next() else {
+            continue;
+        };
+        let several = first.first_port != first.last_port || of_balancer.next().is_some();
+        let mut members = balancer.members.iter().filter(checked);
+        let udp = |member: &Member| member.scheme == Scheme::Udp;
+        let portless = |member: &Member| member.port == 0 && several;
+        let Some(member) = members.find(|member| udp(member) || portless(member)) else {
+            continue;
+        };
+        let port = match member.port {
+            0 => first.first_port,
+            port => port,
+        };
+        let message = if udp(member) {
+            format!(
+                "balancer://{}: checks of udp:// members are made by TCP, to port {port}",
+                balancer.name
+            )
+        } else {
+            format!(
+                "balancer://{}: members without a port are checked at port {port}, the first of the \
+                 first SteerPass",
+                balancer.name
+            )
+        };
+        draft
+            .reports
+            .push_line(Severity::Notice, &member.at, message, "");
     }
 }
 

@@ -308,17 +308,14 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
         ],
     ),
     (
-        "Listen 80\n<Proxy balancer://b>\nBalancerMember http://h hcpath=direct ping=0 rampup=0\n</Proxy>",
+        "Listen 80\n<Proxy balancer://b>\nBalancerMember http://h hcpath=direct ping=0 rampup=0\nBalancerMember http://i hcpath=sideways\n</Proxy>",
         &[
-            (
-                3,
-                "member key 'hcpath' is not supported by this version of sluice",
-            ),
             (
                 3,
                 "BalancerMember Ping/Pong timeout must be at least one millisecond",
             ),
             (3, "BalancerMember rampup must be at least one second"),
+            (4, "BalancerMember hcpath must be direct"),
         ],
     ),
     (

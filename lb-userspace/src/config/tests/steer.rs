@@ -55,6 +55,31 @@ fn every_parameter_is_taken_in_any_case() {
 }
 
 #[test]
+fn where_members_without_a_port_are_checked_is_told() {
+    let said = |members: &str, steers: &str| {
+        let text = format!(
+            "XDPInterface eth0\nListen 81\n<Proxy balancer://n>\n{members}\n</Proxy>\n{steers}"
+        );
+        let loaded = read(text.as_str());
+        assert!(loaded.spec.is_some(), "{text}: {:?}", loaded.reports);
+        (loaded.reports.iter().map(Report::render))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let tcp = "BalancerMember tcp://10.0.0.1 hcmethod=TCP hcpath=direct";
+    let one = said(tcp, "SteerPass tcp://192.0.2.1:8443 balancer://n");
+    assert!(!one.contains("are checked"), "there is one port: {one}");
+    let range = said(tcp, "SteerPass tcp://192.0.2.1:8443-8450 balancer://n");
+    assert!(
+        range.contains("members without a port are checked at port 8443"),
+        "{range}"
+    );
+    let udp = "BalancerMember udp://10.0.0.1 hcmethod=TCP";
+    let udp = said(udp, "SteerPass udp://192.0.2.1:53 balancer://n");
+    assert!(udp.contains("made by TCP, to port 53"), "{udp}");
+}
+
+#[test]
 fn ranges_and_udp_take_members_without_a_port() {
     let text = "XDPInterface eth0\n<Proxy balancer://u>\nBalancerMember udp://10.0.0.21\n</Proxy>\n\
         SteerPass udp://192.0.2.1:5000-5099 balancer://u hash=quic:4 forward=ipip\n\
@@ -229,7 +254,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "BalancerMember balancer://c tcp://10.0.0.1:1 hcpath=tunnel",
-        "member key 'hcpath' is not supported",
+        "hcpath=tunnel cannot be had: a member answers",
     ),
     (
         "<Proxy balancer://n>\nBalancerMember tcp://10.0.0.1\n</Proxy>\nSteerPass tcp://192.0.2.1:8443 balancer://n forward=nat",

@@ -1,12 +1,12 @@
 //! System calls for which neither aya nor rustix has a safe wrapper: what a pin is, which interface
-//! a link is on, what a network driver can do, when a connection is handed over.
+//! a link is on, when a connection is handed over. Network drivers are asked in `ethtool.rs`.
 
 use std::{
     ffi::CString,
     io,
     net::TcpListener,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -307,124 +307,6 @@ pub(in crate::dataplane) fn keep_descriptors_to_ourselves() -> io::Result<()> {
     }
 }
 
-/// Features that the old `ETHTOOL_GFLAGS` tells about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::dataplane) struct EthtoolFlags {
-    /// Large receive offload is on.
-    pub(in crate::dataplane) lro: bool,
-    /// The NIC takes VLAN tags off before XDP sees the frame.
-    pub(in crate::dataplane) rx_vlan: bool,
-}
-
-const ETHTOOL_GDRVINFO: u32 = 0x0000_0003;
-const ETHTOOL_GFLAGS: u32 = 0x0000_0025;
-const ETHTOOL_GCHANNELS: u32 = 0x0000_003c;
-const ETH_FLAG_RXVLAN: u32 = 1 << 8;
-const ETH_FLAG_LRO: u32 = 1 << 15;
-
-/// `struct ethtool_value`.
-#[repr(C)]
-#[derive(Default)]
-struct EthtoolValue {
-    command: u32,
-    data: u32,
-}
-
-/// `struct ethtool_channels`.
-#[repr(C)]
-#[derive(Default)]
-struct EthtoolChannels {
-    command: u32,
-    maxima: [u32; 4],
-    rx: u32,
-    tx: u32,
-    other: u32,
-    combined: u32,
-}
-
-/// `struct ethtool_drvinfo`: 196 bytes, of which the driver's name is wanted.
-#[repr(C)]
-struct EthtoolDriver {
-    command: u32,
-    driver: [u8; 32],
-    rest: [u8; 160],
-}
-
-/// An ethtool request on an interface of this network namespace.
-fn ethtool<T>(interface: &str, request: &mut T) -> io::Result<()> {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
-    // SAFETY: an all-zero `ifreq` is a value.
-    let mut ifreq: libc::ifreq = unsafe { std::mem::zeroed() };
-    let name = interface.as_bytes();
-    if name.len() >= ifreq.ifr_name.len() {
-        return Err(io::Error::from(io::ErrorKind::InvalidInput));
-    }
-    for (to, from) in ifreq.ifr_name.iter_mut().zip(name) {
-        *to = from.cast_signed() as libc::c_char;
-    }
-    ifreq.ifr_ifru.ifru_data = std::ptr::from_mut(request).cast();
-    // SAFETY: the name is terminated (the rest of `ifr_name` is zero) and `ifru_data` points to a
-    // request of the size that its command names, alive until the call returns.
-    let done = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCETHTOOL, &mut ifreq) };
-    if done < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
-}
-
-/// Offloads of an interface.
-pub(in crate::dataplane) fn ethtool_flags(interface: &str) -> io::Result<EthtoolFlags> {
-    let mut value = EthtoolValue {
-        command: ETHTOOL_GFLAGS,
-        data: 0,
-    };
-    ethtool(interface, &mut value)?;
-    Ok(EthtoolFlags {
-        lro: value.data & ETH_FLAG_LRO != 0,
-        rx_vlan: value.data & ETH_FLAG_RXVLAN != 0,
-    })
-}
-
-/// Receive queues of an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::dataplane) struct Channels {
-    /// In use, those that are combined with a send queue included.
-    pub(in crate::dataplane) rx: u32,
-    /// As many as there can be.
-    pub(in crate::dataplane) most: u32,
-    /// They are combined with send queues.
-    pub(in crate::dataplane) combined: bool,
-}
-
-/// Receive queues of an interface whose driver tells.
-pub(in crate::dataplane) fn channels(interface: &str) -> io::Result<Channels> {
-    let mut channels = EthtoolChannels {
-        command: ETHTOOL_GCHANNELS,
-        ..EthtoolChannels::default()
-    };
-    ethtool(interface, &mut channels)?;
-    // In the order of the fields below them: rx, tx, other, combined.
-    let [rx, _, _, combined] = channels.maxima;
-    Ok(Channels {
-        rx: channels.rx + channels.combined,
-        most: rx.max(combined),
-        combined: combined > 0,
-    })
-}
-
-/// Name of an interface's driver.
-pub(in crate::dataplane) fn driver(interface: &str) -> io::Result<String> {
-    let mut info = EthtoolDriver {
-        command: ETHTOOL_GDRVINFO,
-        driver: [0; 32],
-        rest: [0; 160],
-    };
-    ethtool(interface, &mut info)?;
-    let name = info.driver.split(|b| *b == 0).next().unwrap_or_default();
-    Ok(String::from_utf8_lossy(name).into_owned())
-}
-
 /// Keeps connections in the kernel until their clients have sent something, for about so many
 /// seconds (tcp(7), `TCP_DEFER_ACCEPT`). `socket`: one that listens or will.
 pub fn defer_accept(socket: BorrowedFd<'_>, seconds: u32) -> io::Result<()> {
@@ -469,5 +351,3 @@ pub fn watch_listener(socket: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
     // before.
     Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
 }
-
-const _: () = assert!(size_of::<EthtoolDriver>() == 196 && size_of::<EthtoolChannels>() == 36);

@@ -171,6 +171,7 @@ fn encapsulate(code: &mut Code, length: i16) {
 pub(super) enum Range {
     One,
     Low16,
+    Low20,
     Low24,
 }
 
@@ -189,11 +190,16 @@ fn vary(code: &mut Code, range: Range, frame: u8) {
         .copy(r::TWO, r::A)
         .xor(r::TWO, 0xffff)
         .store(Size::Two, frame, at::IDENTIFICATION, r::TWO);
-    if matches!(range, Range::Low24) {
+    if matches!(range, Range::Low20 | Range::Low24) {
+        let mask = if matches!(range, Range::Low20) {
+            0x0f
+        } else {
+            0xff
+        };
         let same = code.jump_unless(r::A, 0);
         code.load(Size::One, r::A, frame, high)
             .add(r::A, 1)
-            .and(r::A, 0xff)
+            .and(r::A, mask)
             .store(Size::One, frame, high, r::A)
             .xor(r::A, 0xff)
             .store(Size::One, frame, at::TOS, r::A)

@@ -13,12 +13,14 @@ use lb_common::{
 use crate::bench::floors;
 
 /// Whose packets a row sends.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Sources {
     /// The same packet again and again.
     One,
     /// 65 536 sources in turn, all of them entered before.
     Known,
+    /// 1 048 576 sources in turn, all of them entered before as far as there was room.
+    Million,
     /// A source that was never seen, or not for 16 million packets, with each.
     New,
 }
@@ -34,8 +36,10 @@ pub(super) struct Row {
     pub(super) reason: Reason,
     /// Packets at the beginning that end otherwise.
     pub(super) first_others: u64,
-    /// A reason that packets may end with as well.
-    pub(super) also: Option<Reason>,
+    /// Reasons that packets may end with as well.
+    pub(super) also: &'static [Reason],
+    /// Whether all CPUs of two run it at once.
+    pub(super) is_twice: bool,
     /// Whether it wants the flow tables of `steering`'s size.
     pub(super) is_large: bool,
     /// Whether the program changes the packet, which then is restored after each.
@@ -50,6 +54,11 @@ const PREFIXES: u32 = 1000;
 /// The packet that floors run on: what most rows send.
 pub(super) fn frame_of_floors() -> Vec<u8> {
     Packet::tcp(CLIENT4, SERVER4, flags::ACK).build()
+}
+
+/// A packet of nobody's service.
+pub(super) fn other_frame() -> Vec<u8> {
+    Packet::tcp(CLIENT4, "198.51.100.7:22", flags::ACK).build()
 }
 
 /// Every row, in the order of the table.
@@ -73,7 +82,8 @@ pub(super) fn all() -> Vec<Row> {
         service,
         reason,
         first_others: 0,
-        also: None,
+        also: &[],
+        is_twice: false,
         is_large: false,
         rewrites: false,
     };
@@ -91,7 +101,7 @@ pub(super) fn all() -> Vec<Row> {
         row(
             "no service's, IPv4 TCP",
             &host(),
-            &Packet::tcp(CLIENT4, "198.51.100.7:22", flags::ACK).build(),
+            &other_frame(),
             0,
             Reason::NOT_A_SERVICE,
         ),

@@ -2,7 +2,7 @@
 //! packet that the ring alone steers are told apart by their verdicts.
 
 use lab::{
-    model::Setup,
+    model::{Setup, forwarded},
     packet::{Packet, flags},
     xdp_cases::{
         CLIENT4, CLIENT6,
@@ -17,11 +17,14 @@ use crate::bench::floors;
 
 /// Sets of the flow tables: as many flows as the minimal balancer's table holds.
 pub(super) const SETS: u32 = 1 << 18;
+/// The same for the row of a million flows, of which they fill half.
+pub(super) const MORE_SETS: u32 = 1 << 19;
 /// Entries of the table of rewritten connections.
 pub(super) const NAT: u32 = 1 << 16;
 
 const MEMBERS: [&str; 4] = ["10.0.0.11", "10.0.0.12", "10.0.0.13", "10.0.0.14"];
 
+/// The setup for tables of this size.
 fn sized(mut setup: Setup) -> Setup {
     (setup.steering.sets, setup.steering.nat) = (SETS, NAT);
     if setup.steering.inserts > 1 {
@@ -46,19 +49,30 @@ fn row(name: &'static str, setup: &Setup, packet: &Packet, service: u16, reason:
         reason,
         // A hit begins with the packet that enters the flow.
         first_others: u64::from(reason == Reason::STEERED),
-        also: None,
+        also: &[],
+        is_twice: false,
         is_large: true,
         rewrites: true,
     }
 }
+
+/// The row that runs on both CPUs at once.
+pub(super) const TWICE: &str = "ipip: known flow, IPv4, two CPUs at once";
+/// The same on one.
+pub(super) const ONCE: &str = "ipip: known flow, IPv4";
 
 /// Every row.
 pub(super) fn all() -> Vec<Row> {
     let tcp = |flags| Packet::tcp(CLIENT4, VIP4, flags);
     let (ack, syn) = (tcp(flags::ACK), tcp(flags::SYN));
     let udp = Packet::udp(CLIENT4, "203.0.113.80:5000", 18);
+    let sip = Packet::udp(CLIENT4, "203.0.113.80:5060", 18);
     let v6 = Packet::tcp(CLIENT6, VIP6, flags::ACK);
     let ipip = balancer_of(&by(mode::IPIP), &MEMBERS);
+    let mut one_port = ipip.clone();
+    one_port
+        .services
+        .push(forwarded(VOICE, "203.0.113.80", 5060, 17, 1));
     let (known, new, ring) = (
         Reason::STEERED,
         Reason::STEERED_NEW,
@@ -80,11 +94,28 @@ pub(super) fn all() -> Vec<Row> {
     let too_big = Packet::icmp("192.0.2.254", "203.0.113.80", 3, 4).payload(&quote);
     let later = Packet::raw(CLIENT4, VIP4, 6, &[9; 40]).fragment(9, false);
     let mut rows = vec![
-        row("ipip: known flow, IPv4", &ipip, &ack, SHOP4, known),
+        row(ONCE, &ipip, &ack, SHOP4, known),
         of(
             Sources::Known,
             row("ipip: 65 536 known flows", &ipip, &ack, SHOP4, known),
         ),
+        {
+            let mut row = Row {
+                // Which of them found no place in the table the row below says.
+                also: &[Reason::STEERED_BY_RING, Reason::STEERED_NEW],
+                first_others: 0,
+                ..of(
+                    Sources::Million,
+                    row("ipip: 1 048 576 known flows", &ipip, &ack, SHOP4, known),
+                )
+            };
+            row.setup.steering.sets = MORE_SETS;
+            row
+        },
+        Row {
+            is_twice: true,
+            ..row(TWICE, &ipip, &ack, SHOP4, known)
+        },
         row("ipip: SYN of a known flow", &ipip, &syn, SHOP4, known),
         of(
             Sources::New,
@@ -107,12 +138,13 @@ pub(super) fn all() -> Vec<Row> {
             ),
         ),
         Row {
-            also: Some(new),
+            also: &[Reason::STEERED_NEW],
             ..of(
                 Sources::New,
                 row("ipip: SYN flood beyond the cap", &scarce, &syn, SHOP4, ring),
             )
         },
+        row("ipip: known UDP flow", &one_port, &sip, VOICE, known),
         row(
             "ipip: known UDP flow, of a range",
             &ipip,
@@ -163,9 +195,6 @@ pub(super) fn all() -> Vec<Row> {
         },
     ];
     let nat = translator(&MEMBERS, 1000);
-    rows.push(Row {
-        also: None,
-        ..row("nat: SYN of a known flow", &nat, &syn, SHOP4, known)
-    });
+    rows.push(row("nat: SYN of a known flow", &nat, &syn, SHOP4, known));
     rows
 }

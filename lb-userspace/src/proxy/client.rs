@@ -25,7 +25,7 @@ use super::{
     vhost::{self, BadHost},
     wheel::{Alarm, TICK},
 };
-use crate::config::spec::ReadTimeout;
+use crate::{config::spec::ReadTimeout, telemetry::access::address};
 
 pub(crate) mod h2;
 pub(super) mod task;
@@ -117,6 +117,54 @@ pub(crate) struct Asked {
     /// As it stands in the Host field, or in an absolute target. A copy: the field itself would
     /// keep hyper's read buffer.
     pub(crate) value: HeaderValue,
+}
+
+impl Asked {
+    /// Reads a Host field's value. `None`: it is empty.
+    fn read(value: &[u8]) -> Result<Option<Self>, BadHost> {
+        let Some(name) = vhost::normalise(value)? else {
+            return Ok(None);
+        };
+        let port = std::str::from_utf8(value)
+            .ok()
+            .and_then(|text| text.rsplit_once(':'))
+            .and_then(|(_, port)| port.parse().ok());
+        Ok(Some(Self {
+            name,
+            port,
+            value: HeaderValue::from_bytes(value).map_err(|_| BadHost)?,
+        }))
+    }
+}
+
+/// Hosts that were asked for lately on whichever connection: few names are asked for again and
+/// again, and each new connection would read its own anew. One for each place, so that whoever asks
+/// for many names displaces others' and no more.
+#[derive(Default)]
+pub(crate) struct KnownHosts([RefCell<Option<Rc<Asked>>>; 16]);
+
+impl KnownHosts {
+    /// Longest value that is remembered, bytes.
+    const LONGEST: usize = 255;
+
+    fn asked(&self, value: &[u8]) -> Result<Option<Rc<Asked>>, BadHost> {
+        // Names of one server differ in their beginnings more than in their ends.
+        let ahead = value.iter().take(8);
+        let place = ahead.fold(value.len(), |sum, &byte| {
+            sum.wrapping_mul(31).wrapping_add(usize::from(byte))
+        });
+        let mut known = self.0[place % self.0.len()].borrow_mut();
+        if let Some(asked) = &*known
+            && asked.value.as_bytes() == value
+        {
+            return Ok(Some(Rc::clone(asked)));
+        }
+        let asked = Asked::read(value)?.map(Rc::new);
+        if asked.is_some() && value.len() <= Self::LONGEST {
+            known.clone_from(&asked);
+        }
+        Ok(asked)
+    }
 }
 
 /// Timeouts that hold before a virtual host is known.
@@ -302,47 +350,46 @@ impl Client {
         if self.finished.borrow().is_empty() {
             return;
         }
-        let finished = std::mem::take(&mut *self.finished.borrow_mut());
+        let mut finished = self.finished.take();
         let sent = self.sent.get();
         let mut bytes = sent - self.sent_before.replace(sent);
-        for finished in finished {
-            finished.log(self, bytes);
+        for one in &finished {
+            one.log(self, bytes);
             bytes = 0;
         }
+        // Its room is for the next request's.
+        finished.clear();
+        self.finished.replace(finished);
     }
 
     /// The peer's address for X-Forwarded-For: made once, for it costs more than all else in that
     /// field.
     pub(crate) fn forwarded_for(&self) -> &HeaderValue {
         self.forwarded_for.get_or_init(|| {
-            let ip = self.peer.ip().to_canonical().to_string();
-            HeaderValue::try_from(ip).unwrap_or(HeaderValue::from_static("unknown"))
+            let mut text = Vec::with_capacity(15);
+            address(&mut text, self.peer.ip());
+            HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown"))
         })
     }
 
     /// What `value` asks for, read anew only if the request before asked for another. `None`: it
     /// is empty.
-    pub(crate) fn asked(&self, value: &[u8]) -> Result<Option<Rc<Asked>>, BadHost> {
+    pub(crate) fn asked(
+        &self,
+        value: &[u8],
+        known: &KnownHosts,
+    ) -> Result<Option<Rc<Asked>>, BadHost> {
         let mut last = self.asked.borrow_mut();
         if let Some(asked) = &*last
             && asked.value.as_bytes() == value
         {
             return Ok(Some(Rc::clone(asked)));
         }
-        let Some(name) = vhost::normalise(value)? else {
-            return Ok(None);
-        };
-        let port = std::str::from_utf8(value)
-            .ok()
-            .and_then(|text| text.rsplit_once(':'))
-            .and_then(|(_, port)| port.parse().ok());
-        let asked = Rc::new(Asked {
-            name,
-            port,
-            value: HeaderValue::from_bytes(value).map_err(|_| BadHost)?,
-        });
-        *last = Some(Rc::clone(&asked));
-        Ok(Some(asked))
+        let asked = known.asked(value)?;
+        if asked.is_some() {
+            last.clone_from(&asked);
+        }
+        Ok(asked)
     }
 
     /// Virtual hosts for this connection in generation `number`.

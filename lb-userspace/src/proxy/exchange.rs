@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{HeaderMap, Method, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version};
 use lb_common::member::MemberId;
 
 use super::{
@@ -25,15 +25,15 @@ use super::{
 };
 mod finished;
 
-use finished::Facts;
 pub(crate) use finished::Finished;
+use finished::{End, Facts};
 
 use crate::{
     balancer::{failover::Cause, feedback::Answer, sticky::Session},
     config::spec,
     dataplane::table::monotonic_ns,
     telemetry::{
-        access::{self, Connection},
+        access::{self, Connection, Format},
         counters::{Latency, Number},
         error_log,
     },
@@ -141,21 +141,31 @@ impl Exchange {
             if let Some(stream) = &stream {
                 stream.count_request(head);
             }
+            let no_values = |names: fn(&Format) -> &[HeaderName]| {
+                logs.iter().all(|log| names(&log.format).is_empty())
+            };
+            let wants_name = logs.iter().any(|log| log.format.wants().host_name);
             Box::new(Facts {
                 begun: SystemTime::now(),
                 method: head.method.clone(),
                 target: head.target.clone(),
                 version: head.version,
-                host_name: host_name.0.unwrap_or_default().to_owned(),
+                host_name: (host_name.0.filter(|_| wants_name))
+                    .unwrap_or_default()
+                    .to_owned(),
                 port: host_name.1,
                 refused: head.refused,
-                request: logs
-                    .iter()
-                    .map(|log| access::take_values(log.format.request_fields(), head.fields))
-                    .collect(),
+                request: if no_values(Format::request_fields) {
+                    Vec::new()
+                } else {
+                    logs.iter()
+                        .map(|log| access::take_values(log.format.request_fields(), head.fields))
+                        .collect()
+                },
                 response: Vec::new(),
                 fields: (logs.iter().any(HostLog::wants_fields))
                     .then(|| [head.fields.clone(), HeaderMap::new()]),
+                end: None,
             })
         });
         let log = error_log::Request {
@@ -213,7 +223,7 @@ impl Exchange {
             member,
             route_changed,
             session: session.cloned(),
-            target: self.facts.is_some().then(|| target.clone()),
+            target: self.wants_filename().then(|| target.clone()),
             line_bytes: 0,
             progress: None,
             link: None,
@@ -278,10 +288,15 @@ impl Exchange {
             if let Some(stream) = &self.stream {
                 stream.count_response(fields);
             }
-            facts.response = logs
+            if logs
                 .iter()
-                .map(|log| access::take_values(log.format.response_fields(), fields))
-                .collect();
+                .any(|log| !log.format.response_fields().is_empty())
+            {
+                facts.response = logs
+                    .iter()
+                    .map(|log| access::take_values(log.format.response_fields(), fields))
+                    .collect();
+            }
             if let Some([_, response]) = &mut facts.fields {
                 response.clone_from(fields);
             }
@@ -370,34 +385,35 @@ impl Exchange {
         if self.log.logged {
             self.client.log_mentions();
         }
-        let mut logs = self.host().logs.iter();
-        let finished = facts.map(|facts| Finished {
-            facts,
-            current: Rc::clone(&self.current),
-            host: self.host,
-            took,
-            status: self.status,
-            body_bytes: self.body_bytes,
-            received: self.received(),
-            keepalives: self.client.keepalives(),
-            connection,
-            log_id: if self.log.logged { self.log.id } else { 0 },
-            connection_log_id: self.client.log_id_if_mentioned(),
-            environment: if logs.clone().any(HostLog::wants_environment) {
-                self.variables()
-            } else {
-                Vec::new()
-            },
-            handler: if self.engaged.is_some() {
-                "proxy-server"
-            } else {
-                ""
-            },
-            filename: if logs.any(|log| log.format.wants().filename) {
-                self.filename()
-            } else {
-                String::new()
-            },
+        let finished = facts.map(|mut facts| {
+            facts.end = Some(End {
+                current: Rc::clone(&self.current),
+                host: self.host,
+                took,
+                status: self.status,
+                body_bytes: self.body_bytes,
+                received: self.received(),
+                keepalives: self.client.keepalives(),
+                connection,
+                log_id: if self.log.logged { self.log.id } else { 0 },
+                connection_log_id: self.client.log_id_if_mentioned(),
+                environment: if self.host().logs.iter().any(HostLog::wants_environment) {
+                    self.variables()
+                } else {
+                    Vec::new()
+                },
+                handler: if self.engaged.is_some() {
+                    "proxy-server"
+                } else {
+                    ""
+                },
+                filename: if self.wants_filename() {
+                    self.filename()
+                } else {
+                    String::new()
+                },
+            });
+            Finished(facts)
         });
         match &self.stream {
             None => self.client.response_done(finished),
@@ -556,6 +572,11 @@ impl Exchange {
             list.push(("BALANCER_ROUTE_CHANGED", "1".to_owned()));
         }
         list
+    }
+
+    fn wants_filename(&self) -> bool {
+        let mut logs = self.host().logs.iter();
+        logs.any(|log| log.format.wants().filename)
     }
 
     fn filename(&self) -> String {

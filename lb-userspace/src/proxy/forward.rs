@@ -154,7 +154,7 @@ async fn respond(
     let spec = &current.plan.spec;
 
     let asked = match &refusal {
-        None => asked_host(&client, &parts),
+        None => asked_host(&shard, &client, &parts),
         Some(_) => Ok(None),
     };
     let candidates = client.candidates(current.plan.number, || current.candidates(client.local));
@@ -398,15 +398,19 @@ struct Wishes {
 }
 
 /// Reads the host asked for: an absolute target wins over the Host field (RFC 9112 section 3.2.2).
-fn asked_host(client: &Client, parts: &Parts) -> Result<Option<Rc<Asked>>, vhost::BadHost> {
+fn asked_host(
+    shard: &Shard,
+    client: &Client,
+    parts: &Parts,
+) -> Result<Option<Rc<Asked>>, vhost::BadHost> {
     match parts.uri.authority() {
         Some(authority) => {
             // A target may name a user, a Host field may not.
             let host = authority.as_str().rsplit('@').next().unwrap_or_default();
-            client.asked(host.as_bytes())
+            client.asked(host.as_bytes(), &shard.hosts)
         }
         None => match parts.headers.get(header::HOST) {
-            Some(value) => client.asked(value.as_bytes()),
+            Some(value) => client.asked(value.as_bytes(), &shard.hosts),
             None => Ok(None),
         },
     }

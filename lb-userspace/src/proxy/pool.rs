@@ -11,23 +11,21 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::Poll,
     time::Duration,
 };
 
-use bytes::Bytes;
-use hyper::{
-    client::conn::http1::{self, SendRequest},
-    rt::{Read, ReadBufCursor, Write},
-};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http1::{self, SendRequest};
 use rustix::{io::Errno, net::RecvFlags};
 use tokio::{
-    io::{AsyncRead, ReadBuf},
     net::{TcpSocket, TcpStream, UnixStream},
     sync::Notify,
 };
 
+mod link;
+
+pub(crate) use self::link::Link;
+use self::link::LinkIo;
 use super::{
     body::RequestBody,
     plan::{Destination, Key, Place},
@@ -36,33 +34,6 @@ use super::{
     wheel::{Alarm, TICK},
 };
 use crate::telemetry::counters::Number;
-
-/// What a connection's user and its transport share.
-pub(crate) struct Link {
-    stream: RefCell<Line>,
-    /// Bytes received and sent.
-    pub(crate) received: Cell<u64>,
-    /// Bytes sent.
-    pub(crate) sent: Cell<u64>,
-    /// With so many bytes received the head of the response must have come.
-    head_bound: Cell<u64>,
-    /// Tick of the last byte either way.
-    pub(crate) moved: Cell<u64>,
-    /// Deadline of whoever uses the connection.
-    pub(crate) alarm: Alarm,
-    shard: Rc<Shard>,
-    place: Option<Place>,
-    /// What hyper had read behind a 101 when it let go of the connection.
-    leftover: Cell<Bytes>,
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.shard.tally.down(Number::Open);
-        self.place = None;
-        self.shard.pools.freed.notify_waiters();
-    }
-}
 
 /// One connection to a member.
 pub(crate) struct Upstream {
@@ -120,10 +91,6 @@ pub(crate) struct Pools {
 /// a packet on each side.
 const PIECE: usize = 80 << 10;
 
-/// Bytes of interim responses and the head after which a member's answer is none; hyper may read
-/// nearly [`PIECE`] of a body together with the head.
-const HEAD_BOUND: u64 = 128 << 10;
-
 /// Idle connections to a member beyond which those of other names than the last give way: with
 /// ProxyPreserveHost names are the clients' to invent.
 const SHARED_BY_NAMES: usize = 256;
@@ -138,7 +105,9 @@ impl Pools {
         // Over TLS a connection is for one name and one set of settings. Others stay: with
         // ProxyPreserveHost a member has many names.
         let at = idle.iter().rposition(|own| own.peer.as_ref() == peer)?;
-        Some(idle.remove(at))
+        let upstream = idle.remove(at);
+        upstream.link.rests.set(false);
+        Some(upstream)
     }
 
     /// Takes a connection back. Only what ended cleanly may come here.
@@ -150,7 +119,7 @@ impl Pools {
         }
         upstream.reused = true;
         upstream.idle_since = now;
-        upstream.link.alarm.clear();
+        upstream.link.rest(upstream.sender.is_ready());
         let index = upstream.key.id.0 as usize;
         let mut pools = self.idle.borrow_mut();
         if pools.len() <= index {
@@ -207,72 +176,10 @@ fn is_older(now: u64, since: u64, ttl: Option<Duration>) -> bool {
     })
 }
 
-impl Link {
-    /// The next bytes are a response's head: interim responses may not go on for ever.
-    pub(crate) fn expect_head(&self) {
-        let bound = self.received.get() + HEAD_BOUND;
-        self.head_bound.set(bound);
-    }
-
-    /// The head is there, what follows is bounded by whoever reads it.
-    pub(crate) fn head_came(&self) {
-        self.head_bound.set(u64::MAX);
-    }
-
-    /// What the member sent behind its 101.
-    pub(crate) fn take_leftover(&self) -> Bytes {
-        self.leftover.take()
-    }
-
-    /// Reads without hyper.
-    pub(crate) fn poll_read(
-        &self,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut Incoming(self)).poll_read(cx, buffer)
-    }
-
-    /// Writes without hyper.
-    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = self.stream.borrow_mut().poll_write(cx, bytes);
-        self.wrote(written)
-    }
-
-    /// Pending while TLS holds records.
-    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.borrow_mut().poll_flush(cx)
-    }
-
-    /// Tells the member that nothing more comes, and goes on reading.
-    pub(crate) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut stream = self.stream.borrow_mut();
-        ready!(stream.poll_flush(cx))?;
-        stream.say_goodbye(cx);
-        rustix::net::shutdown(stream.socket(), rustix::net::Shutdown::Write)?;
-        Poll::Ready(Ok(()))
-    }
-
-    /// The member shall see that the other side broke.
-    pub(crate) fn reset_on_close(&self) {
-        let stream = self.stream.borrow();
-        // Best effort: without it the member sees an ordinary end.
-        let _ = socket2::SockRef::from(&stream.socket()).set_linger(Some(Duration::ZERO));
-    }
-
-    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(count)) = written {
-            self.sent.set(self.sent.get() + count as u64);
-            self.moved.set(self.shard.wheel.now());
-        }
-        written
-    }
-
-    /// Whether somebody waits for a place with this member.
-    fn is_wanted(&self) -> bool {
-        self.place
-            .as_ref()
-            .is_some_and(|place| place.places().is_wanted())
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        // hyper is to see that nobody asks any more.
+        self.link.rests.set(false);
     }
 }
 
@@ -413,18 +320,7 @@ async fn connect(
         }
         None => return Err(ConnectError::TimedOut),
     };
-    shard.tally.up(Number::Open);
-    let link = Rc::new(Link {
-        stream: RefCell::new(stream),
-        received: Cell::new(0),
-        sent: Cell::new(0),
-        head_bound: Cell::new(u64::MAX),
-        moved: Cell::new(shard.wheel.now()),
-        alarm,
-        shard: Rc::clone(shard),
-        place: Some(place),
-        leftover: Cell::default(),
-    });
+    let link = Link::new(shard, stream, alarm, place);
     let io = LinkIo {
         link: Rc::clone(&link),
     };
@@ -436,7 +332,13 @@ async fn connect(
     let own = Rc::clone(&link);
     tokio::task::spawn_local(async move {
         let mut connection = connection;
-        match (&mut connection).await {
+        let ended = std::future::poll_fn(|cx| {
+            if own.sleeps(cx) {
+                return Poll::Pending;
+            }
+            Pin::new(&mut connection).poll(cx)
+        });
+        match ended.await {
             // For a tunnel, which waits for this task's turn.
             Ok(()) => own.leftover.set(connection.into_parts().read_buf),
             // Whoever uses the connection gets the error; on an idle one there is nobody to tell.
@@ -495,81 +397,6 @@ fn failed(error: io::Error) -> ConnectError {
 fn is_local(error: &io::Error) -> bool {
     let own = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     Errno::from_io_error(error).is_some_and(|errno| own.contains(&errno))
-}
-
-/// The transport of a connection to a member.
-struct LinkIo {
-    link: Rc<Link>,
-}
-
-impl Read for LinkIo {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.link.received.get() >= self.link.head_bound.get() {
-            let error = "no final response within 128 KiB";
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
-        }
-        // Straight into hyper's buffer: bodies are not copied on their way.
-        Pin::new(&mut TokioIo::new(Incoming(&self.link))).poll_read(cx, out)
-    }
-}
-
-/// The member's side of a link, counted.
-struct Incoming<'a>(&'a Link);
-
-impl AsyncRead for Incoming<'_> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let link = self.0;
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut *link.stream.borrow_mut()).poll_read(cx, buffer))?;
-        let count = (buffer.filled().len() - before) as u64;
-        link.received.set(link.received.get() + count);
-        link.moved.set(link.shard.wheel.now());
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Write for LinkIo {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.link.poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = {
-            let mut stream = self.link.stream.borrow_mut();
-            stream.poll_write_vectored(&self.link.shard, cx, slices)
-        };
-        self.link.wrote(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.link.stream.borrow_mut().poll_flush(cx)
-    }
-
-    /// The socket is closed when the connection's task ends; over TLS the member is told before.
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.link.stream.borrow_mut().say_goodbye(cx);
-        Poll::Ready(Ok(()))
-    }
 }
 
 #[cfg(test)]

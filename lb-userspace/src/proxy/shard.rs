@@ -25,7 +25,7 @@ use tracing::error;
 
 use super::{
     body::Progress,
-    client::{Client, Timeouts, h2, task},
+    client::{Client, KnownHosts, Timeouts, h2, task},
     manager::Office,
     plan::Plan,
     pool::Pools,
@@ -78,6 +78,8 @@ pub(crate) struct Shard {
     pub(crate) pools: Pools,
     /// Every read goes through it, small writes are joined in it.
     pub(crate) scratch: RefCell<Vec<u8>>,
+    /// Hosts that clients asked for.
+    pub(crate) hosts: KnownHosts,
     /// How far the upload of a request without a body is.
     pub(crate) no_upload: Rc<Progress>,
     current: RefCell<Option<Rc<Current>>>,
@@ -98,6 +100,8 @@ pub(crate) struct Current {
     pub(crate) plan: Arc<Plan>,
     logs: Vec<RefCell<Buffer>>,
     clock: RefCell<Clock>,
+    /// Room for the request line that is being logged.
+    pub(crate) line: RefCell<String>,
     candidates: RefCell<Option<(SocketAddr, Rc<[usize]>)>>,
 }
 
@@ -166,6 +170,7 @@ pub(crate) fn run(
         wheel: Wheel::new(),
         pools: Pools::default(),
         scratch: RefCell::new(vec![0; SCRATCH]),
+        hosts: KnownHosts::default(),
         no_upload: Progress::none(),
         current: RefCell::new(None),
         former: RefCell::new(Vec::new()),
@@ -290,6 +295,7 @@ impl Shard {
                 .map(|sink| RefCell::new(Buffer::new(sink.clone())))
                 .collect(),
             clock: RefCell::default(),
+            line: RefCell::default(),
             candidates: RefCell::default(),
             plan,
         });

@@ -12,7 +12,8 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use text::{address, cookie, escape, escaped, field, number};
+pub(crate) use text::address;
+use text::{cookie, escape, escaped, field, number};
 
 use super::{sink::Sink, writer};
 use crate::config::log_format::{self, Item};
@@ -37,6 +38,8 @@ pub struct Wants {
     pub environment: bool,
     /// [`Entry::filename`].
     pub filename: bool,
+    /// [`Entry::host_name`].
+    pub host_name: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -250,7 +253,10 @@ impl Format {
                 Tag::Filename
             }
             ("v", _) => Tag::ServerName,
-            ("V", _) => Tag::HostName,
+            ("V", _) => {
+                self.wants.host_name = true;
+                Tag::HostName
+            }
             ("p", Some("local")) => Tag::LocalPort,
             ("p", Some("remote")) => Tag::RemotePort,
             ("p", _) => Tag::CanonicalPort,

@@ -65,9 +65,14 @@ fn dead_reused_connection_has_its_get_sent_once_more() {
     });
     let lab = Lab::balancing(&[a.address]);
     let mut client = lab.client();
+    let fields = "X-Twice: 1\r\nX-Empty:\r\nX-Twice: 2\r\nCookie: a=\u{e9}\r\n";
     assert_eq!(client.get("/", "").text(), "0");
-    assert_eq!(client.get("/", "").text(), "2", "1 died, 2 is the replay");
+    let reply = client.get("/a%20b?c=d", fields).text();
+    assert_eq!(reply, "2", "1 died, 2 is the replay");
     assert_eq!(a.connections(), 2);
+    let seen = a.seen();
+    assert!(seen[1].head.contains("x-twice: 2\r\n") && seen[1].head.contains("cookie: a=\u{e9}"));
+    assert_eq!(seen[1].head, seen[2].head, "the same once more");
     assert!(lab.cell(0, 0).state().is_usable());
 }
 

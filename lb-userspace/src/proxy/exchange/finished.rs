@@ -26,11 +26,15 @@ pub(super) struct Facts {
     pub(super) response: Vec<Vec<Option<HeaderValue>>>,
     /// Every field of request and response, for conditions that may ask for any.
     pub(super) fields: Option<[HeaderMap; 2]>,
+    /// Once it is over.
+    pub(super) end: Option<End>,
 }
 
 /// A request that is over and waits for its log line until its last bytes were written.
-pub(crate) struct Finished {
-    pub(super) facts: Box<Facts>,
+pub(crate) struct Finished(pub(super) Box<Facts>);
+
+/// What its end adds.
+pub(super) struct End {
     pub(super) current: Rc<Current>,
     pub(super) host: usize,
     pub(super) took: std::time::Duration,
@@ -49,8 +53,11 @@ pub(crate) struct Finished {
 impl Finished {
     /// Writes the line to every log of the host. `sent`: bytes that went to the client.
     pub(crate) fn log(&self, client: &Client, sent: u64) {
-        let facts = &self.facts;
-        let host = &self.current.plan.hosts[self.host];
+        let facts = &self.0;
+        let Some(end) = &facts.end else {
+            return;
+        };
+        let host = &end.current.plan.hosts[end.host];
         let protocol = match facts.version {
             Version::HTTP_09 => "HTTP/0.9",
             Version::HTTP_10 => "HTTP/1.0",
@@ -58,24 +65,29 @@ impl Finished {
             Version::HTTP_3 => "HTTP/3.0",
             _ => "HTTP/1.1",
         };
-        let line = if facts.refused {
-            String::new()
+        // One room for all lines.
+        let mut line = end.current.line.take();
+        line.clear();
+        if facts.refused {
         } else if facts.target.authority().is_some() {
-            format!("{} {} {protocol}", facts.method, facts.target)
+            line = format!("{} {} {protocol}", facts.method, facts.target);
         } else {
             // Joined by hand: the formatting machinery costs more than the rest of the line.
             let target = facts.target.path_and_query();
-            let target = target.map_or("", |target| target.as_str());
-            [facts.method.as_str(), " ", target, " ", protocol].concat()
-        };
+            line.push_str(facts.method.as_str());
+            line.push(' ');
+            line.push_str(target.map_or("", |target| target.as_str()));
+            line.push(' ');
+            line.push_str(protocol);
+        }
         let decoded = path::decode(facts.target.path().as_bytes());
-        let spec_port = self.current.plan.spec.hosts[self.host].server_port;
+        let spec_port = end.current.plan.spec.hosts[end.host].server_port;
         for (at, log) in host.logs.iter().enumerate() {
             let entry = Entry {
                 remote: client.peer,
                 local: client.local,
                 begun: facts.begun,
-                took: self.took,
+                took: end.took,
                 request_line: &line,
                 method: if facts.refused {
                     ""
@@ -90,11 +102,11 @@ impl Finished {
                 query: facts.target.query(),
                 protocol,
                 // 499: the client went away before there was an answer.
-                status: if self.status == 0 { 499 } else { self.status },
-                body_bytes: self.body_bytes,
-                bytes_in: self.received,
+                status: if end.status == 0 { 499 } else { end.status },
+                body_bytes: end.body_bytes,
+                bytes_in: end.received,
                 bytes_out: sent,
-                filename: &self.filename,
+                filename: &end.filename,
                 server_name: &host.name,
                 host_name: if facts.host_name.is_empty() {
                     &host.name
@@ -105,14 +117,14 @@ impl Finished {
                     Some(_) => 443,
                     None => 80,
                 }),
-                keepalives: self.keepalives,
-                connection: self.connection,
-                request_fields: &facts.request[at],
+                keepalives: end.keepalives,
+                connection: end.connection,
+                request_fields: facts.request.get(at).map_or(&[], Vec::as_slice),
                 response_fields: facts.response.get(at).map_or(&[], Vec::as_slice),
-                log_id: self.log_id,
-                connection_log_id: self.connection_log_id,
-                handler: self.handler,
-                environment: &self.environment,
+                log_id: end.log_id,
+                connection_log_id: end.connection_log_id,
+                handler: end.handler,
+                environment: &end.environment,
             };
             let known = Known {
                 entry: &entry,
@@ -120,9 +132,10 @@ impl Finished {
                 is_tls: client.tls.is_some(),
             };
             if log.takes(&known) {
-                self.current.log(log.sink, &log.format, &entry);
+                end.current.log(log.sink, &log.format, &entry);
             }
         }
+        end.current.line.replace(line);
     }
 }
 

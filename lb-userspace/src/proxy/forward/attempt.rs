@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, client::conn::TrySendError};
 use tracing::error;
 
@@ -23,7 +23,7 @@ use crate::{
     proxy::{
         body::{BodyError, Held, Progress, RequestBody},
         exchange::Exchange,
-        fields,
+        fields::{self, BadFraming},
         pool::{self, ConnectError, Upstream},
         reason::Reason,
         tls::member::HandshakeError,
@@ -99,10 +99,11 @@ pub(super) async fn attempt(
             engaged.progress = Some(Rc::clone(&outgoing.progress));
         }
         let replayable = safe && upstream.reused && !replayed;
+        upstream.link.keep_head(replayable);
         let received = upstream.link.received.get();
         let sent = {
             // Nothing as large as a message is moved through another future.
-            let request = outgoing.request(replayable || held.is_some());
+            let request = outgoing.request(replayable);
             let sending = std::pin::pin!(upstream.sender.try_send_request(request));
             let (link, progress) = (&upstream.link, &outgoing.progress);
             answered(exchange, link, sending, timeout, progress, held.as_ref()).await
@@ -177,8 +178,10 @@ pub(super) async fn attempt(
             let failure = Failure::plain(StatusCode::GATEWAY_TIMEOUT);
             return Err(Attempt::Failed(failure.because(reason)));
         } else if silent {
+            let head = replayable.then(|| fields::read_again(&failed.link.kept()));
+            let again = head.flatten().map(|fields| outgoing.parts.headers = fields);
             let silence = Silence {
-                replayable,
+                replayable: again.is_some(),
                 client_reused: exchange.client.keepalives() > 0,
                 member_reused: failed.reused,
                 timed_out: failed.read_timed_out,
@@ -438,29 +441,23 @@ fn accept_response(
     }
     let spec = &exchange.current.plan.balancers[balancer].members[index].spec;
     let limit = spec.response_field_size as usize;
-    let length = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + 2 + value.len();
-    if response.headers().iter().any(|field| length(field) > limit) {
-        error!(
-            target: LOG,
-            reason = Reason::BadResponse.name(),
-            "[client {}] AH10124: header size is over the limit allowed by ResponseFieldSize ({limit} bytes), from {}",
-            exchange.client.peer, spec.url
-        );
-        return Err(Attempt::Failed(Failure::proxy(
-            StatusCode::BAD_GATEWAY,
-            "Error reading from remote server",
-        )));
-    }
-    match fields::check_framing(response.headers_mut()) {
+    match fields::check_framing(response.headers_mut(), limit) {
         Ok(clean) => upstream.reusable &= clean,
         Err(bad) => {
-            let member = &exchange.current.plan.balancers[balancer].members[index];
-            error!(
-                target: LOG,
-                reason = Reason::BadResponse.name(),
-                "[client {}] AH01106: bad response framing from {}: {bad}",
-                exchange.client.peer, member.spec.url
-            );
+            let (peer, url) = (exchange.client.peer, &spec.url);
+            let reason = Reason::BadResponse.name();
+            match bad {
+                BadFraming::TooLong => error!(
+                    target: LOG,
+                    reason,
+                    "[client {peer}] AH10124: header size is over the limit allowed by ResponseFieldSize ({limit} bytes), from {url}"
+                ),
+                BadFraming::Unknown(_) => error!(
+                    target: LOG,
+                    reason,
+                    "[client {peer}] AH01106: bad response framing from {url}: {bad}"
+                ),
+            }
             return Err(Attempt::Failed(Failure::proxy(
                 StatusCode::BAD_GATEWAY,
                 "Error reading from remote server",

@@ -110,20 +110,24 @@ impl<'a> Outgoing<'a> {
         })
     }
 
-    /// The request for one attempt. A body that is not wholly here is gone with it.
-    pub(super) fn request(&mut self, keep: bool) -> Request<RequestBody> {
+    /// The request for one attempt. Its fields are gone with it, unless the body is held back, and a
+    /// body that is not wholly here; `replayable`: the target is not.
+    pub(super) fn request(&mut self, replayable: bool) -> Request<RequestBody> {
         let mut request = Request::new(self.body.take());
         *request.method_mut() = self.parts.method.clone();
-        if keep {
-            *request.uri_mut() = self.parts.uri.clone();
-            *request.headers_mut() = self.parts.headers.clone();
-        } else {
-            *request.uri_mut() = std::mem::take(&mut self.parts.uri);
-            *request.headers_mut() = std::mem::take(&mut self.parts.headers);
-        }
         let own = match &self.body {
             RequestBody::Held(held) => Some(held.go()),
             _ => None,
+        };
+        *request.uri_mut() = if replayable || own.is_some() {
+            self.parts.uri.clone()
+        } else {
+            std::mem::take(&mut self.parts.uri)
+        };
+        *request.headers_mut() = if own.is_some() {
+            self.parts.headers.clone()
+        } else {
+            std::mem::take(&mut self.parts.headers)
         };
         let clients = if own.is_some() {
             self.go.clone()

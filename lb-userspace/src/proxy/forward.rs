@@ -162,7 +162,7 @@ async fn respond(
         Ok(Some(asked)) => (Some(asked.name.as_str()), asked.port),
         _ => (None, None),
     };
-    let host = vhost::select(&spec.hosts, &candidates, name);
+    let host = current.plan.names.select(&spec.hosts, &candidates, name);
     let head = Head {
         method: &parts.method,
         target: &parts.uri,
@@ -445,7 +445,7 @@ async fn forward(
     let decoded = rewritten.map_or(decoded, |path| path.to_vec().into());
     let routes = &exchange.host_spec().routes;
     let routed = match &exchange.ruling {
-        None => path::route(routes, raw, &decoded, slashes),
+        None => path::route(&exchange.host().routes, routes, raw, &decoded, slashes),
         Some(ruling) => match (&ruling.proxied, ruling.route) {
             (Some(proxied), _) => Routed::Balancer {
                 balancer: proxied.balancer,

@@ -1,7 +1,7 @@
 //! From a request's target to the path that a member is asked for: decoding, normalising, prefix
 //! rules and re-encoding (apache.md 3.1). Pure.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashMap};
 
 use crate::{
     config::spec::{Route, Slashes, Target},
@@ -177,15 +177,70 @@ pub fn find(routes: &[Route], decoded: &[u8]) -> Option<usize> {
     })
 }
 
+/// Routes by the first segment of their paths: a request is compared with those of its own segment
+/// and with those that are for any. Gives what [`find`] gives.
+#[derive(Debug, Default)]
+pub struct Index {
+    /// In configuration order.
+    by_segment: HashMap<Vec<u8>, Vec<usize>>,
+    /// Patterns, `/`, and what does not begin with a slash; likewise.
+    any: Vec<usize>,
+}
+
+impl Index {
+    /// Of these routes.
+    pub fn new(routes: &[Route]) -> Self {
+        let mut index = Self::default();
+        for (at, route) in routes.iter().enumerate() {
+            let segment = match route.pattern {
+                None => segment(route.path.as_bytes()),
+                Some(_) => None,
+            };
+            match segment {
+                Some(segment) => {
+                    let of_segment = index.by_segment.entry(segment.to_owned()).or_default();
+                    of_segment.push(at);
+                }
+                None => index.any.push(at),
+            }
+        }
+        index
+    }
+
+    /// As [`find`]; `routes` are those this was made of.
+    pub fn find(&self, routes: &[Route], decoded: &[u8]) -> Option<usize> {
+        let of_segment = segment(decoded).and_then(|segment| self.by_segment.get(segment));
+        let matches = |at: &&usize| find(&routes[**at..=**at], decoded).is_some();
+        let own = of_segment.into_iter().flatten().find(matches).copied();
+        // Only who comes before it can win.
+        let end = own.unwrap_or(usize::MAX);
+        let mut earlier = self.any.iter().take_while(|at| **at < end);
+        earlier.find(matches).copied().or(own)
+    }
+}
+
+/// What stands between the slashes that a path begins with and the next one; `None` where nothing
+/// does.
+fn segment(path: &[u8]) -> Option<&[u8]> {
+    if path.first() != Some(&b'/') {
+        return None;
+    }
+    let start = path.iter().position(|byte| *byte != b'/')?;
+    let rest = &path[start..];
+    let end = rest.iter().position(|byte| *byte == b'/');
+    Some(&rest[..end.unwrap_or(rest.len())])
+}
+
 /// Where a request goes by the first route that matches. `raw` is the path as received, `decoded`
 /// what [`decode`] made of it, going by the same `slashes`.
 pub fn route<'a>(
+    index: &Index,
     routes: &[Route],
     raw: &'a [u8],
     decoded: &'a [u8],
     slashes: Slashes,
 ) -> Routed<'a> {
-    match find(routes, decoded) {
+    match index.find(routes, decoded) {
         Some(found) => follow(&routes[found], raw, decoded, slashes),
         None => Routed::Local,
     }

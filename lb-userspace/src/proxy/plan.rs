@@ -13,12 +13,13 @@ use http::HeaderValue;
 use lb_common::member::MemberId;
 
 use super::{
-    Generation, LogFiles, gate, policy, reverse,
+    Generation, LogFiles, gate, path, policy, reverse,
     shard::Shared,
     tls::{
         self, HostTls, Resumption, TlsError,
         member::{Peer, Trust},
     },
+    vhost,
 };
 use crate::{
     balancer::{Balancer, BuildError},
@@ -35,6 +36,8 @@ pub(crate) struct Plan {
     pub(crate) spec: Arc<Spec>,
     /// Parallel to `spec.hosts`.
     pub(crate) hosts: Vec<Host>,
+    /// Theirs.
+    pub(crate) names: vhost::Names,
     /// Parallel to `spec.balancers`.
     pub(crate) balancers: Vec<Balancing>,
     /// Access logs, one for each file.
@@ -47,6 +50,8 @@ pub(crate) struct Plan {
 pub(crate) struct Host {
     /// Limits on request heads, for connections whose first virtual host this is.
     pub(crate) limits: gate::Limits,
+    /// Of its `ProxyPass` lines.
+    pub(crate) routes: path::Index,
     /// `ProxyPassReverse`.
     pub(crate) reverses: Vec<reverse::Rule>,
     /// X-Forwarded-Server.
@@ -314,6 +319,7 @@ impl Plan {
                         },
                         field: limits.field_size as usize,
                     },
+                    routes: path::Index::new(&host.routes),
                     reverses: reverse::Rule::all(&host.reverses, &spec.balancers),
                     forwarded_server: value(name.clone())?,
                     name,
@@ -326,6 +332,7 @@ impl Plan {
             .collect::<Result<_, PlanError>>()?;
         Ok(Self {
             number: generation.number,
+            names: vhost::Names::new(&spec.hosts),
             hosts,
             balancers,
             sinks,

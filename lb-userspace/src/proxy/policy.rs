@@ -110,6 +110,10 @@ pub(crate) trait Scene {
     fn spec(&self) -> &Spec;
     /// The virtual host.
     fn host_spec(&self) -> &Host;
+    /// The first of its routes that takes a decoded path.
+    fn find_route(&self, decoded: &[u8]) -> Option<usize> {
+        path::find(&self.host_spec().routes, decoded)
+    }
     /// The virtual host's name, or this machine's.
     fn host_name(&self) -> &str;
     /// The client's address.
@@ -125,6 +129,11 @@ pub(crate) trait Scene {
 impl Scene for Exchange {
     fn spec(&self) -> &Spec {
         &self.current.plan.spec
+    }
+
+    fn find_route(&self, decoded: &[u8]) -> Option<usize> {
+        let routes = &Self::host_spec(self).routes;
+        self.host().routes.find(routes, decoded)
     }
 
     fn host_spec(&self) -> &Host {
@@ -237,7 +246,7 @@ impl Ruling {
             self.layers.extend(matching.map(|section| section.policy));
         })?;
         if then == Then::Route && !self.has("no-proxy") {
-            self.route = path::find(&host.routes, &self.path);
+            self.route = scene.find_route(&self.path);
         }
         let url = self.leads_to(spec, host);
         if then == Then::Route

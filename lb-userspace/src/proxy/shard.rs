@@ -467,7 +467,10 @@ impl Shard {
             };
             let protocols = opening.h2().map(|session| {
                 let hosts = &current.plan.spec.hosts;
-                let host = vhost::select(hosts, &candidates, session.name.as_deref());
+                let host = current
+                    .plan
+                    .names
+                    .select(hosts, &candidates, session.name.as_deref());
                 hosts[host].protocols.clone()
             });
             let known = (current.plan.number, candidates);

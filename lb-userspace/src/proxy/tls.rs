@@ -23,7 +23,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
 use self::verify::ClientVerifier;
-use super::{client::Client, plan::Plan, vhost};
+use super::{client::Client, plan::Plan};
 use crate::config::spec::{
     CertificateFiles, CipherSuite, ClientVerify, Protocol, Protocols, Spec, Tls,
 };
@@ -342,7 +342,9 @@ pub(crate) fn may_carry(plan: &Plan, client: &Client, candidates: &[usize], host
         // A connection of before a reload, at best.
         return false;
     }
-    let made_for = vhost::select(&plan.spec.hosts, candidates, client.sni());
+    let made_for = plan
+        .names
+        .select(&plan.spec.hosts, candidates, client.sni());
     let class = |host: usize| hosts[host].tls.as_ref().map(|tls| tls.class);
     default && (made_for == host || class(made_for) == class(host))
 }

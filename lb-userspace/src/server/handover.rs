@@ -27,7 +27,7 @@ use super::{
     listeners::{Key, Listeners},
 };
 use crate::{
-    admin::protocol::Response,
+    admin::{manager::kept::Handed, protocol::Response},
     dataplane::{
         Inheritance,
         sys::{exec, hold_signals},
@@ -64,6 +64,9 @@ pub(super) struct State {
     pub(super) restarts: u32,
     /// How long the proxy that serves may drain, ms; `None`: as long as it takes.
     pub(super) deadline_ms: Option<u64>,
+    /// What was changed in the balancer-manager.
+    #[serde(default)]
+    pub(super) kept: Handed,
     /// Why the successor could not go on: this is the old program again.
     pub(super) failed: Option<String>,
 }

@@ -67,7 +67,10 @@ impl Control {
         let host = |error: preflight::PreflightError| StartError::Host(error.to_string());
         let back = way_back(legacy.as_deref())?;
         let mut said = Vec::new();
-        let mut kept = manager::load(&options.place, &spec, &mut said);
+        let mut kept = match &legacy {
+            Some(legacy) => legacy.state.kept.clone().into(),
+            None => manager::load(&options.place, &spec, &mut said),
+        };
         let spec = if back.is_none() {
             let (spec, more) = manager::put_over(spec, &mut kept);
             said.extend(more);

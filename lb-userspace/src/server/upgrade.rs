@@ -259,6 +259,7 @@ impl Control {
                 uptime_ms: millis(now - self.started),
                 restarts: self.restarts,
                 deadline_ms: deadline.map(millis),
+                kept: self.kept.clone().into(),
                 failed: None,
             },
         })

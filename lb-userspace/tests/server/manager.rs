@@ -266,6 +266,31 @@ fn changes_outlive_a_stop_with_balancer_persist_alone() {
 }
 
 #[test]
+fn changes_outlive_an_upgrade_unless_the_file_says_something_new() {
+    let (a, b) = (Member::start("a"), Member::start("b"));
+    let sluice = start(&[&a, &b], "nonce=x growth=2", "");
+    submit(&sluice, &format!("b=app&w={}&nonce=x&w_rr=q", a.url()));
+    let add = "b=app&nonce=x&b_tmo=9&b_lbm=bybusyness&b_wyes=1&b_nwrkr=http://127.0.0.1:9";
+    submit(&sluice, add);
+    for _ in 0..2 {
+        sluice.ok(&["upgrade"]);
+        let all = workers(&sluice);
+        assert_eq!(all.len(), 3);
+        assert_eq!(all[0]["redirect"], "q");
+        let xml = page(&sluice, "?xml=1");
+        assert!(
+            xml.contains("timeout>9<") && xml.contains("lbmethod>bybusyness<"),
+            "{xml}"
+        );
+    }
+    configure(&sluice, &[&a, &b], "nonce=x growth=2 maxattempts=1", "");
+    sluice.ok(&["upgrade"]);
+    assert_eq!(workers(&sluice).len(), 2);
+    assert!(page(&sluice, "?xml=1").contains("timeout>0<"));
+    wait_until("it is said", || sluice.log().contains("is gone"));
+}
+
+#[test]
 fn file_that_was_damaged_is_left_alone_and_said() {
     let a = Member::start("a");
     let mut sluice = start(&[&a], "nonce=x", "BalancerPersist On");

@@ -37,6 +37,38 @@ struct Slot {
     lbset: u8,
 }
 
+/// All of it, for the program that this one becomes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Handed {
+    kept: Kept,
+    /// [`Changes::file`] of each balancer that has one.
+    files: BTreeMap<String, Balancer>,
+}
+
+impl From<Kept> for Handed {
+    fn from(mut kept: Kept) -> Self {
+        let balancers = kept.balancers.iter_mut();
+        let files =
+            balancers.filter_map(|(name, changes)| Some((name.clone(), changes.file.take()?)));
+        Self {
+            files: files.collect(),
+            kept,
+        }
+    }
+}
+
+impl From<Handed> for Kept {
+    fn from(handed: Handed) -> Self {
+        let mut kept = handed.kept;
+        for (name, file) in handed.files {
+            if let Some(changes) = kept.balancers.get_mut(&name) {
+                changes.file = Some(file);
+            }
+        }
+        kept
+    }
+}
+
 impl Kept {
     /// Reads what [`Kept::text`] wrote.
     pub fn parse(text: &[u8]) -> Result<Self, serde_json::Error> {

@@ -59,7 +59,8 @@ function question(text, button) {
     document.getElementById('confirm-text').textContent = text;
     document.getElementById('confirm-yes').textContent = button;
     dialog.returnValue = 'no';
-    dialog.onclose = () => resolve(dialog.returnValue === 'yes');
+    // The event of the question before may come late, when this one is on already.
+    dialog.onclose = () => { if (!dialog.open) resolve(dialog.returnValue === 'yes'); };
     dialog.showModal();
   });
 }

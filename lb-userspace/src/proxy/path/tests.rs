@@ -81,7 +81,13 @@ fn to(path: &str, target: &str) -> Route {
 
 fn sent(routes: &[Route], raw: &str) -> Option<String> {
     let decoded = decode(raw.as_bytes(), Slashes::Refused).expect("valid");
-    match route(routes, raw.as_bytes(), &decoded, Slashes::Refused) {
+    match route(
+        &Index::new(routes),
+        routes,
+        raw.as_bytes(),
+        &decoded,
+        Slashes::Refused,
+    ) {
         Routed::Local => None,
         Routed::Balancer { path, .. } => Some(text(&path)),
     }
@@ -203,5 +209,23 @@ fn encoded_slashes_are_what_the_host_says() {
         ("/a%2F/../b", Slashes::Decoded, pair("/b", "/b")),
     ] {
         assert_eq!(both(raw, slashes), wanted, "{raw} {slashes:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_index_finds_what_a_walk_does(
+        paths in proptest::collection::vec("/{0,2}[ab]{0,2}/{0,2}[ab]{0,1}/?", 1..12),
+        uris in proptest::collection::vec("(/[abc]{1,2}){0,3}/?", 1..12),
+        pattern in proptest::option::of(0..12_usize),
+    ) {
+        let mut routes: Vec<Route> = paths.iter().map(|path| to(path, "/")).collect();
+        if let Some(route) = pattern.and_then(|at| routes.get_mut(at)) {
+            route.pattern = Some(pattern::Pattern::new("^/a", false).expect("pattern"));
+        }
+        let index = Index::new(&routes);
+        for uri in uris {
+            prop_assert_eq!(index.find(&routes, uri.as_bytes()), find(&routes, uri.as_bytes()), "{}", uri);
+        }
     }
 }

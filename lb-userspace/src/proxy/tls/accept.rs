@@ -182,7 +182,9 @@ async fn shake(current: &Current, candidates: &[usize], stream: TcpStream) -> io
         .client_hello()
         .server_name()
         .and_then(|name| vhost::normalise(name.as_bytes()).ok().flatten());
-    let host = vhost::select(&plan.spec.hosts, candidates, name.as_deref());
+    let host = plan
+        .names
+        .select(&plan.spec.hosts, candidates, name.as_deref());
     // A host without TLS among hosts with it: the first one's, as in httpd.
     let tls = [host, candidates[0]]
         .into_iter()

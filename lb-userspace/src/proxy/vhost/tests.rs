@@ -126,3 +126,35 @@ fn host_values_that_httpd_refuses_are_refused() {
     assert_eq!(normalise(b"A.b:"), Ok(Some("a.b".to_owned())));
     assert_eq!(normalise(b""), Ok(None));
 }
+
+proptest::proptest! {
+    #[test]
+    fn the_index_selects_what_a_walk_does(
+        hosts in proptest::collection::vec(
+            (
+                proptest::option::of("[ab]{1,2}"),
+                proptest::collection::vec("[ab*?]{1,3}", 0..3),
+                proptest::prelude::any::<bool>(),
+            ),
+            1..12,
+        ),
+        names in proptest::collection::vec("[abc]{1,3}", 1..8),
+    ) {
+        let mut candidates = Vec::new();
+        let mut all = Vec::new();
+        for (name, aliases, takes_part) in &hosts {
+            if *takes_part {
+                candidates.push(all.len());
+            }
+            let aliases: Vec<&str> = aliases.iter().map(String::as_str).collect();
+            all.push(host(&["*:80"], name.as_deref(), &aliases));
+        }
+        let index = Names::new(&all);
+        for name in names.iter().map(|name| Some(name.as_str())).chain([None]) {
+            proptest::prop_assert_eq!(
+                index.select(&all, &candidates, name),
+                select(&all, &candidates, name)
+            );
+        }
+    }
+}

@@ -249,8 +249,10 @@ pub(crate) fn app(urls: &[&str], interfaces: &[Interface]) -> Desired {
         ..Spec::default()
     };
     spec.sluice.interfaces = interfaces.to_vec();
-    let addresses = (0..urls.len())
-        .map(|n| SocketAddr::from(([127, 0, 0, 1], 8000 + n as u16)))
+    // By the name, wherever it stands in the list: a member with another address is another one.
+    let port = |url: &&str| 7999 + u16::from(url.bytes().last().unwrap_or_default() & 0x1f);
+    let addresses = (urls.iter().map(port))
+        .map(|port| SocketAddr::from(([127, 0, 0, 1], port)))
         .collect();
     Desired::of(Arc::new(spec), vec![addresses]).expect("addresses")
 }

@@ -143,17 +143,6 @@ fn a_second_instance_of_the_same_name_is_refused_and_the_first_serves_on() {
 }
 
 #[test]
-fn a_member_that_resolves_to_nothing_is_named() {
-    let a = Member::start("a");
-    let sluice = Sluice::prepare(&[&a]);
-    let text = sluice.config(&[&a]);
-    sluice.write(&format!("{text}ProxyPass /x http://nosuch.invalid:81/\n"));
-    let said = refused(&sluice, &["--no-xdp"], 1);
-    assert!(said.contains("nosuch.invalid"), "{said}");
-    assert!(said.contains("sluice.conf:"), "{said}");
-}
-
-#[test]
 fn configtest_warns_of_an_interface_that_is_not_there() {
     let a = Member::start("a");
     let sluice = Sluice::prepare(&[&a]);

@@ -146,24 +146,6 @@ fn port_in_use_is_named_and_nothing_starts() -> Result<()> {
 }
 
 #[test]
-fn missing_interface_is_named() -> Result<()> {
-    let said = refused(&site(&three(""), "").replace("eth0", "eth77"))?;
-    ensure!(said.code != 0 && said.all().contains("eth77"), "{said:?}");
-    Ok(())
-}
-
-#[test]
-fn member_that_resolves_to_nothing_is_named() -> Result<()> {
-    let balancer = "    BalancerMember \"http://nobody.invalid:8080\"\n";
-    let said = refused(&site(balancer, ""))?;
-    ensure!(
-        said.code == FAILED && said.all().contains("nobody.invalid"),
-        "{said:?}"
-    );
-    Ok(())
-}
-
-#[test]
 fn unknown_user_is_named() -> Result<()> {
     let said = refused(&site(&three(""), "").replace("User nobody", "User no-such-user"))?;
     ensure!(

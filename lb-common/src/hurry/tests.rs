@@ -1,4 +1,8 @@
 //! Whatever hurries ends as it would have by the long way.
+//!
+//! Whole tables on each case: under Miri they take hours.
+
+#![cfg(not(miri))]
 
 use proptest::prelude::*;
 

@@ -315,7 +315,7 @@ impl Exchange {
         }
         let reason = match error {
             BodyError::TimedOut => Reason::ResponseBodyTimeout,
-            BodyError::Source(_) | BodyError::Abandoned => Reason::Truncated,
+            BodyError::Client(_) | BodyError::Member(_) | BodyError::BrokenOff => Reason::Truncated,
         };
         self.fail(reason);
         let Some((balancing, engaged)) = self.engagement() else {
@@ -452,11 +452,6 @@ impl Exchange {
         let Some((balancing, engaged)) = self.engagement() else {
             return;
         };
-        if let Some(progress) = &engaged.progress
-            && !progress.done.get()
-        {
-            progress.abandon();
-        }
         if self.status != StatusCode::SWITCHING_PROTOCOLS.as_u16() {
             // A tunnel's life is not how long somebody waited.
             self.took(Latency::Total, took);
@@ -481,7 +476,7 @@ impl Exchange {
     }
 
     /// Takes the connection back, if it may carry another request.
-    pub(crate) fn give_back(&self, upstream: Upstream) {
+    pub(crate) fn give_back(&self, upstream: Box<Upstream>) {
         let Some((_, engaged)) = self.engagement() else {
             return;
         };

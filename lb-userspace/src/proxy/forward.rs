@@ -96,6 +96,9 @@ impl Failure {
     }
 }
 
+/// The head of a member's response, and the connection that its body comes over.
+type Answered = (Response<()>, Box<Upstream>);
+
 /// How a request that was given to a member ended without a response.
 enum Attempt {
     /// Try another member, if there is one; else answer this.
@@ -308,7 +311,7 @@ async fn respond(
 /// here, or a member's response that is not to be passed on.
 async fn instead(
     mut exchange: Box<Exchange>,
-    failed: Result<Failure, Response<Incoming>>,
+    failed: Result<Failure, Response<()>>,
     asked: Option<&Asked>,
     target: Option<&Uri>,
     wishes: Wishes,
@@ -373,7 +376,7 @@ async fn document(
     first: Option<Box<Ruling>>,
     path: &str,
     asked: Option<&Asked>,
-) -> Option<(Response<Incoming>, Upstream)> {
+) -> Option<Answered> {
     exchange.ruling = first;
     let mut parts = policy::subrequest(exchange, path)?;
     let first = exchange.ruling.take();
@@ -423,7 +426,7 @@ async fn forward(
     said: fields::Connection,
     body: Option<Incoming>,
     asked: Option<&Asked>,
-) -> Result<(Response<Incoming>, Upstream), Attempt> {
+) -> Result<Answered, Attempt> {
     let current = Rc::clone(&exchange.current);
     let plan = &current.plan;
     let peer = exchange.client.peer;
@@ -573,8 +576,8 @@ fn say_proxy_error(exchange: &Exchange, end: &Attempt, path: &str) {
 /// Passes a member's response on.
 fn relay(
     mut exchange: Box<Exchange>,
-    response: Response<Incoming>,
-    upstream: Upstream,
+    response: Response<()>,
+    upstream: Box<Upstream>,
     asked: Option<&Asked>,
     target: Option<&Uri>,
     wishes: Wishes,
@@ -583,7 +586,7 @@ fn relay(
         return switch::tunnel(exchange, response, upstream);
     }
     exchange.first_byte();
-    let (mut parts, body) = response.into_parts();
+    let (mut parts, ()) = response.into_parts();
     parts.version = Version::HTTP_11;
     let said = fields::strip(&mut parts.headers, Direction::Response);
     if matches!(
@@ -623,7 +626,7 @@ fn relay(
     keep_or_close(&mut exchange, &mut parts.headers, wishes);
     exchange.answer(parts.status, &parts.headers);
     let timeout = exchange.member_timeout();
-    let body = ReplyBody::member(body, upstream, timeout, exchange);
+    let body = ReplyBody::member(upstream, timeout, exchange);
     Response::from_parts(parts, Reply::Body(body))
 }
 

@@ -2,8 +2,7 @@
 
 use std::{net::IpAddr, time::Instant};
 
-use http::{HeaderMap, HeaderValue, Response, header};
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderValue, header};
 use tracing::warn;
 
 use super::{Attempt, LOG};
@@ -16,7 +15,7 @@ use crate::{
     },
     config::spec::{self, HashKey},
     dataplane::table::monotonic_ns,
-    proxy::{exchange::Exchange, pool::Upstream, reason::Reason, shard::Shard, wheel::TICK},
+    proxy::{exchange::Exchange, reason::Reason, shard::Shard, wheel::TICK},
     telemetry::counters::Number,
 };
 
@@ -106,7 +105,7 @@ pub(super) fn observe(
     elector: &Balancer,
     member: usize,
     began: Option<Instant>,
-    ended: &Result<(Response<Incoming>, Upstream), Attempt>,
+    ended: &Result<super::Answered, Attempt>,
 ) {
     let Some(began) = began else {
         return;

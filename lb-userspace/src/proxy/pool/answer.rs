@@ -262,11 +262,11 @@ impl Survey {
             if self.codings > 1 || !self.chunked {
                 return Err(BadAnswer::Framing("Transfer-Encoding other than chunked"));
             }
-            // RFC 9112 sections 6.1 and 6.3; httpd reads it as chunks as well.
-            (
-                Framing::Chunked(Chunks::default(), 0),
-                self.lengths == 0 && !is_old,
-            )
+            if is_old {
+                return Err(BadAnswer::Framing("Transfer-Encoding in HTTP/1.0"));
+            }
+            // Both fields: the length is not believed (RFC 9112 section 6.3, as httpd).
+            (Framing::Chunked(Chunks::default(), 0), self.lengths == 0)
         } else {
             match (self.lengths, self.length) {
                 (0, _) => (Framing::Close, true),

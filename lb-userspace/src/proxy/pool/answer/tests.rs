@@ -146,12 +146,6 @@ fn connection_is_kept_as_the_version_and_the_field_say() {
     assert!(keeps("HTTP/1.0", "Keep-Alive"));
     assert!(!keeps("HTTP/1.0", "x"));
     assert!(!keeps("HTTP/1.0", "keep-alive, close"));
-    let old =
-        whole(b"HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\nConnection: keep-alive\r\n\r\n");
-    assert!(
-        !old.keeps,
-        "HTTP/1.0 knows no chunks: whoever sends them is not to be trusted"
-    );
 }
 
 /// What is read of a body that comes in pieces of `step` bytes, how it ended, and what is left over.

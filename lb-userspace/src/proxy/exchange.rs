@@ -8,7 +8,7 @@ use std::{
     borrow::Cow,
     rc::Rc,
     sync::atomic::Ordering::Relaxed,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version};
@@ -60,7 +60,8 @@ pub(crate) struct Exchange {
     reason: Option<Reason>,
     /// The request as the error log knows it.
     log: error_log::Request,
-    begun: Instant,
+    /// When its head was here, ns of CLOCK_MONOTONIC.
+    pub(crate) begun_ns: u64,
     status: u16,
     body_bytes: u64,
     ended: bool,
@@ -186,7 +187,7 @@ impl Exchange {
             host,
             engaged: None,
             closes: false,
-            begun: Instant::now(),
+            begun_ns: monotonic_ns(),
             status: 0,
             body_bytes: 0,
             ended: false,
@@ -263,7 +264,11 @@ impl Exchange {
 
     /// A member's response begins: its head is here.
     pub(crate) fn first_byte(&self) {
-        self.took(Latency::FirstByte, self.begun.elapsed());
+        self.took(Latency::FirstByte, self.elapsed());
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_nanos(monotonic_ns().saturating_sub(self.begun_ns))
     }
 
     fn took(&self, latency: Latency, time: Duration) {
@@ -371,7 +376,7 @@ impl Exchange {
                 "[client {}] {what}", self.client.peer
             );
         }
-        let took = self.begun.elapsed();
+        let took = self.elapsed();
         self.count(complete, took);
         self.leave_log(before);
         let connection = if !complete {

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tracing::{error, info, warn};
 
 use super::{
-    body::ReplyBody,
+    body::{ReplyBody, RequestBody},
     client::{Asked, Client, h2::Stream},
     exchange::{Exchange, Head},
     fields::{self, Direction, MaxForwards, Present},
@@ -520,9 +520,14 @@ async fn forward(
     // Members differ in what they put before it.
     let asked_for = std::mem::take(&mut outgoing.parts.uri);
     let mut attempts = Attempts::default();
-    elector.begin_request(monotonic_ns());
+    // A clock that was just read does for the first election; an upload takes its time.
+    let mut now_ns = match outgoing.body {
+        RequestBody::Empty => exchange.begun_ns,
+        _ => monotonic_ns(),
+    };
+    elector.begin_request(now_ns);
     loop {
-        let elected = elect(exchange, balancer, session.as_ref(), key)
+        let elected = elect(exchange, balancer, session.as_ref(), key, now_ns)
             .await
             .map_err(|error| {
                 let reason = match error {
@@ -556,6 +561,7 @@ async fn forward(
         if !tries_another(&exchange.shard, elector, &mut attempts, elected.member) {
             return Err(Attempt::Unreached(failure));
         }
+        now_ns = monotonic_ns();
     }
 }
 

@@ -19,16 +19,17 @@ use crate::{
     telemetry::counters::Number,
 };
 
-/// Elects a member; with a balancer's `timeout`, asks again until somebody is usable.
+/// Elects a member at `now_ns` of CLOCK_MONOTONIC; with a balancer's `timeout`, asks again until somebody is usable.
 pub(super) async fn elect(
     exchange: &Exchange,
     balancer: usize,
     session: Option<&Session>,
     key: u64,
+    now_ns: u64,
 ) -> Result<Elected, Unelectable> {
     let balancer = &exchange.current.plan.balancers[balancer].balancer;
     let shard = &exchange.shard;
-    let first = balancer.elect(&ask(shard, session, key));
+    let first = balancer.elect(&ask(shard, session, key, now_ns));
     let waits = matches!(first, Err(Unelectable::NoneUsable(_))) && !balancer.timeout.is_zero();
     if !waits {
         return first;
@@ -37,11 +38,11 @@ pub(super) async fn elect(
     Box::pin(elect_later(shard, balancer, session, key)).await
 }
 
-fn ask<'a>(shard: &Shard, session: Option<&'a Session>, key: u64) -> Ask<'a> {
+fn ask<'a>(shard: &Shard, session: Option<&'a Session>, key: u64, now_ns: u64) -> Ask<'a> {
     Ask {
         session,
         key,
-        now_ns: monotonic_ns(),
+        now_ns,
         seed: shard.request_id(),
     }
 }
@@ -60,9 +61,9 @@ async fn elect_later(
         step.set((balancer.timeout / 100).max(TICK));
         tokio::select! {
             () = step.reached() => {}
-            () = deadline.reached() => return balancer.elect(&ask(shard, session, key)),
+            () = deadline.reached() => return balancer.elect(&ask(shard, session, key, monotonic_ns())),
         }
-        if let Ok(elected) = balancer.elect(&ask(shard, session, key)) {
+        if let Ok(elected) = balancer.elect(&ask(shard, session, key, monotonic_ns())) {
             return Ok(elected);
         }
     }

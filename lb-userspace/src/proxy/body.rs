@@ -513,6 +513,7 @@ impl Download {
                 return Poll::Ready(Some(Ok(data)));
             }
             Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Ready(Some(Err(_))) if upstream.is_broken_off() => BodyError::BrokenOff,
             Poll::Ready(Some(Err(error))) => error.into(),
             Poll::Pending => {
                 // Counts only while the client has taken everything before: a slow client is

@@ -320,7 +320,9 @@ impl Exchange {
         }
         let reason = match error {
             BodyError::TimedOut => Reason::ResponseBodyTimeout,
-            BodyError::Client(_) | BodyError::Member(_) | BodyError::BrokenOff => Reason::Truncated,
+            BodyError::Client(_) | BodyError::Member(_) => Reason::Truncated,
+            // The member waits for the rest of the request in vain: not its fault.
+            BodyError::BrokenOff => return self.fail(Reason::BadBody),
         };
         self.fail(reason);
         let Some((balancing, engaged)) = self.engagement() else {

@@ -19,13 +19,11 @@ use tokio::{
     sync::Notify,
 };
 
-mod answer;
 mod link;
 mod upload;
 mod upstream;
 
 pub(crate) use self::{
-    answer::BadAnswer,
     link::Link,
     upstream::{NoAnswer, Upstream},
 };
@@ -70,6 +68,9 @@ pub(crate) struct Pools {
     /// Requests of this shard that wait for one.
     waiting: Cell<usize>,
 }
+
+/// How long a connection keeps its buffers after a request.
+const ROOM_KEPT: Duration = Duration::from_secs(1);
 
 /// Idle connections to a member beyond which those of other names than the last give way: with
 /// ProxyPreserveHost names are the clients' to invent.
@@ -116,8 +117,8 @@ impl Pools {
         }
     }
 
-    /// Once a second: drops what is closed, what is older than `ttl` says, and one of those whose
-    /// place somebody else waits for.
+    /// Once a second: drops what is closed, what is older than `ttl` says, one of those whose place
+    /// somebody else waits for, and the buffers of those that rest.
     pub(crate) fn sweep(&self, now: u64, ttl: impl Fn(Key) -> Option<Duration>) {
         let mut dropped = Vec::new();
         for (_, idle) in self.idle.borrow_mut().iter_mut() {
@@ -128,6 +129,11 @@ impl Pools {
             dropped.extend(idle.extract_if(.., |upstream| {
                 upstream.is_over() || is_older(now, upstream.idle_since, ttl)
             }));
+            for upstream in &mut *idle {
+                if is_older(now, upstream.idle_since, Some(ROOM_KEPT)) {
+                    upstream.slim();
+                }
+            }
             if idle.first().is_some_and(|first| first.link.is_wanted()) {
                 dropped.push(idle.remove(0));
             }

@@ -19,9 +19,10 @@ use crate::{
     balancer::failover::{Cause, NoResponse, Silence},
     dataplane::table::monotonic_ns,
     proxy::{
+        answer::BadAnswer,
         body::{BodyError, Held, Progress, RequestBody},
         exchange::Exchange,
-        pool::{self, BadAnswer, ConnectError, NoAnswer, Upstream},
+        pool::{self, ConnectError, NoAnswer, Upstream},
         reason::Reason,
         tls::member::HandshakeError,
         vhost,

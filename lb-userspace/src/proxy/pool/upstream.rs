@@ -21,12 +21,9 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{
-    answer::{self, Answer, BadAnswer, Framing, Piece, Scanner},
-    link::Incoming,
-    upload,
-};
+use super::{link::Incoming, upload};
 use crate::proxy::{
+    answer::{self, Answer, BadAnswer, Framing, Piece, Scanner},
     body::{Go, RequestBody},
     plan::Key,
     pool::Link,
@@ -142,7 +139,6 @@ impl Upstream {
 
     /// Begins a request; [`Upstream::poll_answer`] sends it. `go`: told of a 100.
     pub(crate) fn begin(&mut self, head: &Parts, mut body: RequestBody, go: [Option<Rc<Go>>; 2]) {
-        self.outgoing = Vec::with_capacity(1024);
         self.written = 0;
         write_head(&mut self.outgoing, head);
         match upload::goes_with_head(&mut body) {
@@ -243,7 +239,7 @@ impl Upstream {
         if self.unflushed {
             ready!(self.link.poll_flush(cx))?;
             self.unflushed = false;
-            self.outgoing = Vec::new();
+            self.outgoing.clear();
             self.written = 0;
         }
         if let Some(body) = self.body.take() {
@@ -284,6 +280,11 @@ impl Upstream {
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
         }
+    }
+
+    /// Whether the request's body broke off, so that no answer is to be waited for.
+    pub(crate) fn is_broken_off(&self) -> bool {
+        self.link.broken.get()
     }
 
     /// Whether the body is complete.
@@ -339,9 +340,14 @@ impl Upstream {
         self.reused = true;
         self.idle_since = now;
         self.upload = None;
-        self.buffer = BytesMut::new();
         self.link.alarm.clear();
         self.link.reader.take();
+    }
+
+    /// Lets go of the room that a connection which idles for long does not need.
+    pub(super) fn slim(&mut self) {
+        self.outgoing = Vec::new();
+        self.buffer = BytesMut::new();
     }
 
     /// Whether nothing came in on an idle connection: bytes that the runtime has not seen yet would be

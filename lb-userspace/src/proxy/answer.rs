@@ -21,7 +21,7 @@ const MAX_NOISE: usize = 64 << 10;
 
 /// No response that may be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BadAnswer {
+pub enum BadAnswer {
     /// Its framing fields are no message that HTTP/1.1 knows.
     #[error("{0}")]
     Framing(&'static str),
@@ -34,8 +34,11 @@ pub(crate) enum BadAnswer {
 }
 
 /// How the end of a body is found.
+///
+/// Chunks that break their rules end it as [`Piece::Broken`] does; [`Framing::take`] is not to be
+/// called after that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Framing {
+pub enum Framing {
     /// Bytes left.
     Length(u64),
     /// Where in the chunks it is, and bytes since the last of its data.
@@ -46,7 +49,7 @@ pub(crate) enum Framing {
 
 /// What the next bytes of a body are.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Piece {
+pub enum Piece {
     /// These.
     Data(Bytes),
     /// More have to be read.
@@ -59,7 +62,7 @@ pub(crate) enum Piece {
 
 impl Framing {
     /// Takes what `buffer` has of the body.
-    pub(crate) fn take(&mut self, buffer: &mut BytesMut) -> Piece {
+    pub fn take(&mut self, buffer: &mut BytesMut) -> Piece {
         match self {
             Self::Length(0) => Piece::End,
             Self::Length(_) | Self::Close if buffer.is_empty() => Piece::Missing,
@@ -98,27 +101,27 @@ impl Framing {
     }
 
     /// Whether nothing of the body is left.
-    pub(crate) const fn is_end(&self) -> bool {
+    pub const fn is_end(&self) -> bool {
         matches!(self, Self::Length(0) | Self::Chunked(Chunks::End, _))
     }
 }
 
 /// The head of a response, read.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub struct Answer {
     /// The head. The reason phrase is an extension where it is not the usual one.
-    pub(crate) head: Response<()>,
+    pub head: Response<()>,
     /// What follows it; nothing is expected behind an interim response.
-    pub(crate) framing: Framing,
+    pub framing: Framing,
     /// The member keeps the connection open.
-    pub(crate) keeps: bool,
+    pub keeps: bool,
     /// Bytes of the status line with its end.
-    pub(crate) line_bytes: u64,
+    pub line_bytes: u64,
 }
 
 /// Finds the end of a head as bytes come in.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Scanner {
+pub struct Scanner {
     /// Bytes that need not be looked at again.
     seen: usize,
 }
@@ -146,7 +149,7 @@ impl Scanner {
 
 /// Takes a response's head from `buffer`; `None`: it is not there as a whole. `to_head`: the
 /// request was HEAD. `limit`: most bytes of a field line without its end.
-pub(crate) fn read(
+pub fn read(
     buffer: &mut BytesMut,
     scanner: &mut Scanner,
     to_head: bool,

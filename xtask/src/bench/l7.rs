@@ -265,7 +265,7 @@ fn measure(
     for (number, case) in cases.iter().enumerate() {
         standing.keep(&setups(&cases[number..]));
         let stands = standing.of(case.setups, |kind| case.takes(kind));
-        let measured = rounds::drive(arguments, case, &stands, dir, &tls)?;
+        let measured = rounds::drive(arguments, case, &stands, dir, &tls);
         outcome.cases.push(measured);
     }
     if !arguments.no_latency && is_wanted(steady::NAME) {

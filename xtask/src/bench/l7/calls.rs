@@ -80,10 +80,8 @@ fn perf(peer: &Peer, case: &Case, dir: &Path, tls: &Tls) -> Result<Calls> {
     let report = dir.join("perf");
     let mut orders = Fifo::make(dir, "perf-orders")?;
     let mut answers = Fifo::make(dir, "perf-answers")?;
-    let mut events = ALL.to_owned();
-    for name in NAMES {
-        events += &format!(",{BY_NAME}{name}");
-    }
+    let named = NAMES.map(|name| format!("{BY_NAME}{name}"));
+    let events = format!("{ALL},{}", named.join(","));
     let pids: Vec<_> = cost::tree(peer.pid)
         .iter()
         .map(ToString::to_string)

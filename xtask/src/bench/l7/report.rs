@@ -39,7 +39,10 @@ pub(super) fn compose(outcome: &mut Outcome, arguments: &Arguments) -> (String, 
         .iter()
         .map(|held| others::idle(held, &mut summary, &mut details))
         .collect();
-    let _ = write!(text, "### Verdicts\n\n{}{details}", summary.text());
+    if !summary.is_empty() {
+        let _ = write!(text, "### Verdicts\n\n{}", summary.text());
+    }
+    text += &details;
     let json = json!({
         "bench": "l7", "machine": outcome.machine.json(), "rounds": arguments.rounds,
         "seconds": arguments.seconds, "tools": outcome.tools,

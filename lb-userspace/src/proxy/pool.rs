@@ -62,6 +62,7 @@ pub(crate) enum ConnectError {
 #[derive(Default)]
 pub(crate) struct Pools {
     /// By slot: the life of it that the connections belong to, and they.
+    #[expect(clippy::vec_box, reason = "connections come and go in their boxes")]
     idle: RefCell<Vec<(u32, Vec<Box<Upstream>>)>>,
     /// A connection came back, or a place became free.
     freed: Notify,

@@ -30,7 +30,7 @@ impl Placement {
             set.set(cpu);
         }
         if others.count() == 0 {
-            others = all.clone();
+            others = all;
         }
         Ok(Self { all, first, others })
     }

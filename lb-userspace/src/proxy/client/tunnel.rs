@@ -55,15 +55,15 @@ impl Tunnel {
         mut upstream: Box<Upstream>,
         timeout: Duration,
         is_websocket: bool,
-    ) -> Box<Self> {
-        Box::new(Self {
+    ) -> Self {
+        Self {
             exchange,
             link: Rc::clone(&upstream.link),
             early: upstream.take_surplus(),
             head: Vec::new(),
             timeout,
             is_websocket,
-        })
+        }
     }
 
     /// Takes what hyper writes to the client from now on: it may leave with some of it unwritten.

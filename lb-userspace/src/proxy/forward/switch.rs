@@ -107,6 +107,6 @@ pub(super) fn tunnel(
     let timeout = client_timeout.max(exchange.member_timeout());
     let client = std::rc::Rc::clone(&exchange.client);
     let made = Tunnel::new(exchange, upstream, timeout, is_websocket);
-    client.switch(made);
+    client.switch(Box::new(made));
     Response::from_parts(parts, Reply::Switched)
 }

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     admin::protocol::{MemberView, RouteQuestion, RouteStep, RouteView},
     config::spec::{self, Host, Listener, Place, Spec, Target, policy::Matcher},
+    names::clients::{Question, Reply},
 };
 
 /// A question that cannot be answered.
@@ -144,6 +145,14 @@ impl Scene for Rehearsal<'_> {
             .then(|| ("HTTPS", "on".to_owned()))
             .into_iter()
             .collect()
+    }
+
+    fn known(&self, question: &Question) -> Option<Reply> {
+        // Nothing is asked for a request that nobody made: nobody has a name.
+        Some(match question {
+            Question::Client(_) => Reply::Client(None),
+            Question::Name(_) => Reply::Name(Vec::new()),
+        })
     }
 }
 

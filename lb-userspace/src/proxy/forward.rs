@@ -243,7 +243,7 @@ async fn respond(
 
     let ruled = match exchange.host().rules {
         None => Ok(()),
-        Some(_) => policy::rule(&mut exchange, &mut parts),
+        Some(_) => policy::rule(&mut exchange, &mut parts).await,
     };
     let said = fields::strip(&mut parts.headers, Direction::Request);
     let unwanted = exchange
@@ -377,7 +377,7 @@ async fn document(
     exchange.ruling = first;
     let mut parts = policy::subrequest(exchange, path)?;
     let first = exchange.ruling.take();
-    let outcome = match policy::rule(exchange, &mut parts) {
+    let outcome = match policy::rule(exchange, &mut parts).await {
         Ok(()) => {
             let said = fields::strip(&mut parts.headers, Direction::Request);
             forward(exchange, &mut parts, said, None, asked).await.ok()

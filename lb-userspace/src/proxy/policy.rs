@@ -17,6 +17,7 @@ use crate::{
         Host, Spec,
         policy::{Branch, ErrorDocument, ErrorOverride, Handler, Policy},
     },
+    names::clients::{self, Question, Reply},
     policy::{
         environment::{self, Environment},
         fields::{self, FieldEdit, Times},
@@ -26,6 +27,7 @@ use crate::{
 mod access;
 mod asker;
 mod cookies;
+mod names;
 mod redirects;
 mod response;
 mod rewriting;
@@ -43,6 +45,8 @@ const LOG: &str = "sluice::proxy";
 pub(crate) struct Rules {
     /// Something looks at the request when its response is there.
     keeps_request: bool,
+    /// Names may have to be looked up.
+    asks_for_names: bool,
 }
 
 impl Rules {
@@ -70,6 +74,7 @@ impl Rules {
         };
         Some(Self {
             keeps_request: policies.iter().any(keeps),
+            asks_for_names: policies.iter().any(|policy| policy.asks_for_names()),
         })
     }
 }
@@ -99,6 +104,8 @@ pub(crate) struct Ruling {
     /// What rules want every answer to set.
     cookies: Vec<HeaderValue>,
     environment: RefCell<Environment>,
+    /// What of names it would have to know.
+    open: RefCell<Vec<Question>>,
     /// Its fields as RequestHeader left them, where something may ask for them later.
     fields: HeaderMap,
     begun: SystemTime,
@@ -124,6 +131,8 @@ pub(crate) trait Scene {
     fn is_tls(&self) -> bool;
     /// Variables beside those that rules set.
     fn environment(&self) -> Vec<(&'static str, String)>;
+    /// What is known of a name; `None`: it would have to be looked up.
+    fn known(&self, question: &Question) -> Option<Reply>;
 }
 
 impl Scene for Exchange {
@@ -159,6 +168,10 @@ impl Scene for Exchange {
     fn environment(&self) -> Vec<(&'static str, String)> {
         Self::environment(self)
     }
+
+    fn known(&self, question: &Question) -> Option<Reply> {
+        clients::known(question)
+    }
 }
 
 /// A request that is answered here.
@@ -172,13 +185,25 @@ pub(crate) enum Stop {
 }
 
 /// Applies what there is to apply before a request is forwarded. Its [`Ruling`] stays with the
-/// exchange, also where it is stopped.
-pub(crate) fn rule(exchange: &mut Exchange, parts: &mut Parts) -> Result<(), Stop> {
+/// exchange, also where it is stopped. Waits for names where its rules ask for such that are not known.
+pub(crate) async fn rule(exchange: &mut Exchange, parts: &mut Parts) -> Result<(), Stop> {
     let current = std::rc::Rc::clone(&exchange.current);
     let spec = &current.plan.spec;
-    let (mut ruling, verdict) = Ruling::of(exchange, spec, parts);
-    let keeps = current.plan.hosts[exchange.host].rules.as_ref();
-    if keeps.is_some_and(|rules| rules.keeps_request) {
+    let rules = current.plan.hosts[exchange.host].rules.as_ref();
+    let asks_for_names = rules.is_some_and(|rules| rules.asks_for_names);
+    let before = asks_for_names.then(|| (parts.headers.clone(), parts.uri.clone()));
+    let (mut ruling, mut verdict) = Ruling::of(exchange, spec, parts);
+    if let Some(before) = before {
+        (ruling, verdict) = Box::pin(names::look_up(
+            exchange,
+            spec,
+            parts,
+            before,
+            (ruling, verdict),
+        ))
+        .await;
+    }
+    if rules.is_some_and(|rules| rules.keeps_request) {
         ruling.fields.clone_from(&parts.headers);
     }
     exchange.ruling = Some(Box::new(ruling));
@@ -207,6 +232,7 @@ impl Ruling {
             proxied: None,
             cookies: Vec::new(),
             environment: RefCell::default(),
+            open: RefCell::default(),
             fields: HeaderMap::new(),
             begun: SystemTime::now(),
         };

@@ -324,6 +324,74 @@ fn limits_are_for_their_methods_alone() {
 }
 
 #[test]
+fn names_are_looked_up_for_access() {
+    // Both ask the hosts file first, in which this host has a name.
+    compare(
+        "ProxyPass / http://MEMBER/\n\
+         <Location /host>\nRequire host localhost\n</Location>\n\
+         <Location /case>\nRequire host LocalHost\n</Location>\n\
+         <Location /part>\nRequire host calhost\n</Location>\n\
+         <Location /other>\nRequire host example.test .local\n</Location>\n\
+         <Location /second>\nRequire host example.test localhost\n</Location>\n\
+         <Location /comment>\nRequire host example.test# localhost\n</Location>\n\
+         <Location /none>\nRequire host\n</Location>\n\
+         <Location /forward>\nRequire forward-dns localhost\n</Location>\n\
+         <Location /not>\n<RequireAll>\nRequire all granted\nRequire not host localhost\n</RequireAll>\n</Location>\n\
+         <Location /later>\nRequire ip 127\nRequire host example.test\n</Location>\n\
+         <Location /allow>\nOrder deny,allow\nDeny from all\nAllow from localhost\n</Location>\n\
+         <Location /deny>\nOrder allow,deny\nAllow from all\nDeny from localhost\n</Location>\n\
+         RequestHeader append X-Early once early\n\
+         Header always set X-Always a\n",
+        &[
+            ("GET /host", &[]),
+            ("GET /host", &["X-Early: none"]),
+            ("GET /case", &[]),
+            ("GET /part", &[]),
+            ("GET /other", &[]),
+            ("GET /second", &[]),
+            ("GET /comment", &[]),
+            ("GET /none", &[]),
+            ("GET /forward", &[]),
+            ("GET /not", &[]),
+            ("GET /later", &[]),
+            ("GET /allow", &[]),
+            ("GET /deny", &[]),
+            ("GET /else", &[]),
+        ],
+    );
+}
+
+#[test]
+fn satisfy_any_lets_either_allow() {
+    compare(
+        "ProxyPass / http://MEMBER/\n\
+         <Location /shut>\nRequire all denied\n</Location>\n\
+         <Location /shut/open>\nSatisfy Any\n</Location>\n\
+         <Location /shut/deny>\nSatisfy Any\nOrder deny,allow\nDeny from all\n</Location>\n\
+         <Location /shut/allow>\nSatisfy Any\nOrder deny,allow\nDeny from all\nAllow from 127\n</Location>\n\
+         <Location /shut/get>\n<Limit GET>\nSatisfy Any\n</Limit>\n</Location>\n\
+         <Location /shut/back>\n<Limit GET>\nSatisfy Any\n</Limit>\nSatisfy All\n</Location>\n\
+         <Location /either>\nSatisfy Any\nOrder deny,allow\nDeny from all\nRequire env let\n</Location>\n\
+         <Location /both>\nSatisfy All\nOrder deny,allow\nDeny from all\nRequire env let\n</Location>\n\
+         <Location /unasked>\nSatisfy Any\nOrder deny,allow\nDeny from all\n</Location>\n\
+         SetEnvIf X-Let . let\n",
+        &[
+            ("GET /shut", &[]),
+            ("GET /shut/open", &[]),
+            ("GET /shut/deny", &[]),
+            ("GET /shut/allow", &[]),
+            ("GET /shut/get", &[]),
+            ("POST /shut/get", &["Content-Length: 0"]),
+            ("GET /shut/back", &[]),
+            ("GET /either", &[]),
+            ("GET /either", &["X-Let: a"]),
+            ("GET /both", &["X-Let: a"]),
+            ("GET /unasked", &[]),
+        ],
+    );
+}
+
+#[test]
 fn encoded_slashes_are_treated_alike() {
     let requests: &[(&str, &[&str])] = &[
         ("GET /app/a%2Fb?c%2Fd", &[]),

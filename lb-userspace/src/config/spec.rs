@@ -54,6 +54,8 @@ pub struct Spec {
     /// What sections say of requests: hosts and sections name theirs by index. Index 0 is the main
     /// server's.
     pub policies: Vec<policy::Policy>,
+    /// Files of `RewriteMap`, as they were when the configuration was read.
+    pub rewrite_maps: Vec<crate::rewrite::MapFile>,
     /// Where members' heartbeats come from.
     pub heartbeat: Heartbeat,
     /// TLS to members, each setting once: [`Member::tls`] is an index.

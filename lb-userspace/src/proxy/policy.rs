@@ -4,12 +4,13 @@
 //!
 //! A host that says nothing has no [`Rules`], and its requests none of this. The order is httpd's:
 //! the server's SetEnvIf and `early` edits; RewriteRule; the route; sections; their SetEnvIf; access;
-//! SetEnv; redirects; RequestHeader. A ProxyPass outside of sections comes before a Redirect there
+//! their RewriteRule, which may have it all begin anew; SetEnv; redirects; RequestHeader. A ProxyPass outside of sections comes before a Redirect there
 //! (measured).
 
 use std::{borrow::Cow, cell::RefCell, net::SocketAddr, time::SystemTime};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, request::Parts};
+use tracing::error;
 
 use super::{exchange::Exchange, path, reason::Reason};
 use crate::{
@@ -39,6 +40,9 @@ pub(crate) use rewriting::Proxied;
 use rewriting::Then;
 
 const LOG: &str = "sluice::proxy";
+
+/// How often rules of sections may have a request begin anew: httpd's `LimitInternalRecursion`.
+const MOST_ANEW: u32 = 10;
 
 /// What is worked out for a host with policies.
 #[derive(Debug)]
@@ -103,12 +107,32 @@ pub(crate) struct Ruling {
     pub(crate) proxied: Option<Proxied>,
     /// What rules want every answer to set.
     cookies: Vec<HeaderValue>,
+    /// Who answers, as rules say.
+    handler: Option<Handler>,
+    /// No rule is to be applied any more.
+    ended: bool,
     environment: RefCell<Environment>,
     /// What of names it would have to know.
     open: RefCell<Vec<Question>>,
     /// Its fields as RequestHeader left them, where something may ask for them later.
     fields: HeaderMap,
     begun: SystemTime,
+}
+
+/// Scheme and authority of the URLs that lead to a balancer: its own, or its only worker's.
+fn origin(spec: &Spec, balancer: usize) -> Vec<u8> {
+    let balancer = &spec.balancers[balancer];
+    match (balancer.direct, balancer.members.first()) {
+        (true, Some(member)) => {
+            // The worker's URL may have a path, which the route's path holds as well.
+            let start = member.url.find("://").map_or(0, |at| at + 3);
+            let end = member.url[start..]
+                .find('/')
+                .map_or(member.url.len(), |at| start + at);
+            member.url[..end].to_owned().into_bytes()
+        }
+        _ => format!("balancer://{}", balancer.name).into_bytes(),
+    }
 }
 
 /// Where a request came from and to: what of it is not in its head.
@@ -231,6 +255,8 @@ impl Ruling {
             requeried: false,
             proxied: None,
             cookies: Vec::new(),
+            handler: None,
+            ended: false,
             environment: RefCell::default(),
             open: RefCell::default(),
             fields: HeaderMap::new(),
@@ -259,6 +285,30 @@ impl Ruling {
         spec: &Spec,
         fields: &mut HeaderMap,
     ) -> Result<(), Stop> {
+        for _ in 0..=MOST_ANEW {
+            match self.round(scene, spec, fields)? {
+                Then::Anew => self.begin_anew(),
+                Then::Route | Then::Done => return Ok(()),
+            }
+        }
+        error!(
+            target: LOG,
+            reason = Reason::of_status(500).name(),
+            "[client {}] AH00124: Request exceeded the limit of {MOST_ANEW} internal redirects: {}",
+            scene.peer(),
+            self.target.path()
+        );
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Err(Stop::Fail(status, Reason::of_status(status.as_u16())))
+    }
+
+    /// Everything but a section's rules may be said anew.
+    fn round(
+        &mut self,
+        scene: &dyn Scene,
+        spec: &Spec,
+        fields: &mut HeaderMap,
+    ) -> Result<Then, Stop> {
         let host = scene.host_spec();
         for layer in &self.layers {
             let rules = &spec.policies[*layer].set_env_if;
@@ -299,16 +349,35 @@ impl Ruling {
             environment::apply(rules, &self.environment, &self.asker(scene, fields));
         }
         self.check_access(scene, spec, fields)?;
+        if self.rewrite_within(scene, spec, fields)? == Then::Anew {
+            return Ok(Then::Anew);
+        }
         self.set_environment(spec);
         if let Some(stop) = self.redirected(scene, fields, &self.layers[self.servers..]) {
             return Err(stop);
         }
         self.edit_request(scene, spec, fields, false);
-        match self.last(spec, |policy| policy.handler) {
-            None | Some(Handler::None) => Ok(()),
+        // As in httpd, what a rule says counts more, but not for what goes to a member.
+        let said = self.last(spec, |policy| policy.handler);
+        let ruled = self.handler.filter(|_| self.destination(host).is_none());
+        match ruled.or(said) {
+            None | Some(Handler::None) => Ok(Then::Done),
             Some(Handler::BalancerManager) => Err(Stop::Manager),
             Some(Handler::Absent) => Err(Stop::Fail(StatusCode::NOT_FOUND, Reason::NoRoute)),
         }
+    }
+
+    /// A rule of a section gave the request another path: what was found out of it counts no more.
+    fn begin_anew(&mut self) {
+        self.layers.truncate(self.servers);
+        self.route = None;
+        self.proxied = None;
+        self.handler = None;
+        let mut environment = Environment::default();
+        for (name, value) in self.environment.borrow().iter() {
+            environment.set(&format!("REDIRECT_{name}"), value.to_vec());
+        }
+        self.environment = RefCell::new(environment);
     }
 
     /// Policies of the `<If>` sections that hold, those within them behind them.
@@ -340,35 +409,25 @@ impl Ruling {
         chosen
     }
 
+    /// The balancer that the route leads to, and the encoded path.
+    fn destination(&self, host: &Host) -> Option<(usize, Cow<'_, [u8]>)> {
+        if let Some(proxied) = &self.proxied {
+            return Some((proxied.balancer, Cow::Borrowed(&proxied.path[..])));
+        }
+        let route = &host.routes[self.route?];
+        match path::follow(route, &self.path, &self.path, host.encoded_slashes) {
+            path::Routed::Balancer { balancer, path } => Some((balancer, path)),
+            path::Routed::Local => None,
+        }
+    }
+
     /// The URL that the route leads to, as `<Proxy>` sections see it.
     fn leads_to(&self, spec: &Spec, host: &Host) -> Option<Vec<u8>> {
-        let (balancer, path) = match &self.proxied {
-            Some(proxied) => (proxied.balancer, Cow::Borrowed(&proxied.path[..])),
-            None => match path::follow(
-                &host.routes[self.route?],
-                &self.path,
-                &self.path,
-                host.encoded_slashes,
-            ) {
-                path::Routed::Balancer { balancer, path } => (balancer, path),
-                path::Routed::Local => return None,
-            },
-        };
+        let (balancer, path) = self.destination(host)?;
         if host.proxies.is_empty() {
             return Some(Vec::new());
         }
-        let balancer = &spec.balancers[balancer];
-        let mut url = match (balancer.direct, balancer.members.first()) {
-            (true, Some(member)) => {
-                // The worker's URL may have a path, which the route's path holds as well.
-                let start = member.url.find("://").map_or(0, |at| at + 3);
-                let end = member.url[start..]
-                    .find('/')
-                    .map_or(member.url.len(), |at| start + at);
-                member.url[..end].to_owned().into_bytes()
-            }
-            _ => format!("balancer://{}", balancer.name).into_bytes(),
-        };
+        let mut url = origin(spec, balancer);
         url.extend_from_slice(&path);
         Some(url)
     }

@@ -201,7 +201,10 @@ impl Control {
 /// Whether anything in the configuration is a balancer-manager.
 fn has_manager(spec: &Spec) -> bool {
     let manager = Some(crate::config::spec::policy::Handler::BalancerManager);
-    spec.policies.iter().any(|policy| policy.handler == manager)
+    spec.policies.iter().any(|policy| {
+        let mut rules = policy.rewriting.rules.iter();
+        policy.handler == manager || rules.any(|rule| rule.handler == manager)
+    })
 }
 
 /// Puts what was kept over a configuration that was just read.

@@ -139,6 +139,8 @@ pub(crate) struct HostDraft {
     pub via: Option<spec::Via>,
     /// `ProxyMaxForwards`; below 0: none.
     pub max_forwards: Option<i64>,
+    /// `ProxyBadHeader`
+    pub bad_header: Option<spec::BadHeader>,
     /// `Timeout`
     pub timeout: Option<Duration>,
     /// `ProxyTimeout`
@@ -206,6 +208,10 @@ pub(crate) struct RouteDraft {
     pub target: TargetDraft,
     /// As in the Spec.
     pub nocanon: bool,
+    /// As in the Spec.
+    pub mapping: spec::Mapping,
+    /// As in the Spec.
+    pub interpolate: bool,
     /// Its path.
     pub mark: Mark,
 }

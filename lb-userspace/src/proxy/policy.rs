@@ -7,18 +7,18 @@
 //! their RewriteRule, which may have it all begin anew; SetEnv; redirects; RequestHeader. A ProxyPass outside of sections comes before a Redirect there
 //! (measured).
 
-use std::{borrow::Cow, cell::RefCell, net::SocketAddr, time::SystemTime};
+use std::{cell::RefCell, time::SystemTime};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, request::Parts};
 use tracing::error;
 
-use super::{exchange::Exchange, path, reason::Reason};
+use super::{exchange::Exchange, reason::Reason};
 use crate::{
     config::spec::{
         Host, Spec,
         policy::{Branch, ErrorDocument, ErrorOverride, Handler, Policy},
     },
-    names::clients::{self, Question, Reply},
+    names::clients::Question,
     policy::{
         environment::{self, Environment},
         fields::{self, FieldEdit, Times},
@@ -28,16 +28,19 @@ use crate::{
 mod access;
 mod asker;
 mod cookies;
+mod destination;
 mod names;
 mod redirects;
 mod response;
 mod rewriting;
+mod scene;
 
 use asker::Asker;
 pub(crate) use redirects::say_sent;
 pub(crate) use response::{edit_own, edit_response};
 pub(crate) use rewriting::Proxied;
 use rewriting::Then;
+pub(crate) use scene::Scene;
 
 const LOG: &str = "sluice::proxy";
 
@@ -105,6 +108,8 @@ pub(crate) struct Ruling {
     requeried: bool,
     /// Where a `[P]` rule sends it.
     pub(crate) proxied: Option<Proxied>,
+    /// Where a ProxyPass with `mapping=` sends it, unless it is kept from that.
+    mapped: Option<Proxied>,
     /// What rules want every answer to set.
     cookies: Vec<HeaderValue>,
     /// Who answers, as rules say.
@@ -112,6 +117,8 @@ pub(crate) struct Ruling {
     /// No rule is to be applied any more.
     ended: bool,
     environment: RefCell<Environment>,
+    /// What `Header note` kept.
+    notes: RefCell<Environment>,
     /// What of names it would have to know.
     open: RefCell<Vec<Question>>,
     /// Its fields as RequestHeader left them, where something may ask for them later.
@@ -119,83 +126,11 @@ pub(crate) struct Ruling {
     begun: SystemTime,
 }
 
-/// Scheme and authority of the URLs that lead to a balancer: its own, or its only worker's.
-fn origin(spec: &Spec, balancer: usize) -> Vec<u8> {
-    let balancer = &spec.balancers[balancer];
-    match (balancer.direct, balancer.members.first()) {
-        (true, Some(member)) => {
-            // The worker's URL may have a path, which the route's path holds as well.
-            let start = member.url.find("://").map_or(0, |at| at + 3);
-            let end = member.url[start..]
-                .find('/')
-                .map_or(member.url.len(), |at| start + at);
-            member.url[..end].to_owned().into_bytes()
-        }
-        _ => format!("balancer://{}", balancer.name).into_bytes(),
-    }
-}
-
-/// Where a request came from and to: what of it is not in its head.
-pub(crate) trait Scene {
-    /// The configuration.
-    fn spec(&self) -> &Spec;
-    /// The virtual host.
-    fn host_spec(&self) -> &Host;
-    /// The first of its routes that takes a decoded path.
-    fn find_route(&self, decoded: &[u8]) -> Option<usize> {
-        path::find(&self.host_spec().routes, decoded)
-    }
-    /// The virtual host's name, or this machine's.
-    fn host_name(&self) -> &str;
-    /// The client's address.
-    fn peer(&self) -> SocketAddr;
-    /// Our address on its connection.
-    fn local(&self) -> SocketAddr;
-    /// Whether the client speaks TLS.
-    fn is_tls(&self) -> bool;
-    /// Variables beside those that rules set.
-    fn environment(&self) -> Vec<(&'static str, String)>;
-    /// What is known of a name; `None`: it would have to be looked up.
-    fn known(&self, question: &Question) -> Option<Reply>;
-}
-
-impl Scene for Exchange {
-    fn spec(&self) -> &Spec {
-        &self.current.plan.spec
-    }
-
-    fn find_route(&self, decoded: &[u8]) -> Option<usize> {
-        let routes = &Self::host_spec(self).routes;
-        self.host().routes.find(routes, decoded)
-    }
-
-    fn host_spec(&self) -> &Host {
-        Self::host_spec(self)
-    }
-
-    fn host_name(&self) -> &str {
-        &self.host().name
-    }
-
-    fn peer(&self) -> SocketAddr {
-        self.client.peer
-    }
-
-    fn local(&self) -> SocketAddr {
-        self.client.local
-    }
-
-    fn is_tls(&self) -> bool {
-        self.client.tls.is_some()
-    }
-
-    fn environment(&self) -> Vec<(&'static str, String)> {
-        Self::environment(self)
-    }
-
-    fn known(&self, question: &Question) -> Option<Reply> {
-        clients::known(question)
-    }
+fn texts(list: &Environment) -> Vec<(String, String)> {
+    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+    list.iter()
+        .map(|(name, value)| (name.to_owned(), text(value)))
+        .collect()
 }
 
 /// A request that is answered here.
@@ -254,18 +189,19 @@ impl Ruling {
             query: parts.uri.query().map(|query| query.as_bytes().to_vec()),
             requeried: false,
             proxied: None,
+            mapped: None,
             cookies: Vec::new(),
             handler: None,
             ended: false,
             environment: RefCell::default(),
+            notes: RefCell::default(),
             open: RefCell::default(),
             fields: HeaderMap::new(),
             begun: SystemTime::now(),
         };
         // A path that cannot be decoded is refused where it would be routed.
-        let verdict = match path::decode(parts.uri.path().as_bytes(), host.encoded_slashes) {
-            Ok(decoded) => {
-                ruling.path = decoded.into_owned();
+        let verdict = match ruling.take_path(host, parts.uri.path().as_bytes()) {
+            Ok(()) => {
                 let mut verdict = ruling.judge(scene, spec, &mut parts.headers);
                 match ruling.requeried(&parts.uri) {
                     Ok(Some(target)) => parts.uri = target,
@@ -315,14 +251,23 @@ impl Ruling {
             environment::apply(rules, &self.environment, &self.asker(scene, fields));
         }
         self.edit_request(scene, spec, fields, true);
-        let then = self.rewrite(scene, spec, host, fields).inspect_err(|_| {
-            // `Header always` of the sections is for the answer.
-            let sections = host.locations.iter();
-            let matching = sections.filter(|section| section.matcher.matches_path(&self.path));
-            self.layers.extend(matching.map(|section| section.policy));
-        })?;
+        // As in httpd, what is mapped as it was received sees no rules before its route.
+        if !self.has("no-proxy") {
+            self.proxied = self.mapped.take();
+        }
+        let then = if self.proxied.is_some() {
+            Then::Done
+        } else {
+            self.rewrite(scene, spec, host, fields).inspect_err(|_| {
+                // `Header always` of the sections is for the answer.
+                let sections = host.locations.iter();
+                let matching = sections.filter(|section| section.matcher.matches_path(&self.path));
+                self.layers.extend(matching.map(|section| section.policy));
+            })?
+        };
         if then == Then::Route && !self.has("no-proxy") {
             self.route = scene.find_route(&self.path);
+            self.interpolate(spec, host);
         }
         let url = self.leads_to(spec, host);
         if then == Then::Route
@@ -409,29 +354,6 @@ impl Ruling {
         chosen
     }
 
-    /// The balancer that the route leads to, and the encoded path.
-    fn destination(&self, host: &Host) -> Option<(usize, Cow<'_, [u8]>)> {
-        if let Some(proxied) = &self.proxied {
-            return Some((proxied.balancer, Cow::Borrowed(&proxied.path[..])));
-        }
-        let route = &host.routes[self.route?];
-        match path::follow(route, &self.path, &self.path, host.encoded_slashes) {
-            path::Routed::Balancer { balancer, path } => Some((balancer, path)),
-            path::Routed::Local => None,
-        }
-    }
-
-    /// The URL that the route leads to, as `<Proxy>` sections see it.
-    fn leads_to(&self, spec: &Spec, host: &Host) -> Option<Vec<u8>> {
-        let (balancer, path) = self.destination(host)?;
-        if host.proxies.is_empty() {
-            return Some(Vec::new());
-        }
-        let mut url = origin(spec, balancer);
-        url.extend_from_slice(&path);
-        Some(url)
-    }
-
     fn asker<'r>(&'r self, scene: &'r dyn Scene, fields: &'r HeaderMap) -> Asker<'r> {
         Asker {
             scene,
@@ -468,12 +390,12 @@ impl Ruling {
 
     /// Names and values of its variables.
     pub(crate) fn variables(&self) -> Vec<(String, String)> {
-        let environment = self.environment.borrow();
-        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-        environment
-            .iter()
-            .map(|(name, value)| (name.to_owned(), text(value)))
-            .collect()
+        texts(&self.environment.borrow())
+    }
+
+    /// Likewise of its notes.
+    pub(crate) fn notes(&self) -> Vec<(String, String)> {
+        texts(&self.notes.borrow())
     }
 
     /// SetEnv, PassEnv and UnsetEnv: what SetEnvIf set stays as it is.
@@ -515,7 +437,15 @@ impl Ruling {
             for edit in &policy.request_fields {
                 let before = kept(edit, fields);
                 let asker = self.asker(scene, &before);
-                fields::apply([edit], fields, &before, &asker, self.times(), early);
+                // Notes are of responses alone.
+                drop(fields::apply(
+                    [edit],
+                    fields,
+                    &before,
+                    &asker,
+                    self.times(),
+                    early,
+                ));
             }
         }
     }

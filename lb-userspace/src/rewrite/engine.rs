@@ -1,19 +1,24 @@
 //! Carrying rules out for one request: the order, the quirks and the limits of mod_rewrite, in a
 //! server's context and in a section's.
 
-use std::{borrow::Cow, cell::RefCell, cmp::Ordering, net::IpAddr};
+use std::{cell::RefCell, cmp::Ordering};
 
 use super::{
     Action, Condition, Cookie, Next, Relation, Rule, Test, escape,
     scheme::{Scheme, scheme},
-    template::{Name, Template, TooLong, Values},
+    template::{Template, TooLong},
 };
 use crate::{
     config::spec::policy::Handler,
-    expr::{Facts, Moment, Table, Variable, number},
+    expr::{Variable, number},
     pattern::Captures,
     policy::environment::{self, Environment},
 };
+
+mod facts;
+mod finish;
+
+use finish::CONTROLS;
 
 /// A request that rules look at: beside what expressions ask for, where it came to.
 pub trait Request: environment::Request {
@@ -116,14 +121,9 @@ const LONGEST_PATH: usize = 2 * 8190;
 /// httpd lets them go round 10 000 times.
 const MOST_TRIES: u32 = 1000;
 
-const NO_PATH: &str = "RewriteRule: the result is no path";
-const BROKEN: &str = "AH10415: To be forwarded path contains control characters or spaces";
 const TOO_LONG: &str = "RewriteRule: the URI exceeded its maximum length";
 const TOO_MANY: &str = "AH02596: RewriteRule: the maximum number of rounds was exceeded";
 const QUESTION: &str = "AH10508: Unsafe URL with %3f URL rewritten without UnsafeAllow3F";
-const ELSEWHERE: &str =
-    "RewriteRule: the result is a proxy: URL with another host than the request was going to";
-const CONTROLS: &str = "AH10410: Rewritten query string contains control characters or spaces";
 
 /// Applies a server's rules to a request for `path` (decoded) and `query`. What `[E=]` sets goes to
 /// `environment`, which `request` reads.
@@ -561,225 +561,6 @@ impl<R: Request> Run<'_, R> {
                 path.to_vec()
             };
         }
-    }
-
-    /// Whether the query holds what no request line may, and nobody is going to escape it.
-    fn query_is_broken(&self, changed: Changed) -> bool {
-        let escapes = self.to.is_none() && scheme(&self.uri).is_some() && changed != Changed::Raw;
-        let plain = |byte: &u8| *byte > b' ' && *byte != 0x7f;
-        changed != Changed::No
-            && !escapes
-            && self
-                .query
-                .as_ref()
-                .is_some_and(|query| !query.iter().all(plain))
-    }
-
-    fn finish(&mut self, changed: Changed, asked: Option<&[u8]>) -> Outcome {
-        if changed == Changed::No {
-            return Outcome::Declined;
-        }
-        if self.query_is_broken(changed) {
-            return failed(403, CONTROLS);
-        }
-        let raw = changed == Changed::Raw;
-        if let Some(balancer) = self.to {
-            return self.proxied(balancer, raw);
-        }
-        let uri = std::mem::take(&mut self.uri);
-        let query = self.query.take();
-        if changed == Changed::Passed {
-            if uri.first() == Some(&b'/') {
-                return Outcome::Passed { path: uri, query };
-            }
-            return failed(400, "RewriteRule: [PT] with a URL");
-        }
-        let Some(scheme) = scheme(&uri) else {
-            return if uri.first() == Some(&b'/') {
-                Outcome::Local
-            } else {
-                failed(400, NO_PATH)
-            };
-        };
-        self.redirected(uri, scheme.len, query, asked, raw)
-    }
-
-    /// To a member that a `[P]` rule names.
-    fn proxied(&mut self, balancer: usize, raw: bool) -> Outcome {
-        let path = std::mem::take(&mut self.uri);
-        if raw && is_broken(&path) {
-            return failed(403, BROKEN);
-        }
-        Outcome::Proxied {
-            balancer,
-            path,
-            query: self.query.take(),
-            raw,
-        }
-    }
-
-    /// What became of a request by a section's rules.
-    fn finish_within(
-        &mut self,
-        directory: Directory<'_>,
-        changed: Changed,
-        path: &[u8],
-        asked: Option<&[u8]>,
-    ) -> Outcome {
-        if changed == Changed::No {
-            return Outcome::Declined;
-        }
-        if self.query_is_broken(changed) {
-            return failed(403, CONTROLS);
-        }
-        let raw = changed == Changed::Raw;
-        if let Some(balancer) = self.to {
-            return self.proxied(balancer, raw);
-        }
-        let mut uri = std::mem::take(&mut self.uri);
-        let query = self.query.take();
-        if uri.starts_with(b"proxy:") {
-            // Where it goes is for ProxyPass to say, and what of it may be a request's is the path.
-            let rest = (directory.proxied).and_then(|host| uri.strip_prefix(host));
-            return match rest {
-                Some(rest) if rest.first() == Some(&b'/') && !(raw && is_broken(rest)) => {
-                    Outcome::Onward {
-                        path: rest.to_vec(),
-                        query,
-                        raw,
-                    }
-                }
-                Some(_) => failed(403, BROKEN),
-                None => failed(500, ELSEWHERE),
-            };
-        }
-        if let Some(scheme) = scheme(&uri) {
-            let host = &uri[scheme.len..];
-            if let Some(base) = directory.base
-                && let Some(slash) = host.iter().position(|&byte| byte == b'/')
-            {
-                let start = scheme.len + slash + 1;
-                let own = directory.path.strip_prefix('/').unwrap_or(directory.path);
-                let rest = based(&uri[start..], own, base.strip_prefix('/').unwrap_or(base));
-                uri.splice(start.., rest);
-            }
-            return self.redirected(uri, scheme.len, query, asked, raw);
-        }
-        if uri.first() != Some(&b'/') {
-            return failed(400, NO_PATH);
-        }
-        if uri == path {
-            // It would begin anew for ever.
-            return Outcome::Declined;
-        }
-        let path = match directory.base {
-            Some(base) => based(&uri, directory.path, base),
-            None => uri,
-        };
-        Outcome::Anew { path, query }
-    }
-
-    /// To a URL elsewhere.
-    fn redirected(
-        &self,
-        uri: Vec<u8>,
-        scheme: usize,
-        query: Option<Vec<u8>>,
-        asked: Option<&[u8]>,
-        raw: bool,
-    ) -> Outcome {
-        let mut place = if raw { uri } else { escape::url(&uri, scheme) };
-        if let Some(query) = query {
-            place.push(b'?');
-            if raw || asked == Some(&query[..]) {
-                place.extend(query);
-            } else {
-                place.extend(escape::path(&query));
-            }
-        }
-        let status = match self.status {
-            status @ 300..=399 => status,
-            _ => 302,
-        };
-        Outcome::Redirected { status, place }
-    }
-}
-
-/// A path with `RewriteBase` in the place of its section's, where it is within that.
-fn based(path: &[u8], directory: &str, base: &str) -> Vec<u8> {
-    let directory = directory.strip_suffix('/').unwrap_or(directory);
-    let rest = path.strip_prefix(directory.as_bytes());
-    let Some(rest) = rest.and_then(|rest| rest.strip_prefix(b"/")) else {
-        return path.to_vec();
-    };
-    let mut whole = base.as_bytes().to_vec();
-    if !whole.is_empty() && !whole.ends_with(b"/") {
-        whole.push(b'/');
-    }
-    whole.extend_from_slice(rest);
-    whole
-}
-
-/// Whether a path that is sent as it is would break a request line.
-fn is_broken(path: &[u8]) -> bool {
-    path.iter().any(|&byte| byte <= b' ' || byte == 0x7f)
-}
-
-impl<R: Request> Values for Run<'_, R> {
-    fn rule(&self) -> Option<&(Vec<u8>, Captures)> {
-        self.rule.as_ref()
-    }
-
-    fn condition(&self) -> Option<&(Vec<u8>, Captures)> {
-        self.condition.as_ref()
-    }
-
-    fn named(&self, name: &Name) -> Cow<'_, [u8]> {
-        if let Some((table, entry)) = name.entry() {
-            return self
-                .request
-                .entry(table, entry.as_bytes())
-                .unwrap_or_default();
-        }
-        match name {
-            Name::Filename => Cow::Borrowed(&self.uri),
-            Name::ServerAddress => Cow::Owned(self.request.server_address().into_bytes()),
-            Name::Variable(Variable::Constant(text)) => Cow::Borrowed(text.as_bytes()),
-            Name::Variable(Variable::Time(part)) => Cow::Owned(self.now().part(*part).into_bytes()),
-            Name::Variable(Variable::Field(name)) => self
-                .request
-                .entry(Table::Request, name.as_bytes())
-                .unwrap_or_default(),
-            Name::Variable(variable) => self.variable(variable).unwrap_or_default(),
-            Name::Environment(_) | Name::Field(_) | Name::Unknown(_) => Cow::Borrowed(&[]),
-        }
-    }
-
-    fn look_up(&self, file: usize, key: &[u8]) -> Option<Vec<u8>> {
-        self.request.look_up(file, key)
-    }
-}
-
-/// The request as the rules have changed it so far, for expressions.
-impl<R: Request> Facts for Run<'_, R> {
-    fn variable(&self, variable: &Variable) -> Option<Cow<'_, [u8]>> {
-        match variable {
-            Variable::Query => self.query.as_deref().map(Cow::Borrowed),
-            Variable::Filename => Some(Cow::Borrowed(&self.uri)),
-            variable => self.request.variable(variable),
-        }
-    }
-
-    fn entry(&self, table: Table, name: &[u8]) -> Option<Cow<'_, [u8]>> {
-        self.request.entry(table, name)
-    }
-
-    fn remote(&self) -> Option<IpAddr> {
-        self.request.remote()
-    }
-
-    fn now(&self) -> Moment {
-        self.request.now()
     }
 }
 

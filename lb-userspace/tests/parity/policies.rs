@@ -439,3 +439,72 @@ fn virtual_hosts_inherit_proxypass_and_not_encoded_slashes() {
         ],
     );
 }
+
+#[test]
+fn mapped_and_interpolated_routes_lead_to_the_same_paths() {
+    compare(
+        "<Proxy balancer://b>\nBalancerMember http://MEMBER\n</Proxy>\n\
+         SetEnvIf X-Dir (.+) dir=$1\nSetEnv late no\n\
+         ProxyPass /srv/closed !\n\
+         ProxyPass /srv/shut ! mapping=servlet\n\
+         ProxyPass /srv http://MEMBER/s mapping=servlet\n\
+         ProxyPass /tail/ http://MEMBER/t/ mapping=servlet\n\
+         ProxyPass /enc http://MEMBER/e mapping=encoded\n\
+         ProxyPass /bal/ balancer://b/in/ mapping=servlet\n\
+         ProxyPassMatch ^/re/([^/]*)/(.*)$ http://MEMBER/r/$2/$1 mapping=encoded\n\
+         ProxyPassInterpolateEnv On\n\
+         ProxyPass /fill http://MEMBER/f/${dir}/${late}x/ interpolate\n\
+         ProxyPass /plain http://MEMBER/p/ interpolate\n\
+         ProxyPass /fb balancer://b/${dir} interpolate\n\
+         <Location /fill/off>\nProxyPassInterpolateEnv Off\n</Location>\n\
+         <Location /srv/deny>\nRequire all denied\n</Location>\n\
+         <Location /enc/a%2Fb>\nHeader set X-Encoded yes\n</Location>\n\
+         ProxyPass / http://MEMBER/\n",
+        &[
+            ("GET /srv", &[]),
+            ("GET /srv/", &[]),
+            ("GET /srv/x;v=1/y?q", &[]),
+            ("GET /srv;v=1/x", &[]),
+            ("GET /srv;v=1", &[]),
+            ("GET /srvx", &[]),
+            ("GET /srv/a%2Fb%20c", &[]),
+            ("GET /srv/closed/x", &[]),
+            ("GET /srv/shut/x", &[]),
+            ("GET /srv/shut;v/x", &[]),
+            ("GET /srv/deny", &[]),
+            ("GET /srv/deny;v=1/x", &[]),
+            ("GET /srv;v/deny", &[]),
+            ("GET /srv/%64eny", &[]),
+            ("GET /x/..;/srv/y", &[]),
+            ("GET /srv/..;v/y", &[]),
+            ("GET /srv//y;a//z", &[]),
+            ("GET /tail", &[]),
+            ("GET /tail/x;v", &[]),
+            ("GET /tail;v/x;w", &[]),
+            ("GET /enc/a%2Fb/c%3Fd?e%2F", &[]),
+            ("GET /enc%2Fx", &[]),
+            ("GET /enc/%41%7e%2e/./b", &[]),
+            ("GET /encx", &[]),
+            ("GET /bal/x;v=1/y", &[]),
+            ("GET /re/a%2Fb/c?d", &[]),
+            ("GET /fill/x", &["X-Dir: one"]),
+            ("GET /fill/x?y", &["X-Dir: a b/c"]),
+            ("GET /fill/x", &[]),
+            ("GET /fill/off", &["X-Dir: one"]),
+            ("GET /plain/x", &["X-Dir: one"]),
+            ("GET /fb/x", &["X-Dir: one"]),
+        ],
+    );
+}
+
+#[test]
+fn notes_of_fields_can_be_asked_for() {
+    compare(
+        "ProxyPass / http://MEMBER/\n\
+         Header note X-Member member\nHeader note X-Twice twice\nHeader note X-Nothing nothing\n\
+         Header set X-A \"expr=%{note:member}-%{note:twice}-%{note:nothing}-%{note:MEMBER}\"\n\
+         Header set X-B yes \"expr=note('twice') == 'a'\"\n\
+         Header always set X-C c\nHeader always note X-C c\nHeader set X-D \"expr=%{note:c}\"\n",
+        &[("GET /", &[]), ("GET /x", &["X-Status: 404"])],
+    );
+}

@@ -54,6 +54,8 @@ pub struct Policy {
     pub preserve_host: Option<bool>,
     /// `ProxyAddHeaders`; a later layer's counts.
     pub add_headers: Option<bool>,
+    /// `ProxyPassInterpolateEnv`; a later layer's counts.
+    pub interpolate: Option<bool>,
     /// `ProxyPassReverseCookiePath`: what a path of a cookie begins with, and the whole path that
     /// takes its place.
     pub cookie_paths: Vec<(String, String)>,

@@ -98,7 +98,11 @@ impl Facts for Asker<'_> {
             }
             Table::Request => self.fields,
             Table::Response => self.response?.1,
-            Table::Notes | Table::Process | Table::HealthCheck => return None,
+            Table::Notes => {
+                let kept = self.ruling.notes.borrow();
+                return kept.value(name).map(|value| value.to_vec().into());
+            }
+            Table::Process | Table::HealthCheck => return None,
         };
         let name = HeaderName::from_bytes(name).ok()?;
         let mut values = fields.get_all(name).iter();

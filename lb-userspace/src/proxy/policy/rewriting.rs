@@ -17,13 +17,15 @@ use crate::{
     rewrite::{self, Applied, Cookie, Directory, Options, Outcome, Rule},
 };
 
-/// A member that a `[P]` rule sends a request to.
+/// A member that a `[P]` rule sends a request to, or a ProxyPass with `mapping=` or `interpolate`.
 #[derive(Debug)]
 pub(crate) struct Proxied {
     /// Index into the Spec's balancers.
     pub(crate) balancer: usize,
     /// Encoded, from the first slash.
     pub(crate) path: Vec<u8>,
+    /// Index of the ProxyPass; `None`: a rule.
+    pub(crate) route: Option<usize>,
 }
 
 /// What is to be done with a request after its rules.
@@ -100,7 +102,7 @@ impl Ruling {
         let (mut origin, mut path) = (None, self.path.clone());
         if let Some((balancer, onward)) = self.destination(host) {
             let mut whole = b"proxy:".to_vec();
-            whole.extend_from_slice(&super::origin(spec, balancer));
+            whole.extend_from_slice(&super::destination::origin(spec, balancer));
             path = [&whole[..], &rewrite::unescape(&onward)].concat();
             origin = Some(whole);
         }
@@ -166,13 +168,10 @@ impl Ruling {
             Outcome::Local => Ok(Then::Done),
             Outcome::Anew { path, query } => {
                 // As in httpd: what begins anew is a target, and decoded once more.
-                match path::decode(&path, host.encoded_slashes) {
-                    Ok(decoded) => self.path = decoded.into_owned(),
-                    Err(error) => {
-                        let status = StatusCode::from_u16(error.status());
-                        let status = status.unwrap_or(StatusCode::BAD_REQUEST);
-                        return Err(Stop::Fail(status, Reason::BadRequest));
-                    }
+                if let Err(error) = self.take_path(host, &path) {
+                    let status = StatusCode::from_u16(error.status());
+                    let status = status.unwrap_or(StatusCode::BAD_REQUEST);
+                    return Err(Stop::Fail(status, Reason::BadRequest));
                 }
                 self.rewritten = true;
                 self.requery(query);
@@ -225,7 +224,11 @@ impl Ruling {
         } else {
             path::encode(&path, host.encoded_slashes).into_owned()
         };
-        self.proxied = Some(Proxied { balancer, path });
+        self.proxied = Some(Proxied {
+            balancer,
+            path,
+            route: None,
+        });
     }
 
     /// The request has this query from here on.

@@ -170,10 +170,11 @@ impl Rule {
                     .client_name()
                     .is_some_and(|name| domains.iter().any(|domain| is_within(domain, &name))),
             ),
-            // Each of them is asked for, so that one round of lookups is enough.
-            Self::ForwardDns(names) => grants(
-                (names.iter()).fold(false, |found, name| place.names.client_is(name) || found),
-            ),
+            Self::ForwardDns(names) => {
+                // Each of them is asked for, so that one round of lookups is enough.
+                let own = names.iter().filter(|name| place.names.client_is(name));
+                grants(own.count() > 0)
+            }
             Self::Env(names) => grants(names.iter().any(|name| {
                 let set = request.entry(Table::Environment, name.as_bytes());
                 set.is_some()

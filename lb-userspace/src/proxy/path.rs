@@ -163,10 +163,7 @@ pub fn mapped(routes: &[Route], raw: &[u8]) -> Option<Mapped> {
     routes.first().filter(is_mapped)?;
     let uri = normalize(raw).ok()?;
     for (index, route) in routes.iter().take_while(is_mapped).enumerate() {
-        let captures = match &route.pattern {
-            Some(pattern) => Some(pattern.captures(&uri)),
-            None => None,
-        };
+        let captures = (route.pattern.as_ref()).map(|pattern| pattern.captures(&uri));
         let (tail, seen) = match (&captures, route.mapping) {
             (Some(None), _) => continue,
             (Some(Some(_)), _) => (0, uri.clone()),

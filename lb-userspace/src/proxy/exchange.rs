@@ -404,6 +404,10 @@ impl Exchange {
                 connection,
                 log_id: if self.log.logged { self.log.id } else { 0 },
                 connection_log_id: self.client.log_id_if_mentioned(),
+                notes: self
+                    .ruling
+                    .as_ref()
+                    .map_or_else(Vec::new, |ruling| ruling.notes()),
                 environment: if self.host().logs.iter().any(HostLog::wants_environment) {
                     self.variables()
                 } else {

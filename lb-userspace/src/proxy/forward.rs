@@ -245,7 +245,7 @@ async fn respond(
 
     let ruled = match exchange.host().rules {
         None => Ok(()),
-        Some(_) => policy::rule(&mut exchange, &mut parts),
+        Some(_) => policy::rule(&mut exchange, &mut parts).await,
     };
     let said = fields::strip(&mut parts.headers, Direction::Request);
     let unwanted = exchange
@@ -338,7 +338,8 @@ async fn forward(
     let peer = exchange.client.peer;
     let raw = parts.uri.path().as_bytes();
     let slashes = exchange.host_spec().encoded_slashes;
-    let decoded = path::decode(raw, slashes).map_err(|error| {
+    let routes = &exchange.host_spec().routes;
+    let decoded = path::decode_for(routes, raw, slashes).map_err(|error| {
         warn!(
             target: LOG,
             reason = Reason::BadRequest.name(),
@@ -352,7 +353,6 @@ async fn forward(
         .as_ref()
         .and_then(|ruling| ruling.rewritten());
     let decoded = rewritten.map_or(decoded, |path| path.to_vec().into());
-    let routes = &exchange.host_spec().routes;
     let routed = match &exchange.ruling {
         None => path::route(&exchange.host().routes, routes, raw, &decoded, slashes),
         Some(ruling) => match (&ruling.proxied, ruling.route) {

@@ -92,6 +92,7 @@ enum Tag {
     ResponseField(usize),
     Cookie(usize, String),
     Environment(String),
+    Note(String),
     /// What sluice has nothing to say about.
     Nothing,
 }
@@ -166,6 +167,8 @@ pub struct Entry<'a> {
     pub handler: &'a str,
     /// Value of an environment variable (`BALANCER_*`, `SLUICE_REASON`).
     pub environment: &'a [(Cow<'static, str>, String)],
+    /// What `Header note` kept; names have no case.
+    pub notes: &'a [(String, String)],
 }
 
 /// `%X`.
@@ -285,8 +288,8 @@ impl Format {
                 self.wants.environment = true;
                 Tag::Environment(name.to_owned())
             }
-            // `%l` and `%u`: nobody says who is there. `%n`: nobody leaves notes. `%^ti`, `%^to`:
-            // trailers are dropped.
+            ("n", Some(name)) => Tag::Note(name.to_owned()),
+            // `%l` and `%u`: nobody says who is there. `%^ti`, `%^to`: trailers are dropped.
             _ => Tag::Nothing,
         }
     }
@@ -409,6 +412,14 @@ impl Tag {
                 escaped(
                     out,
                     value.map_or(b"".as_slice(), |(_, value)| value.as_bytes()),
+                );
+            }
+            Self::Note(name) => {
+                let mut notes = entry.notes.iter();
+                let note = notes.find(|(known, _)| known.eq_ignore_ascii_case(name));
+                escaped(
+                    out,
+                    note.map_or(b"".as_slice(), |(_, value)| value.as_bytes()),
                 );
             }
             Self::Nothing => out.push(b'-'),

@@ -47,6 +47,7 @@ pub(super) struct End {
     pub(super) connection_log_id: u64,
     pub(super) handler: &'static str,
     pub(super) environment: Vec<(Cow<'static, str>, String)>,
+    pub(super) notes: Vec<(String, String)>,
     pub(super) filename: String,
 }
 
@@ -127,6 +128,7 @@ impl Finished {
                 connection_log_id: end.connection_log_id,
                 handler: end.handler,
                 environment: &end.environment,
+                notes: &end.notes,
             };
             let known = Known {
                 entry: &entry,
@@ -201,7 +203,13 @@ impl expr::Facts for Known<'_> {
             }
             Table::Request => &fields?[0],
             Table::Response => &fields?[1],
-            Table::Notes | Table::Process | Table::HealthCheck => return None,
+            Table::Notes => {
+                let name = std::str::from_utf8(name).ok()?;
+                let mut kept = self.entry.notes.iter();
+                let (_, value) = kept.find(|(known, _)| known.eq_ignore_ascii_case(name))?;
+                return Some(value.as_bytes().into());
+            }
+            Table::Process | Table::HealthCheck => return None,
         };
         let name = HeaderName::from_bytes(name).ok()?;
         Some(fields.get(name)?.as_bytes().into())

@@ -94,7 +94,7 @@ async fn document(
     exchange.ruling = first;
     let mut parts = policy::subrequest(exchange, path)?;
     let first = exchange.ruling.take();
-    let outcome = match policy::rule(exchange, &mut parts) {
+    let outcome = match policy::rule(exchange, &mut parts).await {
         Ok(()) => {
             let said = fields::strip(&mut parts.headers, Direction::Request);
             forward(exchange, &mut parts, said, None, asked).await.ok()

@@ -5,12 +5,15 @@
 
 use bytes::BytesMut;
 use libfuzzer_sys::arbitrary::{Arbitrary, Result, Unstructured};
-use sluice::proxy::answer::{Framing, Piece, Scanner, read};
+use sluice::{
+    config::spec::BadHeader,
+    proxy::answer::{Framing, Piece, Rules, Scanner, read},
+};
 
 #[derive(Debug)]
 struct Input<'a> {
     cut: usize,
-    to_head: bool,
+    rules: Rules,
     bytes: &'a [u8],
 }
 
@@ -18,7 +21,15 @@ impl<'a> Arbitrary<'a> for Input<'a> {
     fn arbitrary(data: &mut Unstructured<'a>) -> Result<Self> {
         Ok(Self {
             cut: usize::from(data.arbitrary::<u8>()?) + 1,
-            to_head: data.arbitrary()?,
+            rules: Rules {
+                to_head: data.arbitrary()?,
+                limit: 8192,
+                bad_header: *data.choose(&[
+                    BadHeader::IsError,
+                    BadHeader::Ignore,
+                    BadHeader::StartBody,
+                ])?,
+            },
             bytes: data.bytes(data.len())?,
         })
     }
@@ -27,11 +38,11 @@ impl<'a> Arbitrary<'a> for Input<'a> {
 /// Status, fields, body, how it ended and what is left over.
 type Heard = (u16, Vec<(String, Vec<u8>)>, Vec<u8>, Piece, Vec<u8>);
 
-fn hear(bytes: &[u8], cut: usize, to_head: bool) -> Option<Heard> {
+fn hear(bytes: &[u8], cut: usize, rules: &Rules) -> Option<Heard> {
     let (mut buffer, mut scanner) = (BytesMut::new(), Scanner::default());
     let mut pieces = bytes.chunks(cut);
     let answer = loop {
-        match read(&mut buffer, &mut scanner, to_head, 8192) {
+        match read(&mut buffer, &mut scanner, rules) {
             Err(_) => return None,
             Ok(Some(answer)) => break answer,
             Ok(None) => buffer.extend_from_slice(pieces.next()?),
@@ -69,7 +80,7 @@ fn hear(bytes: &[u8], cut: usize, to_head: bool) -> Option<Heard> {
 }
 
 libfuzzer_sys::fuzz_target!(|input: Input<'_>| {
-    let whole = hear(input.bytes, usize::MAX, input.to_head);
-    let pieces = hear(input.bytes, input.cut, input.to_head);
+    let whole = hear(input.bytes, usize::MAX, &input.rules);
+    let pieces = hear(input.bytes, input.cut, &input.rules);
     assert_eq!(whole, pieces);
 });

@@ -4,13 +4,13 @@
 //! chunks would be the client's framing of another body, a coding besides `chunked` would be lost
 //! with the Transfer-Encoding field.
 
-use std::mem::MaybeUninit;
+use std::{mem::MaybeUninit, ops::Range};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use httparse::{Header, ParserConfig, Status};
 
-use crate::proxy::gate::Chunks;
+use crate::{config::spec::BadHeader, proxy::gate::Chunks};
 
 /// Most fields of a response.
 const MAX_FIELDS: usize = 128;
@@ -147,13 +147,22 @@ impl Scanner {
     }
 }
 
-/// Takes a response's head from `buffer`; `None`: it is not there as a whole. `to_head`: the
-/// request was HEAD. `limit`: most bytes of a field line without its end.
+/// How a response is to be read.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// The request was HEAD.
+    pub to_head: bool,
+    /// `responsefieldsize`: most bytes of a field's line without its end.
+    pub limit: usize,
+    /// `ProxyBadHeader`.
+    pub bad_header: BadHeader,
+}
+
+/// Takes a response's head from `buffer`; `None`: it is not there as a whole.
 pub fn read(
     buffer: &mut BytesMut,
     scanner: &mut Scanner,
-    to_head: bool,
-    limit: usize,
+    rules: &Rules,
 ) -> Result<Option<Answer>, BadAnswer> {
     if scanner.seen == 0 {
         // Empty lines in front, as RFC 9112 section 2.2 has it for requests.
@@ -161,15 +170,61 @@ pub fn read(
         let blank = blank.count();
         buffer.advance(blank);
     }
+    if rules.bad_header == BadHeader::StartBody
+        && let Some(at) = colonless(buffer, 0).map(|line| line.start)
+    {
+        let body = buffer.split_off(at);
+        buffer.extend_from_slice(b"\r\n");
+        let head = buffer.split().freeze();
+        *buffer = body;
+        let mut answer = parse(&head, rules)?;
+        answer.keeps = false;
+        *scanner = Scanner::default();
+        return Ok(Some(answer));
+    }
     let Some(end) = scanner.end(buffer) else {
         return Ok(None);
     };
-    let bytes = buffer.split_to(end).freeze();
+    *scanner = Scanner::default();
+    let mut head = buffer.split_to(end);
+    if rules.bad_header == BadHeader::Ignore {
+        let mut at = 0;
+        while let Some(line) = colonless(&head, at) {
+            at = line.start;
+            let behind = head.split_off(line.end);
+            head.truncate(line.start);
+            head.unsplit(behind);
+        }
+    }
+    parse(&head.freeze(), rules).map(Some)
+}
+
+/// The next field's line that is whole and has no colon, from the line that begins at `at` on; 0:
+/// from the first field.
+fn colonless(bytes: &[u8], at: usize) -> Option<Range<usize>> {
+    let mut start = at;
+    for end in memchr::memchr_iter(b'\n', &bytes[at..]).map(|end| at + end + 1) {
+        let line = &bytes[start..end];
+        if matches!(line, b"\n" | b"\r\n") {
+            return None;
+        }
+        let is_status = start == 0;
+        // A line that begins with a blank goes on with the one before.
+        if !is_status && !line.contains(&b':') && !matches!(line[0], b' ' | b'\t') {
+            return Some(start..end);
+        }
+        start = end;
+    }
+    None
+}
+
+fn parse(bytes: &Bytes, rules: &Rules) -> Result<Answer, BadAnswer> {
+    let Rules { to_head, limit, .. } = *rules;
     let mut room = [const { MaybeUninit::<Header<'_>>::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let status = ParserConfig::default().parse_response_with_uninit_headers(
         &mut parsed,
-        &bytes,
+        bytes,
         &mut room,
     )?;
     let (Status::Complete(length), Some(version), Some(code)) =
@@ -177,7 +232,7 @@ pub fn read(
     else {
         return Err(httparse::Error::Token.into());
     };
-    if length != end {
+    if length != bytes.len() {
         return Err(httparse::Error::NewLine.into());
     }
     let code = StatusCode::from_u16(code).map_err(|_| httparse::Error::Status)?;
@@ -208,14 +263,13 @@ pub fn read(
     {
         head.extensions_mut().insert(reason);
     }
-    *scanner = Scanner::default();
-    Ok(Some(Answer {
+    Ok(Answer {
         head,
         framing,
         keeps: is_clear && !survey.close && (!is_old || survey.keep_alive),
         // "HTTP/1.1 200 " and the line's end.
         line_bytes: reason.len() as u64 + 15,
-    }))
+    })
 }
 
 /// What the fields say of the message's end and of the connection's.

@@ -2,15 +2,14 @@ use proptest::prelude::*;
 
 use super::*;
 
-const LIMIT: usize = 8192;
+const RULES: Rules = Rules {
+    to_head: false,
+    limit: 8192,
+    bad_header: BadHeader::IsError,
+};
 
 fn answer(text: &[u8]) -> Result<Option<Answer>, BadAnswer> {
-    read(
-        &mut BytesMut::from(text),
-        &mut Scanner::default(),
-        false,
-        LIMIT,
-    )
+    read(&mut BytesMut::from(text), &mut Scanner::default(), &RULES)
 }
 
 fn whole(text: &[u8]) -> Answer {
@@ -35,7 +34,7 @@ fn head_is_read_when_its_empty_line_is_there_however_it_comes() {
         for (at, byte) in text.iter().enumerate() {
             assert!(found.is_none(), "{at}");
             buffer.extend_from_slice(&[*byte]);
-            found = read(&mut buffer, &mut scanner, false, LIMIT).expect("acceptable");
+            found = read(&mut buffer, &mut scanner, &RULES).expect("acceptable");
         }
         buffer.extend_from_slice(b"abc");
         let answer = found.expect("whole");
@@ -80,7 +79,11 @@ fn what_is_no_head_of_http_1_is_refused() {
 fn a_field_may_be_as_long_as_the_limit_and_no_longer() {
     let with = |limit| {
         let mut text = BytesMut::from(&b"HTTP/1.1 200 OK\r\na: b\r\nname: value\r\n\r\n"[..]);
-        read(&mut text, &mut Scanner::default(), false, limit)
+        read(
+            &mut text,
+            &mut Scanner::default(),
+            &Rules { limit, ..RULES },
+        )
     };
     assert!(with(11).is_ok());
     assert_eq!(with(10).err(), Some(BadAnswer::TooLong));
@@ -129,7 +132,14 @@ fn some_responses_have_no_body_whatever_their_fields_say() {
         assert!(whole(format!("HTTP/1.1 {line}\r\n\r\n").as_bytes()).keeps);
     }
     let mut text = BytesMut::from(&b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"[..]);
-    let to_head = read(&mut text, &mut Scanner::default(), true, LIMIT);
+    let to_head = read(
+        &mut text,
+        &mut Scanner::default(),
+        &Rules {
+            to_head: true,
+            ..RULES
+        },
+    );
     let to_head = to_head.expect("good").expect("whole");
     assert!(to_head.framing.is_end() && to_head.keeps);
 }
@@ -146,6 +156,40 @@ fn connection_is_kept_as_the_version_and_the_field_say() {
     assert!(keeps("HTTP/1.0", "Keep-Alive"));
     assert!(!keeps("HTTP/1.0", "x"));
     assert!(!keeps("HTTP/1.0", "keep-alive, close"));
+}
+
+#[test]
+fn line_without_a_colon_is_an_error_or_nothing_or_the_body() {
+    let text = &b"HTTP/1.1 200 OK\r\na: 1\r\nno colon\r\ncontent-length: 3\r\nnone\r\n\r\nabc"[..];
+    let read_as = |bad_header, text: &[u8]| {
+        let mut buffer = BytesMut::from(text);
+        let rules = Rules {
+            bad_header,
+            ..RULES
+        };
+        let answer = read(&mut buffer, &mut Scanner::default(), &rules);
+        answer.map(|answer| (answer.expect("whole"), buffer))
+    };
+    assert!(read_as(BadHeader::IsError, text).is_err());
+    let (answer, rest) = read_as(BadHeader::Ignore, text).expect("left out");
+    assert_eq!(answer.head.headers().len(), 2);
+    assert_eq!(
+        (answer.framing, &rest[..]),
+        (Framing::Length(3), &b"abc"[..])
+    );
+    assert!(answer.keeps);
+    let (answer, rest) = read_as(BadHeader::StartBody, text).expect("a body");
+    assert_eq!(answer.head.headers().len(), 1);
+    assert_eq!((answer.framing, answer.keeps), (Framing::Close, false));
+    assert!(rest.starts_with(b"no colon\r\ncontent-length: 3"));
+    for bad_header in [BadHeader::Ignore, BadHeader::StartBody] {
+        let good = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nab\nc";
+        let (answer, rest) = read_as(bad_header, good).expect("good");
+        assert_eq!(
+            (answer.framing, &rest[..]),
+            (Framing::Length(3), &b"ab\nc"[..])
+        );
+    }
 }
 
 /// What is read of a body that comes in pieces of `step` bytes, how it ended, and what is left over.
@@ -229,7 +273,7 @@ proptest! {
             let (mut buffer, mut scanner) = (BytesMut::new(), Scanner::default());
             let mut pieces = bytes.chunks(step);
             loop {
-                match read(&mut buffer, &mut scanner, false, LIMIT) {
+                match read(&mut buffer, &mut scanner, &RULES) {
                     Err(_) => return None,
                     Ok(Some(answer)) => {
                         let rest: Vec<u8> = [buffer.to_vec(), pieces.flatten().copied().collect()].concat();

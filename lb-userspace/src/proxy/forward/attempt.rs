@@ -19,7 +19,7 @@ use crate::{
     balancer::failover::{Cause, NoResponse, Silence},
     dataplane::table::monotonic_ns,
     proxy::{
-        answer::BadAnswer,
+        answer::{BadAnswer, Rules},
         body::{BodyError, Held, Progress, RequestBody},
         exchange::Exchange,
         pool::{self, ConnectError, NoAnswer, Upstream},
@@ -98,11 +98,15 @@ pub(super) async fn attempt(
         }
         let replayable = safe && upstream.reused && !replayed;
         let body = outgoing.body.take();
-        upstream.begin(outgoing.parts, body, outgoing.goes());
-        let limit = member.spec.response_field_size as usize;
+        let rules = Rules {
+            to_head: outgoing.parts.method == Method::HEAD,
+            limit: member.spec.response_field_size as usize,
+            bad_header: exchange.host_spec().bad_header,
+        };
+        upstream.begin(outgoing.parts, body, outgoing.goes(), rules);
         let progress = &outgoing.progress;
         let waits = held.as_ref().map(|(patience, held)| (*patience, &**held));
-        let sent = answered(exchange, &mut upstream, limit, timeout, progress, waits).await;
+        let sent = answered(exchange, &mut upstream, timeout, progress, waits).await;
         let failed = match sent {
             Some(Ok(response)) => {
                 // A member that was asked may take what follows for another protocol's.
@@ -339,7 +343,6 @@ impl Unanswered {
 async fn answered(
     exchange: &Exchange,
     upstream: &mut Upstream,
-    limit: usize,
     timeout: Duration,
     progress: &Progress,
     held: Option<(Duration, &Held)>,
@@ -356,7 +359,7 @@ async fn answered(
     });
     let waits = || held.is_some_and(|(_, held)| !held.is_wanted());
     let sent = std::future::poll_fn(|cx| {
-        if let Poll::Ready(sent) = upstream.poll_answer(cx, limit) {
+        if let Poll::Ready(sent) = upstream.poll_answer(cx) {
             return Poll::Ready(Some(sent));
         }
         if let Some(ping) = &ping

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Response, StatusCode, request::Parts};
+use http::{Response, StatusCode, request::Parts};
 use rustix::{io::Errno, net::RecvFlags};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, ReadBuf},
@@ -22,12 +22,15 @@ use tokio::{
 };
 
 use super::{link::Incoming, upload};
-use crate::proxy::{
-    answer::{self, Answer, BadAnswer, Framing, Piece, Scanner},
-    body::{Go, RequestBody},
-    plan::Key,
-    pool::Link,
-    tls::member::{Line, Peer},
+use crate::{
+    config::spec::BadHeader,
+    proxy::{
+        answer::{self, Answer, BadAnswer, Framing, Piece, Rules, Scanner},
+        body::{Go, RequestBody},
+        plan::Key,
+        pool::Link,
+        tls::member::{Line, Peer},
+    },
 };
 
 /// Least and most that is read at once, bytes; the most is also the largest head of a response. A
@@ -62,7 +65,8 @@ pub(crate) struct Upstream {
     upload: Option<JoinHandle<()>>,
     /// Told of the member's 100.
     go: [Option<Rc<Go>>; 2],
-    to_head: bool,
+    /// How its answer is read.
+    rules: Rules,
     /// What the link had received and sent before the request.
     before: (u64, u64),
     /// Read, and not given to anybody.
@@ -127,7 +131,11 @@ impl Upstream {
             body: None,
             upload: None,
             go: [None, None],
-            to_head: false,
+            rules: Rules {
+                to_head: false,
+                limit: 0,
+                bad_header: BadHeader::IsError,
+            },
             before: (0, 0),
             buffer: BytesMut::new(),
             room: *PIECES.start(),
@@ -138,7 +146,13 @@ impl Upstream {
     }
 
     /// Begins a request; [`Upstream::poll_answer`] sends it. `go`: told of a 100.
-    pub(crate) fn begin(&mut self, head: &Parts, mut body: RequestBody, go: [Option<Rc<Go>>; 2]) {
+    pub(crate) fn begin(
+        &mut self,
+        head: &Parts,
+        mut body: RequestBody,
+        go: [Option<Rc<Go>>; 2],
+        rules: Rules,
+    ) {
         self.written = 0;
         write_head(&mut self.outgoing, head);
         match upload::goes_with_head(&mut body) {
@@ -146,7 +160,7 @@ impl Upstream {
             None => self.body = Some(body),
         }
         self.go = go;
-        self.to_head = head.method == Method::HEAD;
+        self.rules = rules;
         self.before = (self.link.received.get(), self.link.sent.get());
         self.framing = Framing::Length(0);
     }
@@ -168,11 +182,10 @@ impl Upstream {
             && self.upload.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Sends the request and waits for the head of its answer. `limit`: most bytes of a field's line.
+    /// Sends the request and waits for the head of its answer.
     pub(crate) fn poll_answer(
         &mut self,
         cx: &mut Context<'_>,
-        limit: usize,
     ) -> Poll<Result<Response<()>, NoAnswer>> {
         let unsent = match self.poll_send(cx) {
             Poll::Ready(Err(error)) if self.link.sent.get() == self.before.1 => {
@@ -184,7 +197,7 @@ impl Upstream {
         };
         loop {
             if !self.buffer.is_empty() {
-                let read = answer::read(&mut self.buffer, &mut self.scanner, self.to_head, limit);
+                let read = answer::read(&mut self.buffer, &mut self.scanner, &self.rules);
                 match read {
                     Err(bad) => return Poll::Ready(Err(bad.into())),
                     Ok(None) => {}

@@ -120,7 +120,7 @@ reasons! {
     STEERED_BY_RING = 34, "steered_by_ring", Send;
     /// In the table, but its member is stopped, failed or gone: to another that the ring names.
     STEERED_ANEW = 35, "steered_anew", Send;
-    /// Steered, though over a limit whose action is `report`.
+    /// Steered, though over a limit whose action is `report`: of packets, or of new flows.
     STEERED_REPORTED = 36, "steered_reported", Send;
     /// A later fragment: to the member that got the first.
     STEERED_FRAGMENT = 37, "steered_fragment", Send;

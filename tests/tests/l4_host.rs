@@ -198,15 +198,15 @@ fn members_without_a_port_are_checked_at_the_services() -> Result<()> {
 }
 
 #[test]
-fn limits_that_report_and_shares_of_the_ring_are_shown() -> Result<()> {
+fn flows_over_a_limit_that_reports_and_shares_of_the_ring_are_shown() -> Result<()> {
     let lab = Lab::new()?;
     vip::share(&lab)?;
     let _members = vip::members(&lab)?;
     let text = configuration("dsr").replace(
         "XDPInterface eth0",
         "XDPInterface eth0\n\
-         GuardLimit syn 1/s burst=1 per=service action=report\n\
-         GuardLimit flows 1000/s per=service action=report",
+         GuardLimit syn 1000/s per=service action=report\n\
+         GuardLimit flows 1/s burst=1 per=service action=report",
     );
     let sluice = Sluice::start(&lab, &text)?;
     let service = format!("tcp://{SERVICE}");
@@ -216,8 +216,8 @@ fn limits_that_report_and_shares_of_the_ring_are_shown() -> Result<()> {
         said.contains("steered_reported").then_some(said)
     })?;
     ensure!(
-        said.contains("limit   syn 1/s burst=1 per=service action=report")
-            && said.contains("limit   flows 1000/s"),
+        said.contains("limit   flows 1/s burst=1 per=service action=report")
+            && said.contains("limit   syn 1000/s"),
         "{said}"
     );
     // Each member's share of the ring stands beside what it got.

@@ -6,7 +6,7 @@
 use core::hint::black_box;
 
 use crate::{
-    flow::{Flow, slot},
+    flow::{self, Flow, slot},
     flow_table::{Entry, Flow4Key, Flow6Key, State},
     forward::{Forward, hash_kind},
     fragment::{FragmentKey, FragmentValue},
@@ -336,8 +336,7 @@ pub fn by_ring<T: SteerTables>(question: &Question<'_>, tables: &T) -> u16 {
                 last = member;
             }
         }
-        hash = (hash ^ (hash >> 31)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        hash ^= hash >> 32;
+        hash = flow::again(hash);
     }
     last
 }

@@ -153,7 +153,8 @@ reasons! {
     /// A member's answer to no connection that we know.
     NO_CONNECTION = 55, "no_connection", Drop;
     /// The way to its member cannot be taken: client and member of different families in `nat` or
-    /// `dsr`, or a service that says nothing of how to forward.
+    /// `dsr`, `nat` without an address to come from yet, or a service that says nothing of how to
+    /// forward.
     NOT_FORWARDED = 56, "not_forwarded", Drop;
     /// The frame could not be rewritten: no room in front of it, or it is shorter than its headers
     /// say.

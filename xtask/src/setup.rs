@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     /// Install without asking, and fail if something cannot be had (also when CI is set)
     #[arg(long, short)]
     yes: bool,
-    /// Also what `cargo xtask bench l7` needs: nginx, HAProxy, wrk, h2load, strace
+    /// Also what `cargo xtask bench l7` needs: nginx, HAProxy, wrk, h2load, perf, strace
     #[arg(long)]
     bench: bool,
     /// Also what `cargo xtask dist` needs: llvm-tools

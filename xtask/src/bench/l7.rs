@@ -14,6 +14,8 @@ mod idle;
 mod peers;
 mod report;
 mod rounds;
+mod script;
+mod setup;
 mod steady;
 mod streams;
 mod tls;
@@ -29,7 +31,8 @@ use self::{
     cases::{CASES, Case},
     drive::Sample,
     idle::Idle,
-    peers::{Kind, Members, Peer, Site},
+    peers::{Kind, Members, Site, Standing, Started},
+    setup::{PLAIN, Setup},
     steady::Latencies,
     tls::Tls,
 };
@@ -48,9 +51,9 @@ pub(crate) struct Arguments {
     /// Only these peers (sluice is always there)
     #[arg(long, value_delimiter = ',')]
     peers: Vec<Kind>,
-    /// Only cases whose name contains this
-    #[arg(long)]
-    case: Option<String>,
+    /// Only rows whose name contains this
+    #[arg(long, value_name = "TEXT", default_value = "", alias = "case")]
+    only: String,
     /// Idle cleartext connections for the memory of one; 0 leaves that out
     #[arg(long, default_value_t = 10_000)]
     idle: u32,
@@ -84,7 +87,10 @@ pub(crate) struct Arguments {
 /// Everything of one run.
 struct Outcome {
     machine: Machine,
-    peers: Vec<Described>,
+    /// What they say of themselves.
+    versions: Vec<(Kind, String)>,
+    /// What they were told.
+    started: Vec<Started>,
     cases: Vec<Measured>,
     /// Rate, requests/s, and by peer; the last row is a member asked directly.
     steady: Option<(f64, Vec<(&'static str, Latencies)>)>,
@@ -101,21 +107,16 @@ struct Held {
     peers: Vec<(Kind, Result<Idle, String>)>,
 }
 
-struct Described {
-    kind: Kind,
-    version: String,
-    configuration: String,
-    defers: bool,
-}
-
 struct Measured {
     case: &'static Case,
-    /// By peer, in the order of `Outcome::peers`.
+    /// One kind of peer after the other, each in the order of the case's setups.
     rows: Vec<Driven>,
 }
 
 /// A peer in a case.
 struct Driven {
+    kind: Kind,
+    setup: Setup,
     /// Why it has no figures, if it has none.
     refusal: Option<String>,
     /// Rounds.
@@ -168,7 +169,8 @@ fn wanted(arguments: &Arguments) -> Result<Vec<Kind>> {
         // nginx is also what the members run on.
         .chain([("nginx", "nginx"), ("wrk", "wrk"), ("openssl", "openssl")])
         .chain([("h2load", "nghttp2-client")])
-        .chain((!arguments.no_calls).then_some(("strace", "strace")))
+        // perf counts better, where it may.
+        .chain((!arguments.no_calls && !lab::has_tool("perf")).then_some(("strace", "strace")))
         .filter(|(program, _)| !lab::has_tool(program))
         .map(|(_, package)| package)
         .collect();
@@ -210,80 +212,75 @@ fn measure(
     most_idle: u32,
 ) -> Result<Outcome> {
     let machine = Machine::look();
-    let members = Members::start(dir)?;
+    let is_wanted = |name: &str| name.contains(&arguments.only);
+    let cases: Vec<&Case> = CASES.iter().filter(|case| is_wanted(case.name)).collect();
+    let setups = |cases: &[&Case]| -> Vec<Setup> {
+        let setups = cases.iter().flat_map(|case| case.setups);
+        // Latency, the last row, is that of the plain setup.
+        setups.chain(&PLAIN).copied().collect()
+    };
+    let counts = setups(&cases).into_iter().map(|setup| setup.members);
+    let members = Members::start(dir, counts.max().unwrap_or(0))?;
+    let tls = Tls::make(dir)?;
     let site = Site {
         dir: dir.to_owned(),
         sluice,
         pgo,
-        tls: Tls::make(dir)?,
+        tls: tls.clone(),
         members: members.addresses.clone(),
     };
-    let start = |is_logged| -> Result<Vec<Peer>> {
-        kinds
-            .iter()
-            .map(|kind| {
-                Peer::start(*kind, &site, is_logged)
-                    .with_context(|| format!("starting {}", kind.name()))
-            })
-            .collect()
-    };
-    let quiet = start(false)?;
-    let logged = start(true)?;
-    for peer in quiet.iter().chain(&logged) {
-        peer.check(&site.tls)?;
-    }
     let mut outcome = Outcome {
         machine,
-        peers: quiet
+        versions: kinds
             .iter()
-            .map(|peer| Described {
-                kind: peer.kind,
-                version: format!(
-                    "{}{}",
-                    peer.kind.version(&site),
-                    origin(peer.kind, arguments)
-                ),
-                configuration: peer.configuration.clone(),
-                defers: peer.defers,
+            .map(|kind| {
+                let version = kind.version(&site) + origin(*kind, arguments);
+                (*kind, version)
             })
             .collect(),
+        started: Vec::new(),
         cases: Vec::new(),
         steady: None,
         idle: Vec::new(),
         tools: tools(),
     };
+    let mut standing = Standing::new(site, kinds.to_vec());
     // Memory first: a peer that was driven hard holds on to what it then had.
     for (is_tls, connections) in [(false, arguments.idle), (true, arguments.idle_tls)] {
-        if connections > most_idle {
+        let held = connections.min(most_idle);
+        if held == 0 || !is_wanted(idle::name(is_tls)) {
+            continue;
+        }
+        if held < connections {
             eprintln!(
-                "    {most_idle} idle connections instead of {connections}: more than the limit of \
-                 open files allows"
+                "    {held} idle connections instead of {connections}: more than the limit of open \
+                 files allows"
             );
         }
-        let connections = connections.min(most_idle);
-        if connections > 0 {
-            let held = rounds::hold(is_tls, connections, &quiet, &site.tls)?;
-            outcome.idle.push(held);
-        }
+        let stands = standing.of(&PLAIN, |_| true);
+        outcome
+            .idle
+            .push(rounds::hold(is_tls, held, &stands, &tls)?);
     }
-    let is_wanted = |case: &&Case| {
-        let filter = arguments.case.as_deref();
-        filter.is_none_or(|part| case.name.contains(part))
-    };
-    for case in CASES.iter().filter(is_wanted) {
-        let peers = if case.is_logged { &logged } else { &quiet };
-        let measured = rounds::drive(arguments, case, peers, dir, &site.tls)?;
+    for (number, case) in cases.iter().enumerate() {
+        standing.keep(&setups(&cases[number..]));
+        let stands = standing.of(case.setups, |kind| case.takes(kind));
+        let measured = rounds::drive(arguments, case, &stands, dir, &tls);
         outcome.cases.push(measured);
     }
-    if !arguments.no_latency
-        && let Some(rate) = rounds::slowest(&outcome)
-    {
-        outcome.steady = Some(rounds::steady(
-            rate * rounds::STEADY_SHARE,
-            &quiet,
-            &members,
-        )?);
+    if !arguments.no_latency && is_wanted(steady::NAME) {
+        let stands = standing.of(&PLAIN, |_| true);
+        if let Some(rate) = rounds::slowest(&outcome, &stands, &tls) {
+            let rate = rate * rounds::STEADY_SHARE;
+            outcome.steady = Some(rounds::steady(rate, &stands, &members)?);
+        }
     }
+    outcome.started = standing.started;
+    ensure!(
+        !outcome.started.is_empty(),
+        "no row's name contains {:?}, or nobody could be started",
+        arguments.only
+    );
     Ok(outcome)
 }
 

@@ -15,6 +15,11 @@ impl Table {
         }
     }
 
+    /// Whether there is a head and nothing else.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.len() < 2
+    }
+
     pub(super) fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
     }

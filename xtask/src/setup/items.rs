@@ -232,7 +232,10 @@ pub(super) fn bench() -> Vec<Item> {
         tool("nghttp2-client", "bench l7: h2load", || {
             lab::has_tool("h2load")
         }),
-        tool("strace", "bench l7: counts system calls", || {
+        tool("linux-perf", "bench l7: counts system calls", || {
+            lab::has_tool("perf")
+        }),
+        tool("strace", "bench l7: counts them where perf may not", || {
             lab::has_tool("strace")
         }),
     ]

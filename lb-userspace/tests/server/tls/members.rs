@@ -4,6 +4,8 @@ use std::{net::TcpListener, thread};
 
 use super::*;
 
+#[path = "members/names.rs"]
+mod names;
 #[path = "members/verification.rs"]
 mod verification;
 

@@ -44,8 +44,22 @@ impl<T: Read + Write> ReadWrite for T {}
 impl Client {
     /// Connects; `path` is what every request asks for.
     pub(super) fn connect(address: SocketAddr, path: &str) -> Result<Self> {
-        let stream = Stream::Cleartext(open(address)?);
-        Ok(Self::on(stream, address, path, ""))
+        Self::connect_as(address, path, &address.to_string(), "")
+    }
+
+    /// The same with another Host and with further fields, each with its line's end.
+    pub(super) fn connect_as(
+        address: SocketAddr,
+        path: &str,
+        host: &str,
+        fields: &str,
+    ) -> Result<Self> {
+        Ok(Self::on(
+            Stream::Cleartext(open(address)?),
+            host,
+            path,
+            fields,
+        ))
     }
 
     /// Connects with TLS; the handshake takes place with the first request.
@@ -55,14 +69,15 @@ impl Client {
         tls: &Arc<ClientConfig>,
     ) -> Result<Self> {
         let stream = Stream::Tls(Box::new(encrypt(address, tls)?));
-        Ok(Self::on(stream, address, path, ""))
+        Ok(Self::on(stream, &address.to_string(), path, ""))
     }
 
     /// A connection of its own for one request, the proxy asked to end it. Says whether an earlier
     /// session was resumed.
     pub(super) fn once(address: SocketAddr, path: &str, tls: &Arc<ClientConfig>) -> Result<bool> {
         let stream = Stream::Tls(Box::new(encrypt(address, tls)?));
-        let mut client = Self::on(stream, address, path, "Connection: close\r\n");
+        let host = address.to_string();
+        let mut client = Self::on(stream, &host, path, "Connection: close\r\n");
         client.ask()?;
         // Until the proxy's end: closing before it would answer its last bytes with a reset.
         ensure!(
@@ -75,16 +90,21 @@ impl Client {
         Ok(stream.conn.handshake_kind() == Some(HandshakeKind::Resumed))
     }
 
-    fn on(stream: Stream, address: SocketAddr, path: &str, fields: &str) -> Self {
+    fn on(stream: Stream, host: &str, path: &str, fields: &str) -> Self {
         Self {
             stream,
-            request: format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{fields}\r\n"),
+            request: format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n"),
             buffer: vec![0; BUFFER],
         }
     }
 
-    /// One request and its answer, which must be 200; gives its body.
-    pub(super) fn ask(&mut self) -> Result<&str> {
+    /// One request and its answer, which must be 200.
+    pub(super) fn ask(&mut self) -> Result<()> {
+        self.exchange().map(|_| ())
+    }
+
+    /// The same; gives the answer's head and its body.
+    pub(super) fn exchange(&mut self) -> Result<(&str, &str)> {
         let stream = self.stream.io();
         stream.write_all(self.request.as_bytes())?;
         stream.flush()?;
@@ -97,7 +117,8 @@ impl Client {
                 && filled >= length
             {
                 ensure!(filled == length, "more than one answer");
-                return Ok(std::str::from_utf8(&self.buffer[head..length])?);
+                let (head, body) = self.buffer[..length].split_at(head);
+                return Ok((std::str::from_utf8(head)?, std::str::from_utf8(body)?));
             }
             ensure!(filled < BUFFER, "an answer of more than {BUFFER} bytes");
         }

@@ -1,7 +1,7 @@
 //! A closed-loop drive, mostly by wrk, and what the peer used meanwhile. Latencies are not looked
 //! at: a client that waits for each answer before it asks again does not see what a stall costs.
 
-use std::{net::SocketAddr, process::Command, thread, time::Duration};
+use std::{net::SocketAddr, path::Path, process::Command, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -10,7 +10,7 @@ use super::{
     cost,
     handshakes::Handshakes,
     peers::Peer,
-    streams,
+    script, streams,
     tls::Tls,
 };
 
@@ -114,7 +114,11 @@ pub(super) fn prepare<'a>(
     let address = peer.at(case.is_tls);
     let resumes = case.drive == Drive::Resumed;
     Ok(match case.drive {
-        Drive::Kept | Drive::Closing => Box::new(move || wrk(address, case, seconds, tls)),
+        Drive::Kept | Drive::Closing => Box::new(move || wrk(address, case, None, seconds, tls)),
+        Drive::Spread | Drive::Sessions => {
+            let script = script::write(&peer.dir, case, address)?;
+            Box::new(move || wrk(address, case, Some(&script), seconds, tls))
+        }
         Drive::Streams(streams) => Box::new(move || {
             streams::h2load(address, case.path, case.connections, streams, seconds, tls)
         }),
@@ -125,7 +129,13 @@ pub(super) fn prepare<'a>(
     })
 }
 
-fn wrk(address: SocketAddr, case: &Case, seconds: u32, tls: &Tls) -> Result<Count> {
+fn wrk(
+    address: SocketAddr,
+    case: &Case,
+    script: Option<&Path>,
+    seconds: u32,
+    tls: &Tls,
+) -> Result<Count> {
     let mut command = Command::new(lab::tool_path("wrk").context("wrk is not installed")?);
     tls.restrict(&mut command);
     command
@@ -134,6 +144,9 @@ fn wrk(address: SocketAddr, case: &Case, seconds: u32, tls: &Tls) -> Result<Coun
         .arg(format!("-d{seconds}s"));
     if case.drive == Drive::Closing {
         command.args(["-H", "Connection: close"]);
+    }
+    if let Some(script) = script {
+        command.arg("-s").arg(script);
     }
     let scheme = if case.is_tls { "https" } else { "http" };
     let output = command

@@ -22,6 +22,15 @@ const WARM: u32 = 200;
 /// Longer than a proxy takes to notice that a connection is idle.
 const SETTLE: Duration = Duration::from_secs(3);
 
+/// The row's name.
+pub(super) const fn name(is_tls: bool) -> &'static str {
+    if is_tls {
+        "memory of an idle TLS connection"
+    } else {
+        "memory of an idle cleartext connection"
+    }
+}
+
 /// Opens `connections`, with TLS if there is a client for it, and looks at the difference they make.
 pub(super) fn measure(
     peer: &Peer,

@@ -1,7 +1,10 @@
 //! The peers and their members: processes that end with this one, and the check that all do the
 //! same work. What their configurations say is in `configuration`.
 
+mod check;
 mod configuration;
+mod members;
+mod standing;
 
 use std::{
     fs,
@@ -14,14 +17,20 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use lab::{Sluice, sluice::Place, tool_path, wait};
 
-use self::configuration::{At, LOG, lines};
-use super::{client::Client, tls::Tls};
+use self::configuration::{At, LOG};
+pub(super) use self::{
+    members::Members,
+    standing::{Stand, Standing, Started},
+};
+use super::{setup::Setup, tls::Tls};
 use crate::exec;
 
 /// A proxy under test. Dropping it ends it.
 pub(super) struct Peer {
     /// What it is.
     pub(super) kind: Kind,
+    /// What it was set up to do.
+    pub(super) setup: Setup,
     /// Where it accepts cleartext.
     pub(super) address: SocketAddr,
     /// Where it accepts TLS.
@@ -32,7 +41,8 @@ pub(super) struct Peer {
     pub(super) configuration: String,
     /// Whether its listeners leave connections with the kernel until data has come.
     pub(super) defers: bool,
-    log: PathBuf,
+    /// Its own folder.
+    pub(super) dir: PathBuf,
     _running: Running,
 }
 
@@ -120,8 +130,17 @@ pub(super) struct Site {
     pub(super) pgo: Option<PathBuf>,
     /// Certificate and clients.
     pub(super) tls: Tls,
-    /// The members.
+    /// The members, as many as any row wants.
     pub(super) members: Vec<SocketAddr>,
+}
+
+impl Site {
+    /// Those of a setup: the first.
+    fn members(&self, setup: &Setup) -> Result<&[SocketAddr]> {
+        self.members
+            .get(..setup.members)
+            .context("there are fewer members than a row wants")
+    }
 }
 
 enum Running {
@@ -153,8 +172,8 @@ impl Drop for Process {
 }
 
 impl Peer {
-    /// Starts a proxy; with `is_logged`, it writes an access log in the common format.
-    pub(super) fn start(kind: Kind, site: &Site, is_logged: bool) -> Result<Self> {
+    /// Starts a proxy.
+    pub(super) fn start(kind: Kind, site: &Site, setup: &Setup) -> Result<Self> {
         let [address, tls] = free_addresses()?;
         let name = kind.name().replace(' ', "-");
         let dir = site.dir.join(format!("{name}-{}", address.port()));
@@ -163,8 +182,8 @@ impl Peer {
             dir: &dir,
             address,
             tls: Some((tls, &site.tls.dir)),
-            members: &site.members,
-            is_logged,
+            members: site.members(setup)?,
+            setup,
             is_root: rustix::process::geteuid().is_root(),
         };
         let configuration = match kind {
@@ -175,6 +194,11 @@ impl Peer {
         };
         let file = dir.join("conf");
         fs::write(&file, &configuration)?;
+        if kind == Kind::Haproxy
+            && let Some((name, routes)) = configuration::routes(&at)
+        {
+            fs::write(dir.join(name), routes)?;
+        }
         let (running, pid) = match kind {
             Kind::Sluice | Kind::SluicePgo => {
                 let program = match (kind, &site.pgo) {
@@ -204,12 +228,13 @@ impl Peer {
         };
         Ok(Self {
             kind,
+            setup: *setup,
             address,
             tls,
             pid,
             configuration,
             defers: defers(address)?,
-            log: dir.join(LOG),
+            dir,
             _running: running,
         })
     }
@@ -219,82 +244,16 @@ impl Peer {
         if is_tls { self.tls } else { self.address }
     }
 
-    /// Asks a member through the proxy what it was sent, and demands that it is what all peers
-    /// send: a peer that does less would look faster.
-    pub(super) fn check(&self, tls: &Tls) -> Result<()> {
-        let cleartext = Client::connect(self.address, "/seen")?;
-        let encrypted = Client::connect_tls(self.tls, "/seen", &tls.client(false)?)?;
-        for (mut client, host) in [(cleartext, self.address), (encrypted, self.tls)] {
-            for _ in 0..4 {
-                let seen = client.ask()?;
-                let wanted = format!("127.0.0.1|{host}|bench.test|{host}|");
-                ensure!(
-                    seen.starts_with(&wanted)
-                        && !seen[wanted.len()..].eq_ignore_ascii_case("close"),
-                    "{}: the member saw {seen:?}, not {wanted:?}",
-                    self.kind.name()
-                );
-            }
-        }
-        Ok(())
-    }
-
     /// Lines in its access log.
     pub(super) fn lines(&self) -> u64 {
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let text = fs::read_to_string(self.dir.join(LOG)).unwrap_or_default();
         text.lines().count() as u64
-    }
-}
-
-/// What a member was sent, as `/seen` tells it.
-const SEEN: &str = "$http_x_forwarded_for|$http_x_forwarded_host|$http_x_forwarded_server|\
-    $http_host|$http_connection";
-
-/// The members: one nginx worker that answers on three ports from memory.
-pub(super) struct Members {
-    /// Where.
-    pub(super) addresses: Vec<SocketAddr>,
-    _running: Running,
-}
-
-impl Members {
-    /// Starts them. `/small` has 128 bytes, `/64k` 65 536.
-    pub(super) fn start(dir: &Path) -> Result<Self> {
-        let dir = dir.join("members");
-        make_dir(&dir)?;
-        fs::write(dir.join("64k"), vec![b'x'; 65_536])?;
-        fs::write(dir.join("small"), vec![b'x'; 128])?;
-        let addresses: [SocketAddr; 3] = free_addresses()?;
-        let listen = lines(&addresses, |address| {
-            format!("        listen {address} backlog=4096;")
-        });
-        let at = At {
-            dir: &dir,
-            address: addresses[0],
-            tls: None,
-            members: &[],
-            is_logged: false,
-            is_root: rustix::process::geteuid().is_root(),
-        };
-        let root = dir.display();
-        let text = format!(
-            "{}    open_file_cache max=10;\n    sendfile on;\n    server {{\n{listen}        root {root};\n\
-             \x20       location = /seen {{\n            return 200 \"{SEEN}\";\n        }}\n    }}\n}}\n",
-            configuration::nginx_head(&at)
-        );
-        let file = dir.join("conf");
-        fs::write(&file, text)?;
-        let (running, _) = launch(Command::new(path_of("nginx")).arg("-c").arg(&file), &at)?;
-        Ok(Self {
-            addresses: addresses.to_vec(),
-            _running: running,
-        })
     }
 }
 
 /// Starts a child whose output goes to files of its folder, and waits until it accepts.
 fn launch(command: &mut Command, at: &At<'_>) -> Result<(Running, i32)> {
-    let output = if at.is_logged { LOG } else { "output" };
+    let output = if at.setup.is_logged() { LOG } else { "output" };
     let errors = at.dir.join("errors");
     let child = command
         .stdin(Stdio::null())

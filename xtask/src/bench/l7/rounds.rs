@@ -6,10 +6,10 @@ use anyhow::{Context as _, Result};
 
 use super::{
     Arguments, Driven, Held, Measured, Outcome, calls,
-    cases::{Case, Drive},
+    cases::{CASES, Case},
     drive::{self, Sample},
     idle,
-    peers::{Members, Peer},
+    peers::{Members, Peer, Stand},
     steady::{self, Latencies},
     tls::Tls,
 };
@@ -25,23 +25,22 @@ pub(super) const STEADY_ROUNDS: u32 = 3;
 const LOGGED_SHARE: f64 = 0.99;
 
 /// Memory of idle connections, peer by peer.
-pub(super) fn hold(is_tls: bool, connections: u32, peers: &[Peer], tls: &Tls) -> Result<Held> {
+pub(super) fn hold(is_tls: bool, connections: u32, stands: &[&Stand], tls: &Tls) -> Result<Held> {
     let client = is_tls.then(|| tls.client(false)).transpose()?;
     let mut held = Held {
         is_tls,
         connections,
         peers: Vec::new(),
     };
-    for peer in peers {
-        let kind = if is_tls { "TLS" } else { "cleartext" };
-        step(&format!(
-            "{}: {connections} idle {kind} connections",
-            peer.kind.name()
-        ));
+    for stand in stands {
+        let name = stand.kind.name();
+        step(&format!("{name}: {}, {connections}", idle::name(is_tls)));
         // A peer that cannot hold so many has a row that says so.
-        let idle = idle::measure(peer, connections, client.as_ref());
-        let idle = idle.map_err(|error| format!("{error:#}"));
-        held.peers.push((peer.kind, idle));
+        let idle = stand.peer.as_ref().map_err(Clone::clone).and_then(|peer| {
+            let idle = idle::measure(peer, connections, client.as_ref());
+            idle.map_err(|error| format!("{error:#}"))
+        });
+        held.peers.push((stand.kind, idle));
     }
     Ok(held)
 }
@@ -50,101 +49,135 @@ pub(super) fn hold(is_tls: bool, connections: u32, peers: &[Peer], tls: &Tls) ->
 pub(super) fn drive(
     arguments: &Arguments,
     case: &'static Case,
-    peers: &[Peer],
+    stands: &[&Stand],
     dir: &Path,
     tls: &Tls,
-) -> Result<Measured> {
+) -> Measured {
     step(&format!("{}: {} rounds", case.name, arguments.rounds));
-    let mut rows: Vec<_> = peers
-        .iter()
-        .map(|peer| Driven {
-            refusal: case.refusal(peer, tls),
+    let mut rows: Vec<Driven> = Vec::new();
+    let mut logged = Vec::new();
+    for stand in stands {
+        let lines = stand.peer.as_ref().map_or(0, Peer::lines);
+        let (warm, refusal) = match warm(stand, case, tls) {
+            Ok(requests) => (requests, None),
+            Err(refusal) => {
+                eprintln!(
+                    "    {}, {}: {refusal}",
+                    stand.kind.name(),
+                    stand.setup.label
+                );
+                (0.0, Some(refusal))
+            }
+        };
+        logged.push((lines, warm));
+        rows.push(Driven {
+            kind: stand.kind,
+            setup: stand.setup,
+            refusal,
             samples: Vec::new(),
             calls: None,
-        })
-        .collect();
-    for (row, peer) in rows.iter_mut().zip(peers) {
-        if row.refusal.is_none()
-            && let Err(error) = drive::peer(peer, case, 1, tls)
-        {
-            row.refusal = Some(format!("{error:#}"));
-        }
-        if let Some(refusal) = &row.refusal {
-            eprintln!("    {}: {refusal}", peer.kind.name());
-        }
+        });
     }
     for round in 0..arguments.rounds {
-        let mut order: Vec<usize> = (0..peers.len()).collect();
+        let mut order: Vec<usize> = (0..rows.len()).collect();
         // There and back, so that whoever follows whom changes.
         if round % 2 == 1 {
             order.reverse();
         }
         for index in order {
-            if rows[index].refusal.is_some() {
+            let (row, Ok(peer)) = (&mut rows[index], &stands[index].peer) else {
+                continue;
+            };
+            if row.refusal.is_some() {
                 continue;
             }
             // One peer's failure is a row without figures, not the end of the run.
-            match drive::peer(&peers[index], case, arguments.seconds, tls) {
-                Ok(sample) => rows[index].samples.push(sample),
-                Err(error) => rows[index].refusal = Some(format!("{error:#}")),
+            match drive::peer(peer, case, arguments.seconds, tls) {
+                Ok(sample) => row.samples.push(sample),
+                Err(error) => row.refusal = Some(format!("{error:#}")),
             }
         }
     }
-    if case.is_logged {
-        check_logs(peers, &rows)?;
-    }
-    for (row, peer) in rows.iter_mut().zip(peers) {
-        if arguments.no_calls || row.refusal.is_some() {
+    for ((row, stand), (lines, warm)) in rows.iter_mut().zip(stands).zip(logged) {
+        let Ok(peer) = &stand.peer else { continue };
+        if row.refusal.is_some() {
             continue;
         }
-        row.calls = calls::count(peer, case, dir, tls)
-            .inspect_err(|error| {
-                eprintln!("    system calls of {}: {error:#}", peer.kind.name());
-            })
-            .ok();
+        if stand.setup.is_logged()
+            && let Err(error) = check_log(peer, row, lines, warm)
+        {
+            row.refusal = Some(format!("{error:#}"));
+            continue;
+        }
+        if !arguments.no_calls {
+            row.calls = calls::count(peer, case, dir, tls)
+                .inspect_err(|error| {
+                    eprintln!("    system calls of {}: {error:#}", peer.kind.name());
+                })
+                .ok();
+        }
     }
-    Ok(Measured { case, rows })
+    Measured { case, rows }
 }
 
-/// Every peer's log has a line for each answer, once its buffer was written.
-fn check_logs(peers: &[Peer], rows: &[Driven]) -> Result<()> {
-    for (peer, row) in peers.iter().zip(rows) {
-        let requests: f64 = row.samples.iter().map(|sample| sample.requests).sum();
-        lab::wait::until("an access log to be complete", lab::wait::PATIENCE, || {
-            (peer.lines() as f64 > requests * LOGGED_SHARE).then_some(())
-        })
-        .with_context(|| {
-            let (name, lines) = (peer.kind.name(), peer.lines());
-            format!("{name} logged {lines} of {requests} requests")
-        })?;
+/// A first drive, which is not timed: how many requests it came to, or why the peer has no place.
+fn warm(stand: &Stand, case: &Case, tls: &Tls) -> Result<f64, String> {
+    let peer = stand.peer.as_ref().map_err(Clone::clone)?;
+    if let Some(refusal) = case.refusal(peer, tls) {
+        return Err(refusal);
     }
-    Ok(())
+    let sample = drive::peer(peer, case, 1, tls).map_err(|error| format!("{error:#}"))?;
+    Ok(sample.requests)
 }
 
-/// The slowest peer's median rate on kept cleartext connections.
-pub(super) fn slowest(outcome: &Outcome) -> Option<f64> {
-    outcome
+/// The peer's log has a line for each answer, once its buffer was written.
+fn check_log(peer: &Peer, row: &Driven, before: u64, warm: f64) -> Result<()> {
+    let timed: f64 = row.samples.iter().map(|sample| sample.requests).sum();
+    let requests = warm + timed;
+    let lines = || peer.lines().saturating_sub(before);
+    lab::wait::until("an access log to be complete", lab::wait::PATIENCE, || {
+        (lines() as f64 > requests * LOGGED_SHARE).then_some(())
+    })
+    .with_context(|| format!("{} of {requests} requests are in the log", lines()))
+}
+
+/// The slowest peer's rate on kept cleartext connections: its median where the row was measured,
+/// else what one drive shows.
+pub(super) fn slowest(outcome: &Outcome, stands: &[&Stand], tls: &Tls) -> Option<f64> {
+    let case = &CASES[0];
+    let measured = outcome
         .cases
         .iter()
-        .find(|measured| measured.case.drive == Drive::Kept && !measured.case.is_tls)?
-        .rows
-        .iter()
-        .filter_map(|row| {
-            let rates = row.samples.iter().map(Sample::rate).collect();
-            Some(Spread::new(rates)?.median())
-        })
-        .min_by(f64::total_cmp)
+        .find(|measured| measured.case.name == case.name);
+    let rates: Vec<_> = match measured {
+        Some(measured) => measured
+            .rows
+            .iter()
+            .filter_map(|row| {
+                let rates = row.samples.iter().map(Sample::rate).collect();
+                Some(Spread::new(rates)?.median())
+            })
+            .collect(),
+        None => stands
+            .iter()
+            .filter_map(|stand| {
+                let sample = drive::peer(stand.peer.as_ref().ok()?, case, 1, tls);
+                Some(sample.ok()?.rate())
+            })
+            .collect(),
+    };
+    rates.into_iter().min_by(f64::total_cmp)
 }
 
 pub(super) fn steady(
     rate: f64,
-    peers: &[Peer],
+    stands: &[&Stand],
     members: &Members,
 ) -> Result<(f64, Vec<(&'static str, Latencies)>)> {
     step(&format!("latency at {rate:.0} requests/s"));
-    let mut targets: Vec<_> = peers
+    let mut targets: Vec<_> = stands
         .iter()
-        .map(|peer| (peer.kind.name(), peer.address))
+        .filter_map(|stand| Some((stand.kind.name(), stand.peer.as_ref().ok()?.address)))
         .collect();
     targets.extend(
         members

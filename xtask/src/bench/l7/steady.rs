@@ -46,6 +46,8 @@ impl Latencies {
     }
 }
 
+/// The row's name.
+pub(super) const NAME: &str = "latency at a fixed rate";
 /// Connections, each with a thread.
 const CONNECTIONS: u32 = 16;
 

@@ -29,7 +29,7 @@ pub(super) const GROUP: &str = "X25519";
 const SESSIONS: usize = 8;
 
 /// Certificate, key and what clients need, in a folder of the run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tls {
     /// `certificate.pem`, `key.pem`, and `both.pem` for who wants them together.
     pub(super) dir: PathBuf,

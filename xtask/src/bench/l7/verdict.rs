@@ -1,5 +1,6 @@
 //! Whether sluice holds what is demanded of it, and against whom: the best peer of a row is the one
-//! with the lowest median, and the ratio to it is taken round by round.
+//! with the lowest median, or where a row is about what more of something costs it is sluice itself
+//! with the least of it. The ratio is taken round by round.
 
 use super::{drive::Sample, peers::Kind};
 use crate::bench::figures::Spread;
@@ -10,8 +11,9 @@ pub(super) const IDLE_CLEARTEXT: f64 = 4096.0;
 /// A row's outcome for one build of sluice.
 #[derive(Clone, Debug)]
 pub(super) struct Verdict {
-    pub(super) best: Kind,
-    /// sluice to the best peer.
+    /// The best peer; `None`: itself.
+    pub(super) best: Option<Kind>,
+    /// sluice to that.
     pub(super) ratio: Spread,
     pub(super) bar: f64,
 }
@@ -29,8 +31,20 @@ impl Verdict {
             .collect();
         let (best, samples, _) = costs.into_iter().min_by(|a, b| a.2.total_cmp(&b.2))?;
         Some(Self {
-            best,
+            best: Some(best),
             ratio: ratio(ours, samples)?,
+            bar,
+        })
+    }
+
+    /// Against itself: with more of something, and with the least of it.
+    pub(super) fn flat(ours: &[Sample], least: &[Sample], bar: f64) -> Option<Self> {
+        if !is_sound(ours) || !is_sound(least) {
+            return None;
+        }
+        Some(Self {
+            best: None,
+            ratio: ratio(ours, least)?,
             bar,
         })
     }
@@ -105,7 +119,7 @@ mod tests {
             (Kind::Haproxy, haproxy.as_slice()),
         ];
         let verdict = Verdict::of(&ours, &peers, 1.1).expect("rounds");
-        assert_eq!(verdict.best, Kind::Nginx);
+        assert_eq!(verdict.best, Some(Kind::Nginx));
         assert!(!verdict.is_met());
         assert_eq!(verdict.ratio.quartiles(2), "1.50 [1.12-1.50]");
         assert_eq!(verdict.words(), "**MISSED**");
@@ -123,9 +137,21 @@ mod tests {
             (Kind::Haproxy, haproxy.as_slice()),
         ];
         let verdict = Verdict::of(&ours, &peers, 1.1).expect("rounds");
-        assert_eq!(verdict.best, Kind::Haproxy);
+        assert_eq!(verdict.best, Some(Kind::Haproxy));
         assert!(verdict.is_met());
         assert!(Verdict::of(&nginx, &peers, 1.1).is_none());
+    }
+
+    #[test]
+    fn flat_is_what_costs_the_same_with_more() {
+        let (least, more) = (rounds(&[20, 30, 20]), rounds(&[21, 33, 22]));
+        let verdict = Verdict::flat(&more, &least, 1.1).expect("rounds");
+        assert_eq!(verdict.best, None);
+        assert_eq!(verdict.words(), "met");
+        let mut failing = least.clone();
+        failing[0].errors = 100;
+        assert!(Verdict::flat(&more, &failing, 1.1).is_none());
+        assert!(Verdict::flat(&more, &[], 1.1).is_none());
     }
 
     #[test]

@@ -234,7 +234,7 @@ impl Flapping {
         if client.read(&mut head)? == 0 {
             return Ok(());
         }
-        let status = if checks.fetch_add(1, Relaxed) % 2 == 0 {
+        let status = if checks.fetch_add(1, Relaxed).is_multiple_of(2) {
             "200 OK"
         } else {
             "503 No"

@@ -104,6 +104,6 @@ libfuzzer_sys::fuzz_target!(|input: Input<'_>| {
         }
         Outcome::Redirected { status, .. } => assert!((300..400).contains(&status)),
         Outcome::Failed { status, .. } => assert!((400..600).contains(&status)),
-        Outcome::Declined | Outcome::Local => {}
+        Outcome::Declined | Outcome::Local | Outcome::Anew { .. } | Outcome::Onward { .. } => {}
     }
 });

@@ -1,6 +1,6 @@
 //! Names of members: how long an answer holds, when a name is asked for again and which address of
 //! an answer a member takes is decided here, purely; [`lookup`] asks, [`watcher`] does so again and
-//! again.
+//! again. Names of clients are [`clients`]'.
 //!
 //! Names are resolved in a thread of the proxy process, which has no privileges to lose to a name
 //! server's answer, and never where requests are. Control is told of every answer and decides what
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::spec::AddressTtl;
 
+pub(crate) mod clients;
 mod lookup;
 #[cfg(test)]
 mod tests;

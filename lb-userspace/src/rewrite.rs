@@ -6,9 +6,11 @@
 //! settled by `config`. A rule's target host is always the file's: nothing that a request brings can
 //! become part of it.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{expr::Expr, pattern::Pattern};
+use crate::{config::spec::policy::Handler, expr::Expr, pattern::Pattern};
 
 mod cookie;
 mod engine;
@@ -18,8 +20,8 @@ mod scheme;
 pub mod template;
 
 pub use cookie::Cookie;
-pub use engine::{Applied, Outcome, Request, apply};
-pub(crate) use escape::path as escape_path;
+pub use engine::{Applied, Directory, Outcome, Request, apply, apply_within};
+pub(crate) use escape::{decode as unescape, path as escape_path};
 pub use template::{Function, Template};
 
 /// The rewriting directives of one place.
@@ -27,8 +29,87 @@ pub use template::{Function, Template};
 pub struct Rewriting {
     /// `RewriteEngine`; `None`: as the places before it say. Default off.
     pub engine: Option<bool>,
-    /// `RewriteRule`, in order, inherited ones among them.
+    /// `RewriteRule`, in order; for a virtual host inherited ones among them.
     pub rules: Vec<Rule>,
+    /// `RewriteOptions`; `None`: as the places before it say.
+    pub options: Option<Options>,
+    /// What a section is for, as written, with a slash at its end. `None`: a server, or nothing of
+    /// rewriting was said there.
+    pub directory: Option<String>,
+    /// `RewriteBase`.
+    pub base: Option<String>,
+}
+
+/// What of `RewriteOptions` means anything here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each option")]
+pub struct Options {
+    /// `Inherit`: the rules of the place before come behind.
+    pub inherit: bool,
+    /// `InheritBefore`: they come first.
+    pub before: bool,
+    /// `InheritDown`: in each place that comes after and has rewriting of its own.
+    pub down: bool,
+    /// `InheritDownBefore`
+    pub down_before: bool,
+    /// `IgnoreInherit`: not in this one.
+    pub ignore: bool,
+    /// `MergeBase`: a later section without `RewriteBase` has that of the one before.
+    pub merge_base: bool,
+}
+
+impl Options {
+    /// A place's own rules with those of the place before it, whose options are `above`.
+    pub fn combine<'r>(self, above: Self, own: &'r [Rule], before: &[Rule]) -> Cow<'r, [Rule]> {
+        if self.inherit || above.down && !self.ignore {
+            [own, before].concat().into()
+        } else if self.before || above.down_before && !self.ignore {
+            [before, own].concat().into()
+        } else {
+            own.into()
+        }
+    }
+}
+
+/// The texts of a `RewriteMap` that is a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapFile {
+    /// `rnd:`: a value is one of several, with `|` between them.
+    random: bool,
+    /// By key, each once.
+    entries: Vec<(String, String)>,
+}
+
+impl MapFile {
+    /// Reads a file's text: a key, blanks and a value on each line, of which the first for a key
+    /// counts. Lines that begin with a blank or `#`, or have no value, say nothing.
+    pub fn read(text: &str, random: bool) -> Self {
+        let line = |line: &str| {
+            if line.starts_with(|c: char| c == '#' || c.is_ascii_whitespace()) {
+                return None;
+            }
+            let mut words = line.split_ascii_whitespace();
+            Some((words.next()?.to_owned(), words.next()?.to_owned()))
+        };
+        let mut entries: Vec<_> = text.lines().filter_map(line).collect();
+        // Stable: the first of several stays the first.
+        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        entries.dedup_by(|(later, _), (first, _)| later == first);
+        Self { random, entries }
+    }
+
+    /// The value of a key; of several the one that `pick` chooses.
+    pub fn value(&self, key: &[u8], pick: impl FnOnce(usize) -> usize) -> Option<&str> {
+        let found = self
+            .entries
+            .binary_search_by(|(known, _)| known.as_bytes().cmp(key));
+        let (_, value) = &self.entries[found.ok()?];
+        if !self.random {
+            return Some(value);
+        }
+        let count = value.split('|').count();
+        value.split('|').nth(pick(count) % count)
+    }
 }
 
 /// One `RewriteRule` with the `RewriteCond` lines before it.
@@ -60,6 +141,8 @@ pub struct Rule {
     pub environment: Vec<Template>,
     /// `[CO=]`, in order.
     pub cookies: Vec<Template>,
+    /// `[H=]`: who answers.
+    pub handler: Option<Handler>,
 }
 
 /// What a rule does to a request.
@@ -101,8 +184,10 @@ pub enum Next {
     Rule,
     /// The rule after so many others: `[S=]`.
     Skip(u32),
-    /// No rule: `[L]`, `[P]` and, in the only pass there is, `[END]`.
+    /// No rule: `[L]` and `[P]`.
     Stop,
+    /// No rule, of later sections neither: `[END]`.
+    End,
     /// No rule, and `ProxyPass` sees the new path: `[PT]`.
     Pass,
     /// The first rule, in at most so many rounds: `[N]`.

@@ -571,11 +571,6 @@ fn check_context(row: &Directive, scope: &Scope) -> Result<(), Fault> {
 /// Where httpd takes a directive and this version does not.
 const WIDER: &[(&str, Contexts)] = &[
     ("LogLevel", Contexts::SECTIONS),
-    ("RewriteEngine", Contexts::PROXY.and(Contexts::IF)),
-    ("RewriteRule", Contexts::SECTIONS),
-    ("RewriteCond", Contexts::SECTIONS),
-    ("RewriteOptions", Contexts::SECTIONS),
-    ("RewriteBase", Contexts::SECTIONS),
     ("SSLVerifyClient", Contexts::LOCATION),
     ("SSLVerifyDepth", Contexts::LOCATION),
     ("SSLOptions", Contexts::LOCATION),

@@ -139,6 +139,8 @@ pub(crate) struct HostDraft {
     pub via: Option<spec::Via>,
     /// `ProxyMaxForwards`; below 0: none.
     pub max_forwards: Option<i64>,
+    /// `ProxyBadHeader`
+    pub bad_header: Option<spec::BadHeader>,
     /// `Timeout`
     pub timeout: Option<Duration>,
     /// `ProxyTimeout`
@@ -206,6 +208,10 @@ pub(crate) struct RouteDraft {
     pub target: TargetDraft,
     /// As in the Spec.
     pub nocanon: bool,
+    /// As in the Spec.
+    pub mapping: spec::Mapping,
+    /// As in the Spec.
+    pub interpolate: bool,
     /// Its path.
     pub mark: Mark,
 }
@@ -241,7 +247,7 @@ pub(crate) struct RewriteDraft {
     /// `RewriteRule`, in order.
     pub rules: Vec<RuleDraft>,
     /// `RewriteOptions`; `None`: as the main server says.
-    pub options: Option<RewriteOptions>,
+    pub options: Option<crate::rewrite::Options>,
     /// `RewriteMap`.
     pub maps: Vec<(String, crate::rewrite::Function)>,
 }
@@ -255,22 +261,6 @@ pub(crate) struct RuleDraft {
     pub target: Option<TargetDraft>,
     /// Its pattern.
     pub mark: Mark,
-}
-
-/// What of `RewriteOptions` means anything here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "one for each option")]
-pub(crate) struct RewriteOptions {
-    /// `Inherit`: the main server's rules come behind.
-    pub inherit: bool,
-    /// `InheritBefore`: they come first.
-    pub before: bool,
-    /// `InheritDown`: in each virtual host with rewriting of its own.
-    pub down: bool,
-    /// `InheritDownBefore`
-    pub down_before: bool,
-    /// `IgnoreInherit`: not in this one.
-    pub ignore: bool,
 }
 
 /// One `ProxyPassReverse`.

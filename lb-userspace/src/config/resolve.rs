@@ -185,6 +185,7 @@ fn host(draft: &mut Draft<'_>, index: usize, names: &Names, file: &Path) -> Host
         preserve_host: own.preserve_host.or(main.preserve_host).unwrap_or(false),
         add_headers: own.add_headers.or(main.add_headers).unwrap_or(true),
         via: own.via.or(main.via).unwrap_or_default(),
+        bad_header: own.bad_header.or(main.bad_header).unwrap_or_default(),
         max_forwards: own
             .max_forwards
             .or(main.max_forwards)
@@ -265,6 +266,8 @@ fn routes(hosts: &[HostDraft], numbers: &[usize], names: &Names) -> Vec<Route> {
             .iter()
             .flat_map(|number| hosts[*number].routes.iter().map(move |r| (*number, r))),
     );
+    // As in httpd, where a path is looked at before it is decoded.
+    ordered.sort_by_key(|(_, route)| route.mapping == spec::Mapping::Decoded);
     let host = numbers.last().copied().unwrap_or(0);
     ordered
         .into_iter()
@@ -287,6 +290,8 @@ fn routes(hosts: &[HostDraft], numbers: &[usize], names: &Names) -> Vec<Route> {
                 pattern: route.pattern.clone(),
                 target,
                 nocanon: route.nocanon,
+                mapping: route.mapping,
+                interpolate: route.interpolate,
                 at: route.mark.place(),
             })
         })

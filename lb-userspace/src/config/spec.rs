@@ -14,6 +14,7 @@ mod manage;
 mod name;
 pub mod policy;
 mod protocols;
+mod route;
 mod upgrade;
 
 pub use beyond::{Beyond, HashKey, Heartbeat};
@@ -24,9 +25,10 @@ pub use log::{
 pub use manage::{Manage, Nonce};
 pub use name::AddressTtl;
 pub use protocols::{Protocol, Protocols};
+pub use route::{BadHeader, Mapping, Reverse, ReverseTarget, Route, Target, Via};
 pub use upgrade::Upgrade;
 
-use crate::{expr::Expr, pattern::Pattern};
+use crate::expr::Expr;
 
 mod tls;
 
@@ -54,6 +56,8 @@ pub struct Spec {
     /// What sections say of requests: hosts and sections name theirs by index. Index 0 is the main
     /// server's.
     pub policies: Vec<policy::Policy>,
+    /// Files of `RewriteMap`, as they were when the configuration was read.
+    pub rewrite_maps: Vec<crate::rewrite::MapFile>,
     /// Where members' heartbeats come from.
     pub heartbeat: Heartbeat,
     /// TLS to members, each setting once: [`Member::tls`] is an index.
@@ -136,6 +140,8 @@ pub struct Host {
     pub via: Via,
     /// `ProxyMaxForwards`: for requests without one. Default none.
     pub max_forwards: Option<u32>,
+    /// `ProxyBadHeader`. Default `IsError`.
+    pub bad_header: BadHeader,
     /// `Timeout`. Default 60 s.
     pub timeout: Duration,
     /// `ProxyTimeout`; `None`: `timeout`.
@@ -166,76 +172,6 @@ pub struct Host {
     pub log_levels: LogLevels,
     /// Where it begins.
     pub at: Place,
-}
-
-/// One `ProxyPass`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Route {
-    /// The path as written, decoded; matched by httpd's prefix rules (apache.md 3.1).
-    pub path: String,
-    /// `ProxyPassMatch`, or a `<LocationMatch>` around it: what `path` is then the text of. Groups
-    /// are filled in where the target has `$1`.
-    pub pattern: Option<Pattern>,
-    /// Where it leads.
-    pub target: Target,
-    /// `nocanon`.
-    pub nocanon: bool,
-    /// Where it stands.
-    pub at: Place,
-}
-
-/// Where a [`Route`] leads.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Target {
-    /// `!`: not proxied; the search stops.
-    Local,
-    /// A member of this balancer.
-    Balancer {
-        /// Index into [`Spec::balancers`].
-        balancer: usize,
-        /// What follows the balancer's name or the direct worker's authority: `/sub/`, may be empty.
-        path: String,
-    },
-}
-
-/// `ProxyVia`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Via {
-    /// Via passes.
-    #[default]
-    Off,
-    /// This host is added.
-    On,
-    /// So is the software's name.
-    Full,
-    /// Via of requests is removed.
-    Block,
-}
-
-/// One `ProxyPassReverse`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reverse {
-    /// What the prefix is replaced by.
-    pub path: String,
-    /// The `<Location>` it stands in: it is for requests of that path and below alone (whole
-    /// segments, as a route). `None`: for every request of the host.
-    pub location: Option<String>,
-    /// What the header's value is compared with.
-    pub target: ReverseTarget,
-}
-
-/// What a [`Reverse`] compares with.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ReverseTarget {
-    /// A URL, or a path when it begins with `/`.
-    Url(String),
-    /// Every member's URL of this balancer, followed by `path`.
-    Balancer {
-        /// Index into [`Spec::balancers`].
-        balancer: usize,
-        /// What follows the balancer's name.
-        path: String,
-    },
 }
 
 /// A `balancer://`, or a direct worker as a balancer of one member.
@@ -288,6 +224,18 @@ pub enum LbMethod {
     LeastLatency,
     /// Requests with one key to one member. Not httpd's.
     Hash,
+}
+
+impl LbMethod {
+    /// All of them by name, httpd's first.
+    pub const NAMES: [(&str, Self); 6] = [
+        ("byrequests", Self::ByRequests),
+        ("bybusyness", Self::ByBusyness),
+        ("bytraffic", Self::ByTraffic),
+        ("heartbeat", Self::Heartbeat),
+        ("leastlatency", Self::LeastLatency),
+        ("hash", Self::Hash),
+    ];
 }
 
 /// `stickysession=` with its separators.

@@ -12,18 +12,20 @@ use domain::{
         iana::Rcode,
         name::{Name, ToName as _},
     },
-    rdata::{A, Aaaa},
+    rdata::{A, Aaaa, Ptr},
     resolv::stub::{StubResolver, conf::ResolvConf},
 };
 
-use super::Answer;
+pub(super) use domain::resolv::stub::StubResolver as Resolver;
+
+use super::{Answer, MOST_ADDRESSES};
 
 const HOSTS: &str = "/etc/hosts";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How long an answer holds whose source knows no time: the hosts file, the C library.
 const UNTIMED: Duration = Duration::from_secs(10);
 /// For one name, all that is asked for it.
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 /// More than this of either file is not read.
 const MOST_BYTES: u64 = 4 << 20;
 
@@ -79,7 +81,7 @@ impl Lookup {
         let asked = self.ask_servers(host).await;
         if asked.is_err() {
             // Connections to name servers begin anew.
-            self.servers = None;
+            self.forget();
         }
         match asked {
             Ok(answer) => Ok(answer),
@@ -106,7 +108,13 @@ impl Lookup {
         Err(error)
     }
 
-    fn resolver(&mut self) -> Rc<StubResolver> {
+    /// Has the next question asked over new connections.
+    pub(super) fn forget(&mut self) {
+        self.servers = None;
+    }
+
+    /// The name servers that resolv.conf has now.
+    pub(super) fn resolver(&mut self) -> Rc<StubResolver> {
         let stamp = stamp(RESOLV_CONF);
         if let Some(servers) = &self.servers
             && servers.stamp == stamp
@@ -120,6 +128,78 @@ impl Lookup {
         });
         resolver
     }
+}
+
+/// Every address of a name, [`MOST_ADDRESSES`] at most, and how long that holds: the hosts file's, else
+/// the name servers'. None: there are none.
+pub(super) async fn addresses(
+    resolver: &StubResolver,
+    host: &str,
+) -> Result<(Vec<IpAddr>, Duration), LookupError> {
+    let listed: Vec<IpAddr> = (in_hosts(&read(HOSTS), host).map(|ip| ip.to_canonical()))
+        .take(MOST_ADDRESSES)
+        .collect();
+    if !listed.is_empty() {
+        return Ok((listed, UNTIMED));
+    }
+    let mut failed = None;
+    for name in candidates(host, resolver)? {
+        let (mut found, mut holds) = (Vec::new(), Duration::MAX);
+        for kind in [Rtype::A, Rtype::AAAA] {
+            match ask_type(resolver, &name, kind).await {
+                Ok((addresses, ttl)) => {
+                    found.extend(addresses.into_iter().map(|ip| ip.to_canonical()));
+                    holds = holds.min(ttl);
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        if !found.is_empty() {
+            found.truncate(MOST_ADDRESSES);
+            return Ok((found, holds));
+        }
+    }
+    failed.map_or(Ok((Vec::new(), UNTIMED)), Err)
+}
+
+/// What an address is called, by the hosts file or else its name server, and how long that holds.
+/// Whoever answers for the address can say any name.
+pub(super) async fn name(
+    resolver: &StubResolver,
+    address: IpAddr,
+) -> Result<Option<(String, Duration)>, LookupError> {
+    if let Some(name) = listed_name(&read(HOSTS), address) {
+        return Ok(Some((name, UNTIMED)));
+    }
+    let asked: Name<Vec<u8>> = Name::reverse_from_addr(address).map_err(|_| LookupError::Name)?;
+    let message = resolver.query((asked, Rtype::PTR)).await?.into_message();
+    match message.header().rcode() {
+        Rcode::NOERROR | Rcode::NXDOMAIN => {}
+        other => return Err(LookupError::Answered(other)),
+    }
+    let malformed = |_| LookupError::Malformed;
+    let owner = message.canonical_name().ok_or(LookupError::Malformed)?;
+    let mut holds = Duration::MAX;
+    for record in message.answer().map_err(malformed)? {
+        let record = record.map_err(malformed)?;
+        holds = holds.min(Duration::from_secs(u64::from(record.ttl().as_secs())));
+        if record.rtype() == Rtype::PTR && record.owner().name_eq(&owner) {
+            let record = record.to_record::<Ptr<_>>().map_err(malformed)?;
+            return Ok(record.map(|record| (record.data().ptrdname().to_string(), holds)));
+        }
+    }
+    Ok(None)
+}
+
+/// The first name that a hosts file has for an address.
+fn listed_name(text: &str, address: IpAddr) -> Option<String> {
+    text.lines().find_map(|line| {
+        let line = line.split('#').next().unwrap_or_default();
+        let mut words = line.split_whitespace();
+        let listed: IpAddr = words.next()?.parse().ok()?;
+        let name = words.next()?;
+        (listed.to_canonical() == address).then(|| name.to_owned())
+    })
 }
 
 /// One name, IPv4 first and IPv6 where there is none. `None`: it has neither.
@@ -279,6 +359,10 @@ mod tests {
         let found: Vec<String> = in_hosts(hosts, "app").map(|ip| ip.to_string()).collect();
         assert_eq!(found, ["192.0.2.7", "192.0.2.8"]);
         assert_eq!(in_hosts(hosts, "app2").count(), 0);
+        let name = |address: &str| listed_name(hosts, address.parse().expect("an address"));
+        assert_eq!(name("192.0.2.7").as_deref(), Some("app.test"));
+        assert_eq!(name("::ffff:192.0.2.7"), None);
+        assert_eq!(name("192.0.2.9"), None);
     }
 
     #[test]

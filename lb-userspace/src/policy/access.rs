@@ -18,6 +18,10 @@ pub enum Rule {
     Ip(Vec<Prefix>),
     /// `local`: from this host.
     Local,
+    /// `host`, `Allow from NAME`: the client's name is one of these or within one of them.
+    Host(Vec<String>),
+    /// `forward-dns`: the client's address is one of these names'.
+    ForwardDns(Vec<String>),
     /// `env`: one of these variables is set.
     Env(Vec<String>),
     /// `method`: one of these.
@@ -54,6 +58,44 @@ impl Methods {
     }
 }
 
+/// Where a request came to, and what names say of where it came from.
+#[derive(Clone, Copy)]
+pub struct Place<'p> {
+    /// Our address on its connection.
+    pub here: IpAddr,
+    /// Who is asked for names.
+    pub names: &'p dyn Names,
+}
+
+/// What is known of names.
+pub trait Names {
+    /// The name of the client's address, in lower case, where that name has this address.
+    fn client_name(&self) -> Option<String>;
+    /// Whether the client's address is one of a name's.
+    fn client_is(&self, name: &str) -> bool;
+}
+
+/// Nobody has a name.
+impl Names for () {
+    fn client_name(&self) -> Option<String> {
+        None
+    }
+
+    fn client_is(&self, _: &str) -> bool {
+        false
+    }
+}
+
+/// Whether `name` is `domain` or, at a dot, within it; without regard to case.
+fn is_within(domain: &str, name: &str) -> bool {
+    let Some(at) = name.len().checked_sub(domain.len()) else {
+        return false;
+    };
+    let (before, end) = name.as_bytes().split_at(at);
+    end.eq_ignore_ascii_case(domain.as_bytes())
+        && (before.is_empty() || domain.starts_with('.') || before.ends_with(b"."))
+}
+
 /// How the rules of a container combine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Combination {
@@ -88,8 +130,23 @@ pub enum Pointless {
 }
 
 impl Rule {
-    /// What it says of a request; `here` is our address on its connection.
-    pub fn verdict(&self, request: &dyn Facts, here: IpAddr) -> Verdict {
+    /// Whether a name may have to be looked up for it.
+    pub fn asks_for_names(&self) -> bool {
+        match self {
+            Self::Host(names) | Self::ForwardDns(names) => !names.is_empty(),
+            Self::Limited(_, rule) | Self::Not(rule) => rule.asks_for_names(),
+            Self::Group(_, rules) => rules.iter().any(Self::asks_for_names),
+            Self::All(_)
+            | Self::Ip(_)
+            | Self::Local
+            | Self::Env(_)
+            | Self::Method(_)
+            | Self::Expr(_) => false,
+        }
+    }
+
+    /// What it says of a request.
+    pub fn verdict(&self, request: &dyn Facts, place: Place<'_>) -> Verdict {
         let grants = |holds| {
             if holds {
                 Verdict::Granted
@@ -105,8 +162,19 @@ impl Rule {
             })),
             Self::Local => grants(request.remote().is_some_and(|address| {
                 let address = address.to_canonical();
-                address.is_loopback() || address == here.to_canonical()
+                address.is_loopback() || address == place.here.to_canonical()
             })),
+            Self::Host(domains) => grants(
+                place
+                    .names
+                    .client_name()
+                    .is_some_and(|name| domains.iter().any(|domain| is_within(domain, &name))),
+            ),
+            Self::ForwardDns(names) => {
+                // Each of them is asked for, so that one round of lookups is enough.
+                let own = names.iter().filter(|name| place.names.client_is(name));
+                grants(own.count() > 0)
+            }
             Self::Env(names) => grants(names.iter().any(|name| {
                 let set = request.entry(Table::Environment, name.as_bytes());
                 set.is_some()
@@ -118,37 +186,37 @@ impl Rule {
             Self::Expr(expr) => grants(expr.holds(request)),
             Self::Limited(methods, rule) => {
                 if methods.has(request) {
-                    rule.verdict(request, here)
+                    rule.verdict(request, place)
                 } else {
                     Verdict::Neutral
                 }
             }
             // As in httpd: a negated rule can deny, but never grant.
-            Self::Not(rule) => match rule.verdict(request, here) {
+            Self::Not(rule) => match rule.verdict(request, place) {
                 Verdict::Granted => Verdict::Denied,
                 Verdict::Denied | Verdict::Neutral => Verdict::Neutral,
             },
             Self::Group(combination, rules) => {
-                combination.verdict(rules.iter().map(|rule| rule.verdict(request, here)))
+                combination.verdict(rules.iter().map(|rule| rule.verdict(request, place)))
             }
         }
     }
 
     /// What a section's rules together say: where all of them are for other methods, yes.
-    pub fn section_verdict(&self, request: &dyn Facts, here: IpAddr) -> Verdict {
+    pub fn section_verdict(&self, request: &dyn Facts, place: Place<'_>) -> Verdict {
         let is_for_others = |rule: &Self| match rule {
             Self::Limited(methods, _) => !methods.has(request),
             _ => false,
         };
         match self {
             Self::Group(_, rules) if rules.iter().all(is_for_others) => Verdict::Granted,
-            rule => rule.verdict(request, here),
+            rule => rule.verdict(request, place),
         }
     }
 
     /// Whether a request may go on.
-    pub fn allows(&self, request: &dyn Facts, here: IpAddr) -> bool {
-        self.verdict(request, here) == Verdict::Granted
+    pub fn allows(&self, request: &dyn Facts, place: Place<'_>) -> bool {
+        self.verdict(request, place) == Verdict::Granted
     }
 }
 
@@ -217,7 +285,55 @@ mod tests {
         policy::environment::{Environment, tests::Probe},
     };
 
-    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const HERE: Place<'static> = Place {
+        here: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)),
+        names: &(),
+    };
+
+    /// The client is `app.example.test`, and `home.example.test` has its address too.
+    struct Named;
+
+    impl Names for Named {
+        fn client_name(&self) -> Option<String> {
+            Some("app.example.test".to_owned())
+        }
+
+        fn client_is(&self, name: &str) -> bool {
+            name == "home.example.test"
+        }
+    }
+
+    #[test]
+    fn a_name_is_within_a_domain_at_a_dot_alone() {
+        let environment = RefCell::default();
+        let request = Probe::new(&environment);
+        let named = Place {
+            names: &Named,
+            ..HERE
+        };
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        for (domains, allows) in [
+            ("app.example.test", true),
+            ("APP.Example.test", true),
+            ("example.test", true),
+            (".example.test", true),
+            (".test", true),
+            ("other.test example.test", true),
+            ("ample.test", false),
+            ("p.example.test", false),
+            ("an.app.example.test", false),
+            ("example", false),
+        ] {
+            let rule = Rule::Host(words(domains));
+            assert_eq!(rule.allows(&request, named), allows, "{domains}");
+            assert!(!rule.allows(&request, HERE), "{domains} and no name");
+        }
+        let forward = |names| Rule::ForwardDns(words(names));
+        assert!(forward("a.test home.example.test").allows(&request, named));
+        assert!(!forward("app.example.test").allows(&request, named));
+        assert!(not(forward("a.test")).asks_for_names());
+        assert!(!Rule::Group(All, vec![ip("10"), not(Rule::Local)]).asks_for_names());
+    }
 
     fn ip(text: &str) -> Rule {
         Rule::Ip(vec![
@@ -253,7 +369,11 @@ mod tests {
         ] {
             assert_eq!(rule.allows(&request, HERE), allows, "{rule:?}");
         }
-        let local = Rule::Local.verdict(&request, [192, 0, 2, 7].into());
+        let here = Place {
+            here: [192, 0, 2, 7].into(),
+            ..HERE
+        };
+        let local = Rule::Local.verdict(&request, here);
         assert_eq!(local, Verdict::Granted);
         let set = RefCell::new(Environment::default());
         set.borrow_mut().set("SITE", b"1".to_vec());

@@ -41,6 +41,8 @@ pub enum Action {
     Edit(Pattern, Value, bool),
     /// `echo`: fields of the request whose name matches come back.
     Echo(Pattern),
+    /// `note`: the field's value is kept under this name, for logs and expressions.
+    Note(Value),
 }
 
 /// When a [`FieldEdit`] acts.
@@ -200,6 +202,9 @@ fn tag(text: &str) -> Result<(Piece, &str), BadFormat> {
     Ok((piece, &rest[letter.len_utf8()..]))
 }
 
+/// Names and values of `Header note`.
+pub type Notes = Vec<(String, Vec<u8>)>;
+
 /// Carries out `edits` in order on `fields`; with `early` those marked so alone, else the others.
 /// `request` has the request's fields, for `echo`.
 pub fn apply<'e>(
@@ -209,7 +214,8 @@ pub fn apply<'e>(
     facts: &dyn Facts,
     times: Times,
     early: bool,
-) {
+) -> Notes {
+    let mut notes = Vec::new();
     for edit in edits {
         let acts = match &edit.condition {
             Condition::Early => early,
@@ -221,9 +227,11 @@ pub fn apply<'e>(
             Condition::Expr(expr) => expr.holds(facts),
         };
         if acts {
+            notes.extend(edit.note(fields, facts, times));
             edit.apply(fields, request, facts, times);
         }
     }
+    notes
 }
 
 impl FieldEdit {
@@ -237,10 +245,26 @@ impl FieldEdit {
                 | Action::Add(value)
                 | Action::Append(value)
                 | Action::Merge(value)
+                | Action::Note(value)
                 | Action::Edit(_, value, _) => asks(value),
                 Action::Unset => false,
                 Action::Echo(_) => true,
             }
+    }
+
+    /// What it notes of the fields: as in httpd the first of the name.
+    fn note(
+        &self,
+        fields: &HeaderMap,
+        facts: &dyn Facts,
+        times: Times,
+    ) -> Option<(String, Vec<u8>)> {
+        let Action::Note(name) = &self.action else {
+            return None;
+        };
+        let first = fields.get(&self.name)?.as_bytes().to_vec();
+        let name = String::from_utf8_lossy(&name.fill(facts, times)).into_owned();
+        Some((name, first))
     }
 
     fn apply(&self, fields: &mut HeaderMap, request: &HeaderMap, facts: &dyn Facts, times: Times) {
@@ -292,7 +316,7 @@ impl FieldEdit {
                     fields.append(name.clone(), value);
                 }
             }
-            Action::Echo(_) => {}
+            Action::Echo(_) | Action::Note(_) => {}
         }
     }
 }

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     admin::protocol::{MemberView, RouteQuestion, RouteStep, RouteView},
     config::spec::{self, Host, Listener, Place, Spec, Target, policy::Matcher},
+    names::clients::{Question, Reply},
 };
 
 /// A question that cannot be answered.
@@ -145,6 +146,14 @@ impl Scene for Rehearsal<'_> {
             .into_iter()
             .collect()
     }
+
+    fn known(&self, question: &Question) -> Option<Reply> {
+        // Nothing is asked for a request that nobody made: nobody has a name.
+        Some(match question {
+            Question::Client(_) => Reply::Client(None),
+            Question::Name(_) => Reply::Name(Vec::new()),
+        })
+    }
 }
 
 impl RouteView {
@@ -189,7 +198,7 @@ fn walk(
         return Ok(());
     }
     let raw = asked.parts.uri.path().to_owned();
-    let decoded = match path::decode(raw.as_bytes(), host.encoded_slashes) {
+    let decoded = match path::decode_for(&host.routes, raw.as_bytes(), host.encoded_slashes) {
         Ok(decoded) => decoded.into_owned(),
         Err(error) => {
             view.step("path", None, error.to_string());
@@ -222,9 +231,23 @@ fn walk(
         Some(ruling) => ruling.route,
     };
     let proxied = ruling.as_ref().and_then(|ruling| ruling.proxied.as_ref());
+    let mapped = path::mapped(&host.routes, raw.as_bytes()).filter(|_| ruling.is_none());
     let routed = match (proxied, route) {
+        (None, _) if mapped.is_some() => {
+            let (balancer, path) = mapped.map_or_else(Default::default, |mapped| {
+                say_route(spec, &host.routes[mapped.route], view);
+                (mapped.balancer, mapped.path)
+            });
+            Routed::Balancer {
+                balancer,
+                path: path.into(),
+            }
+        }
         (Some(proxied), _) => {
-            view.step("RewriteRule", None, "[P]: goes to a member".to_owned());
+            match proxied.route {
+                Some(route) => say_route(spec, &host.routes[route], view),
+                None => view.step("RewriteRule", None, "[P]: goes to a member".to_owned()),
+            }
             Routed::Balancer {
                 balancer: proxied.balancer,
                 path: proxied.path.clone().into(),

@@ -4,7 +4,7 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use crate::{
-    config::spec::{Route, Slashes, Target},
+    config::spec::{Mapping, Route, Slashes, Target},
     pattern,
 };
 
@@ -98,6 +98,203 @@ pub fn decode(raw: &[u8], slashes: Slashes) -> Result<Cow<'_, [u8]>, PathError> 
     Ok(Cow::Owned(out))
 }
 
+/// As [`decode`], but that all that need not be encoded alone is decoded: what `mapping=` compares.
+/// What cannot be decoded is refused here too, a `%2F` is not.
+fn normalize(raw: &[u8]) -> Result<Vec<u8>, PathError> {
+    // Dots and slashes as `decode` has them; an escape that stays is in no segment's way.
+    decode(raw, Slashes::Kept)?;
+    let mut out: Vec<u8> = Vec::with_capacity(raw.len());
+    let mut at = 0;
+    while at < raw.len() {
+        let byte = raw[at];
+        at += 1;
+        if byte == b'%' {
+            let digits = raw.get(at..at + 2).ok_or(PathError::Invalid)?;
+            let decoded = hex(digits[0])? << 4 | hex(digits[1])?;
+            if decoded.is_ascii_alphanumeric() || matches!(decoded, b'-' | b'.' | b'_' | b'~') {
+                out.push(decoded);
+            } else {
+                out.extend_from_slice(&raw[at - 1..at + 2]);
+            }
+            at += 2;
+        } else if byte == b'/' {
+            end_segment(&mut out)?;
+            if out.last() != Some(&b'/') {
+                out.push(b'/');
+            }
+        } else {
+            out.push(byte);
+        }
+    }
+    end_segment(&mut out)?;
+    Ok(out)
+}
+
+/// As [`decode`] for a path that one of these routes may take: what a route with `mapping=` takes
+/// need not be decoded, and is the result as it was received.
+pub fn decode_for<'a>(
+    routes: &[Route],
+    raw: &'a [u8],
+    slashes: Slashes,
+) -> Result<Cow<'a, [u8]>, PathError> {
+    decode(raw, slashes).or_else(|error| match mapped(routes, raw) {
+        Some(_) => Ok(Cow::Borrowed(raw)),
+        None => Err(error),
+    })
+}
+
+/// A request that a route with `mapping=` takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    /// Index of the route.
+    pub route: usize,
+    /// Index into the configuration's balancers.
+    pub balancer: usize,
+    /// What the member is asked for.
+    pub path: Vec<u8>,
+    /// What sections see.
+    pub seen: Vec<u8>,
+}
+
+/// What routes with `mapping=` make of a path as it was received. They come first, and one with `!`
+/// ends the search among them alone.
+pub fn mapped(routes: &[Route], raw: &[u8]) -> Option<Mapped> {
+    let is_mapped = |route: &&Route| route.mapping != Mapping::Decoded;
+    routes.first().filter(is_mapped)?;
+    let uri = normalize(raw).ok()?;
+    for (index, route) in routes.iter().take_while(is_mapped).enumerate() {
+        let captures = (route.pattern.as_ref()).map(|pattern| pattern.captures(&uri));
+        let (tail, seen) = match (&captures, route.mapping) {
+            (Some(None), _) => continue,
+            (Some(Some(_)), _) => (0, uri.clone()),
+            (None, Mapping::Servlet) => match servlet(&uri, route.path.as_bytes()) {
+                Some(found) => found,
+                None => continue,
+            },
+            (None, _) => match match_prefix(&uri, route.path.as_bytes()) {
+                Some(matched) => (matched, uri.clone()),
+                None => continue,
+            },
+        };
+        let Target::Balancer { balancer, path } = &route.target else {
+            return None;
+        };
+        let mut whole = match &captures {
+            Some(Some(captures)) => pattern::substitute(path.as_bytes(), &uri, captures),
+            _ => path.as_bytes().to_vec(),
+        };
+        if captures.is_none() || whole == path.as_bytes() {
+            whole.extend_from_slice(&uri[tail..]);
+        }
+        return Some(Mapped {
+            route: index,
+            balancer: *balancer,
+            path: absolute(whole),
+            seen,
+        });
+    }
+    None
+}
+
+/// A segment of a path whose parameters are left out.
+struct Segment {
+    /// Where it begins in the path.
+    start: usize,
+    /// Where its parameters do.
+    parameters: Option<usize>,
+    name: Vec<u8>,
+}
+
+/// How much of a path a prefix matches when parameters of segments are left out, as a servlet
+/// container has it, and the path without them. `None`: it does not match, or leads above the root.
+fn servlet(uri: &[u8], prefix: &[u8]) -> Option<(usize, Vec<u8>)> {
+    let (seen, segments) = without_parameters(uri)?;
+    let is_open = prefix.last() == Some(&b'/');
+    let wanted: Vec<&[u8]> = (prefix.split(|&byte| byte == b'/'))
+        .filter(|name| !name.is_empty())
+        .collect();
+    let count = wanted.len();
+    let is_here = prefix.first() == Some(&b'/')
+        && count <= segments.len()
+        && wanted
+            .iter()
+            .zip(&segments)
+            .all(|(name, segment)| segment.name == *name)
+        && (!is_open || count < segments.len() || seen.last() == Some(&b'/'));
+    if !is_here {
+        return None;
+    }
+    let mut end = uri.len();
+    if let Some(next) = segments.get(count) {
+        let last = count.checked_sub(1).filter(|_| !is_open);
+        end = last
+            .and_then(|last| segments[last].parameters)
+            .unwrap_or(next.start);
+    }
+    if !is_open && uri[end - 1] == b'/' {
+        end -= 1;
+    }
+    Some((end, seen))
+}
+
+/// A path without parameters, dot segments that they hid and double slashes, and its segments.
+fn without_parameters(uri: &[u8]) -> Option<(Vec<u8>, Vec<Segment>)> {
+    if uri.first() != Some(&b'/') {
+        return None;
+    }
+    let mut seen = vec![b'/'];
+    let mut segments: Vec<Segment> = Vec::new();
+    // Where the segment to come begins, with what was left out of it.
+    let mut first = Some(1);
+    let mut at = 1;
+    let ends = |at: usize| matches!(uri.get(at), None | Some(b'/' | b';'));
+    while let Some(&byte) = uri.get(at) {
+        let begins = seen.last() == Some(&b'/');
+        if byte == b';' {
+            if let Some(segment) = segments.last_mut().filter(|_| !begins) {
+                segment.parameters.get_or_insert(at);
+            }
+            let rest = uri[at..].iter().position(|&byte| byte == b'/');
+            at = rest.map_or(uri.len(), |rest| at + rest);
+            continue;
+        }
+        if begins && byte == b'/' {
+            at += 1;
+            continue;
+        }
+        if begins && byte == b'.' && ends(at + 1) {
+            at += 1 + usize::from(uri.get(at + 1) == Some(&b'/'));
+            continue;
+        }
+        if begins && uri[at..].starts_with(b"..") && ends(at + 2) {
+            segments.pop()?;
+            seen.pop();
+            let parent = seen.iter().rposition(|&byte| byte == b'/')?;
+            seen.truncate(parent + 1);
+            at += 2 + usize::from(uri.get(at + 2) == Some(&b'/'));
+            first = None;
+            continue;
+        }
+        if begins {
+            let skipped =
+                first.map(|from| from + uri[from..].iter().take_while(|&&b| b == b'/').count());
+            segments.push(Segment {
+                start: skipped.unwrap_or(at),
+                parameters: None,
+                name: Vec::new(),
+            });
+        }
+        seen.push(byte);
+        at += 1;
+        if byte == b'/' {
+            first = Some(at);
+        } else if let Some(segment) = segments.last_mut() {
+            segment.name.push(byte);
+        }
+    }
+    Some((seen, segments))
+}
+
 /// Takes out the segment at the end of `out` if it is `.` or `..`, leaving the slash before it.
 fn end_segment(out: &mut Vec<u8>) -> Result<(), PathError> {
     let start = out
@@ -169,9 +366,10 @@ pub enum Routed<'a> {
     },
 }
 
-/// Finds the first route that matches: its index. `decoded` is what [`decode`] made of the path.
+/// Finds the first route without `mapping=` that matches: its index. `decoded` is what [`decode`] made of the path.
 pub fn find(routes: &[Route], decoded: &[u8]) -> Option<usize> {
     routes.iter().position(|route| match &route.pattern {
+        _ if route.mapping != Mapping::Decoded => false,
         None => match_prefix(decoded, route.path.as_bytes()).is_some(),
         Some(pattern) => pattern.is_match(decoded),
     })
@@ -240,6 +438,10 @@ pub fn route<'a>(
     decoded: &'a [u8],
     slashes: Slashes,
 ) -> Routed<'a> {
+    if let Some(Mapped { balancer, path, .. }) = mapped(routes, raw) {
+        let path = Cow::Owned(path);
+        return Routed::Balancer { balancer, path };
+    }
     match index.find(routes, decoded) {
         Some(found) => follow(&routes[found], raw, decoded, slashes),
         None => Routed::Local,

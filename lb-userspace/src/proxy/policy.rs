@@ -4,19 +4,21 @@
 //!
 //! A host that says nothing has no [`Rules`], and its requests none of this. The order is httpd's:
 //! the server's SetEnvIf and `early` edits; RewriteRule; the route; sections; their SetEnvIf; access;
-//! SetEnv; redirects; RequestHeader. A ProxyPass outside of sections comes before a Redirect there
+//! their RewriteRule, which may have it all begin anew; SetEnv; redirects; RequestHeader. A ProxyPass outside of sections comes before a Redirect there
 //! (measured).
 
-use std::{borrow::Cow, cell::RefCell, net::SocketAddr, time::SystemTime};
+use std::{cell::RefCell, time::SystemTime};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, request::Parts};
+use tracing::error;
 
-use super::{exchange::Exchange, path, reason::Reason};
+use super::{exchange::Exchange, reason::Reason};
 use crate::{
     config::spec::{
         Host, Spec,
         policy::{Branch, ErrorDocument, ErrorOverride, Handler, Policy},
     },
+    names::clients::Question,
     policy::{
         environment::{self, Environment},
         fields::{self, FieldEdit, Times},
@@ -26,23 +28,32 @@ use crate::{
 mod access;
 mod asker;
 mod cookies;
+mod destination;
+mod names;
 mod redirects;
 mod response;
 mod rewriting;
+mod scene;
 
 use asker::Asker;
 pub(crate) use redirects::say_sent;
 pub(crate) use response::{edit_own, edit_response};
 pub(crate) use rewriting::Proxied;
 use rewriting::Then;
+pub(crate) use scene::Scene;
 
 const LOG: &str = "sluice::proxy";
+
+/// How often rules of sections may have a request begin anew: httpd's `LimitInternalRecursion`.
+const MOST_ANEW: u32 = 10;
 
 /// What is worked out for a host with policies.
 #[derive(Debug)]
 pub(crate) struct Rules {
     /// Something looks at the request when its response is there.
     keeps_request: bool,
+    /// Names may have to be looked up.
+    asks_for_names: bool,
 }
 
 impl Rules {
@@ -70,6 +81,7 @@ impl Rules {
         };
         Some(Self {
             keeps_request: policies.iter().any(keeps),
+            asks_for_names: policies.iter().any(|policy| policy.asks_for_names()),
         })
     }
 }
@@ -96,69 +108,29 @@ pub(crate) struct Ruling {
     requeried: bool,
     /// Where a `[P]` rule sends it.
     pub(crate) proxied: Option<Proxied>,
+    /// Where a ProxyPass with `mapping=` sends it, unless it is kept from that.
+    mapped: Option<Proxied>,
     /// What rules want every answer to set.
     cookies: Vec<HeaderValue>,
+    /// Who answers, as rules say.
+    handler: Option<Handler>,
+    /// No rule is to be applied any more.
+    ended: bool,
     environment: RefCell<Environment>,
+    /// What `Header note` kept.
+    notes: RefCell<Environment>,
+    /// What of names it would have to know.
+    open: RefCell<Vec<Question>>,
     /// Its fields as RequestHeader left them, where something may ask for them later.
     fields: HeaderMap,
     begun: SystemTime,
 }
 
-/// Where a request came from and to: what of it is not in its head.
-pub(crate) trait Scene {
-    /// The configuration.
-    fn spec(&self) -> &Spec;
-    /// The virtual host.
-    fn host_spec(&self) -> &Host;
-    /// The first of its routes that takes a decoded path.
-    fn find_route(&self, decoded: &[u8]) -> Option<usize> {
-        path::find(&self.host_spec().routes, decoded)
-    }
-    /// The virtual host's name, or this machine's.
-    fn host_name(&self) -> &str;
-    /// The client's address.
-    fn peer(&self) -> SocketAddr;
-    /// Our address on its connection.
-    fn local(&self) -> SocketAddr;
-    /// Whether the client speaks TLS.
-    fn is_tls(&self) -> bool;
-    /// Variables beside those that rules set.
-    fn environment(&self) -> Vec<(&'static str, String)>;
-}
-
-impl Scene for Exchange {
-    fn spec(&self) -> &Spec {
-        &self.current.plan.spec
-    }
-
-    fn find_route(&self, decoded: &[u8]) -> Option<usize> {
-        let routes = &Self::host_spec(self).routes;
-        self.host().routes.find(routes, decoded)
-    }
-
-    fn host_spec(&self) -> &Host {
-        Self::host_spec(self)
-    }
-
-    fn host_name(&self) -> &str {
-        &self.host().name
-    }
-
-    fn peer(&self) -> SocketAddr {
-        self.client.peer
-    }
-
-    fn local(&self) -> SocketAddr {
-        self.client.local
-    }
-
-    fn is_tls(&self) -> bool {
-        self.client.tls.is_some()
-    }
-
-    fn environment(&self) -> Vec<(&'static str, String)> {
-        Self::environment(self)
-    }
+fn texts(list: &Environment) -> Vec<(String, String)> {
+    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+    list.iter()
+        .map(|(name, value)| (name.to_owned(), text(value)))
+        .collect()
 }
 
 /// A request that is answered here.
@@ -172,13 +144,25 @@ pub(crate) enum Stop {
 }
 
 /// Applies what there is to apply before a request is forwarded. Its [`Ruling`] stays with the
-/// exchange, also where it is stopped.
-pub(crate) fn rule(exchange: &mut Exchange, parts: &mut Parts) -> Result<(), Stop> {
+/// exchange, also where it is stopped. Waits for names where its rules ask for such that are not known.
+pub(crate) async fn rule(exchange: &mut Exchange, parts: &mut Parts) -> Result<(), Stop> {
     let current = std::rc::Rc::clone(&exchange.current);
     let spec = &current.plan.spec;
-    let (mut ruling, verdict) = Ruling::of(exchange, spec, parts);
-    let keeps = current.plan.hosts[exchange.host].rules.as_ref();
-    if keeps.is_some_and(|rules| rules.keeps_request) {
+    let rules = current.plan.hosts[exchange.host].rules.as_ref();
+    let asks_for_names = rules.is_some_and(|rules| rules.asks_for_names);
+    let before = asks_for_names.then(|| (parts.headers.clone(), parts.uri.clone()));
+    let (mut ruling, mut verdict) = Ruling::of(exchange, spec, parts);
+    if let Some(before) = before {
+        (ruling, verdict) = Box::pin(names::look_up(
+            exchange,
+            spec,
+            parts,
+            before,
+            (ruling, verdict),
+        ))
+        .await;
+    }
+    if rules.is_some_and(|rules| rules.keeps_request) {
         ruling.fields.clone_from(&parts.headers);
     }
     exchange.ruling = Some(Box::new(ruling));
@@ -205,15 +189,19 @@ impl Ruling {
             query: parts.uri.query().map(|query| query.as_bytes().to_vec()),
             requeried: false,
             proxied: None,
+            mapped: None,
             cookies: Vec::new(),
+            handler: None,
+            ended: false,
             environment: RefCell::default(),
+            notes: RefCell::default(),
+            open: RefCell::default(),
             fields: HeaderMap::new(),
             begun: SystemTime::now(),
         };
         // A path that cannot be decoded is refused where it would be routed.
-        let verdict = match path::decode(parts.uri.path().as_bytes(), host.encoded_slashes) {
-            Ok(decoded) => {
-                ruling.path = decoded.into_owned();
+        let verdict = match ruling.take_path(host, parts.uri.path().as_bytes()) {
+            Ok(()) => {
                 let mut verdict = ruling.judge(scene, spec, &mut parts.headers);
                 match ruling.requeried(&parts.uri) {
                     Ok(Some(target)) => parts.uri = target,
@@ -233,20 +221,53 @@ impl Ruling {
         spec: &Spec,
         fields: &mut HeaderMap,
     ) -> Result<(), Stop> {
+        for _ in 0..=MOST_ANEW {
+            match self.round(scene, spec, fields)? {
+                Then::Anew => self.begin_anew(),
+                Then::Route | Then::Done => return Ok(()),
+            }
+        }
+        error!(
+            target: LOG,
+            reason = Reason::of_status(500).name(),
+            "[client {}] AH00124: Request exceeded the limit of {MOST_ANEW} internal redirects: {}",
+            scene.peer(),
+            self.target.path()
+        );
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Err(Stop::Fail(status, Reason::of_status(status.as_u16())))
+    }
+
+    /// Everything but a section's rules may be said anew.
+    fn round(
+        &mut self,
+        scene: &dyn Scene,
+        spec: &Spec,
+        fields: &mut HeaderMap,
+    ) -> Result<Then, Stop> {
         let host = scene.host_spec();
         for layer in &self.layers {
             let rules = &spec.policies[*layer].set_env_if;
             environment::apply(rules, &self.environment, &self.asker(scene, fields));
         }
         self.edit_request(scene, spec, fields, true);
-        let then = self.rewrite(scene, spec, host, fields).inspect_err(|_| {
-            // `Header always` of the sections is for the answer.
-            let sections = host.locations.iter();
-            let matching = sections.filter(|section| section.matcher.matches_path(&self.path));
-            self.layers.extend(matching.map(|section| section.policy));
-        })?;
+        // As in httpd, what is mapped as it was received sees no rules before its route.
+        if !self.has("no-proxy") {
+            self.proxied = self.mapped.take();
+        }
+        let then = if self.proxied.is_some() {
+            Then::Done
+        } else {
+            self.rewrite(scene, spec, host, fields).inspect_err(|_| {
+                // `Header always` of the sections is for the answer.
+                let sections = host.locations.iter();
+                let matching = sections.filter(|section| section.matcher.matches_path(&self.path));
+                self.layers.extend(matching.map(|section| section.policy));
+            })?
+        };
         if then == Then::Route && !self.has("no-proxy") {
             self.route = scene.find_route(&self.path);
+            self.interpolate(spec, host);
         }
         let url = self.leads_to(spec, host);
         if then == Then::Route
@@ -273,16 +294,35 @@ impl Ruling {
             environment::apply(rules, &self.environment, &self.asker(scene, fields));
         }
         self.check_access(scene, spec, fields)?;
+        if self.rewrite_within(scene, spec, fields)? == Then::Anew {
+            return Ok(Then::Anew);
+        }
         self.set_environment(spec);
         if let Some(stop) = self.redirected(scene, fields, &self.layers[self.servers..]) {
             return Err(stop);
         }
         self.edit_request(scene, spec, fields, false);
-        match self.last(spec, |policy| policy.handler) {
-            None | Some(Handler::None) => Ok(()),
+        // As in httpd, what a rule says counts more, but not for what goes to a member.
+        let said = self.last(spec, |policy| policy.handler);
+        let ruled = self.handler.filter(|_| self.destination(host).is_none());
+        match ruled.or(said) {
+            None | Some(Handler::None) => Ok(Then::Done),
             Some(Handler::BalancerManager) => Err(Stop::Manager),
             Some(Handler::Absent) => Err(Stop::Fail(StatusCode::NOT_FOUND, Reason::NoRoute)),
         }
+    }
+
+    /// A rule of a section gave the request another path: what was found out of it counts no more.
+    fn begin_anew(&mut self) {
+        self.layers.truncate(self.servers);
+        self.route = None;
+        self.proxied = None;
+        self.handler = None;
+        let mut environment = Environment::default();
+        for (name, value) in self.environment.borrow().iter() {
+            environment.set(&format!("REDIRECT_{name}"), value.to_vec());
+        }
+        self.environment = RefCell::new(environment);
     }
 
     /// Policies of the `<If>` sections that hold, those within them behind them.
@@ -312,39 +352,6 @@ impl Ruling {
             }
         }
         chosen
-    }
-
-    /// The URL that the route leads to, as `<Proxy>` sections see it.
-    fn leads_to(&self, spec: &Spec, host: &Host) -> Option<Vec<u8>> {
-        let (balancer, path) = match &self.proxied {
-            Some(proxied) => (proxied.balancer, Cow::Borrowed(&proxied.path[..])),
-            None => match path::follow(
-                &host.routes[self.route?],
-                &self.path,
-                &self.path,
-                host.encoded_slashes,
-            ) {
-                path::Routed::Balancer { balancer, path } => (balancer, path),
-                path::Routed::Local => return None,
-            },
-        };
-        if host.proxies.is_empty() {
-            return Some(Vec::new());
-        }
-        let balancer = &spec.balancers[balancer];
-        let mut url = match (balancer.direct, balancer.members.first()) {
-            (true, Some(member)) => {
-                // The worker's URL may have a path, which the route's path holds as well.
-                let start = member.url.find("://").map_or(0, |at| at + 3);
-                let end = member.url[start..]
-                    .find('/')
-                    .map_or(member.url.len(), |at| start + at);
-                member.url[..end].to_owned().into_bytes()
-            }
-            _ => format!("balancer://{}", balancer.name).into_bytes(),
-        };
-        url.extend_from_slice(&path);
-        Some(url)
     }
 
     fn asker<'r>(&'r self, scene: &'r dyn Scene, fields: &'r HeaderMap) -> Asker<'r> {
@@ -383,12 +390,12 @@ impl Ruling {
 
     /// Names and values of its variables.
     pub(crate) fn variables(&self) -> Vec<(String, String)> {
-        let environment = self.environment.borrow();
-        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-        environment
-            .iter()
-            .map(|(name, value)| (name.to_owned(), text(value)))
-            .collect()
+        texts(&self.environment.borrow())
+    }
+
+    /// Likewise of its notes.
+    pub(crate) fn notes(&self) -> Vec<(String, String)> {
+        texts(&self.notes.borrow())
     }
 
     /// SetEnv, PassEnv and UnsetEnv: what SetEnvIf set stays as it is.
@@ -430,7 +437,15 @@ impl Ruling {
             for edit in &policy.request_fields {
                 let before = kept(edit, fields);
                 let asker = self.asker(scene, &before);
-                fields::apply([edit], fields, &before, &asker, self.times(), early);
+                // Notes are of responses alone.
+                drop(fields::apply(
+                    [edit],
+                    fields,
+                    &before,
+                    &asker,
+                    self.times(),
+                    early,
+                ));
             }
         }
     }

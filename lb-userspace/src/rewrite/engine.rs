@@ -1,18 +1,24 @@
-//! Carrying rules out for one request: the order, the quirks and the limits of mod_rewrite in a
-//! server's context.
+//! Carrying rules out for one request: the order, the quirks and the limits of mod_rewrite, in a
+//! server's context and in a section's.
 
-use std::{borrow::Cow, cell::RefCell, cmp::Ordering, net::IpAddr};
+use std::{cell::RefCell, cmp::Ordering};
 
 use super::{
     Action, Condition, Cookie, Next, Relation, Rule, Test, escape,
     scheme::{Scheme, scheme},
-    template::{Name, Template, TooLong, Values},
+    template::{Template, TooLong},
 };
 use crate::{
-    expr::{Facts, Moment, Table, Variable, number},
+    config::spec::policy::Handler,
+    expr::{Variable, number},
     pattern::Captures,
     policy::environment::{self, Environment},
 };
+
+mod facts;
+mod finish;
+
+use finish::CONTROLS;
 
 /// A request that rules look at: beside what expressions ask for, where it came to.
 pub trait Request: environment::Request {
@@ -20,6 +26,22 @@ pub trait Request: environment::Request {
     fn origin(&self) -> Vec<u8>;
     /// Whether a URL of our scheme with this host and port (`None`: the scheme's) is this server's.
     fn is_here(&self, host: &[u8], port: Option<u16>) -> bool;
+    /// A key's value in a file of `RewriteMap`, by its index in the Spec.
+    fn look_up(&self, _file: usize, _key: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+}
+
+/// The section that rules stand in.
+#[derive(Clone, Copy, Debug)]
+pub struct Directory<'d> {
+    /// What it is for, with a slash at its end: what results begin with that do not begin with one.
+    pub path: &'d str,
+    /// `RewriteBase`: takes that beginning's place.
+    pub base: Option<&'d str>,
+    /// Where the request is going: `proxy:SCHEME://HOST`, with which its path begins. `None`: to no
+    /// member.
+    pub proxied: Option<&'d [u8]>,
 }
 
 /// What the rules made of a request.
@@ -29,6 +51,10 @@ pub struct Applied {
     pub outcome: Outcome,
     /// `[CO=]`: cookies that every answer sets.
     pub cookies: Vec<Cookie>,
+    /// `[H=]`: who answers.
+    pub handler: Option<Handler>,
+    /// `[END]`: no rule of a section is to follow.
+    pub ended: bool,
 }
 
 /// What becomes of a request.
@@ -45,6 +71,22 @@ pub enum Outcome {
     },
     /// It names something on this server, and `ProxyPass` is not asked.
     Local,
+    /// Of a section's rules: the request begins anew with this path.
+    Anew {
+        /// Begins with a slash; may be encoded.
+        path: Vec<u8>,
+        /// `None`: none.
+        query: Option<Vec<u8>>,
+    },
+    /// Of a section's rules: it goes on to where it was going.
+    Onward {
+        /// Begins with a slash; decoded unless `raw`.
+        path: Vec<u8>,
+        /// `None`: none.
+        query: Option<Vec<u8>>,
+        /// `[NE]`: the path is sent as it is.
+        raw: bool,
+    },
     /// It goes to a member.
     Proxied {
         /// As in the rule.
@@ -82,7 +124,6 @@ const MOST_TRIES: u32 = 1000;
 const TOO_LONG: &str = "RewriteRule: the URI exceeded its maximum length";
 const TOO_MANY: &str = "AH02596: RewriteRule: the maximum number of rounds was exceeded";
 const QUESTION: &str = "AH10508: Unsafe URL with %3f URL rewritten without UnsafeAllow3F";
-const CONTROLS: &str = "AH10410: Rewritten query string contains control characters or spaces";
 
 /// Applies a server's rules to a request for `path` (decoded) and `query`. What `[E=]` sets goes to
 /// `environment`, which `request` reads.
@@ -93,24 +134,57 @@ pub fn apply(
     path: &[u8],
     query: Option<&[u8]>,
 ) -> Applied {
+    run(rules, None, request, environment, path, query)
+}
+
+/// Applies a section's rules likewise; `path` is what httpd would have as the file's name: of a
+/// request that goes to a member, [`Directory::proxied`] with the decoded path behind.
+pub fn apply_within(
+    directory: Directory<'_>,
+    rules: &[Rule],
+    request: &impl Request,
+    environment: &RefCell<Environment>,
+    path: &[u8],
+    query: Option<&[u8]>,
+) -> Applied {
+    run(rules, Some(directory), request, environment, path, query)
+}
+
+fn run(
+    rules: &[Rule],
+    directory: Option<Directory<'_>>,
+    request: &impl Request,
+    environment: &RefCell<Environment>,
+    path: &[u8],
+    query: Option<&[u8]>,
+) -> Applied {
     let mut run = Run {
         request,
         environment,
+        directory,
         uri: path.to_vec(),
+        replaced: false,
         query: query.map(<[u8]>::to_vec),
         to: None,
         status: 302,
         rule: None,
         condition: None,
         cookies: Vec::new(),
+        handler: None,
+        ended: false,
     };
     let outcome = match run.rules(rules) {
-        Ok(changed) => run.finish(changed, query),
+        Ok(changed) => match run.directory {
+            Some(directory) => run.finish_within(directory, changed, path, query),
+            None => run.finish(changed, query),
+        },
         Err(outcome) => outcome,
     };
     Applied {
         outcome,
         cookies: run.cookies,
+        handler: run.handler,
+        ended: run.ended,
     }
 }
 
@@ -136,8 +210,11 @@ enum Did {
 struct Run<'r, R> {
     request: &'r R,
     environment: &'r RefCell<Environment>,
+    directory: Option<Directory<'r>>,
     /// httpd's `r->filename`.
     uri: Vec<u8>,
+    /// A rule made it.
+    replaced: bool,
     query: Option<Vec<u8>>,
     /// The balancer of a `[P]` rule.
     to: Option<usize>,
@@ -146,6 +223,8 @@ struct Run<'r, R> {
     rule: Option<(Vec<u8>, Captures)>,
     condition: Option<(Vec<u8>, Captures)>,
     cookies: Vec<Cookie>,
+    handler: Option<Handler>,
+    ended: bool,
 }
 
 fn failed(status: u16, cause: &'static str) -> Outcome {
@@ -199,6 +278,10 @@ impl<R: Request> Run<'_, R> {
                 Next::Rule => {}
                 Next::Skip(count) => at = at.saturating_add(count as usize),
                 Next::Stop => break,
+                Next::End => {
+                    self.ended = true;
+                    break;
+                }
                 Next::Pass => return Ok(Changed::Passed),
                 Next::Again(most) => {
                     round += 1;
@@ -213,12 +296,13 @@ impl<R: Request> Run<'_, R> {
     }
 
     fn rule(&mut self, rule: &Rule) -> Result<Did, Outcome> {
-        let found = rule.pattern.captures(&self.uri);
+        let from = self.stripped();
+        let found = rule.pattern.captures(&self.uri[from..]);
         if found.is_some() == rule.negated {
             return Ok(Did::Nothing);
         }
         self.condition = None;
-        self.rule = found.map(|captures| (self.uri.clone(), captures));
+        self.rule = found.map(|captures| (self.uri[from..].to_vec(), captures));
         let too_long = |_: TooLong| failed(500, TOO_LONG);
         if !self.conditions(&rule.conditions).map_err(too_long)? {
             return Ok(Did::Nothing);
@@ -236,9 +320,32 @@ impl<R: Request> Run<'_, R> {
         };
         self.set_environment(&rule.environment).map_err(too_long)?;
         self.set_cookies(&rule.cookies).map_err(too_long)?;
-        let Some(to) = to else { return Ok(Did::Kept) };
+        let Some(to) = to else {
+            self.handler = rule.handler.or(self.handler);
+            return Ok(Did::Kept);
+        };
         self.replace(rule, to);
+        self.replaced = true;
         Ok(Did::Replaced)
+    }
+
+    /// Whether the path is the URL of a member still.
+    fn is_proxied(&self) -> bool {
+        let proxied = self
+            .directory
+            .is_some_and(|directory| directory.proxied.is_some());
+        proxied && self.uri.starts_with(b"proxy:")
+    }
+
+    /// How much of the path patterns do not see: the section's own, where a rule's result begins with
+    /// that. A path that was asked for does not, for to httpd it is a file's below `DocumentRoot`.
+    fn stripped(&self) -> usize {
+        let own = self.directory.map_or("", |directory| directory.path);
+        if self.replaced && self.uri.starts_with(own.as_bytes()) && !self.is_proxied() {
+            own.len()
+        } else {
+            0
+        }
     }
 
     fn conditions(&mut self, conditions: &[Condition]) -> Result<bool, TooLong> {
@@ -338,9 +445,14 @@ impl<R: Request> Run<'_, R> {
         }
         let redirects = matches!(rule.action, Action::Redirect { .. });
         let mut prefixed = false;
-        if to.first() != Some(&b'/') && scheme(&to).is_none() && !redirects {
-            to.insert(0, b'/');
-            prefixed = true;
+        if to.first() != Some(&b'/') && scheme(&to).is_none() && !self.is_proxied() {
+            if let Some(directory) = self.directory {
+                to.splice(..0, directory.path.bytes());
+                prefixed = true;
+            } else if !redirects {
+                to.insert(0, b'/');
+                prefixed = true;
+            }
         }
         self.uri = to;
         self.split_query(rule);
@@ -365,6 +477,9 @@ impl<R: Request> Run<'_, R> {
                 } else if !rule.keeps_slashes && !prefixed && !doubled {
                     let slashes = self.uri.iter().take_while(|&&byte| byte == b'/').count();
                     self.uri.drain(..slashes.saturating_sub(1));
+                }
+                if scheme(&self.uri).is_none() {
+                    self.handler = rule.handler.or(self.handler);
                 }
             }
             Action::Keep | Action::Fail(_) | Action::Proxy { .. } => {}
@@ -446,128 +561,6 @@ impl<R: Request> Run<'_, R> {
                 path.to_vec()
             };
         }
-    }
-
-    /// Whether the query holds what no request line may, and nobody is going to escape it.
-    fn query_is_broken(&self, changed: Changed) -> bool {
-        let escapes = self.to.is_none() && scheme(&self.uri).is_some() && changed != Changed::Raw;
-        let plain = |byte: &u8| *byte > b' ' && *byte != 0x7f;
-        changed != Changed::No
-            && !escapes
-            && self
-                .query
-                .as_ref()
-                .is_some_and(|query| !query.iter().all(plain))
-    }
-
-    fn finish(&mut self, changed: Changed, asked: Option<&[u8]>) -> Outcome {
-        if changed == Changed::No {
-            return Outcome::Declined;
-        }
-        if self.query_is_broken(changed) {
-            return failed(403, CONTROLS);
-        }
-        let uri = std::mem::take(&mut self.uri);
-        let query = self.query.take();
-        if let Some(balancer) = self.to {
-            let raw = changed == Changed::Raw;
-            if raw && uri.iter().any(|&byte| byte <= b' ' || byte == 0x7f) {
-                let cause = "AH10415: To be forwarded path contains control characters or spaces";
-                return failed(403, cause);
-            }
-            return Outcome::Proxied {
-                balancer,
-                path: uri,
-                query,
-                raw,
-            };
-        }
-        if changed == Changed::Passed {
-            if uri.first() == Some(&b'/') {
-                return Outcome::Passed { path: uri, query };
-            }
-            return failed(400, "RewriteRule: [PT] with a URL");
-        }
-        let Some(scheme) = scheme(&uri) else {
-            return if uri.first() == Some(&b'/') {
-                Outcome::Local
-            } else {
-                failed(400, "RewriteRule: the result is no path")
-            };
-        };
-        let raw = changed == Changed::Raw;
-        let mut place = if raw {
-            uri
-        } else {
-            escape::url(&uri, scheme.len)
-        };
-        if let Some(query) = query {
-            place.push(b'?');
-            if raw || asked == Some(&query[..]) {
-                place.extend(query);
-            } else {
-                place.extend(escape::path(&query));
-            }
-        }
-        let status = match self.status {
-            status @ 300..=399 => status,
-            _ => 302,
-        };
-        Outcome::Redirected { status, place }
-    }
-}
-
-impl<R: Request> Values for Run<'_, R> {
-    fn rule(&self) -> Option<&(Vec<u8>, Captures)> {
-        self.rule.as_ref()
-    }
-
-    fn condition(&self) -> Option<&(Vec<u8>, Captures)> {
-        self.condition.as_ref()
-    }
-
-    fn named(&self, name: &Name) -> Cow<'_, [u8]> {
-        if let Some((table, entry)) = name.entry() {
-            return self
-                .request
-                .entry(table, entry.as_bytes())
-                .unwrap_or_default();
-        }
-        match name {
-            Name::Filename => Cow::Borrowed(&self.uri),
-            Name::ServerAddress => Cow::Owned(self.request.server_address().into_bytes()),
-            Name::Variable(Variable::Constant(text)) => Cow::Borrowed(text.as_bytes()),
-            Name::Variable(Variable::Time(part)) => Cow::Owned(self.now().part(*part).into_bytes()),
-            Name::Variable(Variable::Field(name)) => self
-                .request
-                .entry(Table::Request, name.as_bytes())
-                .unwrap_or_default(),
-            Name::Variable(variable) => self.variable(variable).unwrap_or_default(),
-            Name::Environment(_) | Name::Field(_) | Name::Unknown(_) => Cow::Borrowed(&[]),
-        }
-    }
-}
-
-/// The request as the rules have changed it so far, for expressions.
-impl<R: Request> Facts for Run<'_, R> {
-    fn variable(&self, variable: &Variable) -> Option<Cow<'_, [u8]>> {
-        match variable {
-            Variable::Query => self.query.as_deref().map(Cow::Borrowed),
-            Variable::Filename => Some(Cow::Borrowed(&self.uri)),
-            variable => self.request.variable(variable),
-        }
-    }
-
-    fn entry(&self, table: Table, name: &[u8]) -> Option<Cow<'_, [u8]>> {
-        self.request.entry(table, name)
-    }
-
-    fn remote(&self) -> Option<IpAddr> {
-        self.request.remote()
-    }
-
-    fn now(&self) -> Moment {
-        self.request.now()
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) fn group(text: &[u8], escape: &Escape) -> Vec<u8> {
 }
 
 /// Decodes what is encoded; what is no escape stays.
-pub(super) fn decode(text: &[u8]) -> Vec<u8> {
+pub(crate) fn decode(text: &[u8]) -> Vec<u8> {
     let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
     let mut out = Vec::with_capacity(text.len());
     let mut at = 0;

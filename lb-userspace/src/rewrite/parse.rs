@@ -6,6 +6,7 @@ use super::{
     template::TemplateError,
 };
 use crate::{
+    config::spec::policy::Handler,
     expr::{Dialect, Expr, number},
     pattern::Pattern,
 };
@@ -73,7 +74,9 @@ impl ParseError {
             Self::OpenProxy(_) => {
                 "write http://HOST:PORT/... or balancer://NAME..., with $1 or %{REQUEST_URI} in the path; a host that a request could choose would make an open proxy"
             }
-            Self::Template(TemplateError::Map(_)) => "define it above: RewriteMap NAME int:tolower",
+            Self::Template(TemplateError::Map(_)) => {
+                "define it above: RewriteMap NAME int:tolower, or txt:FILE"
+            }
             Self::Delimiters => {
                 "flags stand in brackets without blanks: [NC,OR]; a comparison is one word: -gt5"
             }
@@ -215,6 +218,7 @@ pub fn rule(raw: &str, maps: &[(String, Function)]) -> Result<ReadRule, ParseErr
             keeps_slashes: read.keeps_slashes,
             environment: environment?,
             cookies: cookies?,
+            handler: read.handler,
         },
         target,
         remarks,
@@ -407,6 +411,7 @@ struct Flags {
     proxy: bool,
     pass: bool,
     stop: bool,
+    end: bool,
     redirect: bool,
     /// Of `[R=...]`; 0: none was given.
     status: u16,
@@ -423,6 +428,7 @@ struct Flags {
     keeps_slashes: bool,
     environment: Vec<String>,
     cookies: Vec<String>,
+    handler: Option<Handler>,
     remarks: Vec<String>,
 }
 
@@ -444,12 +450,25 @@ impl Flags {
             "c" | "chain" => self.chained = true,
             "co" | "cookie" => self.cookies.push(value.to_owned()),
             "e" | "env" => self.environment.push(value.to_owned()),
-            "end" | "l" | "last" => self.stop = true,
+            "l" | "last" => self.stop = true,
+            "end" => self.end = true,
             "f" | "forbidden" => self.fails = Some(403),
             "g" | "gone" => self.fails = Some(410),
             "h" | "handler" => {
-                let help = "use SetHandler in a <Location>";
-                return Err(ParseError::NotHere("RewriteRule [H]".to_owned(), help));
+                let what = || format!("RewriteRule [H={value}]");
+                self.handler = Some(match value.to_ascii_lowercase().as_str() {
+                    "balancer-manager" => Handler::BalancerManager,
+                    "server-status" | "server-info" => {
+                        self.remarks.push(format!(
+                            "this version of sluice has no {value} page: requests for it are answered with 404"
+                        ));
+                        Handler::Absent
+                    }
+                    _ => {
+                        let help = "expected balancer-manager: what else would answer is a member's, to which ProxyPass or [P] leads";
+                        return Err(ParseError::NotHere(what(), help));
+                    }
+                });
             }
             "ne" | "noescape" => self.noescape = true,
             "n" | "next" => self.again = Some(if value.is_empty() { 10_000 } else { count }),
@@ -504,6 +523,8 @@ impl Flags {
     fn next(&self) -> Next {
         if self.pass {
             Next::Pass
+        } else if self.end {
+            Next::End
         } else if self.stop || self.proxy {
             Next::Stop
         } else if let Some(most) = self.again {

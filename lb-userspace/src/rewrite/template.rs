@@ -25,7 +25,7 @@ struct Source {
     maps: Vec<(String, Function)>,
 }
 
-/// An internal function of `RewriteMap NAME int:...`.
+/// What a `RewriteMap` does: an internal function, or a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Function {
     /// `tolower`
@@ -36,6 +36,8 @@ pub enum Function {
     Escape,
     /// `unescape`
     Unescape,
+    /// `txt:`, `rnd:`: index into the Spec's files.
+    File(usize),
 }
 
 impl Function {
@@ -50,13 +52,17 @@ impl Function {
         })
     }
 
-    fn of(self, key: &[u8]) -> Vec<u8> {
-        match self {
+    /// The value of a key; `None`: there is none, or none that is not empty.
+    fn of(self, key: &[u8], values: &impl Values) -> Option<Vec<u8>> {
+        Some(match self {
             Self::ToLower => key.to_ascii_lowercase(),
             Self::ToUpper => key.to_ascii_uppercase(),
             Self::Escape => escape::path(key),
             Self::Unescape => escape::decode(key),
-        }
+            Self::File(index) => values
+                .look_up(index, key)
+                .filter(|value| !value.is_empty())?,
+        })
     }
 }
 
@@ -94,8 +100,8 @@ enum Part {
     /// `%N`: of the last condition.
     Condition(usize),
     Name(Name),
-    /// The second is there for completeness: no function fails.
-    Map(Function, Vec<Part>),
+    /// Key, and what stands for a key that the map has not.
+    Map(Function, Vec<Part>, Vec<Part>),
 }
 
 /// What `%{...}` names.
@@ -121,6 +127,8 @@ pub(super) trait Values {
     fn condition(&self) -> Option<&(Vec<u8>, Captures)>;
     /// A variable; empty where it has no value.
     fn named(&self, name: &Name) -> Cow<'_, [u8]>;
+    /// A key's value in a file.
+    fn look_up(&self, file: usize, key: &[u8]) -> Option<Vec<u8>>;
 }
 
 impl Template {
@@ -153,7 +161,10 @@ impl Template {
             for part in parts {
                 match part {
                     Part::Name(Name::Unknown(name)) => found.push(name),
-                    Part::Map(_, key) => collect(key, found),
+                    Part::Map(_, key, default) => {
+                        collect(key, found);
+                        collect(default, found);
+                    }
                     _ => {}
                 }
             }
@@ -213,12 +224,15 @@ fn push(
         Part::Rule(number) => add(&group(values.rule(), *number)),
         Part::Condition(number) => add(&group(values.condition(), *number)),
         Part::Name(name) => add(&values.named(name)),
-        Part::Map(function, key) => {
+        Part::Map(function, key, default) => {
             let mut text = Vec::new();
             for part in key {
                 push(part, values, escape, &mut text)?;
             }
-            add(&function.of(&text))
+            match function.of(&text, values) {
+                Some(value) => add(&value),
+                None => (default.iter()).try_for_each(|part| push(part, values, escape, out)),
+            }
         }
     }
 }
@@ -317,12 +331,15 @@ fn map(
         return Ok(None);
     };
     let (name, key) = (&inner[..colon], &inner[colon + 1..]);
-    let key = &key[..find_within(key, b'|').unwrap_or(key.len())];
+    let bar = find_within(key, b'|');
+    let (key, default) = bar.map_or((key, ""), |at| (&key[..at], &key[at + 1..]));
     let known = maps.iter().rev().find(|(known, _)| known == name);
     let (_, function) = known.ok_or_else(|| TemplateError::Map(name.to_owned()))?;
     let mut parts = Vec::new();
     parse(key, maps, depth + 1, &mut parts)?;
-    Ok(Some(Part::Map(*function, parts)))
+    let mut instead = Vec::new();
+    parse(default, maps, depth + 1, &mut instead)?;
+    Ok(Some(Part::Map(*function, parts, instead)))
 }
 
 /// The variable of a `%{...}`.

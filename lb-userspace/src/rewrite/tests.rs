@@ -216,3 +216,90 @@ fn queries_that_no_request_line_may_hold_are_refused() {
         "/b/x"
     );
 }
+
+fn within(proxied: Option<&str>, line: &str, path: &str) -> Outcome {
+    let environment = RefCell::default();
+    let probe = Probe(&environment);
+    let directory = Directory {
+        path: "/app/",
+        base: Some("/base"),
+        proxied: proxied.map(str::as_bytes),
+    };
+    let rules = rules(&[line]);
+    apply_within(
+        directory,
+        &rules,
+        &probe,
+        &environment,
+        path.as_bytes(),
+        None,
+    )
+    .outcome
+}
+
+#[test]
+fn rule_of_a_section_does_not_choose_whom_sluice_speaks_to() {
+    let going = Some("proxy:http://inside.test");
+    let asked = "proxy:http://inside.test/app/x";
+    let onward = |line| match within(going, line, asked) {
+        Outcome::Onward { path, .. } => String::from_utf8_lossy(&path).into_owned(),
+        other => format!("{other:?}"),
+    };
+    assert_eq!(onward("^(.*)/app/(.*)$ $1/moved/$2"), "/moved/x");
+    for line in [
+        "^ proxy:http://evil.test/",
+        "^ proxy:http://inside.test.evil.test/x",
+        "^ proxy:http://inside.test@evil.test/",
+        "^ proxy:http://inside.test:81/",
+        "^ proxy:unix:/run/s|http://inside.test/",
+        "^ proxy:http://inside.test",
+    ] {
+        let outcome = within(going, line, asked);
+        assert!(
+            matches!(outcome, Outcome::Failed { .. }),
+            "{line}: {outcome:?}"
+        );
+        // Nor where ProxyPass has sent it nowhere.
+        let outcome = within(None, line, "/app/x");
+        assert!(
+            matches!(outcome, Outcome::Anew { .. } | Outcome::Failed { .. }),
+            "{line}: {outcome:?}"
+        );
+    }
+}
+
+#[test]
+fn results_of_sections_are_relative_to_their_base() {
+    let anew = |line, path| match within(None, line, path) {
+        Outcome::Anew { path, .. } => String::from_utf8_lossy(&path).into_owned(),
+        Outcome::Redirected { place, .. } => String::from_utf8_lossy(&place).into_owned(),
+        other => format!("{other:?}"),
+    };
+    assert_eq!(anew("/x$ y", "/app/x"), "/base/y");
+    assert_eq!(anew("/x$ /y", "/app/x"), "/y");
+    assert_eq!(anew("/x$ /app/y", "/app/x"), "/base/y");
+    assert_eq!(anew("/x$ y [R]", "/app/x"), "http://shop.test/base/y");
+    assert_eq!(anew("/x$ /y [R]", "/app/x"), "http://shop.test/y");
+    assert_eq!(anew("/x$ x", "/app/x"), "Declined");
+    assert_eq!(anew("^x$ y", "/app/x"), "Declined");
+}
+
+#[test]
+fn map_file_has_the_first_value_of_a_key() {
+    let file = MapFile::read("# a 1\na 2 3\na 4\n b 5\nc\nd\t6|7|8\n\ne 9\r\n", false);
+    let value = |key: &str| file.value(key.as_bytes(), |_| 1).map(str::to_owned);
+    assert_eq!(value("a").as_deref(), Some("2"));
+    assert_eq!(value("d").as_deref(), Some("6|7|8"));
+    assert_eq!(value("e").as_deref(), Some("9"));
+    for key in ["#", "b", "c", "", "a 2"] {
+        assert_eq!(value(key), None, "{key:?}");
+    }
+    let random = MapFile::read("d 6|7|8\n", true);
+    for (pick, wanted) in [(0, "6"), (1, "7"), (2, "8"), (5, "8")] {
+        let picked = random.value(b"d", |count| {
+            assert_eq!(count, 3);
+            pick
+        });
+        assert_eq!(picked, Some(wanted));
+    }
+}

@@ -19,7 +19,7 @@ use crate::{
         edit::{self, EditError, Live, Setting, Submission},
         kept::Kept,
     },
-    config::spec::{Balancer, Spec},
+    config::spec::{Balancer, Heartbeat, LbMethod, Spec},
     dataplane::{Desired, Place},
     proxy::manager::Answer,
 };
@@ -75,6 +75,11 @@ impl Control {
         };
         let plan = edit::plan(balancer, member, &asked.settings)
             .map_err(|error: EditError| (error.to_string(), error.is_bad_request()))?;
+        if let Some(why) = (plan.balancer.as_ref())
+            .and_then(|next| cannot_be(&spec, balancer.lbmethod, next.lbmethod))
+        {
+            return no(why);
+        }
         let mut done = plan.done.clone();
         if let Some(next) = plan.balancer {
             self.switch_balancer(b, next)
@@ -198,10 +203,21 @@ impl Control {
     }
 }
 
+/// Why a balancer cannot be switched to what was asked for, beside what is wrong with it itself.
+fn cannot_be(spec: &Spec, before: LbMethod, next: LbMethod) -> Option<&'static str> {
+    let is_new = next == LbMethod::Heartbeat && before != next;
+    (is_new && spec.heartbeat == Heartbeat::default()).then_some(
+        "lbmethod heartbeat needs HeartbeatListen or HeartbeatStorage in the configuration: without them no member would ever be heard of; nothing was changed",
+    )
+}
+
 /// Whether anything in the configuration is a balancer-manager.
 fn has_manager(spec: &Spec) -> bool {
     let manager = Some(crate::config::spec::policy::Handler::BalancerManager);
-    spec.policies.iter().any(|policy| policy.handler == manager)
+    spec.policies.iter().any(|policy| {
+        let mut rules = policy.rewriting.rules.iter();
+        policy.handler == manager || rules.any(|rule| rule.handler == manager)
+    })
 }
 
 /// Puts what was kept over a configuration that was just read.
@@ -260,4 +276,20 @@ fn write(path: &Path, text: &[u8]) -> io::Result<()> {
     file.write_all(text)?;
     file.sync_all()?;
     fs::rename(&new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heartbeat_is_refused_where_none_can_come() {
+        let (requests, heartbeat) = (LbMethod::ByRequests, LbMethod::Heartbeat);
+        let mut spec = Spec::default();
+        assert!(cannot_be(&spec, requests, heartbeat).is_some());
+        assert!(cannot_be(&spec, heartbeat, heartbeat).is_none());
+        assert!(cannot_be(&spec, heartbeat, requests).is_none());
+        spec.heartbeat.storage = Some("/run/hb.dat".into());
+        assert!(cannot_be(&spec, requests, heartbeat).is_none());
+    }
 }

@@ -40,6 +40,8 @@ pub struct Wants {
     pub filename: bool,
     /// [`Entry::host_name`].
     pub host_name: bool,
+    /// [`Entry::path`].
+    pub path: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -90,6 +92,7 @@ enum Tag {
     ResponseField(usize),
     Cookie(usize, String),
     Environment(String),
+    Note(String),
     /// What sluice has nothing to say about.
     Nothing,
 }
@@ -164,6 +167,8 @@ pub struct Entry<'a> {
     pub handler: &'a str,
     /// Value of an environment variable (`BALANCER_*`, `SLUICE_REASON`).
     pub environment: &'a [(Cow<'static, str>, String)],
+    /// What `Header note` kept; names have no case.
+    pub notes: &'a [(String, String)],
 }
 
 /// `%X`.
@@ -232,7 +237,10 @@ impl Format {
             ("r", _) => Tag::RequestLine,
             ("R", _) => Tag::Handler,
             ("m", _) => Tag::Method,
-            ("U", _) => Tag::Path,
+            ("U", _) => {
+                self.wants.path = true;
+                Tag::Path
+            }
             ("q", _) => Tag::Query,
             ("H", _) => Tag::Protocol,
             ("s", _) => Tag::Status,
@@ -280,8 +288,8 @@ impl Format {
                 self.wants.environment = true;
                 Tag::Environment(name.to_owned())
             }
-            // `%l` and `%u`: nobody says who is there. `%n`: nobody leaves notes. `%^ti`, `%^to`:
-            // trailers are dropped.
+            ("n", Some(name)) => Tag::Note(name.to_owned()),
+            // `%l` and `%u`: nobody says who is there. `%^ti`, `%^to`: trailers are dropped.
             _ => Tag::Nothing,
         }
     }
@@ -406,6 +414,14 @@ impl Tag {
                     value.map_or(b"".as_slice(), |(_, value)| value.as_bytes()),
                 );
             }
+            Self::Note(name) => {
+                let mut notes = entry.notes.iter();
+                let note = notes.find(|(known, _)| known.eq_ignore_ascii_case(name));
+                escaped(
+                    out,
+                    note.map_or(b"".as_slice(), |(_, value)| value.as_bytes()),
+                );
+            }
             Self::Nothing => out.push(b'-'),
         }
     }
@@ -450,7 +466,7 @@ pub struct Buffer {
 
 impl Buffer {
     /// Bytes that are gathered before they are written.
-    pub const LIMIT: usize = 16 << 10;
+    pub const LIMIT: usize = 64 << 10;
 
     /// An empty buffer.
     pub fn new(sink: Sink) -> Self {

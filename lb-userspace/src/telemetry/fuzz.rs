@@ -79,6 +79,7 @@ fn access_line(format: &str, hostile: &[u8], shown: &str) -> Vec<u8> {
         connection_log_id: 0,
         handler: "",
         environment: &[("SLUICE_REASON".into(), shown.to_owned())],
+        notes: &[("kept".to_owned(), shown.to_owned())],
     };
     format.write(&entry, &mut Clock::default(), &mut line);
     line

@@ -324,6 +324,74 @@ fn limits_are_for_their_methods_alone() {
 }
 
 #[test]
+fn names_are_looked_up_for_access() {
+    // Both ask the hosts file first, in which this host has a name.
+    compare(
+        "ProxyPass / http://MEMBER/\n\
+         <Location /host>\nRequire host localhost\n</Location>\n\
+         <Location /case>\nRequire host LocalHost\n</Location>\n\
+         <Location /part>\nRequire host calhost\n</Location>\n\
+         <Location /other>\nRequire host example.test .local\n</Location>\n\
+         <Location /second>\nRequire host example.test localhost\n</Location>\n\
+         <Location /comment>\nRequire host example.test# localhost\n</Location>\n\
+         <Location /none>\nRequire host\n</Location>\n\
+         <Location /forward>\nRequire forward-dns localhost\n</Location>\n\
+         <Location /not>\n<RequireAll>\nRequire all granted\nRequire not host localhost\n</RequireAll>\n</Location>\n\
+         <Location /later>\nRequire ip 127\nRequire host example.test\n</Location>\n\
+         <Location /allow>\nOrder deny,allow\nDeny from all\nAllow from localhost\n</Location>\n\
+         <Location /deny>\nOrder allow,deny\nAllow from all\nDeny from localhost\n</Location>\n\
+         RequestHeader append X-Early once early\n\
+         Header always set X-Always a\n",
+        &[
+            ("GET /host", &[]),
+            ("GET /host", &["X-Early: none"]),
+            ("GET /case", &[]),
+            ("GET /part", &[]),
+            ("GET /other", &[]),
+            ("GET /second", &[]),
+            ("GET /comment", &[]),
+            ("GET /none", &[]),
+            ("GET /forward", &[]),
+            ("GET /not", &[]),
+            ("GET /later", &[]),
+            ("GET /allow", &[]),
+            ("GET /deny", &[]),
+            ("GET /else", &[]),
+        ],
+    );
+}
+
+#[test]
+fn satisfy_any_lets_either_allow() {
+    compare(
+        "ProxyPass / http://MEMBER/\n\
+         <Location /shut>\nRequire all denied\n</Location>\n\
+         <Location /shut/open>\nSatisfy Any\n</Location>\n\
+         <Location /shut/deny>\nSatisfy Any\nOrder deny,allow\nDeny from all\n</Location>\n\
+         <Location /shut/allow>\nSatisfy Any\nOrder deny,allow\nDeny from all\nAllow from 127\n</Location>\n\
+         <Location /shut/get>\n<Limit GET>\nSatisfy Any\n</Limit>\n</Location>\n\
+         <Location /shut/back>\n<Limit GET>\nSatisfy Any\n</Limit>\nSatisfy All\n</Location>\n\
+         <Location /either>\nSatisfy Any\nOrder deny,allow\nDeny from all\nRequire env let\n</Location>\n\
+         <Location /both>\nSatisfy All\nOrder deny,allow\nDeny from all\nRequire env let\n</Location>\n\
+         <Location /unasked>\nSatisfy Any\nOrder deny,allow\nDeny from all\n</Location>\n\
+         SetEnvIf X-Let . let\n",
+        &[
+            ("GET /shut", &[]),
+            ("GET /shut/open", &[]),
+            ("GET /shut/deny", &[]),
+            ("GET /shut/allow", &[]),
+            ("GET /shut/get", &[]),
+            ("POST /shut/get", &["Content-Length: 0"]),
+            ("GET /shut/back", &[]),
+            ("GET /either", &[]),
+            ("GET /either", &["X-Let: a"]),
+            ("GET /both", &["X-Let: a"]),
+            ("GET /unasked", &[]),
+        ],
+    );
+}
+
+#[test]
 fn encoded_slashes_are_treated_alike() {
     let requests: &[(&str, &[&str])] = &[
         ("GET /app/a%2Fb?c%2Fd", &[]),
@@ -369,5 +437,74 @@ fn virtual_hosts_inherit_proxypass_and_not_encoded_slashes() {
             ("GET /main/x", &["Host: alone.test"]),
             ("GET /own/x", &["Host: alone.test"]),
         ],
+    );
+}
+
+#[test]
+fn mapped_and_interpolated_routes_lead_to_the_same_paths() {
+    compare(
+        "<Proxy balancer://b>\nBalancerMember http://MEMBER\n</Proxy>\n\
+         SetEnvIf X-Dir (.+) dir=$1\nSetEnv late no\n\
+         ProxyPass /srv/closed !\n\
+         ProxyPass /srv/shut ! mapping=servlet\n\
+         ProxyPass /srv http://MEMBER/s mapping=servlet\n\
+         ProxyPass /tail/ http://MEMBER/t/ mapping=servlet\n\
+         ProxyPass /enc http://MEMBER/e mapping=encoded\n\
+         ProxyPass /bal/ balancer://b/in/ mapping=servlet\n\
+         ProxyPassMatch ^/re/([^/]*)/(.*)$ http://MEMBER/r/$2/$1 mapping=encoded\n\
+         ProxyPassInterpolateEnv On\n\
+         ProxyPass /fill http://MEMBER/f/${dir}/${late}x/ interpolate\n\
+         ProxyPass /plain http://MEMBER/p/ interpolate\n\
+         ProxyPass /fb balancer://b/${dir} interpolate\n\
+         <Location /fill/off>\nProxyPassInterpolateEnv Off\n</Location>\n\
+         <Location /srv/deny>\nRequire all denied\n</Location>\n\
+         <Location /enc/a%2Fb>\nHeader set X-Encoded yes\n</Location>\n\
+         ProxyPass / http://MEMBER/\n",
+        &[
+            ("GET /srv", &[]),
+            ("GET /srv/", &[]),
+            ("GET /srv/x;v=1/y?q", &[]),
+            ("GET /srv;v=1/x", &[]),
+            ("GET /srv;v=1", &[]),
+            ("GET /srvx", &[]),
+            ("GET /srv/a%2Fb%20c", &[]),
+            ("GET /srv/closed/x", &[]),
+            ("GET /srv/shut/x", &[]),
+            ("GET /srv/shut;v/x", &[]),
+            ("GET /srv/deny", &[]),
+            ("GET /srv/deny;v=1/x", &[]),
+            ("GET /srv;v/deny", &[]),
+            ("GET /srv/%64eny", &[]),
+            ("GET /x/..;/srv/y", &[]),
+            ("GET /srv/..;v/y", &[]),
+            ("GET /srv//y;a//z", &[]),
+            ("GET /tail", &[]),
+            ("GET /tail/x;v", &[]),
+            ("GET /tail;v/x;w", &[]),
+            ("GET /enc/a%2Fb/c%3Fd?e%2F", &[]),
+            ("GET /enc%2Fx", &[]),
+            ("GET /enc/%41%7e%2e/./b", &[]),
+            ("GET /encx", &[]),
+            ("GET /bal/x;v=1/y", &[]),
+            ("GET /re/a%2Fb/c?d", &[]),
+            ("GET /fill/x", &["X-Dir: one"]),
+            ("GET /fill/x?y", &["X-Dir: a b/c"]),
+            ("GET /fill/x", &[]),
+            ("GET /fill/off", &["X-Dir: one"]),
+            ("GET /plain/x", &["X-Dir: one"]),
+            ("GET /fb/x", &["X-Dir: one"]),
+        ],
+    );
+}
+
+#[test]
+fn notes_of_fields_can_be_asked_for() {
+    compare(
+        "ProxyPass / http://MEMBER/\n\
+         Header note X-Member member\nHeader note X-Twice twice\nHeader note X-Nothing nothing\n\
+         Header set X-A \"expr=%{note:member}-%{note:twice}-%{note:nothing}-%{note:MEMBER}\"\n\
+         Header set X-B yes \"expr=note('twice') == 'a'\"\n\
+         Header always set X-C c\nHeader always note X-C c\nHeader set X-D \"expr=%{note:c}\"\n",
+        &[("GET /", &[]), ("GET /x", &["X-Status: 404"])],
     );
 }

@@ -1,6 +1,9 @@
 //! mod_rewrite: the same rules and requests on both.
 
-use super::policies::compare;
+use super::{
+    peers::{Pair, is_here},
+    policies::compare,
+};
 
 #[test]
 fn rules_lead_to_the_same_members_and_paths() {
@@ -234,4 +237,156 @@ fn virtual_hosts_have_rules_of_their_own() {
             ("GET /on", &["Host: off.test"]),
         ],
     );
+}
+
+#[test]
+fn rules_of_sections_see_where_a_request_goes() {
+    compare(
+        "RewriteEngine On\n\
+         ProxyPass /base !\nProxyPass /nobase !\nProxyPass /baseurl !\n\
+         ProxyPass /b balancer://b/in\nProxyPass / http://MEMBER/\n\
+         <Proxy balancer://b>\nBalancerMember http://MEMBER\nRewriteRule ^(.*)$ - [E=seen:$1]\n</Proxy>\n\
+         RequestHeader set X-Seen %{seen}e\nRequestHeader set X-Again %{REDIRECT_seen}e\nRequestHeader set X-Late %{late}e\n\
+         RequestHeader set X-A %{a}e\nRequestHeader set X-B %{b}e\nRequestHeader set X-C %{c}e\n\
+         SetEnv late set\n\
+         <Location /red>\nRewriteRule ^ https://%{HTTP_HOST}%{REQUEST_URI} [R=301,L]\n</Location>\n\
+         <Location /relred>\nRewriteRule /relred/(.*) /else/$1 [R]\n</Location>\n\
+         <Location /env>\nRewriteRule .* - [E=seen:%{REQUEST_URI},E=late:%{ENV:late}-%{ENV:seen}]\n</Location>\n\
+         <Location /cond>\nRewriteCond %{HTTP:X-Go} !yes\nRewriteRule ^ - [F]\n</Location>\n\
+         <Location /gone>\nRewriteRule ^ - [G]\n</Location>\n\
+         <Location /shut>\nRequire all denied\nRewriteRule ^ - [G]\n</Location>\n\
+         <Location /anew>\nRewriteRule /anew/(.*) /env/$1 [E=seen:first]\n</Location>\n\
+         <Location /query>\nRewriteRule /query/(.*) /env/$1?new [QSA]\n</Location>\n\
+         <Location /rel>\nRewriteRule /rel/(.*) other/$1\n</Location>\n\
+         <Location /p>\nRewriteRule /p/(.*) http://MEMBER/via/$1 [P]\n</Location>\n\
+         <Location /pb>\nRewriteRule /pb/(.*) balancer://b/via/$1?x [P,QSA]\n</Location>\n\
+         <Location /ne>\nRewriteRule /ne/(.*) http://MEMBER/via/%2F$1 [P,NE]\n</Location>\n\
+         <Location /onward>\nRewriteRule ^(proxy:http://[^/]*)/onward/(.*) $1/moved/$2\n</Location>\n\
+         <Location /loop>\nRewriteRule /loop(.*) /loop/x$1\n</Location>\n\
+         <Location /end>\nRewriteRule /end/(.*) /env/$1 [END]\n</Location>\n\
+         <Location /pt>\nRewriteRule /pt/(.*) /env/$1 [PT]\n</Location>\n\
+         <Location /inherit>\nRewriteRule ^ - [E=a:1]\n</Location>\n\
+         <Location /inherit/b>\nRewriteOptions Inherit\nRewriteRule ^ - [E=b:%{ENV:a}1]\n</Location>\n\
+         <Location /inherit/before>\nRewriteOptions InheritBefore\nRewriteRule ^ - [E=b:%{ENV:a}1]\n</Location>\n\
+         <Location /inherit/c>\nRewriteRule ^ - [E=c:1]\n</Location>\n\
+         <Location /inherit/engine>\nRewriteEngine On\n</Location>\n\
+         <Location /inherit/off>\nRewriteEngine Off\nRewriteRule ^ - [E=c:1]\n</Location>\n\
+         <Location /base>\nRewriteBase /else\nRewriteRule /base/(.*) rel/$1\n</Location>\n\
+         <Location /baseurl>\nRewriteBase /else/\nRewriteRule /baseurl/(.*) rel/$1 [R]\n</Location>\n\
+         <Location /nobase>\nRewriteCond %{REQUEST_URI} !rel\nRewriteRule /nobase/(.*) rel/$1\n</Location>\n\
+         <LocationMatch ^/m[0-9]>\nRewriteRule ^ - [E=seen:match]\n</LocationMatch>\n\
+         <If \"%{QUERY_STRING} == 'if'\">\nRewriteRule ^ /env/if? [L]\n</If>\n",
+        &[
+            ("GET /red/x?y", &[]),
+            ("GET /relred/x%20z?y", &[]),
+            ("GET /env/x", &[]),
+            ("GET /cond", &[]),
+            ("GET /cond", &["X-Go: yes"]),
+            ("GET /gone", &[]),
+            ("GET /shut", &[]),
+            ("GET /anew/x?q", &[]),
+            ("GET /anew/a%20b%2541", &[]),
+            ("GET /anew/a%25zz", &[]),
+            ("GET /query/x?q", &[]),
+            ("GET /rel/x", &[]),
+            ("GET /p/x%20y?q", &[]),
+            ("GET /pb/x?q", &[]),
+            ("GET /ne/x?q", &[]),
+            ("GET /onward/x%20y?q", &[]),
+            ("GET /loop", &[]),
+            ("GET /end/x", &[]),
+            ("GET /pt/x", &[]),
+            ("GET /inherit", &[]),
+            ("GET /inherit/b", &[]),
+            ("GET /inherit/before", &[]),
+            ("GET /inherit/c", &[]),
+            ("GET /inherit/engine", &[]),
+            ("GET /inherit/off", &[]),
+            ("GET /base/x", &[]),
+            ("GET /baseurl/x", &[]),
+            ("GET /nobase/x", &[]),
+            ("GET /m1", &[]),
+            ("GET /b/x%20y", &[]),
+            ("GET /else?if", &[]),
+        ],
+    );
+}
+
+#[test]
+fn maps_are_looked_up_alike() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    // httpd's child reads it as nobody.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(dir.path(), mode).expect("readable");
+    let file = dir.path().join("map");
+    let text = "# key wrong\n key wrong\nkey value rest\nkey second\nnovalue\nnovalue \n\
+                tab\tby-tab\nKey capital\nmany a|a|a\nsame b\npath /deep/er\nk#ey sign\n";
+    std::fs::write(&file, text).expect("written");
+    let configuration = format!(
+        "RewriteEngine On\n\
+         RewriteMap lc int:tolower\nRewriteMap t txt:{file}\nRewriteMap r rnd:{file}\nRewriteMap plain {file}\n\
+         RewriteRule ^/t/(.*) /t-${{t:$1}} [PT]\n\
+         RewriteRule ^/d/(.*) /d-${{t:$1|none-$1}} [PT]\n\
+         RewriteRule ^/n/(.*) /n-${{t:${{lc:$1}}|${{t:same}}}} [PT]\n\
+         RewriteRule ^/r/(.*) /r-${{r:$1|x}} [PT]\n\
+         RewriteRule ^/p/(.*) /p-${{plain:$1}} [PT]\n\
+         RewriteCond ${{t:%{{QUERY_STRING}}|no}} !=no\nRewriteRule ^/c /c-${{t:%{{QUERY_STRING}}}} [PT]\n\
+         <Location /in>\nRewriteRule /in/(.*) - [E=found:${{t:$1|none}}]\n</Location>\n\
+         RequestHeader set X-Found %{{found}}e\n\
+         ProxyPass / http://MEMBER/\n",
+        file = file.display()
+    );
+    compare(
+        &configuration,
+        &[
+            ("GET /t/key", &[]),
+            ("GET /t/Key", &[]),
+            ("GET /t/novalue", &[]),
+            ("GET /t/tab", &[]),
+            ("GET /t/path", &[]),
+            ("GET /t/k%23ey", &[]),
+            ("GET /t/key%20value", &[]),
+            ("GET /d/key", &[]),
+            ("GET /d/nokey", &[]),
+            ("GET /n/KEY", &[]),
+            ("GET /n/none", &[]),
+            ("GET /r/many", &[]),
+            ("GET /r/same", &[]),
+            ("GET /r/none", &[]),
+            ("GET /p/key", &[]),
+            ("GET /c?key", &[]),
+            ("GET /c?none", &[]),
+            ("GET /in/key", &[]),
+            ("GET /in/none", &[]),
+        ],
+    );
+}
+
+#[test]
+fn rule_can_say_who_answers() {
+    if !is_here() {
+        return;
+    }
+    let pair = Pair::start(
+        "RewriteEngine On\nProxyPass /manage !\nProxyPass /within !\nProxyPass /shut !\nProxyPass /set !\nProxyPass / http://MEMBER/\n\
+         RewriteRule ^/passed - [H=balancer-manager]\n\
+         <Location /onward>\nRewriteRule ^ - [H=balancer-manager]\n</Location>\n\
+         RewriteRule ^/manage - [H=balancer-manager]\n\
+         RewriteRule ^/moved /elsewhere [PT,H=balancer-manager]\n\
+         RewriteRule ^/proxied http://MEMBER/ [P,H=balancer-manager]\n\
+         <Location /within>\nRewriteRule ^ - [H=balancer-manager]\n</Location>\n\
+         <Location /shut>\nRequire all denied\nRewriteRule ^ - [H=balancer-manager]\n</Location>\n\
+         <Location /set>\nSetHandler none\nRewriteRule ^ - [H=balancer-manager]\n</Location>\n",
+    );
+    // Of the manager's page its fields differ; whether it is the member's answer does not.
+    let answer = |seen: super::peers::Seen| {
+        let passed = seen.fields.iter().any(|(name, _)| name == "x-member");
+        (seen.status, passed)
+    };
+    for path in [
+        "/manage", "/passed", "/moved", "/proxied", "/onward", "/within", "/shut", "/set", "/else",
+    ] {
+        let (theirs, ours) = pair.ask(&format!("GET {path}"), &[]);
+        assert_eq!(answer(theirs), answer(ours), "{path}\n{}", pair.log());
+    }
 }

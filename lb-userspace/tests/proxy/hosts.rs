@@ -1,6 +1,8 @@
 //! Virtual hosts, routes, redirects, access logs.
 
-use sluice::config::spec::{HostAddress, LogCondition, LogTarget, ReverseTarget, Route, Target};
+use sluice::config::spec::{
+    HostAddress, LogCondition, LogTarget, Mapping, ReverseTarget, Route, Target,
+};
 
 use sluice::expr::{Dialect, Expr};
 
@@ -24,6 +26,8 @@ fn name_selects_the_virtual_host_and_absolute_targets_win() {
                 path: "/".to_owned(),
             },
             nocanon: false,
+            mapping: Mapping::default(),
+            interpolate: false,
             at: host.at.clone(),
         });
         lab.spec.hosts.push(host);
@@ -85,6 +89,8 @@ fn paths_reach_the_member_as_httpd_sends_them() {
         pattern: None,
         target: Target::Local,
         nocanon: false,
+        mapping: Mapping::default(),
+        interpolate: false,
         at: host().at,
     };
     lab.spec.hosts[0].routes.push(local);

@@ -14,14 +14,7 @@ use crate::{
 };
 
 /// lbmethods by name, in the order of the form.
-pub const LBMETHODS: [(&str, LbMethod); 6] = [
-    ("byrequests", LbMethod::ByRequests),
-    ("bybusyness", LbMethod::ByBusyness),
-    ("bytraffic", LbMethod::ByTraffic),
-    ("heartbeat", LbMethod::Heartbeat),
-    ("leastlatency", LbMethod::LeastLatency),
-    ("hash", LbMethod::Hash),
-];
+pub const LBMETHODS: [(&str, LbMethod); 6] = LbMethod::NAMES;
 
 /// Methods of health checks by name, in the order of the form.
 pub const CHECKS: [(&str, Option<Check>); 8] = [

@@ -12,11 +12,11 @@ use crate::{
     policy::access::{Combination, Methods, Pointless, Rule},
 };
 
-const REQUIRE: &str = "[not] all granted|denied; ip NETWORK ...; local; env NAME ...; method METHOD ...; expr EXPRESSION";
+const REQUIRE: &str = "[not] all granted|denied; ip NETWORK ...; local; host NAME|.DOMAIN ...; forward-dns NAME ...; env NAME ...; method METHOD ...; expr EXPRESSION";
 
 pub(super) const TABLE: &[Directive] = &[
     row("Require", Contexts::SECTIONS, Arity::Any, REQUIRE,
-        "who may make requests; several in one section: one must grant. A later section's take the place of an earlier one's. Denied requests are answered with 403",
+        "who may make requests; several in one section: one must grant. A later section's take the place of an earlier one's. Denied requests are answered with 403. host asks for the name of the client's address and for the addresses of that name, forward-dns for those of NAME: docs/http.md says what it costs",
         Effect::Apply(require)).or("all granted"),
     row("<RequireAll", Contexts::SECTIONS, Arity::Any, "",
         "Require lines and containers that must all grant", Effect::Section(container)),
@@ -29,12 +29,12 @@ pub(super) const TABLE: &[Directive] = &[
         Effect::Apply(auth_merging)).or("Off"),
     row("Order", Contexts::SECTIONS, Arity::One, "deny,allow|allow,deny|mutual-failure",
         "order of Allow and Deny (httpd 2.2): what comes last decides, and is what happens to others", Effect::Apply(order)).or("deny,allow"),
-    row("Allow", Contexts::SECTIONS, Arity::Some, "from all|NETWORK|env=[!]NAME ...",
+    row("Allow", Contexts::SECTIONS, Arity::Some, "from all|NETWORK|NAME|env=[!]NAME ...",
         "who may make requests (httpd 2.2)", Effect::Apply(allow)),
-    row("Deny", Contexts::SECTIONS, Arity::Some, "from all|NETWORK|env=[!]NAME ...",
+    row("Deny", Contexts::SECTIONS, Arity::Some, "from all|NETWORK|NAME|env=[!]NAME ...",
         "who may not make requests (httpd 2.2)", Effect::Apply(deny)),
-    row("Satisfy", Contexts::SECTIONS, Arity::One, "All",
-        "whether Allow and Deny as well as Require must allow a request (httpd 2.2)", Effect::Apply(satisfy)).or("All"),
+    row("Satisfy", Contexts::SECTIONS, Arity::One, "All|Any",
+        "whether Allow and Deny as well as Require must allow a request, or one of the two (httpd 2.2). A section that says Any without Order allows everybody", Effect::Apply(satisfy)).or("All"),
     row("<Limit", Contexts::ALL, Arity::Any, "METHOD ...",
         "Require, Order, Allow and Deny for requests by these methods; GET is HEAD too. As in httpd a section with nothing else grants every other method", Effect::Section(limit)),
     row("<LimitExcept", Contexts::ALL, Arity::Any, "METHOD ...",
@@ -122,13 +122,21 @@ fn limited(call: &mut Call<'_, '_>, except: bool) -> Result<Scope, Fault> {
 }
 
 fn satisfy(call: &mut Call<'_, '_>) -> Result<(), Fault> {
-    match call.arg(0).to_ascii_lowercase().as_str() {
-        "all" => Ok(()),
-        "any" => Err(super::not_yet("Satisfy Any").at(0).help(
-            "sluice knows no users that could be asked instead: write what is to be allowed as Require lines, of which one must grant",
-        )),
-        _ => Err(Fault::new("Satisfy either 'any' or 'all'.").at(0)),
+    let any = match call.arg(0).to_ascii_lowercase().as_str() {
+        "all" => false,
+        "any" => true,
+        _ => return Err(Fault::new("Satisfy either 'any' or 'all'.").at(0)),
+    };
+    let limit = call.scope.limit.clone();
+    let legacy = legacy(call);
+    if let Some(methods) = limit {
+        legacy.satisfy_limited.push((methods, any));
+    } else {
+        // As in httpd, for every method: those that a <Limit> above spoke of as well.
+        legacy.satisfy_limited.clear();
+        legacy.satisfy_any = any;
     }
+    Ok(())
 }
 
 /// The rule of a container; `None`: it is empty.
@@ -242,11 +250,8 @@ fn rule(node: &Node) -> Result<Rule, Fault> {
             Rule::Method(names())
         }
         "expr" => Rule::Expr(expression(node, negative)?),
-        "host" | "forward-dns" => {
-            return Err(super::not_yet(&format!("Require {kind}"))
-                .at(first)
-                .help("sluice looks up no names for a request: use Require ip"));
-        }
+        "host" => Rule::Host(hosts(arguments, first)?),
+        "forward-dns" => Rule::ForwardDns(hosts(arguments, first)?),
         "valid-user" | "user" | "group" => {
             return Err(super::not_yet(&format!("Require {kind}"))
                 .at(first)
@@ -261,6 +266,28 @@ fn rule(node: &Node) -> Result<Rule, Fault> {
     } else {
         rule
     })
+}
+
+/// Names to compare with or to look up: what follows a `#` is none, as in httpd.
+fn hosts(words: &[&str], first: usize) -> Result<Vec<String>, Fault> {
+    let mut names = Vec::new();
+    for (index, word) in words.iter().enumerate() {
+        if word.contains("%{") {
+            return Err(super::not_yet("a name that a request makes up")
+                .at(first + 1 + index)
+                .help("write the names, or Require expr"));
+        }
+        let (name, comment) = word
+            .split_once('#')
+            .map_or((*word, false), |(name, _)| (name, true));
+        if !name.is_empty() {
+            names.push(name.to_ascii_lowercase());
+        }
+        if comment {
+            break;
+        }
+    }
+    Ok(names)
 }
 
 /// What `Require method` takes: the methods that httpd knows.
@@ -424,9 +451,7 @@ fn sources(call: &Call<'_, '_>) -> Result<Vec<Rule>, Fault> {
                 let message = format!("ip address '{word}' appears to be invalid");
                 return Err(Fault::new(message).at(index));
             }
-            Err(super::not_yet(&format!("{} from a name", call.row.name))
-                .at(index)
-                .help("sluice looks up no names for a request: use addresses"))
+            Ok(Rule::Host(vec![word.to_ascii_lowercase()]))
         })
         .collect()
 }

@@ -14,8 +14,8 @@ pub(super) const TABLE: &[Directive] = &[
         "Header",
         Contexts::ALL,
         Arity::Any,
-        "[onsuccess|always] set|setifempty|add|append|merge|unset|echo|edit|edit* NAME [VALUE [REPLACEMENT]] [early|env=[!]NAME|expr=EXPRESSION]",
-        "edits fields of responses: onsuccess those of members, always a table of its own that answers of sluice itself have too. In VALUE: %{NAME}e a variable, %{NAME}s one of TLS, %t and %D times, or expr=",
+        "[onsuccess|always] set|setifempty|add|append|merge|unset|echo|edit|edit*|note NAME [VALUE [REPLACEMENT]] [early|env=[!]NAME|expr=EXPRESSION]",
+        "edits fields of responses, or with note keeps what one says under VALUE, for %{VALUE}n in LogFormat and note() in expressions: onsuccess those of members, always a table of its own that answers of sluice itself have too. In VALUE: %{NAME}e a variable, %{NAME}s one of TLS, %t and %D times, or expr=",
         Effect::Apply(header),
     ),
     row(
@@ -72,7 +72,9 @@ fn edit(call: &mut Call<'_, '_>, first: usize, response: bool) -> Result<FieldEd
             }
             (None, None, value)
         }
-        "set" | "setifempty" | "add" | "append" | "merge" => {
+        "set" | "setifempty" | "add" | "append" | "merge" | "note"
+            if response || action != "note" =>
+        {
             if word(4).is_some() {
                 let message = format!("Too many arguments to directive {name}");
                 return Err(Fault::new(message).at(first + 4));
@@ -82,7 +84,6 @@ fn edit(call: &mut Call<'_, '_>, first: usize, response: bool) -> Result<FieldEd
             }
             (value, None, word(3))
         }
-        "note" if response => return Err(super::not_yet("Header note").at(first)),
         _ => {
             let message = "first argument must be 'add', 'set', 'setifempty', 'append', 'merge', 'unset', 'echo', 'note', 'edit', or 'edit*'.";
             return Err(Fault::new(message).at(first));
@@ -98,6 +99,7 @@ fn edit(call: &mut Call<'_, '_>, first: usize, response: bool) -> Result<FieldEd
         "add" => Action::Add(format(value)?),
         "append" => Action::Append(format(value)?),
         "merge" => Action::Merge(format(value)?),
+        "note" => Action::Note(format(value)?),
         "unset" => Action::Unset,
         "echo" => {
             if !response {

@@ -118,6 +118,8 @@ pub(super) fn set_member_keys(
 pub(super) enum Problem {
     /// In httpd's words.
     Wrong(String),
+    /// Likewise, and what is expected.
+    Expected(&'static str, String),
     /// Not a key; the nearest one.
     Unknown(&'static str, Option<&'static str>),
     /// Not in this version.
@@ -134,6 +136,7 @@ impl Problem {
     ) {
         let fault = match self {
             Self::Wrong(why) => Fault::new(full(&why)),
+            Self::Expected(why, values) => Fault::new(full(why)).help(format!("expected {values}")),
             Self::Unknown(why, nearest) => {
                 let help = nearest.map(|name| format!("did you mean {name}=?"));
                 Fault::new(full(why)).help(help.unwrap_or_default())

@@ -63,16 +63,12 @@ pub(super) fn resolve(draft: &mut Draft<'_>, names: &Names) {
         let base = main.filter(|_| is_server && rewrite.host > 0);
         let theirs = base.map(|base| rules(base, rewrite.host, names));
         let down = base.and_then(|base| base.options).unwrap_or_default();
-        let options = rewrite.options.unwrap_or(down);
+        // Those of sections are combined for each request.
+        let options = rewrite.options.filter(|_| is_server).unwrap_or(down);
         let inherited = theirs.unwrap_or_default();
-        draft.spec.policies[*policy].rewriting.rules =
-            if options.inherit || down.down && !options.ignore {
-                [own, inherited].concat()
-            } else if options.before || down.down_before && !options.ignore {
-                [inherited, own].concat()
-            } else {
-                own
-            };
+        let rewriting = &mut draft.spec.policies[*policy].rewriting;
+        rewriting.rules = options.combine(down, &own, &inherited).into_owned();
+        rewriting.options = rewrite.options;
     }
 }
 

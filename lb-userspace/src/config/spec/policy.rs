@@ -54,6 +54,8 @@ pub struct Policy {
     pub preserve_host: Option<bool>,
     /// `ProxyAddHeaders`; a later layer's counts.
     pub add_headers: Option<bool>,
+    /// `ProxyPassInterpolateEnv`; a later layer's counts.
+    pub interpolate: Option<bool>,
     /// `ProxyPassReverseCookiePath`: what a path of a cookie begins with, and the whole path that
     /// takes its place.
     pub cookie_paths: Vec<(String, String)>,
@@ -71,6 +73,13 @@ impl Policy {
         *self == Self::default()
     }
 
+    /// Whether names may have to be looked up for its rules.
+    pub fn asks_for_names(&self) -> bool {
+        let legacy = self.legacy.iter();
+        let legacy = legacy.flat_map(|legacy| legacy.allow.iter().chain(&legacy.deny));
+        (self.access.iter().chain(legacy)).any(Rule::asks_for_names)
+    }
+
     /// Whether it refuses nobody and does nothing else, as `Require all granted` where nothing else
     /// is required.
     pub fn is_idle(&self) -> bool {
@@ -79,7 +88,10 @@ impl Policy {
             rule => *rule == Rule::All(true),
         };
         let open = |legacy: &LegacyAccess| {
+            // `Satisfy Any` opens what another layer closes.
             legacy.limited.is_empty()
+                && !legacy.satisfy_any
+                && legacy.satisfy_limited.is_empty()
                 && match legacy.order {
                     Order::DenyAllow => {
                         legacy.deny.is_empty() || legacy.allow.contains(&Rule::All(true))
@@ -193,6 +205,10 @@ pub struct LegacyAccess {
     pub allow: Vec<Rule>,
     /// `Deny from`.
     pub deny: Vec<Rule>,
+    /// `Satisfy Any`: who is allowed by these need not be by `Require`, and the other way round.
+    pub satisfy_any: bool,
+    /// `Satisfy` within `<Limit>`: the last that is for a request's method counts.
+    pub satisfy_limited: Vec<(Methods, bool)>,
 }
 
 /// `Order`.

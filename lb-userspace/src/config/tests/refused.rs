@@ -363,14 +363,10 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
         &[(2, "ProxySet can not find 'http://q/' Worker.")],
     ),
     (
-        "Listen 80\n<Proxy *>\nRequire host example.org\n</Proxy>",
-        &[(3, "Require host is not supported by this version of sluice")],
-    ),
-    (
-        "Listen 80\n<Proxy *>\nAllow from example.org\n</Proxy>",
+        "Listen 80\n<Proxy *>\nRequire host %{HTTP_HOST}\n</Proxy>",
         &[(
             3,
-            "Allow from a name is not supported by this version of sluice",
+            "a name that a request makes up is not supported by this version of sluice",
         )],
     ),
     (

@@ -155,3 +155,25 @@ fn conditions_decide() {
         }
     }
 }
+
+#[test]
+fn note_is_the_first_value_and_leaves_the_field_alone() {
+    let environment = RefCell::default();
+    let note = |name: &str| FieldEdit {
+        action: Action::Note(format("kept")),
+        name: name.to_owned(),
+        condition: Condition::Always,
+    };
+    let mut fields = map(&[("a", "1"), ("a", "2")]);
+    let before = fields.clone();
+    let notes = apply(
+        &[note("a"), note("b")],
+        &mut fields,
+        &HeaderMap::new(),
+        &Probe::new(&environment),
+        Times::default(),
+        false,
+    );
+    assert_eq!(notes, [("kept".to_owned(), b"1".to_vec())]);
+    assert_eq!(fields, before);
+}

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 
 use crate::{
     expr::{self, Moment, Table, Variable},
-    proxy::{client::Client, path, shard::Current},
+    proxy::{client::Client, path, plan::HostLog, shard::Current},
     telemetry::{
         access::{Connection, Entry},
         error_log,
@@ -47,6 +47,7 @@ pub(super) struct End {
     pub(super) connection_log_id: u64,
     pub(super) handler: &'static str,
     pub(super) environment: Vec<(Cow<'static, str>, String)>,
+    pub(super) notes: Vec<(String, String)>,
     pub(super) filename: String,
 }
 
@@ -81,7 +82,8 @@ impl Finished {
             line.push_str(protocol);
         }
         let spec = &end.current.plan.spec.hosts[end.host];
-        let decoded = path::decode(facts.target.path().as_bytes(), spec.encoded_slashes);
+        let decoded = (host.logs.iter().any(HostLog::wants_path))
+            .then(|| path::decode(facts.target.path().as_bytes(), spec.encoded_slashes));
         let spec_port = spec.server_port;
         for (at, log) in host.logs.iter().enumerate() {
             let entry = Entry {
@@ -97,8 +99,8 @@ impl Finished {
                 },
                 path: match &decoded {
                     _ if facts.refused => b"",
-                    Ok(path) => path,
-                    Err(_) => facts.target.path().as_bytes(),
+                    Some(Ok(path)) => path,
+                    _ => facts.target.path().as_bytes(),
                 },
                 query: facts.target.query(),
                 protocol,
@@ -126,6 +128,7 @@ impl Finished {
                 connection_log_id: end.connection_log_id,
                 handler: end.handler,
                 environment: &end.environment,
+                notes: &end.notes,
             };
             let known = Known {
                 entry: &entry,
@@ -200,7 +203,13 @@ impl expr::Facts for Known<'_> {
             }
             Table::Request => &fields?[0],
             Table::Response => &fields?[1],
-            Table::Notes | Table::Process | Table::HealthCheck => return None,
+            Table::Notes => {
+                let name = std::str::from_utf8(name).ok()?;
+                let mut kept = self.entry.notes.iter();
+                let (_, value) = kept.find(|(known, _)| known.eq_ignore_ascii_case(name))?;
+                return Some(value.as_bytes().into());
+            }
+            Table::Process | Table::HealthCheck => return None,
         };
         let name = HeaderName::from_bytes(name).ok()?;
         Some(fields.get(name)?.as_bytes().into())

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::spec::Place;
+use crate::config::spec::{Mapping, Place};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -75,6 +75,8 @@ fn to(path: &str, target: &str) -> Route {
             path: target.to_owned(),
         },
         nocanon: false,
+        mapping: Mapping::default(),
+        interpolate: false,
         at: Place::default(),
     }
 }
@@ -228,4 +230,74 @@ proptest! {
             prop_assert_eq!(index.find(&routes, uri.as_bytes()), find(&routes, uri.as_bytes()), "{}", uri);
         }
     }
+}
+
+#[test]
+fn servlet_mapping_leaves_parameters_out_and_sends_them() {
+    // What httpd's alias_match_servlet does.
+    for (path, prefix, expected) in [
+        ("/app", "/app", Some(("", "/app"))),
+        ("/app/", "/app", Some(("/", "/app/"))),
+        ("/app/x", "/app", Some(("/x", "/app/x"))),
+        ("/app/x", "/app/", Some(("x", "/app/x"))),
+        ("/app", "/app/", None),
+        ("/apps", "/app", None),
+        ("/ap", "/app", None),
+        ("/app;v=1", "/app", Some(("", "/app"))),
+        ("/app;v=1/x;w=2", "/app", Some((";v=1/x;w=2", "/app/x"))),
+        ("/app;v=1/x;w=2", "/app/", Some(("x;w=2", "/app/x"))),
+        ("/;v/app/x", "/app", Some(("/x", "/app/x"))),
+        ("/other/..;/app/x", "/app", Some(("/x", "/app/x"))),
+        ("/app/..;a=b/secret", "/app", None),
+        ("/..;/app", "/app", None),
+        ("/a/b;x/c", "/a/b/", Some(("c", "/a/b/c"))),
+        ("/a/b;x/c", "/", Some(("a/b;x/c", "/a/b/c"))),
+        ("/", "/app", None),
+        ("/", "/", Some(("", "/"))),
+        ("/app/.;x/y", "/app", Some((";x/y", "/app/y"))),
+    ] {
+        let found = servlet(path.as_bytes(), prefix.as_bytes());
+        let found = found.map(|(at, seen)| (text(&path.as_bytes()[at..]), text(&seen)));
+        let found = found.as_ref().map(|(tail, seen)| (&tail[..], &seen[..]));
+        if path.contains("/.;") {
+            // What a hidden dot brings along is the member's to read; it leads nowhere else.
+            assert_eq!(found.map(|(_, seen)| seen), expected.map(|(_, seen)| seen));
+        } else {
+            assert_eq!(found, expected, "{path} below {prefix}");
+        }
+    }
+}
+
+#[test]
+fn mapped_routes_take_paths_as_they_were_received() {
+    let mapped_to = |mapping, path, target| Route {
+        mapping,
+        ..to(path, target)
+    };
+    let routes = [
+        mapped_to(Mapping::Encoded, "/enc/", "/e/"),
+        mapped_to(Mapping::Servlet, "/srv", "/s"),
+        Route {
+            target: Target::Local,
+            ..mapped_to(Mapping::Encoded, "/not", "")
+        },
+        mapped_to(Mapping::Encoded, "/not/x", "/never"),
+        to("/not", "/plain"),
+    ];
+    let found = |raw: &str| {
+        let found = mapped(&routes, raw.as_bytes())?;
+        Some(text(&found.path))
+    };
+    assert_eq!(found("/enc/a%2Fb%20c%41").as_deref(), Some("/e/a%2Fb%20cA"));
+    assert_eq!(found("/%65nc/x").as_deref(), Some("/e/x"));
+    assert_eq!(found("/enc%2Fx"), None);
+    assert_eq!(found("/enc/%zz"), None);
+    assert_eq!(found("/enc/../enc/./x").as_deref(), Some("/e/x"));
+    // As with nocanon: what is hidden there is the member's to judge.
+    assert_eq!(found("/enc/..%2f").as_deref(), Some("/e/..%2f"));
+    assert_eq!(found("/srv;a/%3Bx;b?").as_deref(), Some("/s;a/%3Bx;b?"));
+    assert_eq!(found("/not/x"), None);
+    assert_eq!(sent(&routes, "/not/x").as_deref(), Some("/plain/x"));
+    // In a list without any nothing is looked at.
+    assert_eq!(mapped(&[to("/", "/")], b"/x"), None);
 }

@@ -3,13 +3,13 @@
 use http::{HeaderMap, StatusCode};
 use tracing::error;
 
-use super::{LOG, Ruling, Scene, Stop, asker::Asker};
+use super::{LOG, Ruling, Scene, Stop, asker::Asker, names::Known};
 use crate::{
     config::spec::{
         Spec,
         policy::{AuthMerging, LegacyAccess, Order},
     },
-    policy::access::{Combination, Rule, Verdict},
+    policy::access::{Combination, Place, Rule, Verdict},
     proxy::reason::Reason,
 };
 
@@ -21,26 +21,46 @@ impl Ruling {
         fields: &HeaderMap,
     ) -> Result<(), Stop> {
         let asker = self.asker(scene, fields);
-        let here = scene.local().ip();
+        let client = scene.peer().ip().to_canonical();
+        let names = Known {
+            client,
+            scene,
+            open: &self.open,
+        };
+        let place = Place {
+            here: scene.local().ip(),
+            names: &names,
+        };
         let uri = String::from_utf8_lossy(&self.path);
         let refused = |id: &str| {
+            let stop = Err(Stop::Fail(StatusCode::FORBIDDEN, Reason::AccessDenied));
+            if !self.open.borrow().is_empty() {
+                // Names are looked up first.
+                return stop;
+            }
             error!(
                 target: LOG,
                 reason = Reason::AccessDenied.name(),
                 "[client {}] {id}: client denied by server configuration: {uri}",
                 scene.peer()
             );
-            Err(Stop::Fail(StatusCode::FORBIDDEN, Reason::AccessDenied))
+            stop
         };
-        if let Some(legacy) = self.last(spec, |policy| policy.legacy.as_ref())
-            && !legacy_allows(legacy, &asker, here)
-        {
-            return refused("AH01797");
+        if let Some(legacy) = self.last(spec, |policy| policy.legacy.as_ref()) {
+            match (
+                legacy_allows(legacy, &asker, place),
+                satisfies_any(legacy, &asker),
+            ) {
+                // Require is not asked.
+                (true, true) => return Ok(()),
+                (false, false) => return refused("AH01797"),
+                (true, false) | (false, true) => {}
+            }
         }
         let mut verdict = Verdict::Granted;
         for policy in self.policies(spec) {
             let Some(rule) = &policy.access else { continue };
-            let own = rule.section_verdict(&asker, here);
+            let own = rule.section_verdict(&asker, place);
             verdict = match policy.auth_merging {
                 AuthMerging::Off => own,
                 AuthMerging::And => Combination::All.of(verdict, own),
@@ -54,8 +74,8 @@ impl Ruling {
     }
 }
 
-fn legacy_allows(legacy: &LegacyAccess, asker: &Asker<'_>, here: std::net::IpAddr) -> bool {
-    let any = |rules: &[Rule]| rules.iter().any(|rule| rule.allows(asker, here));
+fn legacy_allows(legacy: &LegacyAccess, asker: &Asker<'_>, place: Place<'_>) -> bool {
+    let any = |rules: &[Rule]| rules.iter().any(|rule| rule.allows(asker, place));
     let limited = legacy.limited.iter().rev();
     let order = limited
         .filter(|(methods, _)| methods.has(asker))
@@ -65,4 +85,10 @@ fn legacy_allows(legacy: &LegacyAccess, asker: &Asker<'_>, here: std::net::IpAdd
         Order::DenyAllow => any(&legacy.allow) || !any(&legacy.deny),
         Order::AllowDeny => any(&legacy.allow) && !any(&legacy.deny),
     }
+}
+
+fn satisfies_any(legacy: &LegacyAccess, asker: &Asker<'_>) -> bool {
+    let mut limited = legacy.satisfy_limited.iter().rev();
+    let limited = limited.find(|(methods, _)| methods.has(asker));
+    limited.map_or(legacy.satisfy_any, |(_, any)| *any)
 }

@@ -98,7 +98,11 @@ impl Facts for Asker<'_> {
             }
             Table::Request => self.fields,
             Table::Response => self.response?.1,
-            Table::Notes | Table::Process | Table::HealthCheck => return None,
+            Table::Notes => {
+                let kept = self.ruling.notes.borrow();
+                return kept.value(name).map(|value| value.to_vec().into());
+            }
+            Table::Process | Table::HealthCheck => return None,
         };
         let name = HeaderName::from_bytes(name).ok()?;
         let mut values = fields.get_all(name).iter();
@@ -149,6 +153,17 @@ impl rewrite::Request for Asker<'_> {
         let usual = if self.scene.is_tls() { 443 } else { 80 };
         let name = String::from_utf8_lossy(host).to_ascii_lowercase();
         self.port() == Some(port.unwrap_or(usual)) && vhost::is_named(self.scene.host_spec(), &name)
+    }
+
+    fn look_up(&self, file: usize, key: &[u8]) -> Option<Vec<u8>> {
+        let file = self.scene.spec().rewrite_maps.get(file)?;
+        let value = file.value(key, |count| {
+            let mut seed = [0; 4];
+            // Without randomness it is always the same one, no more.
+            let _ = getrandom::fill(&mut seed);
+            u32::from_le_bytes(seed) as usize % count
+        })?;
+        Some(value.as_bytes().to_vec())
     }
 }
 

@@ -77,7 +77,7 @@ fn edit(
                 fields: &ruling.fields,
                 response: Some((status, &before)),
             };
-            fields::apply(
+            let notes = fields::apply(
                 [edit],
                 fields,
                 &ruling.fields,
@@ -85,6 +85,9 @@ fn edit(
                 ruling.times(),
                 false,
             );
+            for (name, value) in notes {
+                ruling.notes.borrow_mut().set(&name, value);
+            }
         }
     }
 }

@@ -1,7 +1,10 @@
-//! mod_rewrite's rules, carried out where httpd does it: after SetEnvIf, before ProxyPass. The rules
-//! are [`crate::rewrite`]'s.
+//! mod_rewrite's rules, carried out where httpd does it: the server's after SetEnvIf, before ProxyPass;
+//! those of sections after access. The rules are [`crate::rewrite`]'s.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, uri::PathAndQuery};
@@ -11,16 +14,18 @@ use super::{LOG, Ruling, Scene, Stop};
 use crate::{
     config::spec::{Host, Spec},
     proxy::{path, reason::Reason},
-    rewrite::{self, Cookie, Outcome},
+    rewrite::{self, Applied, Cookie, Directory, Options, Outcome, Rule},
 };
 
-/// A member that a `[P]` rule sends a request to.
+/// A member that a `[P]` rule sends a request to, or a ProxyPass with `mapping=` or `interpolate`.
 #[derive(Debug)]
 pub(crate) struct Proxied {
     /// Index into the Spec's balancers.
     pub(crate) balancer: usize,
     /// Encoded, from the first slash.
     pub(crate) path: Vec<u8>,
+    /// Index of the ProxyPass; `None`: a rule.
+    pub(crate) route: Option<usize>,
 }
 
 /// What is to be done with a request after its rules.
@@ -30,6 +35,15 @@ pub(super) enum Then {
     Route,
     /// It is not: a rule said where the request goes.
     Done,
+    /// Everything is asked again: a rule of a section gave the request another path.
+    Anew,
+}
+
+/// What the sections that are for a request say of rewriting.
+struct Merged<'s> {
+    directory: &'s str,
+    rules: Cow<'s, [Rule]>,
+    base: Option<&'s str>,
 }
 
 impl Ruling {
@@ -57,7 +71,7 @@ impl Ruling {
                     .rev()
                     .find_map(|at| engine(*at))
             });
-        if is_on != Some(true) || rules.is_empty() {
+        if is_on != Some(true) || rules.is_empty() || self.ended {
             return Ok(Then::Route);
         }
         let asker = self.asker(scene, fields);
@@ -69,11 +83,80 @@ impl Ruling {
             &self.path,
             query.as_deref(),
         );
-        self.cookies = applied
-            .cookies
-            .iter()
-            .filter_map(|cookie| set_cookie(cookie, self.begun))
-            .collect();
+        self.finish(scene, host, applied)
+    }
+
+    /// Applies the rules of the last section that is for the request and has any, where the engine is
+    /// on.
+    pub(super) fn rewrite_within(
+        &mut self,
+        scene: &dyn Scene,
+        spec: &Spec,
+        fields: &HeaderMap,
+    ) -> Result<Then, Stop> {
+        let Some(section) = self.section(spec) else {
+            return Ok(Then::Route);
+        };
+        let host = scene.host_spec();
+        let query = self.query.clone();
+        let (mut origin, mut path) = (None, self.path.clone());
+        if let Some((balancer, onward)) = self.destination(host) {
+            let mut whole = b"proxy:".to_vec();
+            whole.extend_from_slice(&super::destination::origin(spec, balancer));
+            path = [&whole[..], &rewrite::unescape(&onward)].concat();
+            origin = Some(whole);
+        }
+        let directory = Directory {
+            path: section.directory,
+            base: section.base,
+            proxied: origin.as_deref(),
+        };
+        let applied = rewrite::apply_within(
+            directory,
+            &section.rules,
+            &self.asker(scene, fields),
+            &self.environment,
+            &path,
+            query.as_deref(),
+        );
+        self.finish(scene, host, applied)
+    }
+
+    /// What sections say of rewriting, merged as httpd merges them.
+    fn section<'s>(&self, spec: &'s Spec) -> Option<Merged<'s>> {
+        if self.ended {
+            return None;
+        }
+        let mut engine = None;
+        let mut options = Options::default();
+        let mut merged: Option<Merged<'s>> = None;
+        for policy in self.policies(spec) {
+            let said = &policy.rewriting;
+            engine = said.engine.or(engine);
+            let above = options;
+            options = said.options.unwrap_or(options);
+            let Some(directory) = &said.directory else {
+                continue;
+            };
+            let (rules, base) = match merged {
+                Some(before) => (before.rules, before.base.filter(|_| options.merge_base)),
+                None => (Cow::default(), None),
+            };
+            merged = Some(Merged {
+                directory,
+                rules: options.combine(above, &said.rules, &rules),
+                base: said.base.as_deref().or(base),
+            });
+        }
+        merged.filter(|merged| engine == Some(true) && !merged.rules.is_empty())
+    }
+
+    fn finish(&mut self, scene: &dyn Scene, host: &Host, applied: Applied) -> Result<Then, Stop> {
+        let cookies = applied.cookies.iter();
+        let cookies = cookies.filter_map(|cookie| set_cookie(cookie, self.begun));
+        self.cookies.extend(cookies);
+        self.handler = applied.handler.or(self.handler);
+        self.ended |= applied.ended;
         match applied.outcome {
             Outcome::Declined => Ok(Then::Route),
             Outcome::Passed { path, query } => {
@@ -83,18 +166,31 @@ impl Ruling {
                 Ok(Then::Route)
             }
             Outcome::Local => Ok(Then::Done),
+            Outcome::Anew { path, query } => {
+                // As in httpd: what begins anew is a target, and decoded once more.
+                if let Err(error) = self.take_path(host, &path) {
+                    let status = StatusCode::from_u16(error.status());
+                    let status = status.unwrap_or(StatusCode::BAD_REQUEST);
+                    return Err(Stop::Fail(status, Reason::BadRequest));
+                }
+                self.rewritten = true;
+                self.requery(query);
+                Ok(Then::Anew)
+            }
+            Outcome::Onward { path, query, raw } => {
+                if let Some((balancer, _)) = self.destination(host) {
+                    self.proxy(host, balancer, path, raw);
+                }
+                self.requery(query);
+                Ok(Then::Done)
+            }
             Outcome::Proxied {
                 balancer,
                 path,
                 query,
                 raw,
             } => {
-                let path = if raw {
-                    path
-                } else {
-                    path::encode(&path, host.encoded_slashes).into_owned()
-                };
-                self.proxied = Some(Proxied { balancer, path });
+                self.proxy(host, balancer, path, raw);
                 self.requery(query);
                 Ok(Then::Done)
             }
@@ -122,9 +218,22 @@ impl Ruling {
         }
     }
 
+    fn proxy(&mut self, host: &Host, balancer: usize, path: Vec<u8>, raw: bool) {
+        let path = if raw {
+            path
+        } else {
+            path::encode(&path, host.encoded_slashes).into_owned()
+        };
+        self.proxied = Some(Proxied {
+            balancer,
+            path,
+            route: None,
+        });
+    }
+
     /// The request has this query from here on.
     fn requery(&mut self, query: Option<Vec<u8>>) {
-        self.requeried = self.query != query;
+        self.requeried |= self.query != query;
         self.query = query;
     }
 

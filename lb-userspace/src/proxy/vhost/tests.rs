@@ -25,6 +25,7 @@ fn host(addresses: &[&str], name: Option<&str>, aliases: &[&str]) -> Host {
         encoded_slashes: crate::config::spec::Slashes::Refused,
         preserve_host: false,
         add_headers: true,
+        bad_header: crate::config::spec::BadHeader::default(),
         via: Via::Off,
         max_forwards: None,
         policies: Vec::new(),

@@ -37,6 +37,7 @@ fn line(format: &str, change: impl FnOnce(&mut Entry<'_>)) -> String {
         connection_log_id: 0xc,
         handler: "proxy-server",
         environment: &environment,
+        notes: &[("Kept".to_owned(), "no\"te".to_owned())],
     };
     change(&mut entry);
     let mut out = Vec::new();
@@ -63,6 +64,7 @@ fn tags_are_written_as_httpd_writes_them() {
         ("%{sec}t %{usec_frac}t", "1000 000007"),
         ("%400,501{User-Agent}i %!200m %200m", "- - GET"),
         ("100%% %{x}n %{x}^ti|%{x}^to", "100% - -|-"),
+        ("%{kept}n", "no\\\"te"),
         (
             "%R %L %{c}L %{c}a",
             "proxy-server - 000000000000000c 192.0.2.1",

@@ -11,9 +11,9 @@ use std::{
 use lb_common::member::MemberId;
 use sluice::{
     config::spec::{
-        AccessLog, Balancer, Host, HostAddress, LbMethod, Listener, LogLevels, LogTarget,
-        Member as MemberSpec, Place, ReadTimeout, RequestLimits, Reverse, ReverseTarget, Route,
-        Scheme, Spec, Sticky, Target,
+        AccessLog, BadHeader, Balancer, Host, HostAddress, LbMethod, Listener, LogLevels,
+        LogTarget, Mapping, Member as MemberSpec, Place, ReadTimeout, RequestLimits, Reverse,
+        ReverseTarget, Route, Scheme, Spec, Sticky, Target,
     },
     dataplane::table::MemberTable,
     proxy::{Generation, LogFiles, Proxy, Setup, ShardListener},
@@ -131,6 +131,8 @@ impl Lab {
                 path: target.to_owned(),
             },
             nocanon: false,
+            mapping: Mapping::default(),
+            interpolate: false,
             at: Place::default(),
         });
     }
@@ -237,6 +239,7 @@ pub(crate) fn host() -> Host {
         encoded_slashes: sluice::config::spec::Slashes::Refused,
         preserve_host: false,
         add_headers: true,
+        bad_header: BadHeader::default(),
         via: sluice::config::spec::Via::Off,
         max_forwards: None,
         policies: Vec::new(),

@@ -47,15 +47,15 @@ fn set_key(
 ) -> Result<(), Problem> {
     let balancer = &mut draft.balancer;
     match key.to_ascii_lowercase().as_str() {
-        "lbmethod" => match value.to_ascii_lowercase().as_str() {
-            "byrequests" => balancer.lbmethod = LbMethod::ByRequests,
-            "bytraffic" => balancer.lbmethod = LbMethod::ByTraffic,
-            "bybusyness" => balancer.lbmethod = LbMethod::ByBusyness,
-            "heartbeat" => balancer.lbmethod = LbMethod::Heartbeat,
-            "leastlatency" => balancer.lbmethod = LbMethod::LeastLatency,
-            "hash" => balancer.lbmethod = LbMethod::Hash,
-            _ => return Err(wrong("unknown lbmethod")),
-        },
+        "lbmethod" => {
+            let wanted = value.to_ascii_lowercase();
+            let found = LbMethod::NAMES.iter().find(|(name, _)| *name == wanted);
+            let Some((_, method)) = found else {
+                let names = LbMethod::NAMES.map(|(name, _)| name).join(", ");
+                return Err(Problem::Expected("unknown lbmethod", names));
+            };
+            balancer.lbmethod = *method;
+        }
         "stickysession" => {
             if value.len() >= 64 {
                 return Err(wrong("stickysession length must be < 64 characters"));

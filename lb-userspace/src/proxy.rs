@@ -1,7 +1,7 @@
 //! The proxy: shards that accept, route, elect, forward and answer.
 //!
 //! [`Proxy`] is what the process's main thread holds; the work is done in the shards' threads. Pure
-//! parts (`gate`, `path`, `vhost`, `fields`, `reverse`, `wheel`, `page`) decide; `client`, `pool`,
+//! parts (`answer`, `gate`, `path`, `vhost`, `fields`, `reverse`, `wheel`, `page`) decide; `client`, `pool`,
 //! `body`, `forward` and `shard` do.
 
 use std::{
@@ -27,6 +27,7 @@ use crate::{
     telemetry::counters::Counters,
 };
 
+pub mod answer;
 mod body;
 mod client;
 mod exchange;

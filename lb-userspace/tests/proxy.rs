@@ -24,5 +24,7 @@ mod messages;
 mod sessions;
 #[path = "proxy/sockets.rs"]
 mod sockets;
+#[path = "proxy/timeouts.rs"]
+mod timeouts;
 #[path = "proxy/upgrades.rs"]
 mod upgrades;

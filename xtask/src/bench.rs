@@ -8,6 +8,7 @@ mod floors;
 mod l7;
 mod machine;
 mod markdown;
+mod placement;
 mod table;
 mod xdp;
 

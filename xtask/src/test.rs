@@ -30,7 +30,14 @@ pub(crate) struct Arguments {
 const FUZZ_SMOKE: u32 = 10;
 const FUZZ_LONG: u32 = 300;
 /// Targets that need the whole of sluice, which takes minutes to build with the sanitizer: `--all`.
-const FUZZ_SLOW: [&str; 5] = ["config", "http_head", "log_format", "rewrite", "session"];
+const FUZZ_SLOW: [&str; 6] = [
+    "answer",
+    "config",
+    "http_head",
+    "log_format",
+    "rewrite",
+    "session",
+];
 /// Labs at once. They mostly wait, but each has a sluice and its peers.
 const LABS_AT_ONCE: &str = "4";
 /// Cases of each property under Miri, which is some hundred times slower than the machine.

@@ -3,10 +3,11 @@
 //! recipient do so, and merging them is how smuggled fields get in).
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
+    io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -27,15 +28,18 @@ const PREFETCH: usize = 16 << 10;
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
-    /// Broken off or malformed by whoever sent it.
+    /// Broken off or malformed by the client.
     #[error(transparent)]
-    Source(#[from] hyper::Error),
+    Client(#[from] hyper::Error),
+    /// Broken off or malformed by the member.
+    #[error(transparent)]
+    Member(#[from] io::Error),
     /// Nothing came for as long as the timeout allows.
     #[error("timed out")]
     TimedOut,
-    /// Nobody wants the rest.
-    #[error("abandoned")]
-    Abandoned,
+    /// Broken off by the client, and said already.
+    #[error("broken off")]
+    BrokenOff,
 }
 
 /// A request's body on its way to a member.
@@ -108,10 +112,6 @@ pub(crate) struct Progress {
     pub(crate) failed: Cell<Option<bool>>,
     /// Bytes of the body so far.
     pub(crate) taken: Cell<u64>,
-    /// The response is done, nobody wants the rest.
-    abandoned: Cell<bool>,
-    /// The connection that a [`Held`] body keeps waiting.
-    waiting: RefCell<Option<Waker>>,
 }
 
 impl Progress {
@@ -120,14 +120,6 @@ impl Progress {
         let progress = Self::default();
         progress.done.set(true);
         Rc::new(progress)
-    }
-
-    /// Ends an upload whose response is complete; the member's connection ends with it.
-    pub(crate) fn abandon(&self) {
-        self.abandoned.set(true);
-        if let Some(waiting) = self.waiting.take() {
-            waiting.wake();
-        }
     }
 
     fn took(&self, data: &Bytes) {
@@ -192,6 +184,15 @@ impl RequestBody {
             Self::Whole(bytes) => Self::Whole(bytes.clone()),
             Self::Streamed(_) => std::mem::replace(self, Self::Empty),
             Self::Held(held) => Self::Held(Rc::clone(held)),
+        }
+    }
+}
+
+impl RequestBody {
+    /// Gives back what an attempt did not use.
+    pub(crate) fn put_back(&mut self, unused: Option<Self>) {
+        if let Some(body @ Self::Streamed(_)) = unused {
+            *self = body;
         }
     }
 }
@@ -292,9 +293,6 @@ impl Upload {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.progress.abandoned.get() {
-            return Poll::Ready(Some(Err(BodyError::Abandoned)));
-        }
         if let Some(expectation) = &self.expectation {
             ready!(expectation.poll(cx));
             self.expectation = None;
@@ -337,9 +335,9 @@ impl BodyError {
     /// Whether the body broke off because its sender was too slow.
     pub(crate) fn is_timeout(&self) -> bool {
         match self {
-            Self::Source(error) => is_timeout(error),
+            Self::Client(error) => is_timeout(error),
             Self::TimedOut => true,
-            Self::Abandoned => false,
+            Self::Member(_) | Self::BrokenOff => false,
         }
     }
 }
@@ -348,8 +346,8 @@ impl BodyError {
 fn is_timeout(error: &hyper::Error) -> bool {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            return io.kind() == std::io::ErrorKind::TimedOut;
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            return io.kind() == io::ErrorKind::TimedOut;
         }
         source = cause.source();
     }
@@ -372,13 +370,12 @@ enum Source {
 
 /// A member's response body with the connection it comes from.
 struct Download {
-    body: Incoming,
-    upstream: Option<Upstream>,
+    upstream: Option<Box<Upstream>>,
     timeout: Duration,
     waiting: bool,
     failed: Option<BodyError>,
-    /// It came to its end (`true`) or broke off.
-    ended: Option<bool>,
+    /// It broke off.
+    broken: bool,
 }
 
 impl ReplyBody {
@@ -398,19 +395,17 @@ impl ReplyBody {
 
     /// A member's body; `timeout` is the longest silence.
     pub(crate) fn member(
-        body: Incoming,
-        upstream: Upstream,
+        upstream: Box<Upstream>,
         timeout: Duration,
         exchange: Box<Exchange>,
     ) -> Self {
         Self {
             source: Source::Member(Box::new(Download {
-                body,
                 upstream: Some(upstream),
                 timeout,
                 waiting: false,
                 failed: None,
-                ended: None,
+                broken: false,
             })),
             exchange,
         }
@@ -466,7 +461,12 @@ impl Body for ReplyBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Page(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Member(download) => download.body.size_hint(),
+            Source::Member(download) => {
+                let upstream = download.upstream.as_ref();
+                upstream
+                    .and_then(|upstream| upstream.left())
+                    .map_or_else(SizeHint::new, SizeHint::with_exact)
+            }
         }
     }
 }
@@ -491,51 +491,46 @@ impl Drop for ReplyBody {
 
 impl Download {
     fn is_end(&self) -> bool {
-        self.ended
-            .unwrap_or_else(|| self.failed.is_none() && self.body.is_end_stream())
+        !self.broken
+            && self.failed.is_none()
+            && self
+                .upstream
+                .as_ref()
+                .is_some_and(|upstream| upstream.is_end())
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         if let Some(error) = self.failed.take() {
-            self.ended = Some(false);
+            self.broken = true;
             return Poll::Ready(Some(Err(error)));
         }
-        loop {
-            match Pin::new(&mut self.body).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    self.waiting = false;
-                    if let Ok(data) = frame.into_data() {
-                        return Poll::Ready(Some(Ok(data)));
-                    }
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    // hyper throws away what it has buffered when a body fails. One turn without
-                    // progress lets it send first what the member did send.
-                    self.failed = Some(error.into());
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                Poll::Ready(None) => {
-                    self.ended = Some(true);
-                    return Poll::Ready(None);
-                }
-                Poll::Pending => {
-                    let Some(upstream) = &self.upstream else {
-                        return Poll::Pending;
-                    };
-                    // Counts only while the client has taken everything before: a slow client is
-                    // not the member's fault.
-                    if !self.waiting {
-                        self.waiting = true;
-                        upstream.link.alarm.set(self.timeout);
-                    }
-                    ready!(upstream.link.alarm.poll(cx));
-                    self.failed = Some(BodyError::TimedOut);
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
+        let Some(upstream) = &mut self.upstream else {
+            return Poll::Ready(None);
+        };
+        let error = match upstream.poll_body(cx) {
+            Poll::Ready(Some(Ok(data))) => {
+                self.waiting = false;
+                return Poll::Ready(Some(Ok(data)));
             }
-        }
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Ready(Some(Err(_))) if upstream.is_broken_off() => BodyError::BrokenOff,
+            Poll::Ready(Some(Err(error))) => error.into(),
+            Poll::Pending => {
+                // Counts only while the client has taken everything before: a slow client is
+                // not the member's fault.
+                if !self.waiting {
+                    self.waiting = true;
+                    upstream.link.alarm.set(self.timeout);
+                }
+                ready!(upstream.link.alarm.poll(cx));
+                BodyError::TimedOut
+            }
+        };
+        // hyper throws away what it has buffered when a body fails. One turn without progress lets
+        // it send first what the member did send.
+        self.failed = Some(error);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     borrow::Cow,
     rc::Rc,
     sync::atomic::Ordering::Relaxed,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version};
@@ -60,7 +60,8 @@ pub(crate) struct Exchange {
     reason: Option<Reason>,
     /// The request as the error log knows it.
     log: error_log::Request,
-    begun: Instant,
+    /// When its head was here, ns of CLOCK_MONOTONIC.
+    pub(crate) begun_ns: u64,
     status: u16,
     body_bytes: u64,
     ended: bool,
@@ -186,7 +187,7 @@ impl Exchange {
             host,
             engaged: None,
             closes: false,
-            begun: Instant::now(),
+            begun_ns: monotonic_ns(),
             status: 0,
             body_bytes: 0,
             ended: false,
@@ -263,7 +264,11 @@ impl Exchange {
 
     /// A member's response begins: its head is here.
     pub(crate) fn first_byte(&self) {
-        self.took(Latency::FirstByte, self.begun.elapsed());
+        self.took(Latency::FirstByte, self.elapsed());
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_nanos(monotonic_ns().saturating_sub(self.begun_ns))
     }
 
     fn took(&self, latency: Latency, time: Duration) {
@@ -315,7 +320,9 @@ impl Exchange {
         }
         let reason = match error {
             BodyError::TimedOut => Reason::ResponseBodyTimeout,
-            BodyError::Source(_) | BodyError::Abandoned => Reason::Truncated,
+            BodyError::Client(_) | BodyError::Member(_) => Reason::Truncated,
+            // The member waits for the rest of the request in vain: not its fault.
+            BodyError::BrokenOff => return self.fail(Reason::BadBody),
         };
         self.fail(reason);
         let Some((balancing, engaged)) = self.engagement() else {
@@ -371,7 +378,7 @@ impl Exchange {
                 "[client {}] {what}", self.client.peer
             );
         }
-        let took = self.begun.elapsed();
+        let took = self.elapsed();
         self.count(complete, took);
         self.leave_log(before);
         let connection = if !complete {
@@ -456,11 +463,6 @@ impl Exchange {
         let Some((balancing, engaged)) = self.engagement() else {
             return;
         };
-        if let Some(progress) = &engaged.progress
-            && !progress.done.get()
-        {
-            progress.abandon();
-        }
         if self.status != StatusCode::SWITCHING_PROTOCOLS.as_u16() {
             // A tunnel's life is not how long somebody waited.
             self.took(Latency::Total, took);
@@ -485,7 +487,7 @@ impl Exchange {
     }
 
     /// Takes the connection back, if it may carry another request.
-    pub(crate) fn give_back(&self, upstream: Upstream) {
+    pub(crate) fn give_back(&self, upstream: Box<Upstream>) {
         let Some((_, engaged)) = self.engagement() else {
             return;
         };

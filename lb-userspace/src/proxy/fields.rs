@@ -169,75 +169,6 @@ fn is_protected(name: &HeaderName) -> bool {
         || name.as_str().starts_with("x-forwarded-")
 }
 
-/// No response that may be passed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadFraming {
-    /// Its framing fields are no message that HTTP/1.1 knows.
-    #[error("{0}")]
-    Unknown(&'static str),
-    /// A field is longer than `ResponseFieldSize` allows.
-    #[error("a field is longer than ResponseFieldSize")]
-    TooLong,
-}
-
-/// Looks at the framing fields of a response that hyper has accepted, because what it lets pass is
-/// sent on: a Content-Length beside chunks would be the client's framing of another body, a coding
-/// besides `chunked` would be lost with the Transfer-Encoding field.
-///
-/// Both fields: Content-Length is taken out (RFC 9112 section 6.3, as httpd) and `false` says that
-/// the connection must not carry another request. `limit`: the most bytes of a field line, without
-/// its end; looked at here, where all fields are.
-pub fn check_framing(fields: &mut HeaderMap, limit: usize) -> Result<bool, BadFraming> {
-    let (mut coding, mut length) = (None, None);
-    let (mut codings, mut lengths, mut longest) = (0, 0, 0);
-    for (name, value) in &*fields {
-        let size = name.as_str().len();
-        longest = longest.max(size + 2 + value.len());
-        match size {
-            14 if *name == header::CONTENT_LENGTH => {
-                lengths += 1;
-                length = Some(value.as_bytes());
-            }
-            17 if *name == header::TRANSFER_ENCODING => {
-                codings += 1;
-                coding = Some(value.as_bytes());
-            }
-            _ => {}
-        }
-    }
-    if longest > limit {
-        return Err(BadFraming::TooLong);
-    }
-    if let Some(coding) = coding {
-        if codings > 1 || !coding.eq_ignore_ascii_case(b"chunked") {
-            return Err(BadFraming::Unknown("Transfer-Encoding other than chunked"));
-        }
-        return Ok(fields.remove(header::CONTENT_LENGTH).is_none());
-    }
-    if let Some(digits) = length
-        && (lengths > 1 || digits.is_empty() || !digits.iter().all(u8::is_ascii_digit))
-    {
-        return Err(BadFraming::Unknown("Content-Length is not one number"));
-    }
-    Ok(true)
-}
-
-/// The fields of a request's head as hyper wrote it to a member. `None`: it is not a whole head.
-pub fn read_again(head: &[u8]) -> Option<HeaderMap> {
-    let mut fields = HeaderMap::new();
-    let mut lines = head.strip_suffix(b"\r\n\r\n")?.split(|&byte| byte == b'\n');
-    lines.next()?;
-    for line in lines {
-        // hyper puts one blank behind the colon, and no value has a line's end in it.
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let colon = memchr::memchr(b':', line)?;
-        let name = HeaderName::from_bytes(&line[..colon]).ok()?;
-        let value = line[colon + 1..].strip_prefix(b" ")?;
-        fields.append(name, HeaderValue::from_bytes(value).ok()?);
-    }
-    Some(fields)
-}
-
 /// Appends a value to a field with `, `; several fields of the name become one.
 pub fn append(fields: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
     match fields.entry(name) {
@@ -301,38 +232,6 @@ mod tests {
             );
         }
         map
-    }
-
-    #[test]
-    fn a_field_may_be_as_long_as_the_limit_and_no_longer() {
-        let mut map = fields(&[("a", "b"), ("name", "value"), ("c", "d")]);
-        assert_eq!(check_framing(&mut map, 11), Ok(true));
-        assert_eq!(check_framing(&mut map, 10), Err(BadFraming::TooLong));
-    }
-
-    #[test]
-    fn fields_are_read_again_as_they_were_written() {
-        let head =
-            b"GET /a:b HTTP/1.1\r\nhost: h:1\r\nx-a: 1\r\nx-empty: \r\nx-a:  2\t\xe9 \r\n\r\n";
-        let map = read_again(head).expect("a whole head");
-        assert_eq!(map.len(), 4);
-        assert_eq!(map["host"], "h:1");
-        assert_eq!(map["x-empty"], "");
-        let values: Vec<_> = map
-            .get_all("x-a")
-            .iter()
-            .map(HeaderValue::as_bytes)
-            .collect();
-        assert_eq!(values, [&b"1"[..], b" 2\t\xe9 "]);
-    }
-
-    #[test]
-    fn half_a_head_is_not_read_again() {
-        let head = b"GET / HTTP/1.1\r\nhost: h\r\n\r\n";
-        assert!(read_again(head).is_some());
-        for end in 0..head.len() {
-            assert!(read_again(&head[..end]).is_none(), "{end}");
-        }
     }
 
     fn names(map: &HeaderMap) -> Vec<String> {
@@ -411,38 +310,6 @@ mod tests {
         let mut map = fields(&[("proxy-authenticate", "z"), ("server", "s"), ("date", "d")]);
         strip(&mut map, Direction::Response);
         assert_eq!(names(&map), ["date", "server"]);
-    }
-
-    #[test]
-    fn ambiguous_framing_of_a_response_is_refused_or_resolved() {
-        let both = &[("content-length", "2"), ("transfer-encoding", "Chunked")];
-        let mut map = fields(both);
-        assert_eq!(check_framing(&mut map, 100), Ok(false), "never pooled");
-        assert_eq!(names(&map), ["transfer-encoding"]);
-        for good in [
-            &[][..],
-            &[("content-length", "2")],
-            &[("transfer-encoding", "chunked")],
-        ] {
-            let mut map = fields(good);
-            assert_eq!(check_framing(&mut map, 100), Ok(true), "{good:?}");
-            assert_eq!(map, fields(good));
-        }
-        for bad in [
-            &[("content-length", "2, 2")][..],
-            &[("content-length", "2"), ("content-length", "2")],
-            &[("content-length", "+2")],
-            &[("content-length", "")],
-            &[("transfer-encoding", "gzip, chunked")],
-            &[("transfer-encoding", "gzip")],
-            &[("transfer-encoding", "identity"), ("content-length", "2")],
-            &[
-                ("transfer-encoding", "chunked"),
-                ("transfer-encoding", "chunked"),
-            ],
-        ] {
-            assert!(check_framing(&mut fields(bad), 100).is_err(), "{bad:?}");
-        }
     }
 
     #[test]

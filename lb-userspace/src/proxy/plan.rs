@@ -84,6 +84,11 @@ impl HostLog {
         self.condition.is_some() || self.format.wants().environment
     }
 
+    /// Whether its lines, or the choice of them, may need the decoded path.
+    pub(crate) fn wants_path(&self) -> bool {
+        self.condition.is_some() || self.format.wants().path
+    }
+
     /// Whether the choice of its lines may need any field.
     pub(crate) fn wants_fields(&self) -> bool {
         matches!(self.condition, Some(spec::LogCondition::Expr(_)))

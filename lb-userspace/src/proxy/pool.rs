@@ -1,56 +1,39 @@
 //! Connections to members: one pool per shard and member, newest first.
 //!
-//! A pooled connection is a hyper client connection whose task goes on reading: a member that
-//! closes or speaks out of turn is noticed there, and the connection is not given out again.
+//! Nobody reads from a pooled connection. A member that closes it or speaks out of turn is noticed
+//! when the connection is to be given out again, and by a look at all of them each second.
 
 use std::{
     cell::{Cell, RefCell},
     io,
     net::SocketAddr,
     path::Path,
-    pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::Poll,
     time::Duration,
 };
 
-use hyper::client::conn::http1::{self, SendRequest};
-use rustix::{io::Errno, net::RecvFlags};
+use rustix::io::Errno;
 use tokio::{
     net::{TcpSocket, TcpStream, UnixStream},
     sync::Notify,
 };
 
 mod link;
+mod upload;
+mod upstream;
 
-pub(crate) use self::link::Link;
-use self::link::LinkIo;
+pub(crate) use self::{
+    link::Link,
+    upstream::{NoAnswer, Upstream},
+};
 use super::{
-    body::RequestBody,
     plan::{Destination, Key, Place},
     shard::Shard,
     tls::member::{self, Line, Peer},
     wheel::{Alarm, TICK},
 };
 use crate::telemetry::counters::Number;
-
-/// One connection to a member.
-pub(crate) struct Upstream {
-    /// hyper's handle.
-    pub(crate) sender: SendRequest<RequestBody>,
-    /// Counters and deadline.
-    pub(crate) link: Rc<Link>,
-    /// It carried a request before.
-    pub(crate) reused: bool,
-    /// It may carry another request.
-    pub(crate) reusable: bool,
-    key: Key,
-    /// Who is at the other end of a TLS connection.
-    peer: Option<Arc<Peer>>,
-    /// Tick since when it is idle.
-    idle_since: u64,
-}
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -79,24 +62,23 @@ pub(crate) enum ConnectError {
 #[derive(Default)]
 pub(crate) struct Pools {
     /// By slot: the life of it that the connections belong to, and they.
-    idle: RefCell<Vec<(u32, Vec<Upstream>)>>,
+    #[expect(clippy::vec_box, reason = "connections come and go in their boxes")]
+    idle: RefCell<Vec<(u32, Vec<Box<Upstream>>)>>,
     /// A connection came back, or a place became free.
     freed: Notify,
     /// Requests of this shard that wait for one.
     waiting: Cell<usize>,
 }
 
-/// Most that is read at once, bytes, and the largest head of a response. A body of 64 KiB comes with
-/// its head in one read and goes in one write: the few bytes that would be left over cost a call and
-/// a packet on each side.
-const PIECE: usize = 80 << 10;
+/// How long a connection keeps its buffers after a request.
+const ROOM_KEPT: Duration = Duration::from_secs(1);
 
 /// Idle connections to a member beyond which those of other names than the last give way: with
 /// ProxyPreserveHost names are the clients' to invent.
 const SHARED_BY_NAMES: usize = 256;
 
 impl Pools {
-    fn pop(&self, key: Key, peer: Option<&Arc<Peer>>) -> Option<Upstream> {
+    fn pop(&self, key: Key, peer: Option<&Arc<Peer>>) -> Option<Box<Upstream>> {
         let mut pools = self.idle.borrow_mut();
         let (incarnation, idle) = pools.get_mut(key.id.0 as usize)?;
         if *incarnation != key.incarnation {
@@ -105,21 +87,17 @@ impl Pools {
         // Over TLS a connection is for one name and one set of settings. Others stay: with
         // ProxyPreserveHost a member has many names.
         let at = idle.iter().rposition(|own| own.peer.as_ref() == peer)?;
-        let upstream = idle.remove(at);
-        upstream.link.rests.set(false);
-        Some(upstream)
+        Some(idle.remove(at))
     }
 
     /// Takes a connection back. Only what ended cleanly may come here.
-    pub(crate) fn put(&self, mut upstream: Upstream, now: u64) {
+    pub(crate) fn put(&self, mut upstream: Box<Upstream>, now: u64) {
         // Somebody of another shard waits for a place and could not use this connection.
         let wanted_elsewhere = self.waiting.get() == 0 && upstream.link.is_wanted();
-        if !upstream.reusable || upstream.sender.is_closed() || wanted_elsewhere {
+        if !upstream.may_rest() || wanted_elsewhere {
             return;
         }
-        upstream.reused = true;
-        upstream.idle_since = now;
-        upstream.link.rest(upstream.sender.is_ready());
+        upstream.rest(now);
         let index = upstream.key.id.0 as usize;
         let mut pools = self.idle.borrow_mut();
         if pools.len() <= index {
@@ -140,8 +118,8 @@ impl Pools {
         }
     }
 
-    /// Once a second: drops what is closed, what is older than `ttl` says, and one of those whose
-    /// place somebody else waits for.
+    /// Once a second: drops what is closed, what is older than `ttl` says, one of those whose place
+    /// somebody else waits for, and the buffers of those that rest.
     pub(crate) fn sweep(&self, now: u64, ttl: impl Fn(Key) -> Option<Duration>) {
         let mut dropped = Vec::new();
         for (_, idle) in self.idle.borrow_mut().iter_mut() {
@@ -150,8 +128,13 @@ impl Pools {
             };
             let ttl = ttl(key);
             dropped.extend(idle.extract_if(.., |upstream| {
-                upstream.sender.is_closed() || is_older(now, upstream.idle_since, ttl)
+                upstream.is_over() || is_older(now, upstream.idle_since, ttl)
             }));
+            for upstream in &mut *idle {
+                if is_older(now, upstream.idle_since, Some(ROOM_KEPT)) {
+                    upstream.slim();
+                }
+            }
             if idle.first().is_some_and(|first| first.link.is_wanted()) {
                 dropped.push(idle.remove(0));
             }
@@ -176,24 +159,6 @@ fn is_older(now: u64, since: u64, ttl: Option<Duration>) -> bool {
     })
 }
 
-impl Drop for Upstream {
-    fn drop(&mut self) {
-        // hyper is to see that nobody asks any more.
-        self.link.rests.set(false);
-    }
-}
-
-impl Upstream {
-    /// Whether nothing came in on an idle connection: bytes that the runtime has not seen yet would be
-    /// taken for the next response. One system call for each reuse, 0.4 µs, as in httpd.
-    fn is_silent(&self) -> bool {
-        let mut byte = [0];
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        let peeked = rustix::net::recv(self.link.stream.borrow().socket(), &mut byte, flags);
-        matches!(peeked, Err(Errno::AGAIN))
-    }
-}
-
 /// A connection to the member: a pooled one that is open and silent, else a new one.
 pub(crate) async fn acquire(
     shard: &Rc<Shard>,
@@ -201,18 +166,16 @@ pub(crate) async fn acquire(
     peer: Option<&Arc<Peer>>,
     address: SocketAddr,
     connect_timeout: Duration,
-) -> Result<Upstream, ConnectError> {
+) -> Result<Box<Upstream>, ConnectError> {
     let mut waiting = None;
     let mut deadline = None;
     let mut cleared = false;
     loop {
-        while let Some(mut upstream) = shard.pools.pop(member.key, peer) {
+        while let Some(upstream) = shard.pools.pop(member.key, peer) {
             if is_older(shard.wheel.now(), upstream.idle_since, member.spec.ttl) {
                 continue;
             }
-            // Not ready yet is the rule right after a response: hyper's task has to go idle first.
-            let ready = upstream.sender.ready().await.is_ok();
-            if ready && upstream.is_silent() {
+            if upstream.is_silent() {
                 return Ok(upstream);
             }
         }
@@ -282,7 +245,7 @@ async fn connect(
     address: SocketAddr,
     place: Place,
     timeout: Duration,
-) -> Result<Upstream, ConnectError> {
+) -> Result<Box<Upstream>, ConnectError> {
     let alarm = shard.wheel.alarm();
     let connected = Cell::new(false);
     // One deadline for both.
@@ -321,41 +284,8 @@ async fn connect(
         None => return Err(ConnectError::TimedOut),
     };
     let link = Link::new(shard, stream, alarm, place);
-    let io = LinkIo {
-        link: Rc::clone(&link),
-    };
-    let (sender, connection) = http1::Builder::new()
-        .max_buf_size(PIECE)
-        .handshake(io)
-        .await
-        .map_err(|error| ConnectError::Refused(io::Error::other(error)))?;
-    let own = Rc::clone(&link);
-    tokio::task::spawn_local(async move {
-        let mut connection = connection;
-        let ended = std::future::poll_fn(|cx| {
-            if own.sleeps(cx) {
-                return Poll::Pending;
-            }
-            Pin::new(&mut connection).poll(cx)
-        });
-        match ended.await {
-            // For a tunnel, which waits for this task's turn.
-            Ok(()) => own.leftover.set(connection.into_parts().read_buf),
-            // Whoever uses the connection gets the error; on an idle one there is nobody to tell.
-            Err(error) => {
-                tracing::trace!(target: "sluice::proxy", "member {address}: {error}");
-            }
-        }
-    });
-    Ok(Upstream {
-        sender,
-        link,
-        reused: false,
-        reusable: !member.spec.disablereuse,
-        key: member.key,
-        peer: peer.cloned(),
-        idle_since: 0,
-    })
+    let reusable = !member.spec.disablereuse;
+    Ok(Upstream::new(link, member.key, peer.cloned(), reusable))
 }
 
 async fn connect_tcp(address: SocketAddr, receive_buffer: Option<u32>) -> io::Result<TcpStream> {

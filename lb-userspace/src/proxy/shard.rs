@@ -5,7 +5,6 @@ use std::{
     cell::{Cell, RefCell},
     io,
     net::SocketAddr,
-    os::fd::AsFd as _,
     rc::{Rc, Weak},
     sync::{
         Arc,
@@ -15,13 +14,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::net::SocketFlags;
 use slab::Slab;
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    sync::{mpsc, watch},
-};
+use tokio::sync::{mpsc, watch};
 use tracing::error;
+
+mod counted;
+mod listener;
+
+pub(crate) use counted::{Counted, Registered, Served};
+use listener::{Arrival, Listener, is_transient};
 
 use super::{
     body::Progress,
@@ -35,10 +36,7 @@ use super::{
 };
 use crate::{
     balancer::heartbeat::Heartbeats,
-    dataplane::{
-        sys::{defers_accept, trim_heap, watch_listener},
-        table::MemberTable,
-    },
+    dataplane::{sys::trim_heap, table::MemberTable},
     telemetry::{
         access::{Buffer, Clock, Entry, Format},
         counters::{Counters, Number, Tally},
@@ -483,136 +481,6 @@ impl Shard {
             }
         });
     }
-}
-
-/// A listening socket.
-struct Listener {
-    socket: AsyncFd<std::net::TcpListener>,
-    /// Where it listens, if that is one address; else each connection has to be asked.
-    local: Option<SocketAddr>,
-    /// Connections come with their first bytes.
-    deferred: bool,
-}
-
-/// A connection that was accepted.
-struct Arrival {
-    stream: std::net::TcpStream,
-    peer: SocketAddr,
-    local: SocketAddr,
-    /// Its first bytes are there.
-    deferred: bool,
-}
-
-impl Listener {
-    fn new(socket: std::net::TcpListener) -> io::Result<Self> {
-        Ok(Self {
-            local: socket
-                .local_addr()
-                .ok()
-                .filter(|address| !address.ip().is_unspecified()),
-            deferred: defers_accept(socket.as_fd()),
-            socket: watch_listener(socket)?,
-        })
-    }
-
-    async fn accept(&self) -> io::Result<Arrival> {
-        self.socket
-            .async_io(Interest::READABLE, |_| self.accept_now())
-            .await
-    }
-
-    /// [`io::ErrorKind::WouldBlock`]: nobody waits.
-    fn accept_now(&self) -> io::Result<Arrival> {
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let (stream, peer) = rustix::net::acceptfrom_with(self.socket.get_ref(), flags)?;
-        let stream = std::net::TcpStream::from(stream);
-        let peer = peer
-            .and_then(|peer| SocketAddr::try_from(peer).ok())
-            .ok_or(io::ErrorKind::ConnectionAborted)?;
-        let local = match self.local {
-            Some(local) => local,
-            None => stream.local_addr()?,
-        };
-        Ok(Arrival {
-            stream,
-            peer,
-            local,
-            deferred: self.deferred,
-        })
-    }
-}
-
-/// A connection in the process's count, from accept to close.
-pub(crate) struct Counted(Rc<Shard>);
-
-impl Counted {
-    fn new(shard: &Rc<Shard>) -> Self {
-        shard.shared.connections.fetch_add(1, Relaxed);
-        shard.tally.up(Number::Accepted);
-        shard.tally.up(Number::Clients);
-        Self(Rc::clone(shard))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.shared.connections.fetch_sub(1, Relaxed);
-        self.0.tally.down(Number::Clients);
-    }
-}
-
-/// A connection in the shard's count of those that hyper serves.
-pub(crate) struct Served(Rc<Shard>);
-
-impl Served {
-    pub(crate) fn new(shard: &Rc<Shard>) -> Self {
-        let served = shard.served.get() + 1;
-        shard.served.set(served);
-        shard.most_served.set(shard.most_served.get().max(served));
-        Self(Rc::clone(shard))
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.0.served.set(self.0.served.get() - 1);
-    }
-}
-
-/// A connection in the shard's list.
-pub(crate) struct Registered {
-    shard: Rc<Shard>,
-    number: usize,
-}
-
-impl Registered {
-    pub(crate) fn new(shard: &Rc<Shard>, client: &Rc<Client>) -> Self {
-        let number = shard.clients.borrow_mut().insert(Rc::downgrade(client));
-        Self {
-            shard: Rc::clone(shard),
-            number,
-        }
-    }
-}
-
-impl Drop for Registered {
-    fn drop(&mut self) {
-        let client = self.shard.clients.borrow_mut().remove(self.number);
-        if let Some(client) = client.upgrade() {
-            client.give_up_switch();
-        }
-    }
-}
-
-/// Errors of one connection that never became one.
-fn is_transient(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::Interrupted
-            | io::ErrorKind::WouldBlock
-    )
 }
 
 #[cfg(test)]

@@ -40,6 +40,8 @@ pub struct Wants {
     pub filename: bool,
     /// [`Entry::host_name`].
     pub host_name: bool,
+    /// [`Entry::path`].
+    pub path: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -235,7 +237,10 @@ impl Format {
             ("r", _) => Tag::RequestLine,
             ("R", _) => Tag::Handler,
             ("m", _) => Tag::Method,
-            ("U", _) => Tag::Path,
+            ("U", _) => {
+                self.wants.path = true;
+                Tag::Path
+            }
             ("q", _) => Tag::Query,
             ("H", _) => Tag::Protocol,
             ("s", _) => Tag::Status,
@@ -461,7 +466,7 @@ pub struct Buffer {
 
 impl Buffer {
     /// Bytes that are gathered before they are written.
-    pub const LIMIT: usize = 16 << 10;
+    pub const LIMIT: usize = 64 << 10;
 
     /// An empty buffer.
     pub fn new(sink: Sink) -> Self {

@@ -11,8 +11,8 @@ use std::{
 
 use super::sink::{self, Sink};
 
-/// Most blocks that wait: with blocks of 16 KiB some 4 MiB.
-const QUEUE: usize = 256;
+/// Most blocks that wait: with blocks of 64 KiB some 4 MiB.
+const QUEUE: usize = 64;
 
 enum Job {
     Lines(Sink, Vec<u8>),

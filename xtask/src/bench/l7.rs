@@ -36,7 +36,7 @@ use self::{
     steady::Latencies,
     tls::Tls,
 };
-use super::machine::Machine;
+use super::{machine::Machine, placement::Placement};
 use crate::dist;
 
 /// What to measure.
@@ -87,6 +87,8 @@ pub(crate) struct Arguments {
 /// Everything of one run.
 struct Outcome {
     machine: Machine,
+    /// Who ran where.
+    placement: String,
     /// What they say of themselves.
     versions: Vec<(Kind, String)>,
     /// What they were told.
@@ -220,6 +222,8 @@ fn measure(
         setups.chain(&PLAIN).copied().collect()
     };
     let counts = setups(&cases).into_iter().map(|setup| setup.members);
+    let placement = Placement::look()?;
+    let _held = placement.of_rest()?;
     let members = Members::start(dir, counts.max().unwrap_or(0))?;
     let tls = Tls::make(dir)?;
     let site = Site {
@@ -228,9 +232,11 @@ fn measure(
         pgo,
         tls: tls.clone(),
         members: members.addresses.clone(),
+        placement: placement.clone(),
     };
     let mut outcome = Outcome {
         machine,
+        placement: placement.describe(),
         versions: kinds
             .iter()
             .map(|kind| {

@@ -5,10 +5,6 @@ use std::{
     cell::{Cell, RefCell},
     pin::Pin,
     rc::Rc,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -22,27 +18,25 @@ use crate::proxy::wheel::Alarm;
 /// `Expect: 100-continue`, passed on: the body waits for the member's go-ahead, and asking the
 /// client for it is what makes hyper send the client's own 100.
 pub(crate) struct Expectation {
-    go: Arc<Go>,
+    go: Rc<Go>,
     /// A member that never says 100 is given the body after this.
     patience: Alarm,
 }
 
-/// Set by the member's interim response, which hyper reports from a `Send` callback.
+/// Set by the member's interim response.
 #[derive(Debug, Default)]
 pub(crate) struct Go {
-    given: AtomicBool,
-    waiter: Mutex<Option<Waker>>,
+    given: Cell<bool>,
+    waiter: RefCell<Option<Waker>>,
 }
 
 /// A body that is kept until the member says 100 (`ping`): until then it can be given to another.
 pub(crate) struct Held {
-    go: Arc<Go>,
+    go: Rc<Go>,
     body: RefCell<RequestBody>,
     progress: Rc<Progress>,
     /// It is wholly here.
     whole: bool,
-    /// It was taken back: the connection gets nothing of it.
-    released: Cell<bool>,
 }
 
 impl Held {
@@ -57,22 +51,21 @@ impl Held {
     /// Keeps a body, of which nothing was handed to a connection then.
     pub(crate) fn new(body: RequestBody, progress: &Rc<Progress>) -> Self {
         Self {
-            go: Arc::default(),
+            go: Rc::default(),
             body: RefCell::new(body),
             progress: Rc::clone(progress),
             whole: progress.done.replace(false),
-            released: Cell::new(false),
         }
     }
 
     /// For the member's interim response.
-    pub(crate) fn go(&self) -> Arc<Go> {
-        Arc::clone(&self.go)
+    pub(crate) fn go(&self) -> Rc<Go> {
+        Rc::clone(&self.go)
     }
 
     /// Whether the member wants the body.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.go.given.load(Relaxed)
+        self.go.given.get()
     }
 
     /// The body, to be given to another member; nothing of it if a member wanted it.
@@ -80,11 +73,7 @@ impl Held {
         if self.is_wanted() {
             return None;
         }
-        self.released.set(true);
         self.progress.done.set(self.whole);
-        if let Some(waiting) = self.progress.waiting.take() {
-            waiting.wake();
-        }
         Some(self.body.replace(RequestBody::Empty))
     }
 
@@ -92,12 +81,8 @@ impl Held {
         &self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.progress.abandoned.get() || self.released.get() {
-            return Poll::Ready(Some(Err(BodyError::Abandoned)));
-        }
-        self.go.wait(cx);
         if !self.is_wanted() {
-            *self.progress.waiting.borrow_mut() = Some(cx.waker().clone());
+            self.go.wait(cx);
             return Poll::Pending;
         }
         let mut body = self.body.borrow_mut();
@@ -114,27 +99,22 @@ impl Held {
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Go {
-    /// Whom to wake; looked at before the answer, so that none is missed.
+    /// Whom to wake.
     fn wait(&self, cx: &Context<'_>) {
-        *self.waiter.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+        *self.waiter.borrow_mut() = Some(cx.waker().clone());
     }
 
     /// The member wants the body.
     pub(crate) fn give(&self) {
-        self.given.store(true, Relaxed);
-        let waiter = self
-            .waiter
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(waiter) = waiter {
+        self.given.set(true);
+        if let Some(waiter) = self.waiter.take() {
             waiter.wake();
         }
     }
 }
 
 impl Expectation {
-    pub(crate) fn new(go: Arc<Go>, alarm: Alarm) -> Self {
+    pub(crate) fn new(go: Rc<Go>, alarm: Alarm) -> Self {
         alarm.set(PATIENCE);
         Self {
             go,
@@ -143,10 +123,10 @@ impl Expectation {
     }
 
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.go.wait(cx);
-        if self.go.given.load(Relaxed) {
+        if self.go.given.get() {
             return Poll::Ready(());
         }
+        self.go.wait(cx);
         self.patience.poll(cx)
     }
 }

@@ -12,7 +12,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyper::upgrade::OnUpgrade;
 use tokio::io::ReadBuf;
 use tracing::{debug, info};
 
@@ -35,13 +34,12 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Pieces that are moved before other connections have their turn.
 const TURN: usize = 16;
 
-/// A tunnel that waits for hyper to be done with both sides, or runs.
+/// A tunnel that waits for hyper to be done with the client, or runs.
 pub(crate) struct Tunnel {
     exchange: Box<Exchange>,
     link: Rc<Link>,
-    /// Kept until hyper is done with the member's side: its end would end that too soon.
-    upstream: Option<Upstream>,
-    switched: Option<OnUpgrade>,
+    /// What the member sent behind its 101.
+    early: Bytes,
     /// What hyper still wrote to the client: the end of the response before, and the 101.
     head: Vec<u8>,
     /// Longest silence.
@@ -54,20 +52,18 @@ impl Tunnel {
     /// Of a member that has answered 101.
     pub(crate) fn new(
         exchange: Box<Exchange>,
-        upstream: Upstream,
-        switched: OnUpgrade,
+        mut upstream: Box<Upstream>,
         timeout: Duration,
         is_websocket: bool,
-    ) -> Box<Self> {
-        Box::new(Self {
+    ) -> Self {
+        Self {
             exchange,
             link: Rc::clone(&upstream.link),
-            upstream: Some(upstream),
-            switched: Some(switched),
+            early: upstream.take_surplus(),
             head: Vec::new(),
             timeout,
             is_websocket,
-        })
+        }
     }
 
     /// Takes what hyper writes to the client from now on: it may leave with some of it unwritten.
@@ -133,8 +129,10 @@ pub(super) async fn run(shard: &Rc<Shard>, client: &Rc<Client>, unread: Vec<u8>)
     client.write_alarm.clear();
     shard.tally.up(Number::Tunnels);
     let link = Rc::clone(&tunnel.link);
-    let switched = tunnel.switched.take();
-    let head = std::mem::take(&mut tunnel.head);
+    let early = std::mem::take(&mut tunnel.early);
+    let mut head = std::mem::take(&mut tunnel.head);
+    tunnel.exchange.sent_body(early.len());
+    head.extend_from_slice(&early);
     let timeout = tunnel.timeout;
     let mut running = Running {
         tunnel: Some(tunnel),
@@ -152,20 +150,6 @@ pub(super) async fn run(shard: &Rc<Shard>, client: &Rc<Client>, unread: Vec<u8>)
         moved: shard.wheel.now(),
         farewell: None,
     };
-    if let Some(switched) = switched {
-        // Never a connection of hyper's: its task leaves what it has read with the link.
-        let _ = switched.await;
-    }
-    let Some(tunnel) = running.tunnel.as_mut() else {
-        return;
-    };
-    tunnel.upstream = None;
-    let early = link.take_leftover();
-    tunnel.exchange.sent_body(early.len());
-    if !early.is_empty() {
-        let head = std::mem::take(&mut running.down.held);
-        running.down.held = [head, early].concat().into();
-    }
     let behind = running.up.held.len() as u64;
     client.taken.set(client.taken.get() + behind);
 

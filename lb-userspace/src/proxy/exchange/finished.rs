@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 
 use crate::{
     expr::{self, Moment, Table, Variable},
-    proxy::{client::Client, path, shard::Current},
+    proxy::{client::Client, path, plan::HostLog, shard::Current},
     telemetry::{
         access::{Connection, Entry},
         error_log,
@@ -82,7 +82,8 @@ impl Finished {
             line.push_str(protocol);
         }
         let spec = &end.current.plan.spec.hosts[end.host];
-        let decoded = path::decode(facts.target.path().as_bytes(), spec.encoded_slashes);
+        let decoded = (host.logs.iter().any(HostLog::wants_path))
+            .then(|| path::decode(facts.target.path().as_bytes(), spec.encoded_slashes));
         let spec_port = spec.server_port;
         for (at, log) in host.logs.iter().enumerate() {
             let entry = Entry {
@@ -98,8 +99,8 @@ impl Finished {
                 },
                 path: match &decoded {
                     _ if facts.refused => b"",
-                    Ok(path) => path,
-                    Err(_) => facts.target.path().as_bytes(),
+                    Some(Ok(path)) => path,
+                    _ => facts.target.path().as_bytes(),
                 },
                 query: facts.target.query(),
                 protocol,

@@ -1,19 +1,17 @@
 //! One attempt: a connection, the request over it, the head of the response.
 
 use std::{
-    pin::Pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::Poll,
     time::Duration,
 };
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::{body::Incoming, client::conn::TrySendError};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use tracing::error;
 
 use super::{
-    Attempt, Failure, LOG,
+    Answered, Attempt, Failure, LOG,
     outgoing::{Outgoing, upload_failed},
     switch,
 };
@@ -21,10 +19,10 @@ use crate::{
     balancer::failover::{Cause, NoResponse, Silence},
     dataplane::table::monotonic_ns,
     proxy::{
+        answer::{BadAnswer, Rules},
         body::{BodyError, Held, Progress, RequestBody},
         exchange::Exchange,
-        fields::{self, BadFraming},
-        pool::{self, ConnectError, Upstream},
+        pool::{self, ConnectError, NoAnswer, Upstream},
         reason::Reason,
         tls::member::HandshakeError,
         vhost,
@@ -38,7 +36,7 @@ pub(super) async fn attempt(
     outgoing: &mut Outgoing<'_>,
     balancer: usize,
     index: usize,
-) -> Result<(Response<Incoming>, Upstream), Attempt> {
+) -> Result<Answered, Attempt> {
     let current = Rc::clone(&exchange.current);
     let balancing = &current.plan.balancers[balancer];
     let (elector, member) = (&balancing.balancer, &balancing.members[index]);
@@ -99,36 +97,35 @@ pub(super) async fn attempt(
             engaged.progress = Some(Rc::clone(&outgoing.progress));
         }
         let replayable = safe && upstream.reused && !replayed;
-        upstream.link.keep_head(replayable);
-        let received = upstream.link.received.get();
-        let sent = {
-            // Nothing as large as a message is moved through another future.
-            let request = outgoing.request(replayable);
-            let sending = std::pin::pin!(upstream.sender.try_send_request(request));
-            let (link, progress) = (&upstream.link, &outgoing.progress);
-            answered(exchange, link, sending, timeout, progress, held.as_ref()).await
+        let body = outgoing.body.take();
+        let rules = Rules {
+            to_head: outgoing.parts.method == Method::HEAD,
+            limit: member.spec.response_field_size as usize,
+            bad_header: exchange.host_spec().bad_header,
         };
+        upstream.begin(outgoing.parts, body, outgoing.goes(), rules);
+        let progress = &outgoing.progress;
+        let waits = held.as_ref().map(|(patience, held)| (*patience, &**held));
+        let sent = answered(exchange, &mut upstream, timeout, progress, waits).await;
         let failed = match sent {
-            Some(Ok(mut response)) => {
+            Some(Ok(response)) => {
                 // A member that was asked may take what follows for another protocol's.
                 upstream.reusable &= wanted.is_none();
-                let wanted = wanted.as_ref();
-                accept_response(
-                    exchange,
-                    balancer,
-                    index,
-                    wanted,
-                    &mut response,
-                    &mut upstream,
-                )?;
+                accept_response(exchange, balancer, index, wanted.as_ref(), &response)?;
+                if let Some(engaged) = &mut exchange.engaged {
+                    engaged.line_bytes = upstream.line_bytes;
+                }
                 return Ok((response, upstream));
             }
+            Some(Err(NoAnswer::Bad(bad @ (BadAnswer::TooLong | BadAnswer::Framing(_))))) => {
+                return Err(bad_framing(exchange, balancer, index, bad));
+            }
             Some(Err(error)) => Unanswered {
-                reason: describe(error.error()),
-                unsent: unsent(error),
+                unsent: matches!(error, NoAnswer::Unsent(_)),
+                reason: error.to_string(),
                 ..Unanswered::by(&upstream)
             },
-            None if held.as_ref().is_some_and(|(_, held)| !held.is_wanted()) => Unanswered {
+            None if waits.is_some_and(|(_, held)| !held.is_wanted()) => Unanswered {
                 ping_timed_out: true,
                 ..Unanswered::by(&upstream)
             },
@@ -139,6 +136,7 @@ pub(super) async fn attempt(
                 ..Unanswered::by(&upstream)
             },
         };
+        let unsent_body = upstream.take_body();
         // Whatever became of it, it carries no other request.
         drop(upstream);
         if failed.ping_timed_out {
@@ -150,20 +148,17 @@ pub(super) async fn attempt(
             }
             return Err(no_go_ahead(exchange, balancer, index));
         }
-        if let Some(request) = failed.unsent
-            && failed.reused
-        {
+        if failed.unsent && failed.reused {
             // The connection ended before it took anything: as if it had not been in the pool.
-            outgoing.take_back(request);
+            outgoing.body.put_back(unsent_body);
             continue;
         }
-        let silent = failed.link.received.get() == received;
         let decision = if let Some(timed_out) = outgoing.progress.failed.get() {
             // The client's fault, whatever the member made of it.
             let error = if timed_out {
                 BodyError::TimedOut
             } else {
-                BodyError::Abandoned
+                BodyError::BrokenOff
             };
             return Err(upload_failed(exchange, &error));
         } else if failed.write_timed_out {
@@ -177,11 +172,9 @@ pub(super) async fn attempt(
             );
             let failure = Failure::plain(StatusCode::GATEWAY_TIMEOUT);
             return Err(Attempt::Failed(failure.because(reason)));
-        } else if silent {
-            let head = replayable.then(|| fields::read_again(&failed.link.kept()));
-            let again = head.flatten().map(|fields| outgoing.parts.headers = fields);
+        } else if failed.silent {
             let silence = Silence {
-                replayable: again.is_some(),
+                replayable,
                 client_reused: exchange.client.keepalives() > 0,
                 member_reused: failed.reused,
                 timed_out: failed.read_timed_out,
@@ -197,7 +190,7 @@ pub(super) async fn attempt(
         elector.cell(index).failed.fetch_add(1, Relaxed);
         let reason = if failed.read_timed_out {
             Reason::ResponseTimeout
-        } else if silent {
+        } else if failed.silent {
             Reason::NoResponse
         } else {
             Reason::BadResponse
@@ -320,9 +313,10 @@ fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &Connect
 
 /// A request that got no response head.
 struct Unanswered {
-    /// The request, if nothing of it was sent.
-    unsent: Option<Request<RequestBody>>,
-    link: Rc<pool::Link>,
+    /// Nothing of it was sent.
+    unsent: bool,
+    /// Nothing was said to it.
+    silent: bool,
     reused: bool,
     read_timed_out: bool,
     write_timed_out: bool,
@@ -333,8 +327,8 @@ struct Unanswered {
 impl Unanswered {
     fn by(upstream: &Upstream) -> Self {
         Self {
-            unsent: None,
-            link: Rc::clone(&upstream.link),
+            unsent: false,
+            silent: upstream.is_unanswered(),
             reused: upstream.reused,
             read_timed_out: false,
             write_timed_out: false,
@@ -344,31 +338,28 @@ impl Unanswered {
     }
 }
 
-type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
-
 /// Waits for the response's head. The deadline moves with every byte, and rests while the client has
 /// to send. `None`: it came first.
-async fn answered<F: Future<Output = Sent>>(
+async fn answered(
     exchange: &Exchange,
-    link: &pool::Link,
-    mut sending: Pin<&mut F>,
+    upstream: &mut Upstream,
     timeout: Duration,
     progress: &Progress,
-    held: Option<&(Duration, Rc<Held>)>,
-) -> Option<Sent> {
+    held: Option<(Duration, &Held)>,
+) -> Option<Result<Response<()>, NoAnswer>> {
     let wheel = &exchange.shard.wheel;
+    let link = Rc::clone(&upstream.link);
     let ticks = u64::try_from(timeout.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX);
     link.moved.set(wheel.now());
     link.alarm.set(timeout);
-    link.expect_head();
     let ping = held.map(|(patience, _)| {
         let ping = wheel.alarm();
-        ping.set(*patience);
+        ping.set(patience);
         ping
     });
     let waits = || held.is_some_and(|(_, held)| !held.is_wanted());
     let sent = std::future::poll_fn(|cx| {
-        if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+        if let Poll::Ready(sent) = upstream.poll_answer(cx) {
             return Poll::Ready(Some(sent));
         }
         if let Some(ping) = &ping
@@ -396,24 +387,7 @@ async fn answered<F: Future<Output = Sent>>(
     })
     .await;
     link.alarm.clear();
-    link.head_came();
     sent
-}
-
-fn unsent(mut error: TrySendError<Request<RequestBody>>) -> Option<Request<RequestBody>> {
-    error.take_message()
-}
-
-/// An error with its causes.
-fn describe(error: &hyper::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// A response head came: what no proxy may pass on is a 502.
@@ -422,8 +396,7 @@ fn accept_response(
     balancer: usize,
     index: usize,
     wanted: Option<&HeaderValue>,
-    response: &mut Response<Incoming>,
-    upstream: &mut Upstream,
+    response: &Response<()>,
 ) -> Result<(), Attempt> {
     let agreed = || wanted.is_some_and(|wanted| switch::is_agreed(response.headers(), wanted));
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && !agreed() {
@@ -439,40 +412,28 @@ fn accept_response(
             "Unexpected Upgrade",
         )));
     }
-    let spec = &exchange.current.plan.balancers[balancer].members[index].spec;
-    let limit = spec.response_field_size as usize;
-    match fields::check_framing(response.headers_mut(), limit) {
-        Ok(clean) => upstream.reusable &= clean,
-        Err(bad) => {
-            let (peer, url) = (exchange.client.peer, &spec.url);
-            let reason = Reason::BadResponse.name();
-            match bad {
-                BadFraming::TooLong => error!(
-                    target: LOG,
-                    reason,
-                    "[client {peer}] AH10124: header size is over the limit allowed by ResponseFieldSize ({limit} bytes), from {url}"
-                ),
-                BadFraming::Unknown(_) => error!(
-                    target: LOG,
-                    reason,
-                    "[client {peer}] AH01106: bad response framing from {url}: {bad}"
-                ),
-            }
-            return Err(Attempt::Failed(Failure::proxy(
-                StatusCode::BAD_GATEWAY,
-                "Error reading from remote server",
-            )));
-        }
-    }
-    let reason = response
-        .extensions()
-        .get::<hyper::ext::ReasonPhrase>()
-        .map(|reason| reason.as_bytes().len())
-        .or_else(|| response.status().canonical_reason().map(str::len))
-        .unwrap_or(0);
-    if let Some(engaged) = &mut exchange.engaged {
-        // "HTTP/1.1 200 " and the line's end.
-        engaged.line_bytes = reason as u64 + 15;
-    }
     Ok(())
+}
+
+/// The response is none that may be passed on.
+fn bad_framing(exchange: &Exchange, balancer: usize, index: usize, bad: BadAnswer) -> Attempt {
+    let spec = &exchange.current.plan.balancers[balancer].members[index].spec;
+    let (peer, url) = (exchange.client.peer, &spec.url);
+    let reason = Reason::BadResponse;
+    if bad == BadAnswer::TooLong {
+        let limit = spec.response_field_size;
+        error!(
+            target: LOG,
+            reason = reason.name(),
+            "[client {peer}] AH10124: header size is over the limit allowed by ResponseFieldSize ({limit} bytes), from {url}"
+        );
+    } else {
+        error!(
+            target: LOG,
+            reason = reason.name(),
+            "[client {peer}] AH01106: bad response framing from {url}: {bad}"
+        );
+    }
+    let cause = "Error reading from remote server";
+    Attempt::Failed(Failure::proxy(StatusCode::BAD_GATEWAY, cause))
 }

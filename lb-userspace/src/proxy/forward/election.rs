@@ -2,8 +2,7 @@
 
 use std::{net::IpAddr, time::Instant};
 
-use http::{HeaderMap, HeaderValue, Response, header};
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderValue, header};
 use tracing::warn;
 
 use super::{Attempt, LOG};
@@ -16,20 +15,21 @@ use crate::{
     },
     config::spec::{self, HashKey},
     dataplane::table::monotonic_ns,
-    proxy::{exchange::Exchange, pool::Upstream, reason::Reason, shard::Shard, wheel::TICK},
+    proxy::{exchange::Exchange, reason::Reason, shard::Shard, wheel::TICK},
     telemetry::counters::Number,
 };
 
-/// Elects a member; with a balancer's `timeout`, asks again until somebody is usable.
+/// Elects a member at `now_ns` of CLOCK_MONOTONIC; with a balancer's `timeout`, asks again until somebody is usable.
 pub(super) async fn elect(
     exchange: &Exchange,
     balancer: usize,
     session: Option<&Session>,
     key: u64,
+    now_ns: u64,
 ) -> Result<Elected, Unelectable> {
     let balancer = &exchange.current.plan.balancers[balancer].balancer;
     let shard = &exchange.shard;
-    let first = balancer.elect(&ask(shard, session, key));
+    let first = balancer.elect(&ask(shard, session, key, now_ns));
     let waits = matches!(first, Err(Unelectable::NoneUsable(_))) && !balancer.timeout.is_zero();
     if !waits {
         return first;
@@ -38,11 +38,11 @@ pub(super) async fn elect(
     Box::pin(elect_later(shard, balancer, session, key)).await
 }
 
-fn ask<'a>(shard: &Shard, session: Option<&'a Session>, key: u64) -> Ask<'a> {
+fn ask<'a>(shard: &Shard, session: Option<&'a Session>, key: u64, now_ns: u64) -> Ask<'a> {
     Ask {
         session,
         key,
-        now_ns: monotonic_ns(),
+        now_ns,
         seed: shard.request_id(),
     }
 }
@@ -61,9 +61,9 @@ async fn elect_later(
         step.set((balancer.timeout / 100).max(TICK));
         tokio::select! {
             () = step.reached() => {}
-            () = deadline.reached() => return balancer.elect(&ask(shard, session, key)),
+            () = deadline.reached() => return balancer.elect(&ask(shard, session, key, monotonic_ns())),
         }
-        if let Ok(elected) = balancer.elect(&ask(shard, session, key)) {
+        if let Ok(elected) = balancer.elect(&ask(shard, session, key, monotonic_ns())) {
             return Ok(elected);
         }
     }
@@ -106,7 +106,7 @@ pub(super) fn observe(
     elector: &Balancer,
     member: usize,
     began: Option<Instant>,
-    ended: &Result<(Response<Incoming>, Upstream), Attempt>,
+    ended: &Result<super::Answered, Attempt>,
 ) {
     let Some(began) = began else {
         return;

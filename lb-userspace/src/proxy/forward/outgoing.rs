@@ -1,9 +1,9 @@
 //! What is sent to a member: fields, framing, target.
 
-use std::{rc::Rc, sync::Arc};
+use std::rc::Rc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version, header, request::Parts};
 use hyper::body::Incoming;
 use tracing::{error, info};
 
@@ -34,7 +34,7 @@ pub(super) struct Outgoing<'a> {
     /// What the client wants to switch to; `None` with a body.
     pub(super) upgrade: Option<HeaderValue>,
     /// Set by the member's 100.
-    go: Option<Arc<Go>>,
+    go: Option<Rc<Go>>,
     /// The client asked for it itself.
     expects: bool,
 }
@@ -56,8 +56,8 @@ impl<'a> Outgoing<'a> {
         let (body, progress) = match body {
             None => (RequestBody::Empty, Rc::clone(&exchange.shard.no_upload)),
             Some(body) if present.has(Present::EXPECT) => {
-                let given = Arc::new(Go::default());
-                go = Some(Arc::clone(&given));
+                let given = Rc::new(Go::default());
+                go = Some(Rc::clone(&given));
                 RequestBody::expected(body, Expectation::new(given, exchange.shard.wheel.alarm()))
             }
             Some(body) => {
@@ -110,40 +110,13 @@ impl<'a> Outgoing<'a> {
         })
     }
 
-    /// The request for one attempt. Its fields are gone with it, unless the body is held back, and a
-    /// body that is not wholly here; `replayable`: the target is not.
-    pub(super) fn request(&mut self, replayable: bool) -> Request<RequestBody> {
-        let mut request = Request::new(self.body.take());
-        *request.method_mut() = self.parts.method.clone();
+    /// Whom to tell of the member's 100.
+    pub(super) fn goes(&self) -> [Option<Rc<Go>>; 2] {
         let own = match &self.body {
             RequestBody::Held(held) => Some(held.go()),
             _ => None,
         };
-        *request.uri_mut() = if replayable || own.is_some() {
-            self.parts.uri.clone()
-        } else {
-            std::mem::take(&mut self.parts.uri)
-        };
-        *request.headers_mut() = if own.is_some() {
-            self.parts.headers.clone()
-        } else {
-            std::mem::take(&mut self.parts.headers)
-        };
-        let clients = if own.is_some() {
-            self.go.clone()
-        } else {
-            self.go.take()
-        };
-        if own.is_some() || clients.is_some() {
-            hyper::ext::on_informational(&mut request, move |interim| {
-                if interim.status() == StatusCode::CONTINUE {
-                    for go in own.iter().chain(&clients) {
-                        go.give();
-                    }
-                }
-            });
-        }
-        request
+        [own, self.go.clone()]
     }
 
     /// Keeps the body back until the member wants it (`ping`); `None`: there is none. Until
@@ -172,16 +145,6 @@ impl<'a> Outgoing<'a> {
             if !self.expects {
                 self.parts.headers.remove(header::EXPECT);
             }
-        }
-    }
-
-    /// Takes back a request that was not sent.
-    pub(super) fn take_back(&mut self, request: Request<RequestBody>) {
-        let (parts, body) = request.into_parts();
-        self.parts.uri = parts.uri;
-        self.parts.headers = parts.headers;
-        if let RequestBody::Streamed(_) = body {
-            self.body = body;
         }
     }
 }

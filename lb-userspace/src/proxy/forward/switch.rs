@@ -9,7 +9,6 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, Version, header};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use crate::proxy::{
     body::{BodyError, ReplyBody},
@@ -84,12 +83,11 @@ pub(super) fn is_agreed(fields: &HeaderMap, asked: &HeaderValue) -> bool {
 /// Passes a member's 101 on: the connection is a tunnel once hyper has let go of it.
 pub(super) fn tunnel(
     mut exchange: Box<Exchange>,
-    mut response: Response<Incoming>,
-    upstream: Upstream,
+    response: Response<()>,
+    upstream: Box<Upstream>,
 ) -> Response<Reply> {
     exchange.first_byte();
-    let switched = hyper::upgrade::on(&mut response);
-    let (mut parts, _) = response.into_parts();
+    let (mut parts, ()) = response.into_parts();
     parts.version = Version::HTTP_11;
     let protocol = parts.headers.get(header::UPGRADE).cloned();
     fields::strip(&mut parts.headers, Direction::Response);
@@ -108,7 +106,7 @@ pub(super) fn tunnel(
     let client_timeout = exchange.host_spec().timeout;
     let timeout = client_timeout.max(exchange.member_timeout());
     let client = std::rc::Rc::clone(&exchange.client);
-    let made = Tunnel::new(exchange, upstream, switched, timeout, is_websocket);
-    client.switch(made);
+    let made = Tunnel::new(exchange, upstream, timeout, is_websocket);
+    client.switch(Box::new(made));
     Response::from_parts(parts, Reply::Switched)
 }

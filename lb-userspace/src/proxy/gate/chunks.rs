@@ -1,8 +1,9 @@
-//! A chunked request body, followed byte by byte. Pure.
+//! A chunked body, followed byte by byte. Pure.
 //!
-//! hyper decodes the same bytes; this side finds where the next head begins, and is the stricter
-//! of the two. Where both would go on but disagree about the end, a request would wait for ever or
-//! a head would pass unseen, so whatever is not plainly right is refused here.
+//! Of a request hyper decodes the same bytes; this side finds where the next head begins, and is the
+//! stricter of the two. Where both would go on but disagree about the end, a request would wait for
+//! ever or a head would pass unseen, so whatever is not plainly right is refused here. Of a response
+//! this is the decoder.
 
 /// Where in a chunked body (RFC 9112 section 7.1) the next byte stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +58,16 @@ impl Chunks {
                 };
                 continue;
             }
+            *self = self.step(bytes[at]);
+            at += 1;
+        }
+        at
+    }
+
+    /// Takes the body's bytes up to its next data; returns how many.
+    pub fn follow_to_data(&mut self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        while at < bytes.len() && !matches!(*self, Self::Data(_) | Self::End | Self::Broken) {
             *self = self.step(bytes[at]);
             at += 1;
         }

@@ -23,7 +23,7 @@ pub(super) use self::{
     standing::{Stand, Standing, Started},
 };
 use super::{setup::Setup, tls::Tls};
-use crate::exec;
+use crate::{bench::placement::Placement, exec};
 
 /// A proxy under test. Dropping it ends it.
 pub(super) struct Peer {
@@ -132,6 +132,8 @@ pub(super) struct Site {
     pub(super) tls: Tls,
     /// The members, as many as any row wants.
     pub(super) members: Vec<SocketAddr>,
+    /// Who runs where.
+    pub(super) placement: Placement,
 }
 
 impl Site {
@@ -199,6 +201,7 @@ impl Peer {
         {
             fs::write(dir.join(name), routes)?;
         }
+        let _held = site.placement.of_peer(setup.workers)?;
         let (running, pid) = match kind {
             Kind::Sluice | Kind::SluicePgo => {
                 let program = match (kind, &site.pgo) {

@@ -95,12 +95,13 @@ fn legend(outcome: &Outcome) -> String {
     };
     format!(
         "CPU is user and kernel time of a peer's whole process tree, us per request, median \
-         [quartiles] of the rounds; the ratio is taken in each round. \"calls\" are system calls, \
+         [quartiles] of the rounds; the ratio is taken in each round. {} \"calls\" are system calls, \
          \"switches\" context switches per request. {calls} What sluice is measured beside is the \
          peer of the lowest median, or itself with the least of what a row has more and more of. \
          \"unsure\": what is allowed lies between the quartiles. Who has more than one error in a \
          hundred answers is compared with nobody. {accepting} TLS rows: {} {}, ECDSA \
          with P-256, asked of every peer before its row.\n\n",
+        outcome.placement,
         super::tls::SUITE,
         super::tls::GROUP,
     )

@@ -7,6 +7,7 @@ use crate::{
     forward::{Forward, hash_kind, mode, on_empty},
     fragment::FragmentValue,
     frame::{Edit, Frame},
+    guard::Limited,
     journey::{Decision, Found, Then},
     nat,
     parse::Headers,
@@ -53,6 +54,18 @@ impl Detoured {
         }
     }
 
+    /// As it is counted: what was steered though over a limit that reports has a reason of its own.
+    /// What was not sent, and ICMP, which no flow's limit is about, keep theirs.
+    #[inline(always)]
+    #[must_use]
+    pub const fn under(mut self, limited: Limited) -> Self {
+        let since = self.reason.0.wrapping_sub(Reason::STEERED.0);
+        if limited.is_reported() && since <= Reason::STEERED_ANEW.0 - Reason::STEERED.0 {
+            self.reason = Reason::STEERED_REPORTED;
+        }
+        self
+    }
+
     /// As one word, for a function that can return no more.
     #[inline(always)]
     #[must_use]
@@ -95,6 +108,7 @@ pub trait Detours<F: Edit + ?Sized>: SendTables + Sized {
             steered.reason,
             self,
         )
+        .under(steered.limited)
     }
     /// [`answer`].
     fn answer(
@@ -149,6 +163,7 @@ where
         headers,
         service,
         is_limited: settings.gates & gate::LIMITS != 0 && decision.flags & flag::LIMITED != 0,
+        limited: Limited::of_flags(decision.flags),
         is_quoted: decision.flags & flag::QUOTED != 0,
         forward,
         settings,
@@ -165,6 +180,7 @@ where
             member: named,
             head,
             reason: Reason::STEERED,
+            limited: question.limited,
         })
     } else if IS_WIDE {
         steer::choose6(&question, tables)
@@ -187,11 +203,8 @@ where
     if headers.is_fragment || forward.mode == mode::NAT {
         return tables.rest(frame, headers, service, &steered);
     }
-    let reason = steered.reason;
-    if decision.reason.0 == Reason::LIMIT_REPORTED.0 && decision.flags & flag::QUOTED == 0 {
-        steered.reason = Reason::STEERED_REPORTED;
-    }
-    deliver(frame, headers, forward, service, &steered, reason, tables)
+    let limited = steered.limited;
+    deliver(frame, headers, forward, service, &steered, tables).under(limited)
 }
 
 /// The member that a QUIC connection id names; 0: nobody who takes packets.
@@ -213,7 +226,7 @@ where
     }
 }
 
-/// Sends a steered packet, and counts it for its member as `counted`.
+/// Sends a steered packet, and counts it for its member.
 #[inline(always)]
 fn deliver<F, T>(
     frame: &mut F,
@@ -221,7 +234,6 @@ fn deliver<F, T>(
     forward: &Forward,
     service: u16,
     steered: &Steered<'_>,
-    counted: Reason,
     tables: &T,
 ) -> Detoured
 where
@@ -232,7 +244,7 @@ where
     let member = steered.member;
     match send::send(frame, headers, forward, member, steered.head, tables) {
         Ok(ifindex) => {
-            tables.count_member(member, bytes, counted);
+            tables.count_member(member, bytes, steered.reason);
             Detoured {
                 service,
                 member,
@@ -248,7 +260,7 @@ where
 }
 
 /// Sends what was steered and needs more than an outer header: a first fragment, whose datagram is
-/// noted for the later ones, or a packet of `nat`.
+/// noted for the later ones, or a packet of `nat`. Whether it is over a limit the caller adds.
 #[inline(always)]
 pub fn rest<F, T>(
     frame: &mut F,
@@ -279,6 +291,7 @@ where
         member,
         head,
         reason,
+        limited: Limited::WITHIN,
     };
     if forward.mode == mode::NAT {
         let bytes = crate::journey::bytes(frame, headers);
@@ -297,7 +310,7 @@ where
             Err(reason) => Detoured::end(member, reason),
         };
     }
-    deliver(frame, headers, forward, service, &steered, reason, tables)
+    deliver(frame, headers, forward, service, &steered, tables)
 }
 
 /// Answers a packet that cannot be sent on, if its service says so and this beat's answers are not

@@ -67,6 +67,14 @@ impl Flow {
     }
 }
 
+/// The next of the hashes that a flow is tried by where the places of the first are taken.
+#[inline(always)]
+#[must_use]
+pub const fn again(hash: u64) -> u64 {
+    let h = (hash ^ (hash >> 31)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    h ^ (h >> 32)
+}
+
 /// Which of `slots` a hash falls into: the high bits by multiplication, without a division.
 #[inline(always)]
 #[must_use]

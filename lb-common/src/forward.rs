@@ -1,6 +1,8 @@
 //! `FORWARD`, `HOPS` and `MEMBER_STATS`: how a steered service's packets are sent on, to whom on the
 //! link, and what each member got.
 
+use crate::addr::Address;
+
 /// How packets reach a member.
 pub mod mode {
     /// Layer 2: the frame as it came, to the member's MAC. The member holds the service's address.
@@ -81,6 +83,19 @@ pub struct Forward {
     pub nat_ports: u16,
     /// Zero.
     pub reserved: [u8; 16],
+}
+
+impl Forward {
+    /// The address that packets to members of a family come from.
+    #[inline(always)]
+    #[must_use]
+    pub const fn source(&self, is_v4: bool) -> Address {
+        if is_v4 {
+            Address::from_v4(self.source4)
+        } else {
+            Address::from_v6(self.source6)
+        }
+    }
 }
 
 /// About an hour.

@@ -11,7 +11,7 @@ use crate::{
     journey::Tables,
     limit::{Limit, LimitKind, SourceKey, action},
     parse::{Headers, tcp},
-    service::proto,
+    service::{flag, proto},
     verdict::Reason,
     window,
 };
@@ -130,15 +130,55 @@ pub(crate) const fn is_valid_flags(flags: u8) -> bool {
     is_one_at_most && flags & (tcp::SYN | tcp::RST | tcp::ACK) != 0
 }
 
-/// What the limits say of a packet.
+/// What the limits say of a packet: one word, which the packet path hands on without looking at
+/// what it need not know yet. The verifier then follows one path where there would be several.
+#[repr(transparent)]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Limited {
+pub struct Limited(pub u32);
+
+impl Limited {
     /// Within all of them; counted.
-    Within,
+    pub const WITHIN: Self = Self(0);
     /// Over one whose action is to report; counted.
-    Reported,
-    /// Over one whose action is to drop: the reason. Not counted.
-    Over(Reason),
+    pub const REPORTED: Self = Self(flag::REPORTED);
+
+    /// Over one whose action is to drop, for this reason. Not counted.
+    #[inline(always)]
+    #[must_use]
+    pub const fn over(reason: Reason) -> Self {
+        Self(reason.0 as u32)
+    }
+
+    /// The mark that flags of a decision carry, read back.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_flags(flags: u32) -> Self {
+        Self(flags & flag::REPORTED)
+    }
+
+    /// What this and another limit say together.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// The reason to drop it, if it is to be dropped.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_over(self) -> Option<Reason> {
+        match self.0 as u8 {
+            0 => None,
+            reason => Some(Reason(reason)),
+        }
+    }
+
+    /// Whether it is over a limit whose action is to report.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_reported(self) -> bool {
+        self.0 & flag::REPORTED != 0
+    }
 }
 
 /// Puts one packet of `service` through that service's limits and counts it if it passes.
@@ -149,7 +189,7 @@ pub enum Limited {
 #[inline(always)]
 pub fn limit<T: Tables>(tables: &T, headers: &Headers, service: u16) -> Limited {
     let Some(limits) = tables.limits(service) else {
-        return Limited::Within;
+        return Limited::WITHIN;
     };
     // Each packet has a kind of its own (or none), and is one of "every packet" of its service.
     let own = match headers.proto {
@@ -175,7 +215,7 @@ pub fn limit<T: Tables>(tables: &T, headers: &Headers, service: u16) -> Limited 
         };
         if !window::admits(&windows, limit, clock.now(tables)) {
             if limit.action == action::DROP {
-                return Limited::Over(service_reason(kind));
+                return Limited::over(service_reason(kind));
             }
             reported = true;
         }
@@ -192,7 +232,7 @@ pub fn limit<T: Tables>(tables: &T, headers: &Headers, service: u16) -> Limited 
         };
         if !window::admits(&windows, limit, now) {
             if limit.action == action::DROP {
-                return Limited::Over(source_reason(kind));
+                return Limited::over(source_reason(kind));
             }
             reported = true;
         }
@@ -207,9 +247,9 @@ pub fn limit<T: Tables>(tables: &T, headers: &Headers, service: u16) -> Limited 
         }
     }
     if reported {
-        Limited::Reported
+        Limited::REPORTED
     } else {
-        Limited::Within
+        Limited::WITHIN
     }
 }
 
@@ -217,7 +257,7 @@ pub fn limit<T: Tables>(tables: &T, headers: &Headers, service: u16) -> Limited 
 #[inline(always)]
 pub fn limit_flow<T: Tables>(tables: &T, headers: &Headers, service: u16) -> Limited {
     let Some(limits) = tables.limits(service) else {
-        return Limited::Within;
+        return Limited::WITHIN;
     };
     let kind = LimitKind::FLOWS;
     let mut clock = Clock { now: None };
@@ -228,7 +268,7 @@ pub fn limit_flow<T: Tables>(tables: &T, headers: &Headers, service: u16) -> Lim
         && !window::admits(windows, limit, clock.now(tables))
     {
         if limit.action == action::DROP {
-            return Limited::Over(Reason::FLOW_SERVICE_LIMIT);
+            return Limited::over(Reason::FLOW_SERVICE_LIMIT);
         }
         reported = true;
     }
@@ -238,7 +278,7 @@ pub fn limit_flow<T: Tables>(tables: &T, headers: &Headers, service: u16) -> Lim
         if let Some(windows) = tables.source_windows(&key) {
             if !window::admits(&windows, limit, now) {
                 if limit.action == action::DROP {
-                    return Limited::Over(Reason::FLOW_SOURCE_LIMIT);
+                    return Limited::over(Reason::FLOW_SOURCE_LIMIT);
                 }
                 reported = true;
             }
@@ -251,9 +291,9 @@ pub fn limit_flow<T: Tables>(tables: &T, headers: &Headers, service: u16) -> Lim
         window::count(windows, limit.window_ns, clock.now(tables));
     }
     if reported {
-        Limited::Reported
+        Limited::REPORTED
     } else {
-        Limited::Within
+        Limited::WITHIN
     }
 }
 

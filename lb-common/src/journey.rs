@@ -341,14 +341,15 @@ where
     } else {
         decision.service
     };
-    match tables.limit(headers, limited) {
-        Limited::Within => decision,
-        Limited::Reported => {
-            decision.reason = Reason::LIMIT_REPORTED;
-            decision
-        }
-        Limited::Over(reason) => Decision::done(limited, reason),
+    let said = tables.limit(headers, limited);
+    if let Some(reason) = said.is_over() {
+        return Decision::done(limited, reason);
     }
+    if said.is_reported() {
+        decision.reason = Reason::LIMIT_REPORTED;
+        decision.flags |= flag::REPORTED;
+    }
+    decision
 }
 
 /// Whether this is a packet of GUE, by its port.

@@ -15,7 +15,7 @@ use core::hint::black_box;
 use crate::{
     addr::Address,
     checksum,
-    flow::{Flow, slot},
+    flow::{self, Flow, slot},
     flow_table::{Entry, State},
     forward::{Forward, Link},
     frame::Edit,
@@ -127,6 +127,21 @@ impl What {
     }
 }
 
+/// The way to a member, which must be of the packet's family; there must be an address to come from.
+#[inline(always)]
+fn way<T: SendTables>(
+    headers: &Headers,
+    forward: &Forward,
+    member: u16,
+    to: &Address,
+    tables: &T,
+) -> Result<Link, Reason> {
+    if to.as_v4().is_some() != (headers.version == 4) || forward.nat_ports == 0 {
+        return Err(Reason::NOT_FORWARDED);
+    }
+    send::link(tables, member, to).ok_or(Reason::NO_NEIGHBOUR)
+}
+
 /// Gives a packet its new ends and sends it by a link.
 #[inline(always)]
 fn leave<F: Edit + ?Sized>(
@@ -167,20 +182,12 @@ where
     F: Edit + ?Sized,
     T: SendTables,
 {
-    let to = Address(head.address);
-    let is_v4 = headers.version == 4;
-    let ours = if is_v4 {
-        Address::from_v4(forward.source4)
-    } else {
-        Address::from_v6(forward.source6)
-    };
+    let ours = forward.source(headers.version == 4);
     let Some(settings) = tables.settings() else {
         return Err(Reason::NOT_FORWARDED);
     };
-    if to.as_v4().is_some() != is_v4 || forward.nat_ports == 0 {
-        return Err(Reason::NOT_FORWARDED);
-    }
-    let link = send::link(tables, member, &to).ok_or(Reason::NO_NEIGHBOUR)?;
+    let to = Address(head.address);
+    let link = way(headers, forward, member, &to, tables)?;
     let our_port = connection(
         frame, headers, forward, service, member, head, is_quoted, settings, tables,
     )?;
@@ -257,8 +264,7 @@ where
                 free = (true, index, port, is.value);
             }
         }
-        hash = (hash ^ (hash >> 31)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        hash ^= hash >> 32;
+        hash = flow::again(hash);
     }
     if is_quoted {
         return Err(Reason::ICMP_TO_VIP);
@@ -372,11 +378,7 @@ where
     else {
         return Err(Reason::NO_CONNECTION);
     };
-    let ours = if headers.version == 4 {
-        Address::from_v4(forward.source4)
-    } else {
-        Address::from_v6(forward.source6)
-    };
+    let ours = forward.source(headers.version == 4);
     if entry.state() <= State::FILLING
         || is.our_port != headers.destination_port.0
         || (is.seen & seen::UDP != 0) != is_udp
@@ -418,17 +420,9 @@ where
     T: SendTables,
 {
     let to = Address(head.address);
-    let is_v4 = headers.version == 4;
-    if to.as_v4().is_some() != is_v4 {
-        return Err(Reason::NOT_FORWARDED);
-    }
-    let link = send::link(tables, member, &to).ok_or(Reason::NO_NEIGHBOUR)?;
+    let link = way(headers, forward, member, &to, tables)?;
     let ends = Ends {
-        source: if is_v4 {
-            Address::from_v4(forward.source4)
-        } else {
-            Address::from_v6(forward.source6)
-        },
+        source: forward.source(headers.version == 4),
         destination: to,
         source_port: [0; 2],
         destination_port: [0; 2],

@@ -88,6 +88,9 @@ pub mod flag {
     pub const WIDE: u32 = 1 << 1;
     /// A VIP answers ICMP echo.
     pub const ECHO: u32 = 1 << 2;
+    /// Never in the map: the packet path's own mark of a packet that is over a limit whose action is
+    /// to report.
+    pub const REPORTED: u32 = 1 << 30;
     /// Never in the map: the packet path's own mark of a flow that an ICMP error quotes.
     pub const QUOTED: u32 = 1 << 31;
 }

@@ -6,7 +6,7 @@
 use core::hint::black_box;
 
 use crate::{
-    flow::{Flow, slot},
+    flow::{self, Flow, slot},
     flow_table::{Entry, Flow4Key, Flow6Key, State},
     forward::{Forward, hash_kind},
     fragment::{FragmentKey, FragmentValue},
@@ -103,6 +103,8 @@ pub struct Question<'a> {
     pub service: u16,
     /// `flag::LIMITED` of the service, and limits count.
     pub is_limited: bool,
+    /// What limits of packets say of it.
+    pub limited: Limited,
     /// The flow is quoted by an ICMP error: to be found, neither to be entered nor refreshed.
     pub is_quoted: bool,
     /// How the service forwards.
@@ -120,6 +122,8 @@ pub struct Steered<'a> {
     pub head: &'a MemberHead,
     /// Why there.
     pub reason: Reason,
+    /// What limits say of it; nobody is steered who is over one.
+    pub limited: Limited,
 }
 
 /// Any of these, and a member takes no new flow.
@@ -208,6 +212,7 @@ where
     let is_end = is_tcp && headers.tcp_flags & (tcp::FIN | tcp::RST) != 0;
     let is_known = entry.state() != State::EMPTY;
     let mut reason = Reason::STEERED_NEW;
+    let mut limited = question.limited;
     if is_known {
         let keeper = match tables.member(entry.member()) {
             Some(head) if keeps(head, entry.incarnation()) => {
@@ -239,13 +244,14 @@ where
                 member: entry.member(),
                 head,
                 reason: Reason::STEERED,
+                limited,
             });
         }
-    } else if question.is_limited
-        && !question.is_quoted
-        && let Limited::Over(over) = tables.limit_flow(headers, question.service)
-    {
-        return Err(over);
+    } else if question.is_limited && !question.is_quoted {
+        limited = limited.and(tables.limit_flow(headers, question.service));
+        if let Some(over) = limited.is_over() {
+            return Err(over);
+        }
     }
 
     let member = by_ring(question, tables);
@@ -276,6 +282,7 @@ where
         member,
         head,
         reason,
+        limited,
     })
 }
 
@@ -329,8 +336,7 @@ pub fn by_ring<T: SteerTables>(question: &Question<'_>, tables: &T) -> u16 {
                 last = member;
             }
         }
-        hash = (hash ^ (hash >> 31)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        hash ^= hash >> 32;
+        hash = flow::again(hash);
     }
     last
 }

@@ -120,7 +120,7 @@ reasons! {
     STEERED_BY_RING = 34, "steered_by_ring", Send;
     /// In the table, but its member is stopped, failed or gone: to another that the ring names.
     STEERED_ANEW = 35, "steered_anew", Send;
-    /// Steered, though over a limit whose action is `report`.
+    /// Steered, though over a limit whose action is `report`: of packets, or of new flows.
     STEERED_REPORTED = 36, "steered_reported", Send;
     /// A later fragment: to the member that got the first.
     STEERED_FRAGMENT = 37, "steered_fragment", Send;
@@ -153,7 +153,8 @@ reasons! {
     /// A member's answer to no connection that we know.
     NO_CONNECTION = 55, "no_connection", Drop;
     /// The way to its member cannot be taken: client and member of different families in `nat` or
-    /// `dsr`, or a service that says nothing of how to forward.
+    /// `dsr`, `nat` without an address to come from yet, or a service that says nothing of how to
+    /// forward.
     NOT_FORWARDED = 56, "not_forwarded", Drop;
     /// The frame could not be rewritten: no room in front of it, or it is shorter than its headers
     /// say.

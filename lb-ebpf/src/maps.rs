@@ -195,7 +195,7 @@ pub(crate) struct Scratch {
     pub(crate) bytes: u64,
     /// Service.
     pub(crate) service: u32,
-    /// Its flags.
+    /// Its flags; under the step that sends what was steered what limits said.
     pub(crate) flags: u32,
     /// Member that was chosen.
     pub(crate) member: u32,

@@ -102,19 +102,15 @@ pub extern "C" fn sluice_find(headers: *const Headers) -> u64 {
     journey::find(headers, &Maps::without_packet()).pack()
 }
 
-/// Puts a packet through the limits of a service. Returns what [`unpack_limited`] reads.
+/// Puts a packet through the limits of a service. Returns a [`Limited`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn sluice_limit(headers: *const Headers, service: u32) -> u32 {
     // SAFETY: as in `sluice_covers`.
     let Some(headers) = (unsafe { headers.as_ref() }) else {
-        return WITHIN;
+        return Limited::WITHIN.0;
     };
-    match guard::limit(&Maps::without_packet(), headers, service as u16) {
-        Limited::Within => WITHIN,
-        Limited::Reported => REPORTED,
-        Limited::Over(reason) => u32::from(reason.0),
-    }
+    guard::limit(&Maps::without_packet(), headers, service as u16).0
 }
 
 /// As [`sluice_limit`] for a new flow.
@@ -123,13 +119,9 @@ pub extern "C" fn sluice_limit(headers: *const Headers, service: u32) -> u32 {
 pub extern "C" fn sluice_limit_flow(headers: *const Headers, service: u32) -> u32 {
     // SAFETY: as in `sluice_covers`.
     let Some(headers) = (unsafe { headers.as_ref() }) else {
-        return WITHIN;
+        return Limited::WITHIN.0;
     };
-    match guard::limit_flow(&Maps::without_packet(), headers, service as u16) {
-        Limited::Within => WITHIN,
-        Limited::Reported => REPORTED,
-        Limited::Over(reason) => u32::from(reason.0),
-    }
+    guard::limit_flow(&Maps::without_packet(), headers, service as u16).0
 }
 
 /// Whether the kernel would keep a packet for this address.
@@ -157,20 +149,6 @@ pub extern "C" fn sluice_route(
         route::ask(ctx, to, member, beat);
     }
     0
-}
-
-/// Above every reason.
-const WITHIN: u32 = 0x100;
-const REPORTED: u32 = 0x101;
-
-/// What [`sluice_limit`] returned.
-#[inline(always)]
-pub(crate) fn unpack_limited(word: u32) -> Limited {
-    match word {
-        WITHIN => Limited::Within,
-        REPORTED => Limited::Reported,
-        reason => Limited::Over(Reason(reason as u8)),
-    }
 }
 
 /// Logs one verdict, [`pack`]ed. What aya-log expands to is longer than all the rest.

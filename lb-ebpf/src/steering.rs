@@ -271,7 +271,7 @@ impl SteerTables for Maps {
 
     #[inline(always)]
     fn limit_flow(&self, headers: &Headers, service: u16) -> Limited {
-        outline::unpack_limited(outline::sluice_limit_flow(headers, u32::from(service)))
+        Limited(outline::sluice_limit_flow(headers, u32::from(service)))
     }
 }
 

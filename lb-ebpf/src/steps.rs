@@ -8,6 +8,7 @@ use aya_ebpf::{macros::xdp, programs::XdpContext};
 use lb_common::{
     detour::{self, Detoured, Detours},
     forward::Forward,
+    guard::Limited,
     journey::{Decision, Found, Then},
     parse::Headers,
     steer::Steered,
@@ -101,6 +102,7 @@ impl Detours<Editable<'_>> for Maps {
         if let Some(scratch) = left() {
             scratch.member = u32::from(steered.member);
             scratch.reason = u32::from(steered.reason.0);
+            scratch.flags = steered.limited.0;
             go!(&XdpContext::new(self.ctx), Then::Rest);
         }
         Detoured::end(0, Reason::NOT_FORWARDED)
@@ -219,6 +221,7 @@ step! {
         Reason(scratch.reason as u8),
         maps,
     )
+    .under(Limited::of_flags(scratch.flags))
 }
 
 step! {

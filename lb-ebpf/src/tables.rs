@@ -100,7 +100,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn limit(&self, headers: &Headers, service: u16) -> Limited {
-        outline::unpack_limited(outline::sluice_limit(headers, u32::from(service)))
+        Limited(outline::sluice_limit(headers, u32::from(service)))
     }
 
     #[inline(always)]

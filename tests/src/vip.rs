@@ -9,7 +9,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     thread,
     time::Duration,
@@ -19,7 +19,7 @@ use anyhow::{Context, Result, ensure};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::{Lab, Member, Namespace, scene::NAMES, topology, wait};
+use crate::{Lab, Member, Namespace, Sluice, scene::NAMES, topology, wait};
 
 /// The shared IPv4 address.
 pub const VIP4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
@@ -199,8 +199,8 @@ impl Drop for Echo {
     }
 }
 
-/// Sends a datagram from a fresh port, and says who answers.
-pub fn ask_by_datagram(from: &Namespace, to: SocketAddr) -> Result<String> {
+/// A socket on a fresh port, connected: what ICMP says of its packets is told at its next call.
+pub fn datagrams_to(from: &Namespace, to: SocketAddr) -> Result<UdpSocket> {
     let any: IpAddr = match to {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -211,11 +211,46 @@ pub fn ask_by_datagram(from: &Namespace, to: SocketAddr) -> Result<String> {
         std::io::Result::Ok(socket)
     })??;
     socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+    Ok(socket)
+}
+
+/// Sends a datagram from a fresh port, and says who answers.
+pub fn ask_by_datagram(from: &Namespace, to: SocketAddr) -> Result<String> {
+    ask_with(from, to, b"who")
+}
+
+/// As [`ask_by_datagram`], with these bytes.
+pub fn ask_with(from: &Namespace, to: SocketAddr, bytes: &[u8]) -> Result<String> {
+    let socket = datagrams_to(from, to)?;
     let mut buffer = [0; 2048];
     // The first may wait for a neighbour that is not known yet.
     wait::until("an answer by datagram", wait::PATIENCE, || {
-        socket.send(b"who").ok()?;
+        socket.send(bytes).ok()?;
         let len = socket.recv(&mut buffer).ok()?;
         Some(String::from_utf8_lossy(&buffer[..len]).into_owned())
     })
+}
+
+/// Waits until a datagram to this place meets a port that is said to be unreachable.
+pub fn until_unreachable(from: &Namespace, to: SocketAddr) -> Result<()> {
+    let socket = datagrams_to(from, to)?;
+    let mut buffer = [0; 64];
+    wait::until("an unreachable port", wait::PATIENCE, || {
+        let sent = socket.send(b"who").err();
+        let error = sent.or_else(|| socket.recv(&mut buffer).err())?;
+        (error.kind() == ErrorKind::ConnectionRefused).then_some(())
+    })
+}
+
+/// A balancer of members that are for packets alone, by their hosts and what stands behind those.
+pub fn balancer(name: &str, scheme: &str, hosts: impl IntoIterator<Item = String>) -> String {
+    let members: Vec<String> = (hosts.into_iter())
+        .map(|host| format!("    BalancerMember {scheme}://{host}\n"))
+        .collect();
+    format!("<Proxy balancer://{name}>\n{}</Proxy>\n", members.concat())
+}
+
+/// What `service list` says, as one text: reasons are looked for in it.
+pub fn counted(sluice: &Sluice) -> Result<String> {
+    Ok(sluice.json(&["service", "list"])?.to_string())
 }

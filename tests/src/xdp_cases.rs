@@ -68,6 +68,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(malformed::fragments());
     cases.extend(limits::lists());
     cases.extend(limits::limits());
+    cases.extend(limits::flows());
     cases.extend(steering::cases());
     cases.extend(answers::cases());
     cases.extend(nat::cases());

@@ -2,17 +2,19 @@
 //! members.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    io::{Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use lab::{
     Lab, Namespace, Sluice,
-    scene::{site, three},
+    scene::{site, site_with, three},
     sluice::{Place, Said, ask},
     topology,
     vip::{self, PORT, VIP4},
@@ -91,7 +93,7 @@ fn interface_that_comes_late_is_steered_with_its_own_address() -> Result<()> {
 
 #[test]
 fn replacing_the_program_loses_no_packet() -> Result<()> {
-    const WHERE: (std::net::Ipv4Addr, u16) = (topology::address(topology::BALANCER), 9);
+    const WHERE: (Ipv4Addr, u16) = (topology::address(topology::BALANCER), 9);
     let lab = Lab::new()?;
     let with_table = |flows: u32| {
         configuration("dsr").replace(
@@ -120,7 +122,7 @@ fn replacing_the_program_loses_no_packet() -> Result<()> {
         while !told.load(Relaxed) {
             socket.send_to(&[0], WHERE)?;
             sent += 1;
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(1));
         }
         Ok(sent)
     })?;
@@ -197,16 +199,111 @@ fn members_without_a_port_are_checked_at_the_services() -> Result<()> {
     Ok(())
 }
 
+/// Answers every second check on a member with a failure, and counts them.
+struct Flapping {
+    checks: Arc<AtomicUsize>,
+    end: Arc<AtomicBool>,
+}
+
+impl Flapping {
+    fn start(home: &Namespace) -> Result<Self> {
+        let listener = home.inside(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)))??;
+        listener.set_nonblocking(true)?;
+        let flapping = Self {
+            checks: Arc::default(),
+            end: Arc::default(),
+        };
+        let (checks, end) = (Arc::clone(&flapping.checks), Arc::clone(&flapping.end));
+        std::thread::spawn(move || {
+            while !end.load(Relaxed) {
+                if let Ok((client, _)) = listener.accept() {
+                    // One that goes away early was no check.
+                    let _ = Self::answer(client, &checks);
+                } else {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            }
+        });
+        Ok(flapping)
+    }
+
+    fn answer(mut client: TcpStream, checks: &AtomicUsize) -> std::io::Result<()> {
+        client.set_nonblocking(false)?;
+        client.set_read_timeout(Some(Duration::from_secs(1)))?;
+        let mut head = [0; 1024];
+        if client.read(&mut head)? == 0 {
+            return Ok(());
+        }
+        let status = if checks.fetch_add(1, Relaxed).is_multiple_of(2) {
+            "200 OK"
+        } else {
+            "503 No"
+        };
+        write!(
+            client,
+            "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+    }
+
+    fn checks(&self) -> usize {
+        self.checks.load(Relaxed)
+    }
+}
+
+impl Drop for Flapping {
+    fn drop(&mut self) {
+        self.end.store(true, Relaxed);
+    }
+}
+
+/// Two members of which every second check fails: one is damped, and moves the ring far less often.
 #[test]
-fn limits_that_report_and_shares_of_the_ring_are_shown() -> Result<()> {
+fn hcfails_and_hcpasses_damp_a_tcp_member_that_flaps() -> Result<()> {
+    let lab = Lab::new()?;
+    let plain = Flapping::start(&lab.members[1])?;
+    let damped = Flapping::start(&lab.members[2])?;
+    let [a, b, c] = [0, 1, 2].map(|index| topology::address(topology::MEMBERS + index));
+    let steer = format!(
+        "<Proxy balancer://l4>\nBalancerMember tcp://{a}\n\
+         BalancerMember tcp://{b} hcmethod=GET hcinterval=200ms\n\
+         BalancerMember tcp://{c} hcmethod=GET hcinterval=200ms hcfails=3 hcpasses=2\n</Proxy>\n\
+         SteerPass tcp://{VIP4}:{PORT} balancer://l4\n"
+    );
+    let text = site_with(&three(""), &steer, "LogLevel info");
+    let sluice = Sluice::start(&lab, &text)?;
+    let said = |what: String| sluice.log().matches(&what).count();
+    let changes = |ip| said(format!("ABLING tcp://{ip}:")) + said(format!("ABLING tcp://{ip}\n"));
+    wait::until("checks", wait::PATIENCE, || {
+        (plain.checks() > 26 && damped.checks() > 26).then_some(())
+    })
+    .with_context(|| sluice.log())?;
+    let rings = said("new flows of balancer://l4 go to".to_owned());
+    let [undamped, few] = [changes(b), changes(c)];
+    // Three failures to leave, which six checks have, and two successes to come back, which four have.
+    let most = damped.checks() / 5 + 1;
+    ensure!(
+        undamped >= 20 && (2..=most).contains(&few),
+        "{undamped}, {few}: {}",
+        sluice.log()
+    );
+    // The ring follows what the checks decided, and nothing else; changes of one moment at once.
+    ensure!(
+        (undamped / 2..=undamped + few).contains(&rings),
+        "{rings} rings of {undamped} and {few} changes"
+    );
+    Ok(())
+}
+
+#[test]
+fn flows_over_a_limit_that_reports_and_shares_of_the_ring_are_shown() -> Result<()> {
     let lab = Lab::new()?;
     vip::share(&lab)?;
     let _members = vip::members(&lab)?;
     let text = configuration("dsr").replace(
         "XDPInterface eth0",
         "XDPInterface eth0\n\
-         GuardLimit syn 1/s burst=1 per=service action=report\n\
-         GuardLimit flows 1000/s per=service action=report",
+         GuardLimit syn 1000/s per=service action=report\n\
+         GuardLimit flows 1/s burst=1 per=service action=report",
     );
     let sluice = Sluice::start(&lab, &text)?;
     let service = format!("tcp://{SERVICE}");
@@ -216,8 +313,8 @@ fn limits_that_report_and_shares_of_the_ring_are_shown() -> Result<()> {
         said.contains("steered_reported").then_some(said)
     })?;
     ensure!(
-        said.contains("limit   syn 1/s burst=1 per=service action=report")
-            && said.contains("limit   flows 1000/s"),
+        said.contains("limit   flows 1/s burst=1 per=service action=report")
+            && said.contains("limit   syn 1000/s"),
         "{said}"
     );
     // Each member's share of the ring stands beside what it got.

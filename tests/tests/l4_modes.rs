@@ -14,18 +14,14 @@ use lab::{
 
 /// Members at their IPv4 or IPv6 addresses, for packets alone.
 fn balancer(name: &str, scheme: &str, six: bool) -> String {
-    let members: Vec<String> = (0..3)
-        .map(|index| {
-            let last = topology::MEMBERS + index;
-            let host = if six {
-                format!("[{}]", topology::address6(last))
-            } else {
-                topology::address(last).to_string()
-            };
-            format!("    BalancerMember {scheme}://{host}\n")
-        })
-        .collect();
-    format!("<Proxy balancer://{name}>\n{}</Proxy>\n", members.concat())
+    let hosts = (topology::MEMBERS..).take(3).map(|last| {
+        if six {
+            format!("[{}]", topology::address6(last))
+        } else {
+            topology::address(last).to_string()
+        }
+    });
+    vip::balancer(name, scheme, hosts)
 }
 
 struct Run {
@@ -91,12 +87,7 @@ fn check(forward: &str, six: bool) -> Result<()> {
         ensure!(who == ["a", "b", "c"], "{udp} by {forward}: {who:?}");
         drop(echoes);
     }
-    let said = run
-        .sluice
-        .cli(&["service", "list", "--json"])?
-        .ok()?
-        .json()?;
-    let text = said.to_string();
+    let text = vip::counted(&run.sluice)?;
     ensure!(
         text.contains("steered_new") && text.contains("\"steered\""),
         "{text}"

@@ -77,11 +77,7 @@ where
     inner.reach = Reach::Ports;
     let found = tables.find_service(&inner);
     let forward = tables.forward(found.id)?;
-    let from = if headers.version == 4 {
-        Address::from_v4(forward.source4)
-    } else {
-        Address::from_v6(forward.source6)
-    };
+    let from = forward.source(headers.version == 4);
     let wanted = if is_udp { mode::GUE } else { mode::IPIP };
     let is_ours = found.id != 0
         && found.kind == kind::FORWARDED

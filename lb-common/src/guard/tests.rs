@@ -228,9 +228,9 @@ fn random_sources_over_the_services_limit_enter_no_source() {
     for n in 0..if cfg!(miri) { 15 } else { 100 } {
         let syn = Packet::tcp(&format!("203.0.113.{n}:5000"), B4, flags::SYN);
         let expected = if n < 10 {
-            Limited::Within
+            Limited::WITHIN
         } else {
-            Limited::Over(Reason::SYN_SERVICE_LIMIT)
+            Limited::over(Reason::SYN_SERVICE_LIMIT)
         };
         assert_eq!(limited(&model, &syn), expected, "source {n}");
     }
@@ -247,14 +247,14 @@ fn what_a_sources_limit_drops_does_not_use_up_the_services() {
     let greedy = Packet::tcp(A4, B4, flags::SYN);
     for n in 0..if cfg!(miri) { 15 } else { 100 } {
         let expected = if n < 2 {
-            Limited::Within
+            Limited::WITHIN
         } else {
-            Limited::Over(Reason::SYN_SOURCE_LIMIT)
+            Limited::over(Reason::SYN_SOURCE_LIMIT)
         };
         assert_eq!(limited(&model, &greedy), expected, "packet {n}");
     }
     let modest = Packet::tcp("192.0.2.99:1", B4, flags::SYN);
-    assert_eq!(limited(&model, &modest), Limited::Within);
+    assert_eq!(limited(&model, &modest), Limited::WITHIN);
 }
 
 #[test]
@@ -266,17 +266,17 @@ fn only_syns_count_as_syns_but_every_packet_as_a_packet() {
     });
     let syn = Packet::tcp(A4, B4, flags::SYN);
     let ack = Packet::tcp(A4, B4, flags::ACK);
-    assert_eq!(limited(&model, &syn), Limited::Within);
+    assert_eq!(limited(&model, &syn), Limited::WITHIN);
     assert_eq!(
         limited(&model, &syn),
-        Limited::Over(Reason::SYN_SOURCE_LIMIT)
+        Limited::over(Reason::SYN_SOURCE_LIMIT)
     );
     for _ in 0..4 {
-        assert_eq!(limited(&model, &ack), Limited::Within);
+        assert_eq!(limited(&model, &ack), Limited::WITHIN);
     }
     assert_eq!(
         limited(&model, &ack),
-        Limited::Over(Reason::PACKET_SOURCE_LIMIT)
+        Limited::over(Reason::PACKET_SOURCE_LIMIT)
     );
 }
 
@@ -284,14 +284,14 @@ fn only_syns_count_as_syns_but_every_packet_as_a_packet() {
 fn datagrams_have_a_limit_of_their_own() {
     let model = web(|setup| setup.limit_service(1, LimitKind::UDP, long_limit(1, action::DROP)));
     let udp = Packet::udp(A4, B4, 1);
-    assert_eq!(limited(&model, &udp), Limited::Within);
+    assert_eq!(limited(&model, &udp), Limited::WITHIN);
     assert_eq!(
         limited(&model, &udp),
-        Limited::Over(Reason::UDP_SERVICE_LIMIT)
+        Limited::over(Reason::UDP_SERVICE_LIMIT)
     );
     assert_eq!(
         limited(&model, &Packet::tcp(A4, B4, flags::SYN)),
-        Limited::Within
+        Limited::WITHIN
     );
 }
 
@@ -303,12 +303,12 @@ fn reporting_limit_passes_and_says_so() {
             .limit_service(1, LimitKind::PACKETS, long_limit(3, action::DROP))
     });
     let syn = Packet::tcp(A4, B4, flags::SYN);
-    assert_eq!(limited(&model, &syn), Limited::Within);
-    assert_eq!(limited(&model, &syn), Limited::Reported);
-    assert_eq!(limited(&model, &syn), Limited::Reported);
+    assert_eq!(limited(&model, &syn), Limited::WITHIN);
+    assert_eq!(limited(&model, &syn), Limited::REPORTED);
+    assert_eq!(limited(&model, &syn), Limited::REPORTED);
     assert_eq!(
         limited(&model, &syn),
-        Limited::Over(Reason::PACKET_SERVICE_LIMIT)
+        Limited::over(Reason::PACKET_SERVICE_LIMIT)
     );
 }
 
@@ -318,12 +318,12 @@ fn sources_of_one_prefix_share_its_limit() {
     by_24.prefix4 = 24;
     let model = web(|setup| setup.limit_source(1, LimitKind::SYN, by_24));
     let from = |a: &str| limited(&model, &Packet::tcp(a, B4, flags::SYN));
-    assert_eq!(from("192.0.2.1:1"), Limited::Within);
+    assert_eq!(from("192.0.2.1:1"), Limited::WITHIN);
     assert_eq!(
         from("192.0.2.200:1"),
-        Limited::Over(Reason::SYN_SOURCE_LIMIT)
+        Limited::over(Reason::SYN_SOURCE_LIMIT)
     );
-    assert_eq!(from("192.0.3.1:1"), Limited::Within);
+    assert_eq!(from("192.0.3.1:1"), Limited::WITHIN);
 }
 
 #[test]

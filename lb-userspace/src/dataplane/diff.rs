@@ -32,6 +32,7 @@ mod steer;
 mod tests;
 
 use members::members;
+pub(super) use steer::of_ways;
 use steer::{forwards, server_ids, steer_settings};
 
 /// The maps as they are.

@@ -114,6 +114,7 @@ pub fn explain(place: &Place, tuple: &Tuple) -> Result<Explanation, DataplaneErr
         headers: &headers,
         service: decision.service,
         is_limited: false,
+        limited: Limited::WITHIN,
         is_quoted: false,
         forward,
         settings: &maps.settings,
@@ -329,7 +330,7 @@ impl Tables for Maps<'_> {
     }
 
     fn limit(&self, _: &Headers, _: u16) -> Limited {
-        Limited::Within
+        Limited::WITHIN
     }
 
     fn service_set(&self, set: u32) -> Option<&ServiceSet> {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Dataplane, DataplaneError,
+    Dataplane, DataplaneError, Facts,
     diff::{self, How, Op, Persist},
     hook::Standing,
     hops, netlink, random,
@@ -210,12 +210,15 @@ impl Dataplane {
             return Ok(());
         };
         let steers = &desired.spec.sluice.steers;
-        let wraps = |forward| matches!(forward, Forward::IpIp | Forward::Gue);
-        if !steers.iter().any(|steer| wraps(steer.forward)) {
+        if steers.iter().all(|steer| steer.forward == Forward::Dsr) {
             return Ok(());
         }
         let is = hops::facts(desired);
-        let mut facts = self.facts.clone();
+        let mut facts = Facts {
+            sources: self.facts.sources.clone(),
+            mtus: self.facts.mtus.clone(),
+            ..is
+        };
         facts.sources.extend(is.sources);
         facts.mtus.extend(is.mtus);
         if facts == self.facts {
@@ -230,19 +233,17 @@ impl Dataplane {
             file_limits: &self.file_limits,
         };
         let plan = diff::diff(&actual, &image, &mut how)?;
-        // The rest is a publish's: what an operator changed since is not to be undone.
-        let changed: Vec<Op> = (plan.ops.into_iter())
-            .filter(|op| match op {
-                Op::Forward { forward, .. } => {
-                    use lb_common::forward::mode;
-                    [mode::IPIP, mode::GUE].contains(&forward.mode)
-                }
-                _ => false,
-            })
-            .collect();
+        let changed = diff::of_ways(plan.ops, &actual)?;
         self.facts = facts;
         if !changed.is_empty() {
-            self.store.apply_all(&changed)?;
+            let steps = self.store.apply_all(&changed)?;
+            // Services that were published without an address to come from have one now: once for
+            // each generation, with which it goes.
+            if changed.iter().any(|op| matches!(op, Op::Way(_)))
+                && let Some(undo) = &mut self.undo
+            {
+                undo.steps.extend(steps);
+            }
             tracing::info!(
                 notice = true,
                 "routes to members changed: steered packets go out as from our address there"

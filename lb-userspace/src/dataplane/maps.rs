@@ -240,6 +240,29 @@ fn entries<const N: usize>(
     Ok(())
 }
 
+fn ring_failed(what: &'static str) -> impl Fn(io::Error) -> DataplaneError {
+    move |source| DataplaneError::Map {
+        map: map::RINGS,
+        what,
+        source,
+    }
+}
+
+/// A ring that nobody reads yet.
+fn new_ring(slots: &[u16; SLOTS]) -> Result<OwnedFd, DataplaneError> {
+    let made = sys::array_create(RING_ROWS).map_err(ring_failed("making a ring for"))?;
+    let mut rows = vec![0u64; RING_ROWS as usize];
+    for (row, slots) in rows.iter_mut().zip(slots.chunks(4)) {
+        let mut bytes = [0; 8];
+        for (to, slot) in bytes.chunks_exact_mut(2).zip(slots) {
+            to.copy_from_slice(&slot.to_ne_bytes());
+        }
+        *row = u64::from_ne_bytes(bytes);
+    }
+    sys::map_write_all(made.as_fd(), &rows).map_err(ring_failed("filling a ring of"))?;
+    Ok(made)
+}
+
 impl Rest for Maps {
     fn name(&self, id: MemberId) -> Result<MemberName, DataplaneError> {
         self.names.get(&id.0, 0).map_err(reading(map::NAMES))
@@ -351,42 +374,33 @@ impl Rest for Maps {
         }
     }
 
-    fn set_ring(&mut self, ring: u16, slots: Option<&[u16; SLOTS]>) -> Result<(), DataplaneError> {
-        let failed = |what| {
-            move |source| DataplaneError::Map {
-                map: map::RINGS,
-                what,
-                source,
+    fn set_rings(&mut self, rings: &[(u16, &[u16; SLOTS])]) -> (usize, Result<(), DataplaneError>) {
+        let (mut made, mut done) = (Vec::with_capacity(rings.len()), Ok(()));
+        for (ring, slots) in rings {
+            match new_ring(slots) {
+                Ok(map) => made.push((u32::from(*ring), map)),
+                Err(error) => {
+                    done = Err(error);
+                    break;
+                }
             }
-        };
-        let Some(slots) = slots else {
-            let rings = self.rings.as_fd();
-            return sys::map_delete(rings, u32::from(ring)).map_err(failed("removing from"));
-        };
-        let made = sys::array_create(RING_ROWS).map_err(failed("making a ring for"))?;
-        let mut rows = vec![0u64; RING_ROWS as usize];
-        for (row, slots) in rows.iter_mut().zip(slots.chunks(4)) {
-            let mut bytes = [0; 8];
-            for (to, slot) in bytes.chunks_exact_mut(2).zip(slots) {
-                to.copy_from_slice(&slot.to_ne_bytes());
-            }
-            *row = u64::from_ne_bytes(bytes);
         }
-        sys::map_write_all(made.as_fd(), &rows).map_err(failed("filling a ring of"))?;
-        sys::inner_put(self.rings.as_fd(), u32::from(ring), made.as_fd()).map_err(failed("writing"))
+        let (put, all) = sys::inner_put_all(self.rings.as_fd(), &made);
+        (put, all.map_err(ring_failed("writing")).and(done))
+    }
+
+    fn remove_ring(&mut self, ring: u16) -> Result<(), DataplaneError> {
+        let removed = sys::map_delete(self.rings.as_fd(), u32::from(ring));
+        removed.map_err(ring_failed("removing from"))
     }
 
     fn ring(&self, ring: u16) -> Result<Option<Vec<u16>>, DataplaneError> {
-        let failed = |source| DataplaneError::Map {
-            map: map::RINGS,
-            what: "reading",
-            source,
-        };
-        let Some(found) = sys::inner_of(self.rings.as_fd(), u32::from(ring)).map_err(failed)?
+        let failed = ring_failed("reading");
+        let Some(found) = sys::inner_of(self.rings.as_fd(), u32::from(ring)).map_err(&failed)?
         else {
             return Ok(None);
         };
-        let rows = sys::map_read_all(found.as_fd(), RING_ROWS).map_err(failed)?;
+        let rows = sys::map_read_all(found.as_fd(), RING_ROWS).map_err(&failed)?;
         let slots = rows.iter().flat_map(|row| {
             let bytes = row.to_ne_bytes();
             [0, 2, 4, 6].map(|at| u16::from_ne_bytes([bytes[at], bytes[at + 1]]))

@@ -7,6 +7,7 @@ use std::{
 };
 
 use lb_common::{
+    maglev::SLOTS,
     member::{MemberId, MemberState},
     ring::MAX_RINGS,
 };
@@ -66,6 +67,17 @@ enum Trial {
 /// How long new flows wait for a request to succeed on a member that is tried again, ns. Where no
 /// request comes they do not wait longer.
 const TRIAL_NS: u64 = 3_000_000_000;
+
+/// Rings that are written in one go: what they take of memory until then, 131 kB each, is bounded.
+const AT_ONCE: usize = 64;
+
+/// A ring that is to be written.
+struct Waiting {
+    /// Index of [`Steering::balancers`].
+    balancer: usize,
+    slots: Box<[u16; SLOTS]>,
+    shares: Vec<Share>,
+}
 
 /// A ring that was changed, for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,13 +155,15 @@ impl Steering {
         self.trials.remove(&id);
     }
 
-    /// Writes every ring that is not as the members' states want it, whole and at once.
+    /// Writes every ring that is not as the members' states want it, whole and at once; several at
+    /// a time, for the kernel makes whoever writes one wait.
     pub(super) fn refresh(
         &mut self,
         store: &mut Store,
         now: u64,
     ) -> Result<Vec<Changed>, DataplaneError> {
         let mut changes = Vec::new();
+        let mut waiting: Vec<Waiting> = Vec::new();
         for index in 0..self.balancers.len() {
             let (wish, candidates) = self.look(index, store, now);
             let balancer = &self.balancers[index];
@@ -172,16 +186,45 @@ impl Steering {
                 let found = store.rest.ring(balancer.ring)?;
                 self.found.insert(balancer.ring, found);
             }
-            store.rest.set_ring(balancer.ring, Some(&slots))?;
+            waiting.push(Waiting {
+                balancer: index,
+                slots,
+                shares,
+            });
+            if waiting.len() == AT_ONCE {
+                self.write(&mut waiting, store, &mut changes)?;
+            }
+        }
+        self.write(&mut waiting, store, &mut changes)?;
+        Ok(changes)
+    }
+
+    fn write(
+        &mut self,
+        waiting: &mut Vec<Waiting>,
+        store: &mut Store,
+        changes: &mut Vec<Changed>,
+    ) -> Result<(), DataplaneError> {
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let rings: Vec<_> = (waiting.iter())
+            .map(|new| (self.balancers[new.balancer].ring, &*new.slots))
+            .collect();
+        let (written, done) = store.rest.set_rings(&rings);
+        for new in waiting.drain(..).take(written) {
+            let balancer = &self.balancers[new.balancer];
+            let slots = ring::count(&new.slots[..]);
+            self.slots.insert(balancer.ring, slots);
+            let members = new.shares.len();
+            let before = self.published.insert(balancer.ring, new.shares);
             changes.push(Changed {
                 balancer: balancer.name.clone(),
-                members: shares.len(),
-                before: known.map(Vec::len),
+                members,
+                before: before.map(|shares| shares.len()),
             });
-            self.slots.insert(balancer.ring, ring::count(&slots[..]));
-            self.published.insert(balancer.ring, shares);
         }
-        Ok(changes)
+        done
     }
 
     /// Takes away the rings that nothing leads to any more.
@@ -196,12 +239,14 @@ impl Steering {
             known.filter(|ring| !used.contains(ring)).collect()
         };
         for ring in others {
-            if self.inherited
-                && let Some(found) = store.rest.ring(ring)?
-            {
+            if self.inherited {
+                // Removing what is not there makes older kernels wait, too.
+                let Some(found) = store.rest.ring(ring)? else {
+                    continue;
+                };
                 self.found.insert(ring, Some(found));
             }
-            store.rest.set_ring(ring, None)?;
+            store.rest.remove_ring(ring)?;
             self.published.remove(&ring);
             self.slots.remove(&ring);
         }

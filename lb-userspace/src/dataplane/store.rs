@@ -78,8 +78,17 @@ pub(super) trait Rest: Send {
         key: &ServerIdKey,
         value: Option<ServerIdValue>,
     ) -> Result<(), DataplaneError>;
+    /// Swaps whole rings, in order; returns how many, and why no more.
+    fn set_rings(&mut self, rings: &[(u16, &[u16; SLOTS])]) -> (usize, Result<(), DataplaneError>);
+    /// Takes a ring away.
+    fn remove_ring(&mut self, ring: u16) -> Result<(), DataplaneError>;
     /// Swaps a whole ring; `None` takes it away.
-    fn set_ring(&mut self, ring: u16, slots: Option<&[u16; SLOTS]>) -> Result<(), DataplaneError>;
+    fn set_ring(&mut self, ring: u16, slots: Option<&[u16; SLOTS]>) -> Result<(), DataplaneError> {
+        match slots {
+            Some(slots) => self.set_rings(&[(ring, slots)]).1,
+            None => self.remove_ring(ring),
+        }
+    }
     /// A ring's slots; `None`: there is none.
     fn ring(&self, ring: u16) -> Result<Option<Vec<u16>>, DataplaneError>;
     /// Four slots of a ring; `None`: there is no ring, or no such row.

@@ -22,7 +22,7 @@ mod heap;
 mod process;
 
 pub(super) use calls::{
-    array_create, bpf_probe, inner_of, inner_put, keep_descriptors_to_ourselves, link_detach,
+    array_create, bpf_probe, inner_of, inner_put_all, keep_descriptors_to_ourselves, link_detach,
     link_info, map_delete, map_read_all, map_write_all, open_pin,
 };
 pub use calls::{defer_accept, defers_accept, watch_listener};

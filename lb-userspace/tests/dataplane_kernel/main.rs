@@ -9,5 +9,6 @@ mod lab;
 mod adopt;
 mod foreign;
 mod hooks;
+mod many;
 mod offloads;
 mod traffic;

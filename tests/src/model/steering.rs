@@ -4,6 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     net::IpAddr,
+    rc::Rc,
 };
 
 use lb_common::{
@@ -216,7 +217,7 @@ pub(super) struct Sent {
 #[derive(Debug, Default)]
 pub(super) struct Tracked {
     setup: Steering,
-    rings: HashMap<u16, Vec<RingRow>>,
+    rings: HashMap<u16, Rc<[RingRow]>>,
     four: RefCell<HashMap<u32, [(Flow4Key, u64); WAYS]>>,
     six: RefCell<HashMap<u32, [(Flow6Key, u64); WAYS]>>,
     spent: RefCell<HashMap<u8, (u32, u32)>>,
@@ -226,13 +227,24 @@ pub(super) struct Tracked {
     routes_asked: Cell<u32>,
 }
 
+/// [`Steering::rows`], made once for all models of a thread: tests make thousands of them.
+fn rows_once(members: &[u16]) -> Rc<[RingRow]> {
+    thread_local! {
+        static MADE: RefCell<HashMap<Vec<u16>, Rc<[RingRow]>>> = RefCell::default();
+    }
+    MADE.with_borrow_mut(|made| {
+        let rows = made.entry(members.to_vec());
+        Rc::clone(rows.or_insert_with(|| Steering::rows(members).into()))
+    })
+}
+
 impl Tracked {
     pub(super) fn new(setup: &Steering) -> Self {
         Self {
             rings: setup
                 .rings
                 .iter()
-                .map(|(balancer, members)| (*balancer, Steering::rows(members)))
+                .map(|(balancer, members)| (*balancer, rows_once(members)))
                 .collect(),
             setup: setup.clone(),
             ..Self::default()

@@ -1,11 +1,16 @@
 //! Cases of the operator's lists and of limits.
 
 use lb_common::{
+    forward::mode,
     limit::{LimitKind, action},
     verdict::Reason,
 };
 
-use super::{CLIENT4, CLIENT6, Case, DNS, SERVER4, SERVER6, WEB4, WEB6, case, host};
+use super::{
+    CLIENT4, CLIENT6, Case, DNS, SERVER4, SERVER6, WEB4, WEB6, case, host,
+    nat::translator,
+    steering::{SHOP4, VIP4, VOICE, balancer},
+};
 use crate::{
     model::limit,
     packet::{Packet, flags},
@@ -240,4 +245,78 @@ pub(super) fn limits() -> Vec<Case> {
             ],
         ),
     ]
+}
+
+/// New flows of forwarded services over limits that drop and that report.
+pub(super) fn flows() -> Vec<Case> {
+    let syn = |n: u8| Packet::tcp(&format!("203.0.113.{n}:5000"), VIP4, flags::SYN).build();
+    let ack = |n: u8| Packet::tcp(&format!("203.0.113.{n}:5000"), VIP4, flags::ACK).build();
+    let udp = |from: &str| Packet::udp(from, "203.0.113.80:5000", 40);
+    let [one, reported] = [action::DROP, action::REPORT].map(|action| limit(1, action));
+    let (new, known) = (Reason::STEERED_NEW, Reason::STEERED);
+    let mut cases = vec![case(
+        "new flows over a limit that drops",
+        &balancer(mode::IPIP).limit_service(SHOP4, LimitKind::FLOWS, one),
+        vec![
+            (syn(1), SHOP4, new),
+            (syn(2), SHOP4, Reason::FLOW_SERVICE_LIMIT),
+            (ack(1), SHOP4, known),
+            (syn(2), SHOP4, Reason::FLOW_SERVICE_LIMIT),
+        ],
+    )];
+    for (name, setup) in [
+        ("dsr", balancer(mode::DSR)),
+        ("gue", balancer(mode::GUE)),
+        ("nat", translator(&["10.0.0.11", "10.0.0.12"], 1000)),
+    ] {
+        cases.push(case(
+            &format!("new flows over a service's limit that reports, {name}"),
+            &(setup.clone()).limit_service(SHOP4, LimitKind::FLOWS, reported),
+            vec![
+                (syn(1), SHOP4, new),
+                (syn(2), SHOP4, Reason::STEERED_REPORTED),
+                (ack(1), SHOP4, known),
+                // Let in, it is a flow as any other.
+                (syn(2), SHOP4, known),
+                (ack(2), SHOP4, known),
+                (syn(3), SHOP4, Reason::STEERED_REPORTED),
+            ],
+        ));
+        cases.push(case(
+            &format!("datagrams and fragments of a source over limits that report, {name}"),
+            &(setup.clone())
+                .limit_source(VOICE, LimitKind::FLOWS, reported)
+                .limit_source(VOICE, LimitKind::UDP, limit(3, action::REPORT)),
+            vec![
+                (udp("192.0.2.1:5").build(), VOICE, new),
+                (
+                    udp("192.0.2.1:6").fragment(0, true).build(),
+                    VOICE,
+                    Reason::STEERED_REPORTED,
+                ),
+                (udp("192.0.2.1:6").build(), VOICE, known),
+                // A known flow over the packets' own limit.
+                (udp("192.0.2.1:6").build(), VOICE, Reason::STEERED_REPORTED),
+                (udp("192.0.2.2:5").build(), VOICE, new),
+            ],
+        ));
+        cases.push(case(
+            &format!("one limit that reports and one that drops, {name}"),
+            &(setup.limit_service(SHOP4, LimitKind::FLOWS, reported)).limit_source(
+                SHOP4,
+                LimitKind::FLOWS,
+                one,
+            ),
+            vec![
+                (syn(1), SHOP4, new),
+                (syn(2), SHOP4, Reason::STEERED_REPORTED),
+                (
+                    Packet::tcp("203.0.113.2:5001", VIP4, flags::SYN).build(),
+                    SHOP4,
+                    Reason::FLOW_SOURCE_LIMIT,
+                ),
+            ],
+        ));
+    }
+    cases
 }

@@ -14,7 +14,7 @@ pub(super) const TABLE: &[Directive] = &[
         "interface to attach the XDP program to; repeatable", Effect::Apply(xdp_interface)),
     row("GuardLimit", Contexts::SERVER, Arity::Some,
         "syn|flows|packets|udp|icmp RATE/s [burst=N] [per=/LEN4,/LEN6|service] [action=drop|report]",
-        "most packets per second, of each source prefix (/32,/64) or of the whole service, with bursts of at most N (RATE). flows are new flows of steered services. In a virtual host for its addresses, else for every service, local and steered. action=report of flows is shown beside the limit but counts nothing yet; action=cookie is not in this version",
+        "most packets per second, of each source prefix (/32,/64) or of the whole service, with bursts of at most N (RATE). flows are new flows of steered services. In a virtual host for its addresses, else for every service, local and steered. action=report drops nothing and counts what would have been, as limit_reported, or steered_reported where it is steered; action=cookie is not in this version",
         Effect::Apply(guard_limit)),
     row("GuardDeny", Contexts::MAIN, Arity::Some, "PREFIX ...",
         "sources whose packets are dropped at the interface", Effect::Apply(guard_deny)),

@@ -224,14 +224,9 @@ fn nat(
         forward.source6 == [0; 16]
     };
     if unset {
-        if members.is_empty() {
-            return Ok(());
-        }
-        return Err(DataplaneError::Refused(format!(
-            "{}: there is no way to its members, so no address to come from; add a route, or name \
-             one with SteerNatSource",
-            shown(steer)
-        )));
+        // No member has an address yet, or there is no way to any: its packets are dropped until
+        // there is one (`Dataplane::follow_ways`).
+        return Ok(());
     }
     let own = facts.local.contains(&IpAddr::from(source));
     let (first, last) = match ports {

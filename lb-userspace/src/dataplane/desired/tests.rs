@@ -304,6 +304,14 @@ fn steered_service_has_its_address_and_where_answers_come() {
 }
 
 #[test]
+fn nat_without_a_way_to_its_members_has_no_source_yet() {
+    let image = steered(|_| ()).image(&Facts::default()).expect("image");
+    assert!(image.answers.is_empty());
+    let forward = image.services[&service("192.0.2.100", 443)].forward;
+    assert_eq!(forward.expect("forward").nat_ports, 0);
+}
+
+#[test]
 fn nat_source_that_meets_the_hosts_own_ports_is_refused() {
     let with = |address: [u8; 4], ports| {
         steered(|sluice| {

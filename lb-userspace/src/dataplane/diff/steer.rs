@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 
 use lb_common::{
-    forward::Forward,
+    forward::{Forward, mode},
     quic::{ServerIdKey, ServerIdValue},
-    service::{kind, range_bit},
+    service::{ServiceWay, kind, range_bit},
     settings::{Settings, gate},
 };
 
 use super::{Actual, Op, members::Members};
-use crate::dataplane::{desired::Image, place::Placement};
+use crate::dataplane::{DataplaneError, desired::Image, place::Placement};
 
 /// Steps of a table: what comes before services lead there, and what goes when they no longer do.
 #[derive(Default)]
@@ -108,6 +108,67 @@ pub(super) fn server_ids(actual: &Actual, image: &Image, members: &Members) -> S
         }
     }
     steps
+}
+
+/// Of the steps to an image of the same configuration those that only other ways to members ask
+/// for: the rest is a publish's, for what an operator changed since is not to be undone.
+///
+/// Where `ipip` and `gue` come from follows the routes; a connection of `nat` would break, so of
+/// those services only the ones change that had no address to come from. `Err`: the table of services
+/// would have to be laid out anew.
+pub(in crate::dataplane) fn of_ways(
+    ops: Vec<Op>,
+    actual: &Actual,
+) -> Result<Vec<Op>, DataplaneError> {
+    let had_none = |service: u16| {
+        let is = actual.forwards.get(usize::from(service));
+        is.is_some_and(|is| is.mode == mode::NAT && is.nat_ports == 0)
+    };
+    let (mut forwards, mut sources) = (Vec::new(), Vec::new());
+    for op in &ops {
+        let Op::Forward { service, forward } = op else {
+            continue;
+        };
+        let is_new = forward.mode == mode::NAT && forward.nat_ports != 0 && had_none(*service);
+        if is_new {
+            sources.extend([true, false].map(|is_v4| forward.source(is_v4)));
+        }
+        if is_new || [mode::IPIP, mode::GUE].contains(&forward.mode) {
+            forwards.push(op.clone());
+        }
+    }
+    let answers = |way: &ServiceWay| way.kind == kind::NAT && sources.contains(&way.address);
+    let ids: Vec<u16> = (ops.iter())
+        .filter_map(|op| match op {
+            Op::Way(placed) if answers(&placed.value) => Some(placed.value.id),
+            _ => None,
+        })
+        .collect();
+    let mut out = Vec::new();
+    for op in ops {
+        match op {
+            Op::ClearTraffic { service } if ids.contains(&service) => out.push(op),
+            Op::Way(placed) if answers(&placed.value) => out.push(op),
+            Op::Settings(wanted) if !ids.is_empty() => {
+                if wanted.service_seed != actual.settings.service_seed {
+                    return Err(DataplaneError::Refused(
+                        "the service table has to be laid out anew for where answers of members \
+                         come to"
+                            .to_owned(),
+                    ));
+                }
+                out.push(Op::Settings(Settings {
+                    gates: actual.settings.gates | wanted.gates & gate::RANGES,
+                    range_filter: wanted.range_filter,
+                    ..actual.settings
+                }));
+            }
+            _ => {}
+        }
+    }
+    // Last: a member's answer must find its way back.
+    out.extend(forwards);
+    Ok(out)
 }
 
 /// Flows that each CPU may enter in a beat: a table of the default size takes ten beats of it.

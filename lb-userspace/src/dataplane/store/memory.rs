@@ -129,11 +129,14 @@ impl Rest for Memory {
         Ok(())
     }
 
-    fn set_ring(&mut self, ring: u16, slots: Option<&[u16; SLOTS]>) -> Result<(), DataplaneError> {
-        match slots {
-            Some(slots) => self.rings.insert(ring, slots.to_vec()),
-            None => self.rings.remove(&ring),
-        };
+    fn set_rings(&mut self, rings: &[(u16, &[u16; SLOTS])]) -> (usize, Result<(), DataplaneError>) {
+        let copies = rings.iter().map(|(ring, slots)| (*ring, slots.to_vec()));
+        self.rings.extend(copies);
+        (rings.len(), Ok(()))
+    }
+
+    fn remove_ring(&mut self, ring: u16) -> Result<(), DataplaneError> {
+        self.rings.remove(&ring);
         Ok(())
     }
 

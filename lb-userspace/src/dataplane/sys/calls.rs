@@ -17,7 +17,6 @@ use tokio::io::{Interest, unix::AsyncFd};
 /// Commands of bpf(2) used here (`enum bpf_cmd`).
 const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
-const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_MAP_GET_FD_BY_ID: libc::c_int = 14;
@@ -138,7 +137,7 @@ pub(in crate::dataplane) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> 
     bpf(BPF_LINK_DETACH, &mut arguments).map(drop)
 }
 
-/// The arguments of `BPF_MAP_LOOKUP_ELEM`, `BPF_MAP_UPDATE_ELEM` and `BPF_MAP_DELETE_ELEM`.
+/// The arguments of `BPF_MAP_LOOKUP_ELEM` and `BPF_MAP_DELETE_ELEM`.
 #[repr(C)]
 #[derive(Default)]
 struct MapElement {
@@ -246,20 +245,34 @@ pub(in crate::dataplane) fn array_create(entries: u32) -> io::Result<OwnedFd> {
     owned(bpf(BPF_MAP_CREATE, &mut arguments)?)
 }
 
-/// Puts a map into a map of maps with 4-byte keys. Readers see the old one or the new one.
-pub(in crate::dataplane) fn inner_put(
+/// Puts maps into a map of maps with 4-byte keys, each in the place of another at once, in one call
+/// (Linux 5.14). Returns how many it put, from the first on, and why no more.
+///
+/// The kernel waits until nobody reads what was replaced: newer ones (Linux 6.8) once for all of
+/// them, which is tens of milliseconds on a busy machine.
+pub(in crate::dataplane) fn inner_put_all(
     outer: BorrowedFd<'_>,
-    key: u32,
-    inner: BorrowedFd<'_>,
-) -> io::Result<()> {
-    let value = inner.as_raw_fd().unsigned_abs();
-    let mut arguments = MapElement {
-        map_fd: outer.as_raw_fd().unsigned_abs(),
-        key: std::ptr::from_ref(&key) as u64,
-        value: std::ptr::from_ref(&value) as u64,
-        ..MapElement::default()
+    inner: &[(u32, OwnedFd)],
+) -> (usize, io::Result<()>) {
+    let Ok(count) = u32::try_from(inner.len()) else {
+        return (0, Err(io::Error::from_raw_os_error(libc::E2BIG)));
     };
-    bpf(BPF_MAP_UPDATE_ELEM, &mut arguments).map(drop)
+    let (keys, values): (Vec<u32>, Vec<u32>) = (inner.iter())
+        .map(|(key, map)| (*key, map.as_raw_fd().unsigned_abs()))
+        .unzip();
+    let mut arguments = MapBatch {
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count,
+        map_fd: outer.as_raw_fd().unsigned_abs(),
+        ..MapBatch::default()
+    };
+    match bpf(BPF_MAP_UPDATE_BATCH, &mut arguments) {
+        Ok(_) => (inner.len(), Ok(())),
+        // What is refused before it began leaves the count as it was given.
+        Err(error) if arguments.count >= count => (0, Err(error)),
+        Err(error) => (arguments.count as usize, Err(error)),
+    }
 }
 
 /// The map in a map of maps with 4-byte keys; `None`: there is none.

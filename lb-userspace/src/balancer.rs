@@ -57,12 +57,34 @@ pub struct Balancer {
     eject_max: Option<u32>,
     members: Vec<Member>,
     /// Parallel to `members`.
+    seats: Box<[Seat]>,
+    /// Parallel to `members`.
     memories: Vec<Arc<Memory>>,
     table: Arc<MemberTable>,
     election: Arc<Mutex<()>>,
     budget: Arc<Mutex<Budget>>,
     ring: hash::Ring,
     heartbeats: Option<Arc<Heartbeats>>,
+}
+
+/// What every election needs of every member, side by side: with hundreds of members the rest of
+/// them would push the table's slots out of the processor's first cache.
+#[derive(Clone, Copy, Debug)]
+struct Seat {
+    id: MemberId,
+    incarnation: u32,
+    /// It has a `rampup`.
+    ramps: bool,
+}
+
+impl From<&Member> for Seat {
+    fn from(member: &Member) -> Self {
+        Self {
+            id: member.id,
+            incarnation: member.incarnation,
+            ramps: member.ramp_ns > 0,
+        }
+    }
 }
 
 /// What this process remembers of a member beyond the table, for as long as the member has its slot.
@@ -221,6 +243,7 @@ impl Balancer {
             lbmethod: spec.lbmethod,
             retry_budget: spec.beyond.retry_budget,
             eject_max: spec.beyond.eject_max,
+            seats: members.iter().map(Seat::from).collect(),
             members,
             memories,
             election: previous.map_or_else(Arc::default, |balancer| balancer.election.clone()),
@@ -250,14 +273,14 @@ impl Balancer {
     /// The member's slot in the shared table.
     pub fn cell(&self, member: usize) -> &MemberCell {
         self.table
-            .cell(self.members[member].id)
+            .cell(self.seats[member].id)
             .expect("ids were checked against the table when the balancer was made")
     }
 
     /// The member's state; stopped when its slot went to another member meanwhile.
     pub fn state(&self, member: usize) -> MemberState {
         let cell = self.cell(member);
-        if cell.incarnation.load(Relaxed) == self.members[member].incarnation {
+        if cell.incarnation.load(Relaxed) == self.seats[member].incarnation {
             cell.state()
         } else {
             MemberState(MemberState::STOPPED)
@@ -340,7 +363,7 @@ impl Balancer {
     fn gain(&self, member: usize, now_ns: u64) -> i64 {
         let cell = self.cell(member);
         let mut weight = i64::from(cell.weight.load(Relaxed));
-        if self.members[member].ramp_ns > 0 {
+        if self.seats[member].ramps {
             let share = i64::try_from(self.share(member, now_ns)).unwrap_or(i64::MAX);
             weight = (weight * share / 1000).max(1);
         }
@@ -379,7 +402,7 @@ impl Balancer {
 
     /// An election sees whether a member takes new requests. Under the lock.
     fn see(&self, member: usize, takes: bool, now_ns: u64) {
-        if self.members[member].ramp_ns > 0 {
+        if self.seats[member].ramps {
             self.memories[member].ramp.see(takes, now_ns);
         }
     }

@@ -216,14 +216,18 @@ struct Raw {
 impl Raw {
     /// Without a word.
     fn silent(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("connect");
-        stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
-        stream.set_write_timeout(Some(PATIENCE)).expect("timeout");
-        stream.set_nodelay(true).expect("nodelay");
-        Self {
+        Self::try_silent(address).expect("connect")
+    }
+
+    fn try_silent(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
             stream,
             buffer: Vec::new(),
-        }
+        })
     }
 
     fn connect(address: SocketAddr) -> Self {
@@ -232,17 +236,20 @@ impl Raw {
 
     /// With settings of its own.
     fn with(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
-        let mut raw = Self::silent(address);
+        Self::try_with(address, settings).expect("preface")
+    }
+
+    fn try_with(address: SocketAddr, settings: &[(u16, u32)]) -> io::Result<Self> {
+        let mut raw = Self::try_silent(address)?;
         let mut payload = Vec::new();
         for (name, value) in settings {
             payload.extend(name.to_be_bytes());
             payload.extend(value.to_be_bytes());
         }
-        raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-            .expect("preface");
-        raw.frame(SETTINGS, 0, 0, &payload).expect("settings");
-        raw.frame(SETTINGS, 1, 0, b"").expect("acknowledgement");
-        raw
+        raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
+        raw.frame(SETTINGS, 0, 0, &payload)?;
+        raw.frame(SETTINGS, 1, 0, b"")?;
+        Ok(raw)
     }
 
     fn send(&mut self, bytes: &[u8]) -> io::Result<()> {

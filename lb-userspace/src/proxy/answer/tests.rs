@@ -1,3 +1,5 @@
+//! What a member may say, and what is made of it.
+
 use proptest::prelude::*;
 
 use super::*;

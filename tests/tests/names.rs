@@ -10,6 +10,7 @@ use lab::{
     dns::Dns,
     scene::{member_address, service, site},
     sluice::FAILED,
+    topology,
     vip::{self, Connection, PORT, VIP4},
     wait::{self, PATIENCE},
 };
@@ -229,5 +230,43 @@ fn addressttl_of_minus_one_keeps_the_first_answer() -> Result<()> {
     .with_context(|| names.sluice.log())?;
     let seen = names.requests(4)?;
     ensure!(seen.contains('a') && !seen.contains('b'), "{seen}");
+    Ok(())
+}
+
+#[test]
+fn clients_are_let_in_by_the_name_that_they_have_now() -> Result<()> {
+    let client = IpAddr::from(topology::address(topology::CLIENT));
+    let member = format!("    BalancerMember http://{}:8080\n", at(0));
+    let guarded = "    <Location /name>\n        Require host .clients.test\n        \
+                   Require forward-dns home.test\n    </Location>\n";
+    let Some(mut names) = start(&[], &member, guarded)? else {
+        return Ok(());
+    };
+    let url = format!("http://{}/name", service());
+    let status = |names: &Names| Ok::<_, anyhow::Error>(names.curl.get(&url)?.status);
+    let wait_for = |names: &Names, what: &str, wanted: u16| {
+        wait::until(what, PATIENCE, || {
+            (status(names).ok()? == wanted).then_some(())
+        })
+        .with_context(|| names.sluice.log())
+    };
+    ensure!(status(&names)? == 403, "a client without a name");
+    names.dns.set(&[("c1.clients.test", client)])?;
+    wait_for(&names, "the client's name to let it in", 200)?;
+    names.dns.set(&[("c1.xclients.test", client)])?;
+    wait_for(&names, "another name to keep it out", 403)?;
+    let home = [("c1.xclients.test", client), ("home.test", client)];
+    names.dns.set(&home)?;
+    wait_for(&names, "its address to be that of a name", 200)?;
+    names.dns.kill();
+    wait_for(&names, "a name server that is away to keep it out", 403)?;
+    // Who asks for nothing by name does not wait for it.
+    let open = format!("http://{}/", service());
+    ensure!(names.curl.get(&open)?.status != 403);
+    let log = names.sluice.log();
+    ensure!(
+        log.contains("AH01630: client denied by server configuration: /name"),
+        "{log}"
+    );
     Ok(())
 }

@@ -272,6 +272,8 @@ pub(crate) struct ReverseDraft {
     pub location: Option<String>,
     /// As written.
     pub url: String,
+    /// As in the Spec.
+    pub interpolate: bool,
     /// Its URL.
     pub mark: Mark,
 }

@@ -329,6 +329,7 @@ fn resolve_reverse(
         path: reverse.path.clone(),
         location: reverse.location.clone(),
         target,
+        interpolate: reverse.interpolate,
     }
 }
 

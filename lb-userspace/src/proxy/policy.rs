@@ -37,7 +37,7 @@ mod scene;
 
 use asker::Asker;
 pub(crate) use redirects::say_sent;
-pub(crate) use response::{edit_own, edit_response};
+pub(crate) use response::{edit_own, edit_response, reverses};
 pub(crate) use rewriting::Proxied;
 use rewriting::Then;
 pub(crate) use scene::Scene;
@@ -117,6 +117,8 @@ pub(crate) struct Ruling {
     /// No rule is to be applied any more.
     ended: bool,
     environment: RefCell<Environment>,
+    /// What ProxyPassReverse and its kin are filled in with, where ProxyPassInterpolateEnv says so.
+    interpolated: Option<Box<Environment>>,
     /// What `Header note` kept.
     notes: RefCell<Environment>,
     /// What of names it would have to know.
@@ -194,6 +196,7 @@ impl Ruling {
             handler: None,
             ended: false,
             environment: RefCell::default(),
+            interpolated: None,
             notes: RefCell::default(),
             open: RefCell::default(),
             fields: HeaderMap::new(),
@@ -296,6 +299,9 @@ impl Ruling {
         self.check_access(scene, spec, fields)?;
         if self.rewrite_within(scene, spec, fields)? == Then::Anew {
             return Ok(Then::Anew);
+        }
+        if self.last(spec, |policy| policy.interpolate) == Some(true) {
+            self.interpolated = Some(Box::new(self.environment.borrow().clone()));
         }
         self.set_environment(spec);
         if let Some(stop) = self.redirected(scene, fields, &self.layers[self.servers..]) {

@@ -16,6 +16,8 @@ pub struct Rule {
     targets: Vec<String>,
     /// `path` is `/` and the rule names a balancer: no slash is doubled.
     joins: bool,
+    /// It may be filled in.
+    interpolate: bool,
 }
 
 /// Field names whose value is a place.
@@ -37,6 +39,7 @@ impl Rule {
                     path: reverse.path.clone(),
                     targets: vec![url.clone()],
                     joins: false,
+                    interpolate: reverse.interpolate,
                 },
                 ReverseTarget::Balancer { balancer, path } => Self {
                     location: reverse.location.clone(),
@@ -57,9 +60,22 @@ impl Rule {
                         })
                         .collect(),
                     joins: reverse.path == "/",
+                    interpolate: reverse.interpolate,
                 },
             })
             .collect()
+    }
+
+    /// The rule with its texts as `fill` makes them, where they may be.
+    pub(super) fn filled(&self, fill: impl Fn(&str) -> String) -> Self {
+        if !self.interpolate {
+            return self.clone();
+        }
+        Self {
+            path: fill(&self.path),
+            targets: self.targets.iter().map(|target| fill(target)).collect(),
+            ..self.clone()
+        }
     }
 
     /// Whether the rule is for requests of this decoded path.
@@ -143,6 +159,7 @@ mod tests {
             path: path.to_owned(),
             targets: vec![url.to_owned()],
             joins: false,
+            interpolate: false,
         }
     }
 
@@ -152,6 +169,7 @@ mod tests {
             path: path.to_owned(),
             targets: members.iter().map(|&member| member.to_owned()).collect(),
             joins: path == "/",
+            interpolate: false,
         }
     }
 

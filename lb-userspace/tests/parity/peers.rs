@@ -54,7 +54,8 @@ pub(crate) fn is_here() -> bool {
     false
 }
 
-/// A member that answers with what it received, and with the status in `X-Status`.
+/// A member that answers with what it received, with the status in `X-Status` and the Location in
+/// `X-Place`.
 pub(crate) fn member() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = listener.local_addr().expect("address");
@@ -76,6 +77,7 @@ fn echo(stream: &TcpStream) -> std::io::Result<()> {
             return Ok(());
         }
         let (mut fields, mut length, mut status) = (Vec::new(), 0, 200);
+        let mut place = String::new();
         loop {
             let mut line = String::new();
             if reader.read_line(&mut line)? <= 2 {
@@ -85,6 +87,7 @@ fn echo(stream: &TcpStream) -> std::io::Result<()> {
             let (name, value) = (name.to_ascii_lowercase(), value.trim());
             match name.as_str() {
                 "content-length" => length = value.parse().unwrap_or(0),
+                "x-place" => place = format!("Location: {value}\r\n"),
                 "x-status" => status = value.parse().unwrap_or(200),
                 _ => {}
             }
@@ -99,7 +102,7 @@ fn echo(stream: &TcpStream) -> std::io::Result<()> {
         let text = format!("{}\n{}\n", first.trim_end(), fields.join("\n"));
         write!(
             writer,
-            "HTTP/1.1 {status} Echo\r\nServer: echo\r\nX-Member: m\r\nX-Twice: a\r\nX-Twice: b\r\n\
+            "HTTP/1.1 {status} Echo\r\nServer: echo\r\nX-Member: m\r\n{place}X-Twice: a\r\nX-Twice: b\r\n\
              Set-Cookie: S=1; Path=/i/sub; Domain=back.test\r\nVia: 1.0 inner\r\nWWW-Authenticate: Basic\r\nContent-Type: text/plain\r\n\
              Content-Length: {}\r\n\r\n{text}",
             text.len()

@@ -508,3 +508,30 @@ fn notes_of_fields_can_be_asked_for() {
         &[("GET /", &[]), ("GET /x", &["X-Status: 404"])],
     );
 }
+
+#[test]
+fn what_comes_back_is_filled_in_alike() {
+    compare(
+        "SetEnvIf X-Dir (.+) dir=$1\nSetEnv late no\n\
+         ProxyPassInterpolateEnv On\n\
+         ProxyPassReverse /front/${dir}/${late} http://inner.test/${dir}/ interpolate\n\
+         ProxyPassReverse /not/${dir}/ http://plain.test/\n\
+         ProxyPassReverseCookiePath /${dir}/ /out/${dir}/${section}${late} interpolate\n\
+         ProxyPassReverseCookieDomain ${dir}.test front-${dir}.test interpolate\n\
+         <Location /off>\nProxyPassInterpolateEnv Off\n</Location>\n\
+         <Location /in>\nSetEnvIf X-Dir . section=s\n</Location>\n\
+         ProxyPass / http://MEMBER/\n",
+        &[
+            ("GET /", &["X-Dir: i", "X-Place: http://inner.test/i/x"]),
+            (
+                "GET /",
+                &["X-Dir: back", "X-Place: http://inner.test/back/x"],
+            ),
+            ("GET /in", &["X-Dir: i", "X-Place: http://inner.test/i/x"]),
+            ("GET /off", &["X-Dir: i", "X-Place: http://inner.test/i/x"]),
+            ("GET /off", &["X-Dir: i", "X-Place: http://plain.test/x"]),
+            ("GET /", &["X-Dir: i", "X-Place: http://plain.test/x"]),
+            ("GET /", &["X-Place: http://inner.test//x"]),
+        ],
+    );
+}

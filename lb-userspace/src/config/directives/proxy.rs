@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Arity, Call, Contexts, Directive, Effect, Fault, Section, connection, keys, row};
 use crate::config::{
     draft::{Mark, ReverseDraft, WorkerDraft},
-    spec::{self, BadHeader},
+    spec::{self, BadHeader, policy::CookieRule},
     url::WorkerUrl,
 };
 
@@ -34,7 +34,7 @@ pub(super) const TABLE: &[Directive] = &[
         "ProxyPassReverse",
         Contexts::SERVER.and(Contexts::LOCATION),
         Arity::OneToThree,
-        "PATH URL",
+        "PATH URL [interpolate]",
         "rewrites Location, Content-Location and URI of responses that begin with URL; in <Location> the path is left out",
         Effect::Apply(proxy_pass_reverse),
     ),
@@ -42,7 +42,7 @@ pub(super) const TABLE: &[Directive] = &[
         "ProxyPassReverseCookiePath",
         Contexts::ALL,
         Arity::TwoOrThree,
-        "INTERNAL PUBLIC",
+        "INTERNAL PUBLIC [interpolate]",
         "cookies of responses whose path begins with INTERNAL get PUBLIC as their path",
         Effect::Apply(cookie_path),
     ),
@@ -50,7 +50,7 @@ pub(super) const TABLE: &[Directive] = &[
         "ProxyPassReverseCookieDomain",
         Contexts::ALL,
         Arity::TwoOrThree,
-        "INTERNAL PUBLIC",
+        "INTERNAL PUBLIC [interpolate]",
         "cookies of responses whose domain begins with INTERNAL get PUBLIC as their domain",
         Effect::Apply(cookie_domain),
     ),
@@ -104,7 +104,7 @@ pub(super) const TABLE: &[Directive] = &[
         Contexts::ALL,
         Arity::Flag,
         "On|Off",
-        "whether ${NAME} in a ProxyPass with interpolate is a variable of each request, as SetEnvIf and RewriteRule outside of sections set it; in sections other than <Location> it does nothing",
+        "whether ${NAME} in lines with interpolate is a variable of each request: for ProxyPass one that SetEnvIf or RewriteRule outside of sections set, and other sections than <Location> do not count; for ProxyPassReverse and its kin those of sections too",
         Effect::Apply(interpolate_env),
     )
     .or("Off"),
@@ -194,24 +194,27 @@ fn bad_header(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     Ok(())
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the table has one signature")]
 fn cookie_path(call: &mut Call<'_, '_>) -> Result<(), Fault> {
-    let pair = cookie_words(call)?;
-    call.policy().cookie_paths.push(pair);
+    let rule = cookie_rule(call);
+    call.policy().cookie_paths.push(rule);
     Ok(())
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the table has one signature")]
 fn cookie_domain(call: &mut Call<'_, '_>) -> Result<(), Fault> {
-    let pair = cookie_words(call)?;
-    call.policy().cookie_domains.push(pair);
+    let rule = cookie_rule(call);
+    call.policy().cookie_domains.push(rule);
     Ok(())
 }
 
-fn cookie_words(call: &Call<'_, '_>) -> Result<(String, String), Fault> {
-    if call.count() == 3 {
-        let name = call.row.name;
-        return Err(super::not_yet(&format!("{name} interpolate")).at(2));
+fn cookie_rule(call: &Call<'_, '_>) -> CookieRule {
+    CookieRule {
+        internal: call.arg(0).to_owned(),
+        public: call.arg(1).to_owned(),
+        // As in httpd, whatever it is.
+        interpolate: call.count() == 3,
     }
-    Ok((call.arg(0).to_owned(), call.arg(1).to_owned()))
 }
 
 fn proxy_pass_reverse(call: &mut Call<'_, '_>) -> Result<(), Fault> {
@@ -225,11 +228,8 @@ fn proxy_pass_reverse(call: &mut Call<'_, '_>) -> Result<(), Fault> {
         _ => None,
     };
     let last = call.count() - 1;
-    let interpolate = call.arg(last).eq_ignore_ascii_case("interpolate");
-    if interpolate && last > 0 {
-        return Err(super::not_yet("ProxyPassReverse interpolate").at(last));
-    }
-    let (path, url_index) = match (&location, call.count()) {
+    let interpolate = last > 0 && call.arg(last).eq_ignore_ascii_case("interpolate");
+    let (path, url_index) = match (&location, call.count() - usize::from(interpolate)) {
         (Some(path), 1) => (path.clone(), 0),
         (Some(_), _) => {
             let message = "ProxyPassReverse can not have a path when defined in a location";
@@ -259,6 +259,7 @@ fn proxy_pass_reverse(call: &mut Call<'_, '_>) -> Result<(), Fault> {
         path,
         location,
         url,
+        interpolate,
         mark,
     });
     Ok(())

@@ -58,9 +58,9 @@ pub struct Policy {
     pub interpolate: Option<bool>,
     /// `ProxyPassReverseCookiePath`: what a path of a cookie begins with, and the whole path that
     /// takes its place.
-    pub cookie_paths: Vec<(String, String)>,
+    pub cookie_paths: Vec<CookieRule>,
     /// `ProxyPassReverseCookieDomain`, likewise; compared without regard to case.
-    pub cookie_domains: Vec<(String, String)>,
+    pub cookie_domains: Vec<CookieRule>,
     /// `<If>`, `<ElseIf>` and `<Else>`, in order.
     pub branches: Vec<Branch>,
     /// `RewriteEngine` and `RewriteRule`.
@@ -137,6 +137,18 @@ impl Matcher {
             Self::Pattern(pattern) => pattern.is_match(url),
         }
     }
+}
+
+/// One `ProxyPassReverseCookiePath` or `-Domain`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CookieRule {
+    /// What the attribute's value begins with.
+    pub internal: String,
+    /// What takes the whole value's place.
+    pub public: String,
+    /// `interpolate`: `${NAME}` in both is a variable of the request, where `ProxyPassInterpolateEnv`
+    /// is on.
+    pub interpolate: bool,
 }
 
 /// A `<Location>` or `<Proxy>` section.

@@ -76,6 +76,9 @@ pub struct Reverse {
     pub location: Option<String>,
     /// What the header's value is compared with.
     pub target: ReverseTarget,
+    /// `interpolate`: `${NAME}` in path and target is a variable of the request, where
+    /// `ProxyPassInterpolateEnv` is on.
+    pub interpolate: bool,
 }
 
 /// What a [`Reverse`] compares with.

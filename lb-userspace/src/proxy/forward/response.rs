@@ -143,13 +143,15 @@ pub(super) fn relay(
             .unwrap_or(&host.name);
         // It was decoded before it was routed.
         let slashes = exchange.host_spec().encoded_slashes;
-        let path = path::decode(target.path().as_bytes(), slashes).unwrap_or_default();
+        let routes = &exchange.host_spec().routes;
+        let path = path::decode_for(routes, target.path().as_bytes(), slashes).unwrap_or_default();
         let scheme = match exchange.client.tls {
             Some(_) => "https",
             None => "http",
         };
         let origin = format!("{scheme}://{asked}");
-        reverse::rewrite_fields(&host.reverses, &path, &mut parts.headers, &origin);
+        let rules = policy::reverses(&exchange, &host.reverses);
+        reverse::rewrite_fields(&rules, &path, &mut parts.headers, &origin);
     }
     cookie::set(&exchange, &mut parts.headers);
     add_via(&exchange, &mut parts.headers, asked, Direction::Response);

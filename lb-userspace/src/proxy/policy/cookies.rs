@@ -2,15 +2,26 @@
 
 use http::{HeaderMap, HeaderValue, header};
 
-use crate::config::spec::policy::Policy;
+use crate::config::spec::policy::{CookieRule, Policy};
 
 /// Rewrites the attributes of every Set-Cookie. The first rule whose text the attribute's value
-/// begins with replaces all of the value.
-pub(super) fn rewrite<'p>(policies: impl Iterator<Item = &'p Policy>, fields: &mut HeaderMap) {
+/// begins with replaces all of the value. `fill` makes the texts of those that may be filled in.
+pub(super) fn rewrite<'p>(
+    policies: impl Iterator<Item = &'p Policy>,
+    fill: impl Fn(&str) -> String,
+    fields: &mut HeaderMap,
+) {
+    let text = |rule: &CookieRule| {
+        if rule.interpolate {
+            (fill(&rule.internal), fill(&rule.public))
+        } else {
+            (rule.internal.clone(), rule.public.clone())
+        }
+    };
     let (mut paths, mut domains) = (Vec::new(), Vec::new());
     for policy in policies {
-        paths.extend(&policy.cookie_paths);
-        domains.extend(&policy.cookie_domains);
+        paths.extend(policy.cookie_paths.iter().map(text));
+        domains.extend(policy.cookie_domains.iter().map(text));
     }
     if paths.is_empty() && domains.is_empty() {
         return;
@@ -27,7 +38,7 @@ pub(super) fn rewrite<'p>(policies: impl Iterator<Item = &'p Policy>, fields: &m
     }
 }
 
-fn attributes(cookie: &str, paths: &[&(String, String)], domains: &[&(String, String)]) -> String {
+fn attributes(cookie: &str, paths: &[(String, String)], domains: &[(String, String)]) -> String {
     let mut parts = cookie.split(';');
     let mut out = parts.next().unwrap_or_default().to_owned();
     for part in parts {
@@ -83,7 +94,14 @@ mod tests {
             ("S=1; DOMAIN=Back.Test", "S=1; DOMAIN=front.test"),
             ("S=1", "S=1"),
         ] {
-            assert_eq!(attributes(cookie, &[&path], &[&domain]), expected);
+            assert_eq!(
+                attributes(
+                    cookie,
+                    std::slice::from_ref(&path),
+                    std::slice::from_ref(&domain)
+                ),
+                expected
+            );
         }
     }
 }

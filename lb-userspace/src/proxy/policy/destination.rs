@@ -58,6 +58,14 @@ impl Ruling {
         }
     }
 
+    /// A text with the request's variables, where they are to be filled in.
+    pub(super) fn filled(&self, text: &str) -> String {
+        match &self.interpolated {
+            Some(environment) => filled(text, environment),
+            None => text.to_owned(),
+        }
+    }
+
     /// The balancer that the route leads to, and the encoded path.
     pub(super) fn destination(&self, host: &Host) -> Option<(usize, Cow<'_, [u8]>)> {
         if let Some(proxied) = &self.proxied {

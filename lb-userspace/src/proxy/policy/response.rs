@@ -1,9 +1,14 @@
 //! What policies do to the fields of a response: cookies rewritten, `Header` in its two tables.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, StatusCode, header};
 
 use super::{Ruling, asker::Asker, cookies, kept};
-use crate::{policy::fields, proxy::exchange::Exchange};
+use crate::{
+    policy::fields,
+    proxy::{exchange::Exchange, reverse::Rule},
+};
 
 /// Rewrites cookies and edits the fields of a member's response.
 pub(crate) fn edit_response(exchange: &Exchange, status: StatusCode, fields: &mut HeaderMap) {
@@ -11,7 +16,7 @@ pub(crate) fn edit_response(exchange: &Exchange, status: StatusCode, fields: &mu
         return;
     };
     let spec = &exchange.current.plan.spec;
-    cookies::rewrite(ruling.policies(spec), fields);
+    cookies::rewrite(ruling.policies(spec), |text| ruling.filled(text), fields);
     let framing = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING]
         .map(|name| (fields.get(&name).cloned(), name));
     let mut always = cookies_of_rules(ruling);
@@ -26,6 +31,19 @@ pub(crate) fn edit_response(exchange: &Exchange, status: StatusCode, fields: &mu
         always.remove(&name);
     }
     prepend(fields, always);
+}
+
+/// `ProxyPassReverse` as it is for a request.
+pub(crate) fn reverses<'r>(exchange: &Exchange, rules: &'r [Rule]) -> Cow<'r, [Rule]> {
+    match &exchange.ruling {
+        Some(ruling) if ruling.interpolated.is_some() => {
+            let filled = rules
+                .iter()
+                .map(|rule| rule.filled(|text| ruling.filled(text)));
+            filled.collect()
+        }
+        _ => Cow::Borrowed(rules),
+    }
 }
 
 /// Edits the fields of an answer of our own: `Header always` alone.

@@ -280,6 +280,7 @@ pub(crate) fn reverse(path: &str, target: ReverseTarget) -> Reverse {
         path: path.to_owned(),
         location: None,
         target,
+        interpolate: false,
     }
 }
 

@@ -30,11 +30,13 @@ pub(crate) struct Arguments {
 const FUZZ_SMOKE: u32 = 10;
 const FUZZ_LONG: u32 = 300;
 /// Targets that need the whole of sluice, which takes minutes to build with the sanitizer: `--all`.
-const FUZZ_SLOW: [&str; 6] = [
+const FUZZ_SLOW: [&str; 8] = [
     "answer",
     "config",
+    "expr",
     "http_head",
     "log_format",
+    "reverse",
     "rewrite",
     "session",
 ];

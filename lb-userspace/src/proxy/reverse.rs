@@ -1,4 +1,5 @@
-//! `ProxyPassReverse`: redirects of a member, made the client's (apache.md 3.2). Pure.
+//! `ProxyPassReverse` and its kin for cookies: what a member says of places, made the client's
+//! (apache.md 3.2, 3.3). Pure.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
@@ -147,6 +148,47 @@ pub fn rewrite_fields(rules: &[Rule], asked: &[u8], fields: &mut HeaderMap, orig
             *value = new;
         }
     }
+}
+
+/// A Set-Cookie field's value with its `Path` and `Domain` made the client's: the first pair whose
+/// first text the attribute's value begins with replaces all of the value by its second.
+pub fn rewrite_cookie(
+    cookie: &str,
+    paths: &[(String, String)],
+    domains: &[(String, String)],
+) -> String {
+    let mut parts = cookie.split(';');
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        out.push(';');
+        let attribute = part.trim_start();
+        let blank = &part[..part.len() - attribute.len()];
+        let Some((name, value)) = attribute.split_once('=') else {
+            out.push_str(part);
+            continue;
+        };
+        let replaced = match name.trim_end().to_ascii_lowercase().as_str() {
+            "path" => paths
+                .iter()
+                .find(|(internal, _)| value.starts_with(internal.as_str())),
+            "domain" => domains.iter().find(|(internal, _)| {
+                value
+                    .get(..internal.len())
+                    .is_some_and(|start| start.eq_ignore_ascii_case(internal))
+            }),
+            _ => None,
+        };
+        match replaced {
+            Some((_, public)) => {
+                out.push_str(blank);
+                out.push_str(name);
+                out.push('=');
+                out.push_str(public);
+            }
+            None => out.push_str(part),
+        }
+    }
+    out
 }
 
 #[cfg(test)]

@@ -2,7 +2,10 @@
 
 use http::{HeaderMap, HeaderValue, header};
 
-use crate::config::spec::policy::{CookieRule, Policy};
+use crate::{
+    config::spec::policy::{CookieRule, Policy},
+    proxy::reverse::rewrite_cookie,
+};
 
 /// Rewrites the attributes of every Set-Cookie. The first rule whose text the attribute's value
 /// begins with replaces all of the value. `fill` makes the texts of those that may be filled in.
@@ -32,45 +35,10 @@ pub(super) fn rewrite<'p>(
         let new = cookie
             .to_str()
             .ok()
-            .map(|text| attributes(text, &paths, &domains))
+            .map(|text| rewrite_cookie(text, &paths, &domains))
             .and_then(|text| HeaderValue::try_from(text).ok());
         fields.append(header::SET_COOKIE, new.unwrap_or(cookie));
     }
-}
-
-fn attributes(cookie: &str, paths: &[(String, String)], domains: &[(String, String)]) -> String {
-    let mut parts = cookie.split(';');
-    let mut out = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        out.push(';');
-        let attribute = part.trim_start();
-        let blank = &part[..part.len() - attribute.len()];
-        let Some((name, value)) = attribute.split_once('=') else {
-            out.push_str(part);
-            continue;
-        };
-        let replaced = match name.trim_end().to_ascii_lowercase().as_str() {
-            "path" => paths
-                .iter()
-                .find(|(internal, _)| value.starts_with(internal.as_str())),
-            "domain" => domains.iter().find(|(internal, _)| {
-                value
-                    .get(..internal.len())
-                    .is_some_and(|start| start.eq_ignore_ascii_case(internal))
-            }),
-            _ => None,
-        };
-        match replaced {
-            Some((_, public)) => {
-                out.push_str(blank);
-                out.push_str(name);
-                out.push('=');
-                out.push_str(public);
-            }
-            None => out.push_str(part),
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -95,7 +63,7 @@ mod tests {
             ("S=1", "S=1"),
         ] {
             assert_eq!(
-                attributes(
+                rewrite_cookie(
                     cookie,
                     std::slice::from_ref(&path),
                     std::slice::from_ref(&domain)

@@ -124,6 +124,8 @@ pub struct Answer {
 pub struct Scanner {
     /// Bytes that need not be looked at again.
     seen: usize,
+    /// Where the first line begins that is not known to have a colon.
+    line: usize,
 }
 
 impl Scanner {
@@ -170,17 +172,19 @@ pub fn read(
         let blank = blank.count();
         buffer.advance(blank);
     }
-    if rules.bad_header == BadHeader::StartBody
-        && let Some(at) = colonless(buffer, 0).map(|line| line.start)
-    {
-        let body = buffer.split_off(at);
-        buffer.extend_from_slice(b"\r\n");
-        let head = buffer.split().freeze();
-        *buffer = body;
-        let mut answer = parse(&head, rules)?;
-        answer.keeps = false;
-        *scanner = Scanner::default();
-        return Ok(Some(answer));
+    if rules.bad_header == BadHeader::StartBody {
+        match colonless(buffer, scanner.line) {
+            Ok(line) => {
+                let body = buffer.split_off(line.start);
+                buffer.extend_from_slice(b"\r\n");
+                let head = std::mem::replace(buffer, body).freeze();
+                *scanner = Scanner::default();
+                let mut answer = parse(&head, rules)?;
+                answer.keeps = false;
+                return Ok(Some(answer));
+            }
+            Err(next) => scanner.line = next,
+        }
     }
     let Some(end) = scanner.end(buffer) else {
         return Ok(None);
@@ -188,34 +192,36 @@ pub fn read(
     *scanner = Scanner::default();
     let mut head = buffer.split_to(end);
     if rules.bad_header == BadHeader::Ignore {
+        let mut kept = BytesMut::with_capacity(head.len());
         let mut at = 0;
-        while let Some(line) = colonless(&head, at) {
-            at = line.start;
-            let behind = head.split_off(line.end);
-            head.truncate(line.start);
-            head.unsplit(behind);
+        while let Ok(line) = colonless(&head, at) {
+            kept.extend_from_slice(&head[at..line.start]);
+            at = line.end;
         }
+        kept.extend_from_slice(&head[at..]);
+        head = kept;
     }
     parse(&head.freeze(), rules).map(Some)
 }
 
 /// The next field's line that is whole and has no colon, from the line that begins at `at` on; 0:
-/// from the first field.
-fn colonless(bytes: &[u8], at: usize) -> Option<Range<usize>> {
+/// from the first field. An error: there is none before the line that begins there, which is not
+/// whole or ends the head.
+fn colonless(bytes: &[u8], at: usize) -> Result<Range<usize>, usize> {
     let mut start = at;
     for end in memchr::memchr_iter(b'\n', &bytes[at..]).map(|end| at + end + 1) {
         let line = &bytes[start..end];
         if matches!(line, b"\n" | b"\r\n") {
-            return None;
+            break;
         }
         let is_status = start == 0;
         // A line that begins with a blank goes on with the one before.
         if !is_status && !line.contains(&b':') && !matches!(line[0], b' ' | b'\t') {
-            return Some(start..end);
+            return Ok(start..end);
         }
         start = end;
     }
-    None
+    Err(start)
 }
 
 fn parse(bytes: &Bytes, rules: &Rules) -> Result<Answer, BadAnswer> {

@@ -430,7 +430,11 @@ impl Body for ReplyBody {
             _ if rest.is_some() => rest.map(Ok),
             Source::Page(bytes) if bytes.is_empty() => None,
             Source::Page(bytes) => Some(Ok(std::mem::take(bytes))),
-            Source::Member(download) => ready!(download.poll_data(cx)),
+            Source::Member(download) => {
+                let engaged = this.exchange.engaged.as_ref();
+                let progress = engaged.and_then(|engaged| engaged.progress.as_deref());
+                ready!(download.poll_data(cx, progress))
+            }
         };
         let frame = match (frame, &this.exchange.stream) {
             (Some(Ok(data)), Some(stream)) => Some(Ok(stream.hand(data))),
@@ -499,7 +503,11 @@ impl Download {
                 .is_some_and(|upstream| upstream.is_end())
     }
 
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        progress: Option<&Progress>,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
         if let Some(error) = self.failed.take() {
             self.broken = true;
             return Poll::Ready(Some(Err(error)));
@@ -522,8 +530,15 @@ impl Download {
                     self.waiting = true;
                     upstream.link.alarm.set(self.timeout);
                 }
-                ready!(upstream.link.alarm.poll(cx));
-                BodyError::TimedOut
+                loop {
+                    ready!(upstream.link.alarm.poll(cx));
+                    let left = progress
+                        .and_then(|progress| upstream.link.patience(progress, self.timeout));
+                    match left {
+                        Some(left) => upstream.link.alarm.set(left),
+                        None => break BodyError::TimedOut,
+                    }
+                }
             }
         };
         // hyper throws away what it has buffered when a body fails. One turn without progress lets

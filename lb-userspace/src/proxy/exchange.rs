@@ -85,6 +85,8 @@ pub(crate) struct Engaged {
     /// How far the upload is.
     pub(crate) progress: Option<Rc<Progress>>,
     link: Option<(Rc<Link>, u64)>,
+    /// Bytes that went over connections which are given up.
+    sent: u64,
     _busy: Busy,
 }
 
@@ -228,14 +230,26 @@ impl Exchange {
             line_bytes: 0,
             progress: None,
             link: None,
+            sent: 0,
             _busy: Busy::new(&self.shard, id),
         });
     }
 
     /// The connection that carries the request now.
     pub(crate) fn over(&mut self, link: &Rc<Link>) {
+        self.part();
         if let Some(engaged) = &mut self.engaged {
             engaged.link = Some((Rc::clone(link), link.sent.get()));
+        }
+    }
+
+    /// Lets go of that connection, whose place somebody may wait for: this request itself, when it
+    /// is sent again.
+    pub(crate) fn part(&mut self) {
+        if let Some(engaged) = &mut self.engaged
+            && let Some((link, before)) = engaged.link.take()
+        {
+            engaged.sent += link.sent.get() - before;
         }
     }
 
@@ -470,10 +484,9 @@ impl Exchange {
         tally.member_request(balancing.members[engaged.member].key.id, self.status);
         let balancer = &balancing.balancer;
         let cell = balancer.cell(engaged.member);
-        if let Some((link, sent_before)) = &engaged.link {
-            cell.transferred
-                .fetch_add(link.sent.get() - sent_before, Relaxed);
-        }
+        let now = engaged.link.as_ref();
+        let now = now.map_or(0, |(link, before)| link.sent.get() - before);
+        cell.transferred.fetch_add(engaged.sent + now, Relaxed);
         if engaged.line_bytes == 0 {
             return;
         }

@@ -293,7 +293,11 @@ async fn respond(
             let target = target.as_ref();
             return Ok(relay(exchange, response, upstream, asked, target, wishes));
         }
-        Ok((response, _)) => Err(response),
+        Ok((response, upstream)) => {
+            drop(upstream);
+            exchange.part();
+            Err(response)
+        }
         Err(Attempt::Unreached(failure) | Attempt::Failed(failure)) => Ok(failure),
         Err(Attempt::Abort) => {
             exchange.fail(Reason::NoResponse);

@@ -355,6 +355,50 @@ fn answer_before_the_end_of_an_upload_reaches_the_client_and_ends_the_connection
     assert_eq!(a.connections(), 2, "the first connection was not pooled");
 }
 
+/// The member's time rests while the client is the one to send, behind the head of an answer too.
+#[test]
+fn upload_behind_an_early_answer_goes_on_and_takes_its_time() {
+    let a = Member::with_open_body(|_, stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nearly\r\n")?;
+        let mut bytes = [0; 4096];
+        loop {
+            match stream.read(&mut bytes)? {
+                0 => return Ok(false),
+                count if bytes[..count].contains(&b'E') => break,
+                _ => {}
+            }
+        }
+        stream.write_all(b"4\r\nlate\r\n0\r\n\r\n")?;
+        Ok(true)
+    });
+    let member_timeout = Duration::from_millis(300);
+    let lab = Lab::configured(&[a.address], |spec| {
+        spec.balancers[0].members[0].timeout = Some(member_timeout);
+    });
+    let mut client = lab.client();
+    client
+        .send("POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 1000000\r\n\r\n");
+    client.send(vec![b'x'; 20_000]);
+    let mut seen = Vec::new();
+    while find(&seen, b"early").is_none() {
+        let mut buffer = [0; 1024];
+        let count = client.stream.read(&mut buffer).expect("early");
+        assert!(count > 0);
+        seen.extend_from_slice(&buffer[..count]);
+    }
+    std::thread::sleep(member_timeout * 3);
+    client.send(vec![b'x'; 979_999]);
+    client.send("E");
+    let rest = client.rest().expect("the rest");
+    assert!(
+        find(&rest, b"late").is_some(),
+        "{}",
+        String::from_utf8_lossy(&rest)
+    );
+    assert!(lab.cell(0, 0).state().is_usable());
+    assert_eq!(lab.cell(0, 0).failed.load(Relaxed), 0);
+}
+
 #[test]
 fn expectation_reaches_the_member_before_the_body() {
     let (order, seen) = mpsc::channel();

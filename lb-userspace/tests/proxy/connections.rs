@@ -77,6 +77,25 @@ fn dead_reused_connection_has_its_get_sent_once_more() {
 }
 
 #[test]
+fn retry_does_not_wait_for_the_place_of_the_connection_that_died() {
+    let requests = AtomicUsize::new(0);
+    let a = Member::with(move |_, stream| {
+        let number = requests.fetch_add(1, Relaxed);
+        if number == 1 {
+            return Ok(false);
+        }
+        respond(stream, "200 OK", "", number.to_string().as_bytes())
+    });
+    let lab = Lab::configured(&[a.address], |spec| {
+        spec.balancers[0].members[0].max = Some(1);
+    });
+    let mut client = lab.client();
+    assert_eq!(client.get("/", "").text(), "0");
+    assert_eq!(client.get("/", "").text(), "2", "1 died, 2 is the replay");
+    assert_eq!(client.get("/", "").text(), "3");
+}
+
+#[test]
 fn post_that_died_is_not_sent_twice() {
     let a = Member::with(|seen, stream| {
         if seen.path() == "/die" {

@@ -26,7 +26,6 @@ use crate::{
         reason::Reason,
         tls::member::HandshakeError,
         vhost,
-        wheel::TICK,
     },
 };
 
@@ -139,6 +138,7 @@ pub(super) async fn attempt(
         let unsent_body = upstream.take_body();
         // Whatever became of it, it carries no other request.
         drop(upstream);
+        exchange.part();
         if failed.ping_timed_out {
             outgoing.let_go();
             // As in httpd: the connection may have been the fault, so another one is tried first.
@@ -349,7 +349,6 @@ async fn answered(
 ) -> Option<Result<Response<()>, NoAnswer>> {
     let wheel = &exchange.shard.wheel;
     let link = Rc::clone(&upstream.link);
-    let ticks = u64::try_from(timeout.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX);
     link.moved.set(wheel.now());
     link.alarm.set(timeout);
     let ping = held.map(|(patience, _)| {
@@ -368,22 +367,13 @@ async fn answered(
         {
             return Poll::Ready(None);
         }
-        loop {
-            if link.alarm.poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            let silent = wheel.now().saturating_sub(link.moved.get());
-            if progress.waits_for_client.get() {
-                // The transport minds the client's time.
-                link.moved.set(wheel.now());
-                link.alarm.set(timeout);
-            } else if silent < ticks {
-                let rest = u32::try_from(ticks - silent).unwrap_or(u32::MAX);
-                link.alarm.set(TICK * rest);
-            } else {
-                return Poll::Ready(None);
+        while link.alarm.poll(cx).is_ready() {
+            match link.patience(progress, timeout) {
+                Some(left) => link.alarm.set(left),
+                None => return Poll::Ready(None),
             }
         }
+        Poll::Pending
     })
     .await;
     link.alarm.clear();
@@ -407,6 +397,8 @@ fn accept_response(
             "[client {}] unexpected upgrade by {}",
             exchange.client.peer, member.spec.url
         );
+        let elector = &exchange.current.plan.balancers[balancer].balancer;
+        elector.cell(index).failed.fetch_add(1, Relaxed);
         return Err(Attempt::Failed(Failure::proxy(
             StatusCode::BAD_GATEWAY,
             "Unexpected Upgrade",
@@ -420,6 +412,8 @@ fn bad_framing(exchange: &Exchange, balancer: usize, index: usize, bad: BadAnswe
     let spec = &exchange.current.plan.balancers[balancer].members[index].spec;
     let (peer, url) = (exchange.client.peer, &spec.url);
     let reason = Reason::BadResponse;
+    let elector = &exchange.current.plan.balancers[balancer].balancer;
+    elector.cell(index).failed.fetch_add(1, Relaxed);
     if bad == BadAnswer::TooLong {
         let limit = spec.response_field_size;
         error!(

@@ -13,7 +13,13 @@ use std::{
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::{
-    proxy::{plan::Place, shard::Shard, tls::member::Line, wheel::Alarm},
+    proxy::{
+        body::Progress,
+        plan::Place,
+        shard::Shard,
+        tls::member::Line,
+        wheel::{Alarm, TICK},
+    },
     telemetry::counters::Number,
 };
 
@@ -30,6 +36,8 @@ pub(crate) struct Link {
     pub(crate) alarm: Alarm,
     /// The upload broke off: the request is not whole and never will be.
     pub(super) broken: Cell<bool>,
+    /// An upload is not whole: the connection is inside a request.
+    pub(super) half: Cell<bool>,
     /// Who waits for the member while an upload goes on.
     pub(super) reader: RefCell<Option<Waker>>,
     pub(super) shard: Rc<Shard>,
@@ -56,6 +64,7 @@ impl Link {
             moved: Cell::new(shard.wheel.now()),
             alarm,
             broken: Cell::new(false),
+            half: Cell::new(false),
             reader: RefCell::default(),
             shard: Rc::clone(shard),
             place: Some(place),
@@ -68,6 +77,21 @@ impl Link {
         if let Some(reader) = self.reader.take() {
             reader.wake();
         }
+    }
+
+    /// What is left of `timeout` when its alarm rings: bytes either way begin it anew, and it rests
+    /// while the client is the one to send. `None`: it is over.
+    pub(crate) fn patience(&self, progress: &Progress, timeout: Duration) -> Option<Duration> {
+        let now = self.shard.wheel.now();
+        if progress.waits_for_client.get() && !progress.done.get() {
+            // The transport minds the client's time.
+            self.moved.set(now);
+            return Some(timeout);
+        }
+        let ticks = timeout.as_millis().div_ceil(TICK.as_millis());
+        let ticks = u64::try_from(ticks).unwrap_or(u64::MAX);
+        let left = ticks.checked_sub(now.saturating_sub(self.moved.get()))?;
+        (left > 0).then(|| TICK.saturating_mul(u32::try_from(left).unwrap_or(u32::MAX)))
     }
 
     pub(crate) fn poll_read(

@@ -18,8 +18,18 @@ use crate::proxy::body::RequestBody;
 /// left to whoever reads from it: an answer may be there.
 pub(super) async fn send(link: Rc<Link>, mut body: RequestBody) {
     let mut left = body.size_hint().exact();
+    link.half.set(true);
     loop {
-        let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+        let frame = std::future::poll_fn(|cx| {
+            let frame = Pin::new(&mut body).poll_frame(cx);
+            if frame.is_pending() {
+                // TLS may hold what the socket did not take, and the member may wait for it. An
+                // error shows with the next piece.
+                let _ = link.poll_flush(cx);
+            }
+            frame
+        });
+        let frame = frame.await;
         let data = match frame {
             None => break,
             Some(Err(_)) => return link.break_off(),
@@ -50,8 +60,8 @@ pub(super) async fn send(link: Rc<Link>, mut body: RequestBody) {
         None => write(&link, [b"0\r\n\r\n", b"", b""]).await,
     };
     if ended.is_ok() {
-        // An error shows when the answer is read.
-        let _ = std::future::poll_fn(|cx| link.poll_flush(cx)).await;
+        let flushed = std::future::poll_fn(|cx| link.poll_flush(cx)).await;
+        link.half.set(flushed.is_err());
     }
 }
 
@@ -66,7 +76,6 @@ async fn write(link: &Link, parts: [&[u8]; 3]) -> io::Result<()> {
             IoSlice::advance_slices(&mut slices, at);
             at += ready!(link.poll_write_vectored(cx, slices))?;
         }
-        // TLS makes a record of each write; what the socket did not take is held.
         Poll::Ready(Ok(()))
     })
     .await

@@ -95,7 +95,7 @@ pub(crate) enum NoAnswer {
     #[error(transparent)]
     Bad(#[from] BadAnswer),
     /// More than [`HEAD_BOUND`] of interim responses, or a head that is too large.
-    #[error("no final response within 128 KiB")]
+    #[error("no final response within 128 KiB, or a head of more than 80 KiB")]
     TooMuch,
     /// The request's body broke off.
     #[error("the request's body broke off")]
@@ -188,7 +188,7 @@ impl Upstream {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<()>, NoAnswer>> {
         let unsent = match self.poll_send(cx) {
-            Poll::Ready(Err(error)) if self.link.sent.get() == self.before.1 => {
+            Poll::Ready(Err(error)) if self.is_unsent() => {
                 return Poll::Ready(Err(NoAnswer::Unsent(error)));
             }
             // A member that refuses a request closes without reading all of it.
@@ -243,6 +243,12 @@ impl Upstream {
         Some(answer.head)
     }
 
+    /// Whether nothing of the request went out. TLS says of a write that failed not what went before.
+    fn is_unsent(&self) -> bool {
+        let is_tls = matches!(&*self.link.stream.borrow(), Line::Tls(_));
+        !is_tls && self.link.sent.get() == self.before.1
+    }
+
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.outgoing.len() {
             let written = ready!(self.link.poll_write(cx, &self.outgoing[self.written..]))?;
@@ -282,6 +288,10 @@ impl Upstream {
                     .saturating_add(64),
                 Framing::Chunked(..) | Framing::Close => usize::MAX,
             };
+            if !self.outgoing.is_empty() || self.body.is_some() {
+                // The answer began before the request was out. An error shows when it is read on.
+                let _ = self.poll_send(cx);
+            }
             match ready!(self.poll_fill(cx, expected)) {
                 Ok(0) if self.framing == Framing::Close => self.framing = Framing::Length(0),
                 Ok(0) => {
@@ -345,7 +355,9 @@ impl Upstream {
 
     /// Whether it may wait in a pool: all was said, and nothing beyond it.
     pub(super) fn may_rest(&self) -> bool {
-        self.reusable && self.is_end() && self.is_sent() && self.buffer.is_empty()
+        let link = &self.link;
+        let is_whole = self.is_sent() && !link.half.get() && !link.broken.get();
+        self.reusable && self.is_end() && is_whole && self.buffer.is_empty()
     }
 
     /// It goes into a pool.
@@ -361,6 +373,7 @@ impl Upstream {
     pub(super) fn slim(&mut self) {
         self.outgoing = Vec::new();
         self.buffer = BytesMut::new();
+        self.room = *PIECES.start();
     }
 
     /// Whether nothing came in on an idle connection: bytes that the runtime has not seen yet would be

@@ -55,7 +55,7 @@ fn hear(bytes: &[u8], cut: usize, rules: &Rules) -> Option<Heard> {
     let mut framing = answer.framing;
     let mut body = Vec::new();
     let end = loop {
-        match framing.take(&mut buffer) {
+        match framing.take(&mut buffer, 8192) {
             Piece::Data(data) => {
                 assert!(!data.is_empty());
                 body.extend_from_slice(&data);

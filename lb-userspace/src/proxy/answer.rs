@@ -60,9 +60,36 @@ pub enum Piece {
     Broken,
 }
 
+/// Bytes below which a piece of a body is copied out of its buffer, at least.
+const SMALL: usize = 2 << 10;
+
 impl Framing {
-    /// Takes what `buffer` has of the body.
-    pub fn take(&mut self, buffer: &mut BytesMut) -> Piece {
+    /// Takes what `buffer` has of the body. `room`: how large buffers are, bytes.
+    ///
+    /// A piece keeps all of the buffer that it was read into, and whoever waits for a slow client
+    /// counts bytes of pieces: small ones are copied, and joined to others behind them.
+    pub fn take(&mut self, buffer: &mut BytesMut, room: usize) -> Piece {
+        let data = match self.next(buffer) {
+            Piece::Data(data) => data,
+            other => return other,
+        };
+        let small = (room / 8).max(SMALL);
+        if data.len() >= small {
+            return Piece::Data(data);
+        }
+        let mut joined = data.to_vec();
+        drop(data);
+        while joined.len() < small
+            && !buffer.is_empty()
+            && let Piece::Data(more) = self.next(buffer)
+        {
+            joined.extend_from_slice(&more);
+        }
+        Piece::Data(joined.into())
+    }
+
+    /// What comes first; what is no data comes again and again.
+    fn next(&mut self, buffer: &mut BytesMut) -> Piece {
         match self {
             Self::Length(0) => Piece::End,
             Self::Length(_) | Self::Close if buffer.is_empty() => Piece::Missing,
@@ -88,12 +115,16 @@ impl Framing {
                     match *chunks {
                         Chunks::End => return Piece::End,
                         Chunks::Broken => return Piece::Broken,
-                        _ if *noise > MAX_NOISE => return Piece::Broken,
+                        _ if *noise > MAX_NOISE => {
+                            *chunks = Chunks::Broken;
+                            return Piece::Broken;
+                        }
                         _ => {}
                     }
                 }
                 match chunks {
                     Chunks::End => Piece::End,
+                    Chunks::Broken => Piece::Broken,
                     _ => Piece::Missing,
                 }
             }

@@ -5,6 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::HashMap,
     io,
     net::SocketAddr,
     path::Path,
@@ -13,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use lb_common::member::MemberId;
 use rustix::io::Errno;
 use tokio::{
     net::{TcpSocket, TcpStream, UnixStream},
@@ -64,9 +66,15 @@ pub(crate) struct Pools {
     /// By slot: the life of it that the connections belong to, and they.
     #[expect(clippy::vec_box, reason = "connections come and go in their boxes")]
     idle: RefCell<Vec<(u32, Vec<Box<Upstream>>)>>,
-    /// A connection came back, or a place became free.
+    /// By slot: requests of this shard that wait for a connection or a place.
+    queues: RefCell<HashMap<MemberId, Rc<Queue>>>,
+}
+
+/// Who waits for one member.
+#[derive(Default)]
+struct Queue {
+    /// A connection came back, or a place became free: one goes on.
     freed: Notify,
-    /// Requests of this shard that wait for one.
     waiting: Cell<usize>,
 }
 
@@ -92,19 +100,25 @@ impl Pools {
 
     /// Takes a connection back. Only what ended cleanly may come here.
     pub(crate) fn put(&self, mut upstream: Box<Upstream>, now: u64) {
+        let id = upstream.key.id;
         // Somebody of another shard waits for a place and could not use this connection.
-        let wanted_elsewhere = self.waiting.get() == 0 && upstream.link.is_wanted();
+        let wanted_elsewhere = !self.is_waited_for(id) && upstream.link.is_wanted();
         if !upstream.may_rest() || wanted_elsewhere {
             return;
         }
         upstream.rest(now);
-        let index = upstream.key.id.0 as usize;
+        let index = id.0 as usize;
         let mut pools = self.idle.borrow_mut();
         if pools.len() <= index {
             pools.resize_with(index + 1, || (0, Vec::new()));
         }
         let (incarnation, idle) = &mut pools[index];
         if *incarnation != upstream.key.incarnation {
+            let age = incarnation.wrapping_sub(upstream.key.incarnation);
+            if !idle.is_empty() && age < u32::MAX / 2 {
+                // The slot has another member by now.
+                return;
+            }
             *incarnation = upstream.key.incarnation;
             idle.clear();
         }
@@ -113,8 +127,17 @@ impl Pools {
             idle.remove(0);
         }
         idle.push(upstream);
-        if self.waiting.get() > 0 {
-            self.freed.notify_waiters();
+        self.freed(id);
+    }
+
+    fn is_waited_for(&self, id: MemberId) -> bool {
+        self.queues.borrow().contains_key(&id)
+    }
+
+    /// There is a connection or a place: one of those who wait for it goes on.
+    fn freed(&self, id: MemberId) {
+        if let Some(queue) = self.queues.borrow().get(&id) {
+            queue.freed.notify_one();
         }
     }
 
@@ -192,7 +215,9 @@ pub(crate) async fn acquire(
             }
             return connected;
         }
-        waiting.get_or_insert_with(|| (member.places.wait(), LocalWait::new(shard)));
+        let id = member.key.id;
+        let (_, own) =
+            waiting.get_or_insert_with(|| (member.places.wait(), LocalWait::new(shard, id)));
         let deadline = deadline.get_or_insert_with(|| {
             let alarm = shard.wheel.alarm();
             if let Some(acquire) = member.spec.acquire {
@@ -200,41 +225,48 @@ pub(crate) async fn acquire(
             }
             alarm
         });
-        if !Box::pin(place_freed(shard, deadline)).await {
+        if !Box::pin(place_freed(shard, own, deadline)).await {
             return Err(ConnectError::Exhausted);
         }
     }
 }
 
 /// Waits for a place; `false`: the deadline came first.
-async fn place_freed(shard: &Shard, deadline: &Alarm) -> bool {
+async fn place_freed(shard: &Shard, own: &LocalWait<'_>, deadline: &Alarm) -> bool {
     // Another shard's place is seen at the next tick only.
     let retry = shard.wheel.alarm();
     retry.set(TICK);
-    let freed = shard.pools.freed.notified();
     tokio::select! {
-        () = freed => true,
+        () = own.queue.freed.notified() => true,
         () = retry.reached() => true,
         () = deadline.reached() => false,
     }
 }
 
-/// One more request of this shard waits; one less when it is dropped.
-struct LocalWait<'a>(&'a Shard);
+/// One more request of this shard waits for a member; one less when it is dropped.
+struct LocalWait<'a> {
+    shard: &'a Shard,
+    id: MemberId,
+    queue: Rc<Queue>,
+}
 
 impl<'a> LocalWait<'a> {
-    fn new(shard: &'a Shard) -> Self {
-        shard.pools.waiting.set(shard.pools.waiting.get() + 1);
+    fn new(shard: &'a Shard, id: MemberId) -> Self {
         shard.tally.up(Number::Waiting);
-        Self(shard)
+        let mut queues = shard.pools.queues.borrow_mut();
+        let queue = Rc::clone(queues.entry(id).or_default());
+        queue.waiting.set(queue.waiting.get() + 1);
+        Self { shard, id, queue }
     }
 }
 
 impl Drop for LocalWait<'_> {
     fn drop(&mut self) {
-        self.0.tally.down(Number::Waiting);
-        let pools = &self.0.pools;
-        pools.waiting.set(pools.waiting.get() - 1);
+        self.shard.tally.down(Number::Waiting);
+        self.queue.waiting.set(self.queue.waiting.get() - 1);
+        if self.queue.waiting.get() == 0 {
+            self.shard.pools.queues.borrow_mut().remove(&self.id);
+        }
     }
 }
 
@@ -283,7 +315,7 @@ async fn connect(
         }
         None => return Err(ConnectError::TimedOut),
     };
-    let link = Link::new(shard, stream, alarm, place);
+    let link = Link::new(shard, stream, alarm, place, member.key.id);
     let reusable = !member.spec.disablereuse;
     Ok(Upstream::new(link, member.key, peer.cloned(), reusable))
 }
@@ -331,7 +363,30 @@ fn is_local(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        pin::pin,
+        task::{Context, Waker},
+    };
+
     use super::*;
+
+    #[test]
+    fn what_becomes_free_wakes_one_of_those_who_wait_for_that_member() {
+        let pools = Pools::default();
+        let (member, other) = (MemberId(1), MemberId(2));
+        let queue = Rc::clone(pools.queues.borrow_mut().entry(member).or_default());
+        let (mut first, mut second) = (pin!(queue.freed.notified()), pin!(queue.freed.notified()));
+        let mut woken = || {
+            let mut cx = Context::from_waker(Waker::noop());
+            [first.as_mut(), second.as_mut()].map(|waiter| waiter.poll(&mut cx).is_ready())
+        };
+        assert_eq!(woken(), [false, false]);
+        pools.freed(other);
+        assert_eq!(woken(), [false, false]);
+        pools.freed(member);
+        let woken = woken();
+        assert_eq!(woken, [true, false]);
+    }
 
     #[test]
     fn want_of_descriptors_is_not_the_members_fault() {

@@ -3,6 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::HashMap,
     io,
     net::SocketAddr,
     rc::{Rc, Weak},
@@ -28,7 +29,7 @@ use super::{
     body::Progress,
     client::{Client, KnownHosts, Timeouts, h2, task},
     manager::Office,
-    plan::Plan,
+    plan::{Key, Plan},
     pool::Pools,
     tls::accept::{self, Opening},
     vhost,
@@ -101,6 +102,8 @@ pub(crate) struct Current {
     /// Room for the request line that is being logged.
     pub(crate) line: RefCell<String>,
     candidates: RefCell<Option<(SocketAddr, Rc<[usize]>)>>,
+    /// How long idle connections to each member are kept.
+    ttls: HashMap<Key, Option<Duration>>,
 }
 
 impl Current {
@@ -295,6 +298,9 @@ impl Shard {
             clock: RefCell::default(),
             line: RefCell::default(),
             candidates: RefCell::default(),
+            ttls: (plan.balancers.iter().flat_map(|balancing| &balancing.members))
+                .map(|member| (member.key, member.spec.ttl))
+                .collect(),
             plan,
         });
         if let Some(former) = self.current.borrow_mut().replace(current) {
@@ -321,14 +327,9 @@ impl Shard {
             return;
         };
         self.pools.sweep(now, |key| {
-            current
-                .plan
-                .balancers
-                .iter()
-                .flat_map(|balancing| &balancing.members)
-                .find(|member| member.key == key)
-                // Nobody's any more: nothing will ask for it again.
-                .map_or(Some(Duration::ZERO), |member| member.spec.ttl)
+            // Nobody's any more: nothing will ask for it again.
+            let of_nobody = Some(Duration::ZERO);
+            current.ttls.get(&key).copied().unwrap_or(of_nobody)
         });
     }
 

@@ -200,7 +200,7 @@ fn body(mut framing: Framing, bytes: &[u8], step: usize) -> (Vec<u8>, Piece, Vec
     let mut data = Vec::new();
     let mut pieces = bytes.chunks(step);
     loop {
-        match framing.take(&mut buffer) {
+        match framing.take(&mut buffer, 8192) {
             Piece::Data(piece) => data.extend_from_slice(&piece),
             Piece::Missing => match pieces.next() {
                 Some(more) => buffer.extend_from_slice(more),
@@ -258,6 +258,39 @@ fn length_ends_where_it_says_and_the_connections_end_where_it_does() {
     );
     let (data, end, _) = body(Framing::Close, b"abcdef", 4);
     assert_eq!((&data[..], end), (&b"abcdef"[..], Piece::Missing));
+}
+
+#[test]
+fn small_pieces_do_not_keep_the_buffer_they_were_read_into() {
+    let read_into = |text: &[u8]| {
+        let mut buffer = BytesMut::with_capacity(8192);
+        buffer.extend_from_slice(text);
+        buffer
+    };
+    let mut buffer = read_into(b"event");
+    let piece = Framing::Close.take(&mut buffer, 8192);
+    assert_eq!(piece, Piece::Data(Bytes::from_static(b"event")));
+    assert!(buffer.try_reclaim(8192), "nobody else has it");
+    let mut buffer = read_into(&[b'x'; 4096]);
+    let piece = Framing::Close.take(&mut buffer, 8192);
+    assert!(!buffer.try_reclaim(8192), "a large one is not copied");
+    drop(piece);
+}
+
+#[test]
+fn small_chunks_that_came_together_go_together() {
+    let mut framing = Framing::Chunked(Chunks::default(), 0);
+    let mut buffer = BytesMut::from(&b"1\r\na\r\n1\r\nb\r\n0\r\n\r\nHTTP"[..]);
+    let piece = framing.take(&mut buffer, 8192);
+    assert_eq!(piece, Piece::Data(Bytes::from_static(b"ab")));
+    assert!(framing.is_end());
+    assert_eq!(framing.take(&mut buffer, 8192), Piece::End);
+    assert_eq!(buffer, b"HTTP"[..]);
+    let mut framing = Framing::Chunked(Chunks::default(), 0);
+    let mut buffer = BytesMut::from(&b"1\r\na\r\nrubbish"[..]);
+    let piece = framing.take(&mut buffer, 8192);
+    assert_eq!(piece, Piece::Data(Bytes::from_static(b"a")));
+    assert_eq!(framing.take(&mut buffer, 8192), Piece::Broken);
 }
 
 proptest! {

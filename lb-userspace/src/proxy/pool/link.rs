@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use lb_common::member::MemberId;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::{
@@ -42,6 +43,8 @@ pub(crate) struct Link {
     pub(super) reader: RefCell<Option<Waker>>,
     pub(super) shard: Rc<Shard>,
     place: Option<Place>,
+    /// The member.
+    id: MemberId,
 }
 
 impl Drop for Link {
@@ -50,12 +53,18 @@ impl Drop for Link {
         self.stream.get_mut().say_goodbye(&mut cx);
         self.shard.tally.down(Number::Open);
         self.place = None;
-        self.shard.pools.freed.notify_waiters();
+        self.shard.pools.freed(self.id);
     }
 }
 
 impl Link {
-    pub(super) fn new(shard: &Rc<Shard>, stream: Line, alarm: Alarm, place: Place) -> Rc<Self> {
+    pub(super) fn new(
+        shard: &Rc<Shard>,
+        stream: Line,
+        alarm: Alarm,
+        place: Place,
+        id: MemberId,
+    ) -> Rc<Self> {
         shard.tally.up(Number::Open);
         Rc::new(Self {
             stream: RefCell::new(stream),
@@ -68,6 +77,7 @@ impl Link {
             reader: RefCell::default(),
             shard: Rc::clone(shard),
             place: Some(place),
+            id,
         })
     }
 

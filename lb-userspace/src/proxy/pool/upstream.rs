@@ -272,7 +272,7 @@ impl Upstream {
     /// The next piece of the body; `None`: it is complete.
     pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         loop {
-            match self.framing.take(&mut self.buffer) {
+            match self.framing.take(&mut self.buffer, self.room) {
                 Piece::Data(data) => return Poll::Ready(Some(Ok(data))),
                 Piece::End => return Poll::Ready(None),
                 Piece::Broken => {

@@ -1,6 +1,11 @@
 //! Which protocol a TLS client gets, and HTTP/2 over TLS with others' clients.
 
-use super::*;
+use std::{
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    thread,
+};
+
+use super::{super::harness::is_alive, *};
 
 /// What curl's request came over.
 fn version(tls: &Tls, name: &str, certificate: &str, args: &[&str]) -> String {
@@ -99,4 +104,52 @@ fn thousands_of_streams_over_tls_are_answered() {
             && said.contains("Application protocol: h2"),
         "{said}"
     );
+}
+
+/// Requests of curl over HTTP/2, many over each connection, until told to stop; what went wrong.
+fn load(tls: &Tls, stop: &AtomicBool, done: &AtomicUsize) -> Vec<String> {
+    const EACH: usize = 50;
+    let mut faults = Vec::new();
+    while !stop.load(Relaxed) {
+        let output = Command::new("curl")
+            .args(["-sS", "--max-time", "20", "--http2", "--cacert"])
+            .arg(tls.path("a.pem"))
+            .args(["--resolve", &format!("a.test:{}:127.0.0.1", tls.port)])
+            .args(["-o", "/dev/null", "-w", "%{http_version} %{http_code}\n"])
+            .arg(format!("https://a.test:{}/[1-{EACH}]", tls.port))
+            .output()
+            .expect("curl is installed");
+        let answers = text(&output.stdout);
+        let good = answers.lines().filter(|line| *line == "2 200").count();
+        done.fetch_add(good, Relaxed);
+        if good != EACH {
+            faults.push(answers + &text(&output.stderr));
+        }
+    }
+    faults
+}
+
+#[test]
+fn no_request_over_tls_fails_when_another_build_takes_over() {
+    let tls = Tls::start(|tls| vec![tls.host("a.test", "a", "Protocols h2 http/1.1")]);
+    let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let faults = thread::scope(|scope| {
+        let loads = [(); 2].map(|()| scope.spawn(|| load(&tls, &stop, &done)));
+        let wait_for_more = || {
+            let target = done.load(Relaxed) + 100;
+            wait_until("requests are answered", || done.load(Relaxed) >= target);
+        };
+        for _ in 0..2 {
+            wait_for_more();
+            let before = tls.sluice.proxy_pid();
+            tls.sluice.ok(&["upgrade"]);
+            assert_ne!(tls.sluice.proxy_pid(), before);
+            wait_for_more();
+            wait_until("the proxy of before left", || !is_alive(before));
+        }
+        stop.store(true, Relaxed);
+        loads.map(|load| load.join().expect("a load"))
+    });
+    assert!(faults.iter().all(Vec::is_empty), "{faults:?}");
+    assert_eq!(tls.sluice.status()["proxy_restarts"], 0);
 }

@@ -182,13 +182,15 @@ fn is_older(now: u64, since: u64, ttl: Option<Duration>) -> bool {
     })
 }
 
-/// A connection to the member: a pooled one that is open and silent, else a new one.
+/// A connection to the member: a pooled one that is open and silent, else a new one. `again`: the
+/// request is one that can be sent again.
 pub(crate) async fn acquire(
     shard: &Rc<Shard>,
     member: &Destination,
     peer: Option<&Arc<Peer>>,
     address: SocketAddr,
     connect_timeout: Duration,
+    again: bool,
 ) -> Result<Box<Upstream>, ConnectError> {
     let mut waiting = None;
     let mut deadline = None;
@@ -198,7 +200,7 @@ pub(crate) async fn acquire(
             if is_older(shard.wheel.now(), upstream.idle_since, member.spec.ttl) {
                 continue;
             }
-            if upstream.is_silent() {
+            if upstream.is_silent(again) {
                 return Ok(upstream);
             }
         }

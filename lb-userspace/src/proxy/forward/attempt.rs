@@ -78,6 +78,7 @@ pub(super) async fn attempt(
             named.as_ref(),
             address,
             connect_timeout,
+            safe && !replayed,
         )
         .await
         .map_err(|error| {

@@ -68,6 +68,10 @@ pub(crate) fn member() -> SocketAddr {
     address
 }
 
+fn name_of(field: &str) -> &str {
+    field.split(':').next().unwrap_or(field)
+}
+
 fn echo(stream: &TcpStream) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut writer = stream;
@@ -98,7 +102,8 @@ fn echo(stream: &TcpStream) -> std::io::Result<()> {
         }
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
-        fields.sort();
+        // Stable: which of one name comes first means something.
+        fields.sort_by(|a: &String, b| name_of(a).cmp(name_of(b)));
         let text = format!("{}\n{}\n", first.trim_end(), fields.join("\n"));
         write!(
             writer,

@@ -10,6 +10,8 @@ mod cast;
 mod checks;
 #[path = "parity/failover.rs"]
 mod failover;
+#[path = "parity/framing.rs"]
+mod framing;
 #[expect(
     dead_code,
     reason = "written for tests of the server, which use all of it"
@@ -24,6 +26,8 @@ mod hosts;
 mod peers;
 #[path = "parity/policies.rs"]
 mod policies;
+#[path = "parity/reverse.rs"]
+mod reverse;
 #[path = "parity/rewriting.rs"]
 mod rewriting;
 #[path = "parity/sessions.rs"]

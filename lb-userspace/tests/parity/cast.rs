@@ -2,7 +2,8 @@
 //!
 //! `?a=WHAT&b=WHAT`: what the member `a`, and what `b` does; each looks for its own name alone. WHAT
 //! is a status to answer with, `close` (without an answer), `half` (of an answer, then close),
-//! `big` (50 kB), `hold` (until it is let go), or the name of an answer in [`Actor::learn`].
+//! `big` (50 kB), `hold` (until it is let go), `switch` (to what `Upgrade` says), or the name of an
+//! answer in [`Actor::learn`]. Fields `X-Give...: LINE` put LINE into the head of the answer.
 
 use std::{
     collections::HashMap,
@@ -38,6 +39,9 @@ struct Part {
     /// Whole answers by name.
     answers: Mutex<HashMap<&'static str, Vec<u8>>>,
 }
+
+/// What a member can be told besides statuses and answers; anything else is answered with 599.
+const WORDS: [&str; 5] = ["close", "half", "big", "hold", "switch"];
 
 impl Actor {
     /// At an address of its own, where connections are refused until it rises.
@@ -132,6 +136,7 @@ impl Part {
             let status = match what.map(str::parse) {
                 _ if target.ends_with("/health") => self.health.load(Relaxed),
                 Some(Ok(status)) => status,
+                Some(_) if !WORDS.contains(&what.unwrap_or_default()) => 599,
                 _ => 200,
             };
             match what {
@@ -154,10 +159,13 @@ impl Part {
                 body.clear();
             }
             let host = field(&head, "host").unwrap_or_default();
+            let given = head.lines().filter_map(|line| line.split_once(": "));
+            let given = given.filter(|(name, _)| name.to_ascii_lowercase().starts_with("x-give"));
+            let given: String = given.map(|(_, line)| format!("{line}\r\n")).collect();
             write!(
                 { stream },
                 "HTTP/1.1 {status} Played\r\nServer: actor\r\nContent-Type: text/plain\r\n\
-                 X-Member: {}\r\nX-Saw: {target} {host}\r\nContent-Length: {length}\r\n\r\n{body}",
+                 X-Member: {}\r\nX-Saw: {target} {host}\r\n{given}Content-Length: {length}\r\n\r\n{body}",
                 self.name,
             )?;
             if what == Some("half") {

@@ -61,15 +61,21 @@ fn checks_take_members_out_and_bring_them_back() {
         // What ends the error, long before retry does, is the check.
         back("tcp", "x");
     }
+    for side in &stage.sides {
+        wait_until("a disabled member is checked", || {
+            !side.actor("f").heads().is_empty()
+        });
+    }
     let checks = stage.sides.each_ref().map(|side| {
-        ["a", "c", "d", "e", "f"].map(|name| {
+        ["a", "c", "d", "f", "e", "x"].map(|name| {
             let heads = side.actor(name).heads();
             let mut heads = heads.iter().filter(|head| !head.contains("/x "));
             heads.next().map(|head| side.without_ports(head))
         })
     });
     let [theirs, ours] = checks;
-    assert!(theirs[..3].iter().all(Option::is_some), "{theirs:?}");
+    assert!(theirs[..4].iter().all(Option::is_some), "{theirs:?}");
+    assert_eq!(theirs[4..], [None, None], "stopped; TCP alone");
     for (theirs, ours) in theirs.iter().zip(&ours) {
         assert_eq!(theirs, ours, "httpd, sluice");
     }

@@ -149,6 +149,12 @@ impl Stage {
         );
     }
 
+    /// Asks both and says what differs.
+    pub(super) fn differs(&self, line: &str, fields: &[&str]) -> Option<String> {
+        let [theirs, ours] = self.sides.each_ref().map(|side| side.ask(line, fields));
+        (theirs != ours).then(|| format!("{line} {fields:?}\nhttpd:  {theirs:?}\nsluice: {ours:?}"))
+    }
+
     fn differences_in(&self, scene: &Scene<'_>) -> Option<String> {
         let [theirs, ours] = self.sides.each_ref().map(|side| side.run(scene));
         let names = |seen: &[Seen]| seen.iter().map(name_of).collect::<Vec<_>>().join(" ");
@@ -216,6 +222,7 @@ impl Side {
             false => "Connection: close\r\n",
         };
         let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
+        let fields = self.with_ports(&fields);
         let mut request = format!("{line} HTTP/1.1\r\n{host}{fields}{close}\r\n").into_bytes();
         request.extend_from_slice(body);
         self.raw(&request)
@@ -223,18 +230,33 @@ impl Side {
 
     /// What comes back for these bytes.
     pub(super) fn raw(&self, request: &[u8]) -> Seen {
-        let answer = exchange(("127.0.0.1", self.port), request);
-        let mut seen = seen(&answer).unwrap_or(Seen {
+        self.read(&exchange(("127.0.0.1", self.port), request))
+    }
+
+    /// What an answer says, with names in the place of addresses.
+    pub(super) fn read(&self, answer: &[u8]) -> Seen {
+        let mut seen = seen(answer).unwrap_or(Seen {
             status: 0,
             fields: Vec::new(),
             body: String::new(),
         });
+        // Fields of pages for malformed requests (docs/differences.md).
+        if seen.status == 400 {
+            seen.fields.retain(|(name, _)| name != "x-told");
+        }
         // The members of the two differ in their ports alone, and so do the two.
         for (_, value) in &mut seen.fields {
             *value = self.without_ports(value);
         }
         seen.body = self.without_ports(&seen.body);
         seen
+    }
+
+    /// With addresses in the place of members' names in braces.
+    fn with_ports(&self, text: &str) -> String {
+        self.actors.iter().fold(text.to_owned(), |text, actor| {
+            text.replace(&format!("{{{}}}", actor.name), &actor.address.to_string())
+        })
     }
 
     /// With names in the place of addresses.

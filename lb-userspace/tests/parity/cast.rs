@@ -161,7 +161,7 @@ impl Part {
             let host = field(&head, "host").unwrap_or_default();
             let given = head.lines().filter_map(|line| line.split_once(": "));
             let given = given.filter(|(name, _)| name.to_ascii_lowercase().starts_with("x-give"));
-            let given: String = given.map(|(_, line)| format!("{line}\r\n")).collect();
+            let given: String = given.flat_map(|(_, line)| [line, "\r\n"]).collect();
             write!(
                 { stream },
                 "HTTP/1.1 {status} Played\r\nServer: actor\r\nContent-Type: text/plain\r\n\

@@ -7,7 +7,7 @@ use super::{
 };
 
 /// 200 kB.
-const LARGE: [u8; 200_000] = [b'x'; 200_000];
+static LARGE: [u8; 200_000] = [b'x'; 200_000];
 
 #[test]
 fn dead_members_are_passed_over_as_often_as_httpd_does() {

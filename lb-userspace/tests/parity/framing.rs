@@ -407,7 +407,7 @@ fn switch(side: &Side, path: &str, fields: &str) -> (String, Vec<String>, String
         stream.read_exact(&mut bytes).expect("tunnelled");
         back = String::from_utf8_lossy(&bytes).into_owned();
         let upgrade = field(&head, "upgrade").unwrap_or_default();
-        back += &format!(" by {upgrade}");
+        back.extend([" by ", &upgrade]);
     }
     let heads = side.actor("a").heads().split_off(before);
     let wishes = heads.iter().map(|head| {

@@ -68,9 +68,13 @@ pub(super) struct Scene<'a> {
 /// `expected`: who answers each request: a member's name, `a/503` with a status of its, or an own
 /// status alone.
 pub(super) fn scene<'a>(name: &'a str, lines: &str, asks: &[Ask], expected: &'a str) -> Scene<'a> {
-    let line = |line: &str| match line.starts_with('{') {
-        true => format!("BalancerMember http://{line}\n"),
-        false => format!("{line}\n"),
+    let line = |line: &'_ str| {
+        let start = if line.starts_with('{') {
+            "BalancerMember http://"
+        } else {
+            ""
+        };
+        [start, line, "\n"].concat()
     };
     Scene {
         name,
@@ -120,14 +124,11 @@ impl Stage {
 
     /// Runs scenes, each with a balancer of its own at a path of its name.
     pub(super) fn play(up: &[&'static str], down: &[&'static str], scenes: &[Scene<'_>]) {
-        let text: String = scenes
-            .iter()
-            .map(|Scene { name, lines, .. }| {
-                format!(
-                    "<Proxy balancer://{name}>\n{lines}</Proxy>\nProxyPass /{name}/ balancer://{name}/\n"
-                )
-            })
-            .collect();
+        let mut text = String::new();
+        for Scene { name, lines, .. } in scenes {
+            text.extend(["<Proxy balancer://", name, ">\n", lines, "</Proxy>\n"]);
+            text.extend(["ProxyPass /", name, "/ balancer://", name, "/\n"]);
+        }
         let Some(stage) = Self::start(up, down, &text) else {
             return;
         };
@@ -213,15 +214,13 @@ impl Side {
     /// One request with what follows its head, on a connection of its own. A connection that ends
     /// without an answer is status 0.
     pub(super) fn send(&self, line: &str, fields: &[&str], body: &[u8]) -> Seen {
-        let host = match fields.iter().any(|field| field.starts_with("Host:")) {
-            true => "",
-            false => "Host: site.test\r\n",
+        let unless = |name: &str, line: &'static str| {
+            let has = fields.iter().any(|field| field.starts_with(name));
+            if has { "" } else { line }
         };
-        let close = match fields.iter().any(|field| field.starts_with("Connection:")) {
-            true => "",
-            false => "Connection: close\r\n",
-        };
-        let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
+        let host = unless("Host:", "Host: site.test\r\n");
+        let close = unless("Connection:", "Connection: close\r\n");
+        let fields: String = fields.iter().flat_map(|field| [field, "\r\n"]).collect();
         let fields = self.with_ports(&fields);
         let mut request = format!("{line} HTTP/1.1\r\n{host}{fields}{close}\r\n").into_bytes();
         request.extend_from_slice(body);

@@ -208,6 +208,14 @@ pub struct Balancer {
     pub at: Place,
 }
 
+impl Balancer {
+    /// Its name as the configuration writes it, for messages and variables: several virtual hosts may
+    /// each have one of this name.
+    pub fn written(&self) -> &str {
+        self.manage.written.as_ref().unwrap_or(&self.name)
+    }
+}
+
 /// `lbmethod=`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LbMethod {

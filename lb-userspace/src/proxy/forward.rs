@@ -427,8 +427,6 @@ async fn forward(
     add_fields(exchange, parts, asked);
     let mut outgoing = Outgoing::new(exchange, parts, said, body).await?;
 
-    // Members differ in what they put before it.
-    let asked_for = std::mem::take(&mut outgoing.parts.uri);
     let mut attempts = Attempts::default();
     // A clock that was just read does for the first election; an upload takes its time.
     let mut now_ns = match outgoing.body {
@@ -448,7 +446,7 @@ async fn forward(
                 Attempt::Failed(Failure::plain(StatusCode::SERVICE_UNAVAILABLE).because(reason))
             })?;
         let member = &balancing.members[elected.member];
-        let target = target(member, path.as_deref(), &asked_for)?;
+        let target = target(member, path.as_deref(), &outgoing.asked_for)?;
         exchange.engage(
             balancer,
             elected.member,
@@ -464,7 +462,7 @@ async fn forward(
             Ok(answered) => return Ok(answered),
             Err(Attempt::Unreached(failure)) => failure,
             Err(other) => {
-                say_proxy_error(exchange, &other, asked_for.path());
+                say_proxy_error(exchange, &other, outgoing.asked_for.path());
                 return Err(other);
             }
         };

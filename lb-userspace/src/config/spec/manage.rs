@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Sticky;
+
 /// What the balancer-manager may do with a balancer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manage {
@@ -16,6 +18,13 @@ pub struct Manage {
     pub nonce: Nonce,
     /// `BalancerPersist`: changes outlive the process.
     pub persist: bool,
+    /// How the configuration calls it, where its name had to be made unique.
+    #[serde(default)]
+    pub written: Option<String>,
+    /// Of a balancer without `stickysession`: what it goes by once the manager gives it one. Cookie
+    /// and path do not count.
+    #[serde(default)]
+    pub sticky: Option<Sticky>,
 }
 
 /// `nonce`: what a change has to carry.

@@ -25,6 +25,8 @@ use crate::{
 pub(super) struct Outgoing<'a> {
     /// Head, in its place: it is large.
     pub(super) parts: &'a mut Parts,
+    /// What the client asked for: members differ in what they put before its path.
+    pub(super) asked_for: Uri,
     /// Body, until it went out.
     pub(super) body: RequestBody,
     /// How far it is.
@@ -101,6 +103,7 @@ impl<'a> Outgoing<'a> {
         parts.version = Version::HTTP_11;
         Ok(Self {
             upgrade: said.upgrade.filter(|_| may_switch),
+            asked_for: std::mem::take(&mut parts.uri),
             parts,
             body,
             progress,

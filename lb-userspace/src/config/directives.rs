@@ -4,11 +4,12 @@
 //! Messages are httpd's where it has one (apache.md 1.4).
 
 use super::{
-    draft::{Draft, Mark},
+    draft::{Asked, AskedFor, Draft, Mark},
     report::Severity,
     spec::Place,
     syntax::{conditions::Condition, tree::Node},
     value,
+    variables::asked_for as variables_asked_for,
 };
 
 mod access;
@@ -306,6 +307,20 @@ impl Call<'_, '_> {
         self.node.place()
     }
 
+    /// Remembers which variables of TLS its arguments ask for: not all of mod_ssl's are there.
+    fn note_variables(&mut self) {
+        for (index, word) in self.node.args.iter().enumerate() {
+            for name in variables_asked_for(&word.text) {
+                let asked = Asked {
+                    name: name.to_owned(),
+                    by: AskedFor::Value,
+                    mark: self.mark(index),
+                };
+                self.draft.asked.push(asked);
+            }
+        }
+    }
+
     /// An error, and goes on.
     pub(crate) fn error(&mut self, fault: Fault) {
         self.say(Severity::Error, fault);
@@ -362,7 +377,7 @@ impl Directive {
 /// A member of a balancer as a `BalancerMember` of its URL alone would make it; for those that are
 /// added while it runs. The error says what is wrong with the URL.
 pub(crate) fn member_of_url(url: &str) -> Result<super::spec::Member, String> {
-    let url = keys::worker_url(url)?;
+    let url = keys::member_url(url)?;
     Ok(keys::member(&url, Place::default()))
 }
 
@@ -487,8 +502,14 @@ fn start(call: &mut Call<'_, '_>) -> Result<Option<Scope>, Fault> {
         return Err(Fault::new(message).help(format!("usage: {} {}", row.name, row.syntax)));
     }
     match row.effect {
-        Effect::Apply(apply) => apply(call).map(|()| None),
-        Effect::Section(open) => open(call).map(Some),
+        Effect::Apply(apply) => {
+            call.note_variables();
+            apply(call).map(|()| None)
+        }
+        Effect::Section(open) => {
+            call.note_variables();
+            open(call).map(Some)
+        }
         Effect::Only(values) => {
             if row.arity == Arity::Flag {
                 call.flag()?;

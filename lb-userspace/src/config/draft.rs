@@ -66,6 +66,31 @@ pub(crate) struct Draft<'a> {
     pub reports: Reports,
     /// Families of directives whose notice was given.
     pub noticed: Vec<&'static str>,
+    /// Variables of requests that are asked for and may be none, in order.
+    pub asked: Vec<Asked>,
+}
+
+/// A variable of requests that something asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    /// As written.
+    pub name: String,
+    /// What for.
+    pub by: AskedFor,
+    /// Where.
+    pub mark: Mark,
+}
+
+/// What a variable is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AskedFor {
+    /// Its value.
+    Value,
+    /// Which requests have a line in a log: those that have it, or have it not.
+    Log {
+        /// Those that have it.
+        present: bool,
+    },
 }
 
 /// One `Listen`.
@@ -343,6 +368,7 @@ impl<'a> Draft<'a> {
             rewrites: BTreeMap::new(),
             reports,
             noticed: Vec::new(),
+            asked: Vec::new(),
         }
     }
 

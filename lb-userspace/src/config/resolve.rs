@@ -19,6 +19,7 @@ mod rewrite;
 mod routes;
 mod steer;
 mod tls;
+mod variables;
 mod workers;
 
 pub(crate) use workers::stable_route;
@@ -29,6 +30,7 @@ pub(super) fn resolve(mut draft: Draft<'_>, file: &Path) -> Loaded {
     rewrite::make_workers(&mut draft);
     let names = workers::collect(&mut draft, &mut balancers);
     rewrite::resolve(&mut draft, &names);
+    variables::warn(&mut draft);
     let mut hosts = Vec::new();
     for index in 0..draft.hosts.len() {
         hosts.push(host(&mut draft, index, &names, file));

@@ -17,6 +17,7 @@ mod http2;
 mod refused;
 mod steer;
 mod tls;
+mod variables;
 
 /// Reads a text as /etc/sluice.conf.
 fn read(text: impl Into<Vec<u8>>) -> Loaded {

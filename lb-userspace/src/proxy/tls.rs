@@ -33,6 +33,7 @@ pub(crate) mod member;
 mod name;
 pub(crate) mod outcome;
 pub(crate) mod validity;
+mod variables;
 pub(crate) mod verify;
 
 pub use member::Peers;

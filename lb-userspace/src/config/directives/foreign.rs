@@ -63,7 +63,6 @@ const NAMES: &[&str] = &[
     "ProxyExpressDBMType",
     // mod_ssl.
     "SSLSessionTicketKeyFile",
-    "SSLRequireSSL",
     "SSLRequire",
     "SSLOpenSSLConfCmd",
     "SSLPolicy",

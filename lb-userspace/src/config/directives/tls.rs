@@ -37,6 +37,7 @@ pub(super) const TABLE: &[Directive] = &[
     row("SSLStaplingFakeTryLater", Contexts::SERVER, Arity::Flag, "On|Off", "of SSLUseStapling On", STAPLING),
     row("SSLInsecureRenegotiation", Contexts::SERVER, Arity::Flag, "Off", "renegotiation: there is none at all", Effect::Only(&["off"])).or("Off"),
     row("SSLStrictSNIVHostCheck", Contexts::SERVER, Arity::Flag, "Off", "whether clients that name no host are refused", Effect::Only(&["off"])).or("Off"),
+    row("SSLRequireSSL", Contexts::SECTIONS, Arity::Any, "", "refuses requests that did not come by TLS with 403", Effect::Apply(require_tls)),
     row("SSLVHostSNIPolicy", Contexts::MAIN, Arity::One, "secure", "which requests are taken on a connection that was made for another name: those for hosts with the same certificates, protocols and cipher suites, others are answered with 421", Effect::Only(&["secure"])).or("secure"),
     row("SSLFIPS", Contexts::MAIN, Arity::Flag, "Off", "FIPS mode of the library", Effect::Only(&["off"])).or("Off"),
     row("SSLCryptoDevice", Contexts::MAIN, Arity::One, "builtin", "hardware for OpenSSL", Effect::Only(&["builtin"])).or("builtin"),
@@ -101,6 +102,14 @@ fn engine(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     };
     let mark = call.mark(0);
     call.host().tls.engine = Some((on, mark));
+    Ok(())
+}
+
+fn require_tls(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    if call.count() > 0 {
+        return Err(Fault::new("SSLRequireSSL takes no arguments").at(0));
+    }
+    call.policy().requires_tls = true;
     Ok(())
 }
 

@@ -40,6 +40,8 @@ pub struct Policy {
     pub unset_env: Vec<String>,
     /// `Require`; a later layer's counts, unless it says otherwise.
     pub access: Option<Rule>,
+    /// `SSLRequireSSL`: refuses who does not speak TLS, whatever other layers say.
+    pub requires_tls: bool,
     /// `AuthMerging`.
     pub auth_merging: AuthMerging,
     /// `Order`, `Allow`, `Deny`; a later layer's count.

@@ -17,6 +17,7 @@ mod answers;
 mod balancer;
 mod connection;
 mod foreign;
+mod forwarding;
 mod guard;
 mod headers;
 mod health;
@@ -390,7 +391,7 @@ pub(crate) fn direct_member(url: &super::url::WorkerUrl, place: Place) -> super:
 }
 
 /// The parts of the table, with titles, in the order of the documentation.
-pub(crate) const PARTS: [(&str, &[Directive]); 21] = [
+pub(crate) const PARTS: [(&str, &[Directive]); 22] = [
     ("Files and conditions", server::READING),
     ("Servers and virtual hosts", server::TABLE),
     ("Sections", sections::TABLE),
@@ -411,6 +412,7 @@ pub(crate) const PARTS: [(&str, &[Directive]); 21] = [
     ("Logs", log::TABLE),
     ("XDP, guard and sluice itself", guard::TABLE),
     ("L4 steering", steer::TABLE),
+    ("Forward proxies, gateways, buffers", forwarding::TABLE),
     ("Accepted for httpd's sake", process::TABLE),
 ];
 

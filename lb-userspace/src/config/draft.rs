@@ -68,6 +68,32 @@ pub(crate) struct Draft<'a> {
     pub noticed: Vec<&'static str>,
     /// Variables of requests that are asked for and may be none, in order.
     pub asked: Vec<Asked>,
+    /// What must not be for a member.
+    pub elsewhere: Vec<Elsewhere>,
+}
+
+/// A directive about requests to other hosts.
+#[derive(Clone, Debug)]
+pub(crate) struct Elsewhere {
+    /// Its name.
+    pub directive: &'static str,
+    /// What it is for.
+    pub applies: Applies,
+    /// Where.
+    pub mark: Mark,
+}
+
+/// Which URLs a directive about other hosts is for.
+#[derive(Clone, Debug)]
+pub(crate) enum Applies {
+    /// All.
+    Everything,
+    /// Those that begin with this, lower case.
+    Prefix(String),
+    /// Those that match.
+    Pattern(crate::pattern::Pattern),
+    /// Those whose host has this in its name, lower case.
+    Host(String),
 }
 
 /// A variable of requests that something asks for.
@@ -160,6 +186,16 @@ pub(crate) struct HostDraft {
     pub preserve_host: Option<bool>,
     /// `ProxyAddHeaders`
     pub add_headers: Option<bool>,
+    /// `StrictHostCheck`
+    pub strict_host: Option<bool>,
+    /// `SSLStrictSNIVHostCheck`
+    pub strict_sni: Option<bool>,
+    /// `Proxy100Continue`
+    pub forwards_expect: Option<bool>,
+    /// `ProxySourceAddress`, and where.
+    pub source_address: Option<(std::net::IpAddr, Mark)>,
+    /// `ProxyReceiveBufferSize`, and where; `None` within: the system's.
+    pub receive_buffer: Option<(Option<u32>, Mark)>,
     /// `ProxyVia`
     pub via: Option<spec::Via>,
     /// `ProxyMaxForwards`; below 0: none.
@@ -369,6 +405,7 @@ impl<'a> Draft<'a> {
             reports,
             noticed: Vec::new(),
             asked: Vec::new(),
+            elsewhere: Vec::new(),
         }
     }
 

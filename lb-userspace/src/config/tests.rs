@@ -13,6 +13,7 @@ use super::{
 mod accepted;
 mod balancers;
 mod bounds;
+mod forwarding;
 mod http2;
 mod refused;
 mod steer;

@@ -232,6 +232,25 @@ async fn respond(
             name.unwrap_or("(none)"),
         );
         Some(Failure::plain(StatusCode::MISDIRECTED_REQUEST))
+    } else if tls::lacks_name(&current.plan, &client, &candidates, exchange.host) {
+        let reason = Reason::AccessDenied;
+        info!(
+            target: LOG,
+            reason = reason.name(),
+            "[client {}] AH02033: No hostname was provided via SNI for a name based virtual host", client.peer
+        );
+        Some(Failure::plain(StatusCode::FORBIDDEN).because(reason))
+    } else if spec.hosts[candidates[0]].naming.strict_host
+        && let Some(name) = name
+        && !vhost::is_asked_for(&spec.hosts, &candidates, exchange.host, name)
+        && exchange.host().name != name
+    {
+        warn!(
+            target: LOG,
+            reason = Reason::BadRequest.name(),
+            "[client {}] AH10157: Requested hostname '{name}' did not match any ServerName/ServerAlias in the matching virtual host", client.peer
+        );
+        Some(Failure::plain(StatusCode::BAD_REQUEST))
     } else {
         None
     };

@@ -152,7 +152,10 @@ mod tests {
                 ids_in_sources(&path, into);
             } else if name != Some("tests.rs") && name.is_some_and(|name| name.ends_with(".rs")) {
                 let text = std::fs::read_to_string(&path).expect("a source");
-                let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+                let code = text
+                    .split("#[cfg(test)]\nmod tests {")
+                    .next()
+                    .unwrap_or_default();
                 let code = code.lines();
                 let code = code.filter(|line| !line.trim_start().starts_with("//"));
                 into.extend(code.flat_map(ids).map(str::to_owned));

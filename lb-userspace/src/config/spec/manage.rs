@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Sticky;
+use super::{Balancer, Sticky};
 
 /// What the balancer-manager may do with a balancer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,4 +37,12 @@ pub enum Nonce {
     Fixed(String),
     /// `None`: nothing can be changed (apache.md 4).
     Off,
+}
+
+impl Balancer {
+    /// Its name as the configuration writes it, for messages and variables: several virtual hosts may
+    /// each have one of this name.
+    pub fn written(&self) -> &str {
+        self.manage.written.as_ref().unwrap_or(&self.name)
+    }
 }

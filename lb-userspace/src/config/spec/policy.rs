@@ -56,6 +56,8 @@ pub struct Policy {
     pub preserve_host: Option<bool>,
     /// `ProxyAddHeaders`; a later layer's counts.
     pub add_headers: Option<bool>,
+    /// `Proxy100Continue`; a later layer's counts.
+    pub forwards_expect: Option<bool>,
     /// `ProxyPassInterpolateEnv`; a later layer's counts.
     pub interpolate: Option<bool>,
     /// `ProxyPassReverseCookiePath`: what a path of a cookie begins with, and the whole path that

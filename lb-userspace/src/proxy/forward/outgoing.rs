@@ -52,12 +52,14 @@ impl<'a> Outgoing<'a> {
         let present = said.present;
         let mut go = None;
         let body = body.filter(|body| !http_body::Body::is_end_stream(body));
-        if body.is_none() && present.has(Present::EXPECT) {
+        let expects = present.has(Present::EXPECT);
+        let forwards = expects && policy::forwards_expect(exchange);
+        if expects && (body.is_none() || !forwards) {
             parts.headers.remove(header::EXPECT);
         }
         let (body, progress) = match body {
             None => (RequestBody::Empty, Rc::clone(&exchange.shard.no_upload)),
-            Some(body) if present.has(Present::EXPECT) => {
+            Some(body) if forwards => {
                 let given = Rc::new(Go::default());
                 go = Some(Rc::clone(&given));
                 RequestBody::expected(body, Expectation::new(given, exchange.shard.wheel.alarm()))

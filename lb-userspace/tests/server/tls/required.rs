@@ -61,3 +61,51 @@ fn who_did_not_come_by_tls_is_refused_where_it_is_required() {
     let refused = "AH02219: access to /required/x failed, reason: SSL connection required";
     wait_until("it is told", || tls.sluice.log().contains(refused));
 }
+
+#[test]
+fn who_names_no_host_is_refused_where_names_are_wanted() {
+    let strict = "SSLStrictSNIVHostCheck on";
+    // As observed of httpd: which of the two say so, statuses for both by name and without.
+    for (first, second, expected) in [
+        ("", "", [200, 200]),
+        (strict, "", [403, 403]),
+        ("", strict, [200, 403]),
+    ] {
+        let tls = Tls::start(|tls| {
+            vec![
+                tls.host("a.test", "a", first),
+                tls.host("b.test", "a", second),
+            ]
+        });
+        let url = format!("https://127.0.0.1:{}/", tls.port);
+        let status = |host: &str| {
+            let output = Command::new("curl")
+                .args([
+                    "-sSk",
+                    "--max-time",
+                    "20",
+                    "-o",
+                    "/dev/null",
+                    "-w",
+                    "%{http_code}",
+                ])
+                .args(["-H", &format!("Host: {host}"), &url])
+                .output()
+                .expect("curl is installed");
+            text(&output.stdout)
+        };
+        let seen = [status("a.test"), status("b.test")];
+        assert_eq!(
+            seen,
+            expected.map(|status: u16| status.to_string()),
+            "{first:?} {second:?}"
+        );
+        assert_eq!(tls.get("a.test", "a", &[]), "m");
+    }
+    let alone = Tls::start(|tls| vec![tls.host("a.test", "a", strict)]);
+    let url = format!("https://127.0.0.1:{}/", alone.port);
+    let output = Command::new("curl")
+        .args(["-sSk", "--max-time", "20", &url])
+        .output();
+    assert_eq!(text(&output.expect("curl is installed").stdout), "m");
+}

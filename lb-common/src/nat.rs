@@ -252,8 +252,13 @@ where
                 && is.service_port == headers.destination_port.0
                 && is.client.words() == headers.source.words()
                 && is.destination.words() == headers.destination.words()
-                && !(headers.is_syn() && entry.state() == State::CLOSING)
             {
+                // Its ports again, for another connection: in the same place, for there its next
+                // packets look first.
+                if headers.is_syn() && entry.state() == State::CLOSING {
+                    free = (true, index, port, is.value);
+                    break;
+                }
                 if !is_quoted {
                     let fin = seen::CLIENT_FIN;
                     go_on(headers, index, entry, is.seen, fin, ages.now, tables);

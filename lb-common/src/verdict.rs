@@ -138,7 +138,8 @@ reasons! {
     UNPACKED = 43, "unpacked", Pass;
     /// No member may take it.
     NO_MEMBER = 48, "no_member", Drop;
-    /// Too large for the way to its member, and the sender was not told: answers are used up.
+    /// Too large for the way to its member, and the sender was not told: answers are used up, or
+    /// it is a later fragment or an ICMP error.
     TOO_BIG = 49, "too_big", Drop;
     /// Its time to live ends here.
     TTL_EXPIRED = 50, "ttl_expired", Drop;
@@ -146,7 +147,8 @@ reasons! {
     NO_NEIGHBOUR = 51, "no_neighbour", Drop;
     /// A later fragment whose first was not seen.
     FRAGMENT_UNKNOWN = 52, "fragment_unknown", Drop;
-    /// Other ICMP to a service's address.
+    /// Echo to a service's address that is not answered; under `nat` an ICMP error about a
+    /// connection that is not known.
     ICMP_TO_VIP = 53, "icmp_to_vip", Drop;
     /// No source port is left towards that member.
     NO_PORT = 54, "no_port", Drop;

@@ -132,6 +132,25 @@ pub(super) fn cases() -> Vec<Case> {
                 (tcp(flags::ACK), id, Reason::STEERED),
             ],
         ));
+        // One source port: a second entry for the same ends has no place.
+        let one = translator(&members[..1], 1);
+        let (_, sent) = Model::new(&one).travel(&tcp(flags::SYN));
+        let back = |flags| answer(&sent, flags);
+        cases.push(case(
+            &format!("{client} connects, closes and connects again"),
+            &one,
+            vec![
+                (tcp(flags::SYN), id, Reason::STEERED_NEW),
+                (back(flags::SYN | flags::ACK), id, Reason::RETURNED),
+                (tcp(flags::ACK | flags::FIN), id, Reason::STEERED),
+                (back(flags::ACK | flags::FIN), id, Reason::RETURNED),
+                (tcp(flags::ACK), id, Reason::STEERED),
+                (tcp(flags::SYN), id, Reason::STEERED_NEW),
+                (back(flags::SYN | flags::ACK), id, Reason::RETURNED),
+                (tcp(flags::ACK), id, Reason::STEERED),
+                (back(flags::ACK), id, Reason::RETURNED),
+            ],
+        ));
     }
     let setup = translator(&four, 1000);
     let udp = Packet::udp(CLIENT4, "203.0.113.80:5001", 40);

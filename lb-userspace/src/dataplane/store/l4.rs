@@ -170,8 +170,47 @@ impl L4 {
         flows.map(|flow| flow.entry.member()).collect()
     }
 
+    /// Has the packet path find no flow of these services any more.
+    pub(super) fn forget_flows(&self, services: &HashSet<u16>) {
+        let of = |id: u64| services.contains(&(id as u16));
+        for cell in (0..self.flows4.len()).filter_map(|set| self.flows4.cell(set)) {
+            for [key, value] in &cell.ways {
+                forget(value, || {
+                    of(u64::from(Flow4Key::of_word(key.load(Relaxed)).service))
+                });
+            }
+        }
+        for cell in (0..self.flows6.len()).filter_map(|set| self.flows6.cell(set)) {
+            for (tail, value) in cell.tails.iter().zip(&cell.values) {
+                forget(value, || of(service_of(tail.load(Relaxed), 4)));
+            }
+        }
+        for cell in (0..self.nat.len()).filter_map(|at| self.nat.cell(at)) {
+            forget(&cell.words[0], || {
+                of(service_of(cell.words[1].load(Relaxed), 6))
+            });
+        }
+    }
+
+    /// Flows of two services in the first set of `FLOWS6` and one of the second in `NAT`.
+    #[cfg(test)]
+    pub(in crate::dataplane) fn plant(&self, a: u16, b: u16, value: u64) {
+        let cell = self.flows6.cell(0).expect("a set");
+        for (way, service) in [a, b, a].into_iter().enumerate() {
+            let [low, high] = service.to_ne_bytes();
+            let tail = u64::from_ne_bytes([0, 1, 0, 2, low, high, 0, 0]);
+            cell.tails[way].store(tail, Relaxed);
+            cell.values[way].store(value, Relaxed);
+        }
+        let cell = self.nat.cell(0).expect("an entry");
+        let [low, high] = b.to_ne_bytes();
+        let ports = u64::from_ne_bytes([0, 1, 0, 2, 0, 3, low, high]);
+        cell.words[1].store(ports, Relaxed);
+        cell.words[0].store(value, Relaxed);
+    }
+
     /// Every connection of `NAT`.
-    fn rewritten(&self) -> impl Iterator<Item = Flow> {
+    pub(in crate::dataplane) fn rewritten(&self) -> impl Iterator<Item = Flow> {
         (0..self.nat.len()).filter_map(|at| {
             let cell = self.nat.cell(at)?;
             let before = Entry(cell.words[0].load(Acquire));
@@ -203,6 +242,27 @@ fn link(words: &[AtomicU64; 3]) -> Link {
         ifindex,
         mtu,
     }
+}
+
+/// Empties a place whose key is one of those meant, as the packet path would: by compare-and-swap,
+/// the mark of overflow left.
+fn forget(value: &AtomicU64, is_meant: impl Fn() -> bool) {
+    loop {
+        let was = value.load(Acquire);
+        if Entry(was).state() == State::EMPTY || !is_meant() {
+            return;
+        }
+        let empty = was & Entry::OVERFLOWED;
+        if value.compare_exchange(was, empty, Release, Relaxed).is_ok() {
+            return;
+        }
+    }
+}
+
+/// Two bytes of a word, as they lie in memory.
+fn service_of(word: u64, at: usize) -> u64 {
+    let bytes = word.to_ne_bytes();
+    u64::from(u16::from_ne_bytes([bytes[at], bytes[at + 1]]))
 }
 
 /// Whether the value is that of a flow, and not of a free or half-written place.

@@ -127,9 +127,11 @@ impl What {
     }
 }
 
-/// The way to a member, which must be of the packet's family; there must be an address to come from.
+/// The way to a member, which must be of the packet's family and VLAN; there must be an address to
+/// come from.
 #[inline(always)]
-fn way<T: SendTables>(
+fn way<F: Edit + ?Sized, T: SendTables>(
+    frame: &F,
     headers: &Headers,
     forward: &Forward,
     member: u16,
@@ -139,7 +141,12 @@ fn way<T: SendTables>(
     if to.as_v4().is_some() != (headers.version == 4) || forward.nat_ports == 0 {
         return Err(Reason::NOT_FORWARDED);
     }
-    send::link(tables, member, to).ok_or(Reason::NO_NEIGHBOUR)
+    let link = send::link(tables, member, to).ok_or(Reason::NO_NEIGHBOUR)?;
+    if send::may_leave(frame, headers, &link) {
+        Ok(link)
+    } else {
+        Err(Reason::NOT_FORWARDED)
+    }
 }
 
 /// Gives a packet its new ends and sends it by a link.
@@ -187,7 +194,7 @@ where
         return Err(Reason::NOT_FORWARDED);
     };
     let to = Address(head.address);
-    let link = way(headers, forward, member, &to, tables)?;
+    let link = way(frame, headers, forward, member, &to, tables)?;
     let our_port = connection(
         frame, headers, forward, service, member, head, is_quoted, settings, tables,
     )?;
@@ -425,7 +432,7 @@ where
     T: SendTables,
 {
     let to = Address(head.address);
-    let link = way(headers, forward, member, &to, tables)?;
+    let link = way(frame, headers, forward, member, &to, tables)?;
     let ends = Ends {
         source: forward.source(headers.version == 4),
         destination: to,

@@ -154,9 +154,9 @@ reasons! {
     NO_PORT = 54, "no_port", Drop;
     /// A member's answer to no connection that we know.
     NO_CONNECTION = 55, "no_connection", Drop;
-    /// The way to its member cannot be taken: client and member of different families in `nat` or
-    /// `dsr`, `nat` without an address to come from yet, or a service that says nothing of how to
-    /// forward.
+    /// The way to its member cannot be taken: client and member of different families in `nat`, a
+    /// member behind a VLAN whose tag the packet does not bear, `nat` without an address to come from
+    /// yet, or a service that says nothing of how to forward.
     NOT_FORWARDED = 56, "not_forwarded", Drop;
     /// The frame could not be rewritten: no room in front of it, or it is shorter than its headers
     /// say.

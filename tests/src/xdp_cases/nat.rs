@@ -9,7 +9,7 @@ use lb_common::{
 
 use super::{
     CLIENT4, CLIENT6, Case, case,
-    steering::{SHOP4, SHOP6, VIP4, VIP6, VOICE, balancer_of, by},
+    steering::{SHOP4, SHOP6, VIP4, VIP6, VOICE, balancer_of, by, in_vlan},
 };
 use crate::{
     model::{Model, Setup, service},
@@ -193,6 +193,25 @@ pub(super) fn cases() -> Vec<Case> {
             SHOP4,
             Reason::NOT_FORWARDED,
         )],
+    ));
+    let tagged = |tag| {
+        Packet::tcp(CLIENT4, VIP4, flags::SYN)
+            .tag(0x8100, tag)
+            .build()
+    };
+    cases.push(case(
+        "members behind a VLAN",
+        &in_vlan(translator(&four, 1000)),
+        vec![
+            (tagged(101), SHOP4, Reason::NOT_FORWARDED),
+            // The flow table has it from the first.
+            (tagged(100), SHOP4, Reason::STEERED),
+            (
+                Packet::tcp(CLIENT4, VIP4, flags::ACK).build(),
+                SHOP4,
+                Reason::NOT_FORWARDED,
+            ),
+        ],
     ));
     let one = translator(&four[..1], 1);
     cases.push(case(

@@ -11,7 +11,7 @@ use lb_common::{forward::Link as Hop, member::MemberId};
 
 use super::{
     Desired, Facts,
-    netlink::{self, Link, Neighbour, Route},
+    netlink::{self, Link, Neighbour, Route, Way},
     store::Store,
 };
 use crate::config::spec::Forward;
@@ -24,6 +24,8 @@ pub(super) struct Hops {
     /// Neighbours that the kernel keeps known because we asked.
     managed: BTreeSet<(u32, IpAddr)>,
     links: HashMap<u32, Link>,
+    /// Names of the interfaces that the program runs on.
+    ours: BTreeSet<String>,
     /// Members without a way, that was said of.
     lost: BTreeSet<IpAddr>,
     /// The kernel does not manage neighbours (before Linux 5.17).
@@ -78,6 +80,27 @@ fn ephemeral() -> (u16, u16) {
     }
 }
 
+/// Interfaces that the program is to run on.
+fn ours(desired: &Desired) -> BTreeSet<String> {
+    let interfaces = desired.spec.sluice.interfaces.iter();
+    interfaces.map(|interface| interface.name.clone()).collect()
+}
+
+/// What is wrong with the way to what is behind an interface; `None`: nothing.
+pub(super) fn tagged_notice(name: &str, way: Way) -> Option<String> {
+    match way {
+        Way::Out => None,
+        Way::Tagged { vlan, .. } => Some(format!(
+            "behind {name}: packets that come with the tag of VLAN {vlan} are steered to it, all others \
+             for it are dropped as not_forwarded, for tags are neither put on nor changed"
+        )),
+        Way::Closed => Some(format!(
+            "behind {name}, whose frames bear several tags, or those of 802.1ad: packets for it are \
+             dropped as not_forwarded"
+        )),
+    }
+}
+
 fn links() -> HashMap<u32, Link> {
     let links = netlink::links().unwrap_or_default();
     links.into_iter().map(|link| (link.index, link)).collect()
@@ -87,6 +110,7 @@ fn links() -> HashMap<u32, Link> {
 pub(super) fn notices(desired: &Desired) -> Vec<String> {
     let mut notices = Vec::new();
     let mut said = BTreeSet::new();
+    let (links, ours) = (links(), ours(desired));
     for steer in &desired.spec.sluice.steers {
         let balancer = &desired.spec.balancers[steer.balancer];
         let addresses = desired.addresses.get(steer.balancer).into_iter().flatten();
@@ -107,6 +131,13 @@ pub(super) fn notices(desired: &Desired) -> Vec<String> {
                          alone; use forward=ipip or forward=gue"
                     ));
                 }
+                Ok(Some(route)) => {
+                    let link = links.get(&route.interface);
+                    let way = link.map(|link| link.way(|of| links.get(&of), |of| ours.contains(of)));
+                    let name = link.map_or("", |link| &link.name);
+                    let notice = way.and_then(|way| tagged_notice(name, way));
+                    notices.extend(notice.map(|notice| format!("member {url}: {ip} is {notice}")));
+                }
                 Ok(None) => notices.push(format!(
                     "member {url}: there is no route to {ip}; packets for it are dropped until there \
                      is"
@@ -116,6 +147,15 @@ pub(super) fn notices(desired: &Desired) -> Vec<String> {
         }
     }
     notices
+}
+
+/// No frame's: ids have twelve bits.
+const NO_VLAN: u16 = 0xffff;
+
+fn give(store: &Store, id: MemberId, hop: &Hop) {
+    if store.l4.given(id) != *hop {
+        store.l4.give_hop(id, hop);
+    }
 }
 
 impl Hops {
@@ -136,6 +176,7 @@ impl Hops {
             .filter(|(_, ip)| !ip.is_unspecified())
             .collect();
         self.lost.clear();
+        self.ours = ours(desired);
         std::mem::replace(&mut self.members, members)
     }
 
@@ -149,9 +190,14 @@ impl Hops {
     pub(super) fn look_at_routes(&mut self) {
         self.links = links();
         let ips: BTreeSet<IpAddr> = self.members.iter().map(|(_, ip)| *ip).collect();
+        let before = std::mem::take(&mut self.routes);
         self.routes = ips
             .into_iter()
-            .filter_map(|ip| Some((ip, netlink::route_to(ip).ok().flatten()?)))
+            .filter_map(|ip| {
+                // That nobody could be asked says nothing of the route.
+                let found = netlink::route_to(ip).unwrap_or_else(|_| before.get(&ip).cloned());
+                Some((ip, found?))
+            })
             .collect();
     }
 
@@ -173,6 +219,8 @@ impl Hops {
                 if self.lost.insert(*ip) {
                     tracing::warn!("there is no way to member {ip}");
                 }
+                // Nor one that was: the packet path would go on to use it.
+                give(store, *id, &Hop::default());
                 continue;
             };
             self.lost.remove(ip);
@@ -181,16 +229,31 @@ impl Hops {
             if !neighbour.is_some_and(|neighbour| neighbour.is_fixed()) {
                 wanted.insert(next);
             }
-            let link = self.links.get(&route.interface);
-            let (Some(neighbour), Some(link)) = (neighbour, link) else {
+            let Some(link) = self.links.get(&route.interface) else {
                 continue;
             };
-            if neighbour.is_known() && neighbour.mac != [0; 6] {
-                let hop = Hop::new(neighbour.mac, link.mac, link.index, link.mtu);
-                if store.l4.given_hop(*id) != Some(hop) {
-                    store.l4.give_hop(*id, &hop);
+            let way = link.way(|of| self.links.get(&of), |name| self.ours.contains(name));
+            let is_known =
+                |neighbour: &&&Neighbour| neighbour.is_known() && neighbour.mac != [0; 6];
+            let neighbour = neighbour.filter(is_known);
+            let hop = neighbour.map(|n| Hop::new(n.mac, link.mac, link.index, link.mtu));
+            let was = store.l4.given(*id);
+            let hop = match (way, hop) {
+                (Way::Out, Some(hop)) => hop,
+                (Way::Tagged { trunk, vlan }, Some(hop)) => Hop {
+                    ifindex: trunk,
+                    ..hop
                 }
-            }
+                .in_vlan(vlan),
+                // Of frames' tags the kernel's routes know nothing.
+                (Way::Tagged { .. }, None) if was.is_tagged() => continue,
+                (Way::Tagged { .. }, None) => Hop::withheld(),
+                (Way::Closed, _) => Hop::default().in_vlan(NO_VLAN),
+                // The last one stays, but for one into a VLAN.
+                (Way::Out, None) if was.to[7] == 0 => continue,
+                (Way::Out, None) => Hop::default(),
+            };
+            give(store, *id, &hop);
         }
         self.manage(&wanted, &known);
     }

@@ -96,9 +96,13 @@ impl L4 {
 
     /// What control last knew of the next hop to a member; `None`: nothing.
     pub(in crate::dataplane) fn given_hop(&self, id: MemberId) -> Option<Link> {
+        Some(self.given(id)).filter(Link::is_usable)
+    }
+
+    /// The same, whatever it says.
+    pub(in crate::dataplane) fn given(&self, id: MemberId) -> Link {
         self.hop(id)
-            .map(|cell| link(&cell.given))
-            .filter(Link::is_set)
+            .map_or_else(Link::default, |cell| link(&cell.given))
     }
 
     /// What the packet path last learned of it.

@@ -152,6 +152,31 @@ pub(super) fn notices(desired: &Desired) -> Vec<String> {
 /// No frame's: ids have twelve bits.
 const NO_VLAN: u16 = 0xffff;
 
+/// What to write down for a member, by the way to it, the neighbour there if it is known, and what was
+/// written before; `None`: nothing new.
+fn hop_for(way: Way, hop: Option<Hop>, was: Hop) -> Option<Hop> {
+    match (way, hop) {
+        (Way::Out, Some(hop)) => Some(hop),
+        (Way::Tagged { trunk, vlan }, Some(hop)) => {
+            let ifindex = trunk;
+            Some(Hop { ifindex, ..hop }.in_vlan(vlan))
+        }
+        // Routes know nothing of frames' tags: they are not asked.
+        (Way::Tagged { trunk, vlan }, None) => {
+            let same = Hop {
+                ifindex: trunk,
+                ..was
+            }
+            .in_vlan(vlan)
+                == was;
+            (!same).then(Hop::withheld)
+        }
+        (Way::Closed, _) => Some(Hop::default().in_vlan(NO_VLAN)),
+        // The last one stays, but for one into a VLAN.
+        (Way::Out, None) => (was.to[7] != 0).then(Hop::default),
+    }
+}
+
 fn give(store: &Store, id: MemberId, hop: &Hop) {
     if store.l4.given(id) != *hop {
         store.l4.give_hop(id, hop);
@@ -237,23 +262,9 @@ impl Hops {
                 |neighbour: &&&Neighbour| neighbour.is_known() && neighbour.mac != [0; 6];
             let neighbour = neighbour.filter(is_known);
             let hop = neighbour.map(|n| Hop::new(n.mac, link.mac, link.index, link.mtu));
-            let was = store.l4.given(*id);
-            let hop = match (way, hop) {
-                (Way::Out, Some(hop)) => hop,
-                (Way::Tagged { trunk, vlan }, Some(hop)) => Hop {
-                    ifindex: trunk,
-                    ..hop
-                }
-                .in_vlan(vlan),
-                // Of frames' tags the kernel's routes know nothing.
-                (Way::Tagged { .. }, None) if was.is_tagged() => continue,
-                (Way::Tagged { .. }, None) => Hop::withheld(),
-                (Way::Closed, _) => Hop::default().in_vlan(NO_VLAN),
-                // The last one stays, but for one into a VLAN.
-                (Way::Out, None) if was.to[7] == 0 => continue,
-                (Way::Out, None) => Hop::default(),
-            };
-            give(store, *id, &hop);
+            if let Some(hop) = hop_for(way, hop, store.l4.given(*id)) {
+                give(store, *id, &hop);
+            }
         }
         self.manage(&wanted, &known);
     }
@@ -304,5 +315,33 @@ impl Hops {
         for (interface, ip) in std::mem::take(&mut self.managed) {
             let _ = netlink::release(interface, ip);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn way_into_a_vlan_is_the_trunks_and_never_the_routes() {
+        let hop = Hop::new([2, 0, 0, 0, 0, 21], [2, 0, 0, 0, 0, 1], 9, 1500);
+        let none = Hop::default();
+        let tagged = |vlan| Way::Tagged { trunk: 2, vlan };
+        let in_seven = hop_for(tagged(7), Some(hop), none).expect("known");
+        assert!(in_seven.is_usable() && in_seven.is_tagged() && !in_seven.is_set());
+        assert_eq!((in_seven.ifindex, in_seven.mtu), (2, 1500));
+        assert_eq!(in_seven.from[6..], [0, 7]);
+        // While nobody answers the last one stays, of that VLAN alone; else nothing is sent.
+        assert_eq!(hop_for(tagged(7), None, in_seven), None);
+        for was in [none, hop, in_seven] {
+            let given = hop_for(tagged(8), None, was).expect("another");
+            assert!(!given.is_usable() && given.to[7] != 0, "{given:?}");
+        }
+        let closed = hop_for(Way::Closed, Some(hop), hop).expect("closed");
+        assert!(closed.is_tagged() && closed.from[6] > 0x0f);
+        // Out of it again.
+        assert_eq!(hop_for(Way::Out, Some(hop), in_seven), Some(hop));
+        assert_eq!(hop_for(Way::Out, None, in_seven), Some(none));
+        assert_eq!(hop_for(Way::Out, None, hop), None);
     }
 }

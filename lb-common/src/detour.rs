@@ -289,6 +289,8 @@ where
             beat: tables.beat(),
             member,
             service,
+            answer: 0,
+            incarnation: head.incarnation,
         };
         tables.add_fragment(&key, &value);
     }
@@ -381,13 +383,32 @@ where
     F: Edit + ?Sized,
     T: SendTables,
 {
+    // Before the addresses are others.
+    let key = if headers.is_fragment && !is_quoted {
+        fragment_key(frame, headers)
+    } else {
+        None
+    };
     match nat::give_back(frame, headers, is_quoted, tables) {
-        Ok((service, member, ifindex)) => Detoured {
-            service,
-            member,
-            reason: Reason::RETURNED,
-            ifindex,
-        },
+        Ok(back) => {
+            if let Some(key) = key {
+                let value = FragmentValue {
+                    beat: tables.beat(),
+                    member: back.member,
+                    service: back.service,
+                    answer: back.index + 1,
+                    // Its connection's entry has that.
+                    incarnation: 0,
+                };
+                tables.add_fragment(&key, &value);
+            }
+            Detoured {
+                service: back.service,
+                member: back.member,
+                reason: Reason::RETURNED,
+                ifindex: back.ifindex,
+            }
+        }
         Err(reason) => Detoured::end(0, reason),
     }
 }

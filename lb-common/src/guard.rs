@@ -52,9 +52,10 @@ pub fn malformed<F: Frame + ?Sized>(frame: &F, headers: &Headers) -> Option<Reas
     None
 }
 
-/// As [`malformed`] for ICMP that is not passed to the stack, which would look itself.
+/// As [`malformed`] for what has no ports and is not passed to the stack, which would look itself:
+/// ICMP, later fragments.
 #[inline(always)]
-pub fn malformed_icmp<F: Frame + ?Sized>(frame: &F, headers: &Headers) -> Option<Reason> {
+pub fn malformed_header<F: Frame + ?Sized>(frame: &F, headers: &Headers) -> Option<Reason> {
     if headers.end < headers.l4
         || !holds(frame, headers.end)
         || headers.version == 4 && !has_valid_checksum(frame, headers)

@@ -40,7 +40,7 @@ where
         }
     }
     // From here on it is ours, and nobody else looks.
-    if let Some(reason) = guard::malformed_icmp(frame, headers) {
+    if let Some(reason) = guard::malformed_header(frame, headers) {
         return Detoured::end(0, reason);
     }
     if is_echo {

@@ -176,6 +176,7 @@ pub(super) fn cases() -> Vec<Case> {
             ),
         ],
     ));
+    cases.extend(fragmented_answers());
     cases.push(case(
         "the middle of an unknown connection",
         &setup,
@@ -233,12 +234,78 @@ pub(super) fn cases() -> Vec<Case> {
     cases
 }
 
+/// What members answer in several fragments comes back whole; other fragments to the address that we
+/// send from are the stack's.
+fn fragmented_answers() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (client, vip, id, ours, members) in [
+        (
+            CLIENT4,
+            "203.0.113.80:5001",
+            VOICE,
+            OURS4.0,
+            ["10.0.0.11", "10.0.0.12"],
+        ),
+        (CLIENT6, VIP6, SHOP6, OURS6.0, ["fd00::11", "fd00::12"]),
+    ] {
+        let setup = translator(&members, 1000);
+        let is_v4 = client == CLIENT4;
+        let (proto, there) = if is_v4 {
+            (17, Packet::udp(client, vip, 40).build())
+        } else {
+            (6, Packet::tcp(client, vip, flags::SYN).build())
+        };
+        let (outcome, sent) = Model::new(&setup).travel(&there);
+        let [from, other] = if outcome.verdict.member == 1 {
+            members
+        } else {
+            let [a, b] = members;
+            [b, a]
+        };
+        let end = |host: &str, port: u16| {
+            if is_v4 {
+                format!("{host}:{port}")
+            } else {
+                format!("[{host}]:{port}")
+            }
+        };
+        let l4 = if is_v4 { 34 } else { 54 };
+        let port = u16::from_be_bytes([sent[l4], sent[l4 + 1]]);
+        let (ours, port) = (end(ours, port), 80);
+        let first = if is_v4 {
+            Packet::udp(&end(from, port), &ours, 64)
+        } else {
+            Packet::tcp(&end(from, port), &ours, flags::ACK).payload(&[1; 60])
+        };
+        let later = |from: &str, at| {
+            Packet::raw(&end(from, port), &ours, proto, &[9; 40])
+                .fragment(at, false)
+                .build()
+        };
+        cases.push(case(
+            &format!("a member's answer to {client} in fragments"),
+            &setup,
+            vec![
+                (later(from, 9), 0, Reason::FRAGMENT),
+                (there, id, Reason::STEERED_NEW),
+                (first.fragment(0, true).build(), id, Reason::RETURNED),
+                (later(from, 9), id, Reason::RETURNED),
+                (later(from, 14), id, Reason::RETURNED),
+                (later(other, 9), 0, Reason::FRAGMENT),
+            ],
+        ));
+    }
+    cases
+}
+
 /// Frames to be cut and changed.
 #[must_use]
 pub fn seeds() -> Vec<Vec<u8>> {
-    cases()
+    let mut cases = cases();
+    cases.truncate(3);
+    cases.extend(fragmented_answers());
+    cases
         .into_iter()
-        .take(3)
         .flat_map(|case| case.frames)
         .map(|(frame, ..)| frame)
         .collect()

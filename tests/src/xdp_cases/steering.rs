@@ -423,6 +423,10 @@ fn fragments() -> Vec<Case> {
         .fragment(0, true);
     let later6 = Packet::raw(CLIENT6, VIP6, 6, &[9; 40]).fragment(10, false);
     let other = Packet::raw("192.0.2.9:1", "203.0.113.80:5000", 17, &[9; 40]).fragment(9, false);
+    // Over what the first held, and over the one before.
+    let over = |at| Packet::raw(CLIENT4, "203.0.113.80:5000", 17, &[7; 40]).fragment(at, true);
+    let mut bad = over(9).build();
+    bad[24] ^= 1;
     vec![case(
         "fragments follow the first",
         &setup,
@@ -430,6 +434,9 @@ fn fragments() -> Vec<Case> {
             (later4.build(), SHOP4, Reason::FRAGMENT_UNKNOWN),
             (first4.build(), VOICE, Reason::STEERED_NEW),
             (later4.build(), VOICE, Reason::STEERED_FRAGMENT),
+            (over(1).build(), VOICE, Reason::STEERED_FRAGMENT),
+            (over(7).build(), VOICE, Reason::STEERED_FRAGMENT),
+            (bad, VOICE, Reason::BAD_IP_HEADER),
             (other.build(), SHOP4, Reason::FRAGMENT_UNKNOWN),
             (first6.build(), SHOP6, Reason::STEERED_NEW),
             (later6.build(), SHOP6, Reason::STEERED_FRAGMENT),

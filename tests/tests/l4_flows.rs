@@ -249,6 +249,8 @@ fn steer_says_where_the_next_packet_goes() -> Result<()> {
         let mut connection = Connection::open_from(&run.lab.client, port, SERVICE)?;
         let name = connection.name()?;
         ensure!(said["member"]["route"] == name, "{name}: {said}");
+        let steps = said["steps"].to_string();
+        ensure!(steps.contains("next hop: "), "{steps}");
         let said = ask(port)?;
         ensure!(
             said["reason"] == "steered" && said["member"]["route"] == name,

@@ -16,8 +16,10 @@ use lb_common::{
     abi::MAX_MEMBERS,
     addr::Address,
     flow_table::{Entry, Flow4Key, State, WAYS},
-    forward::Link,
+    forward::{Hop, Link},
     member::MemberId,
+    nat::NatEntry,
+    send,
 };
 
 use crate::dataplane::{
@@ -94,22 +96,20 @@ impl L4 {
         self.hops.cell(id.0 as usize)
     }
 
-    /// What control last knew of the next hop to a member; `None`: nothing.
-    pub(in crate::dataplane) fn given_hop(&self, id: MemberId) -> Option<Link> {
-        Some(self.given(id)).filter(Link::is_usable)
-    }
-
-    /// The same, whatever it says.
+    /// What control wrote down of the next hop to a member.
     pub(in crate::dataplane) fn given(&self, id: MemberId) -> Link {
         self.hop(id)
             .map_or_else(Link::default, |cell| link(&cell.given))
     }
 
-    /// What the packet path last learned of it.
-    pub(in crate::dataplane) fn learned_hop(&self, id: MemberId) -> Option<Link> {
-        (self.hop(id))
-            .map(|cell| link(&cell.learned))
-            .filter(Link::is_set)
+    /// The one that the packet path uses until it asks anew.
+    pub(in crate::dataplane) fn hop_in_use(&self, id: MemberId) -> Option<Link> {
+        let hop = self.hop(id).map(|cell| Hop {
+            given: link(&cell.given),
+            learned: link(&cell.learned),
+            ..Hop::default()
+        })?;
+        Some(send::known(&hop)).filter(Link::is_usable)
     }
 
     /// Writes the next hop to use while the kernel knows none.
@@ -213,22 +213,42 @@ impl L4 {
         cell.words[0].store(value, Relaxed);
     }
 
-    /// Every connection of `NAT`.
+    /// Every connection of `NAT`, as a flow.
     pub(in crate::dataplane) fn rewritten(&self) -> impl Iterator<Item = Flow> {
+        self.connections().map(|is| {
+            let end =
+                |address: Address, port| SocketAddr::new(address.into(), u16::from_be_bytes(port));
+            Flow {
+                source: end(is.client, is.client_port),
+                destination: Some(end(is.destination, is.service_port)),
+                service: is.service,
+                entry: Entry(is.value),
+            }
+        })
+    }
+
+    /// Every connection of `NAT`.
+    pub(in crate::dataplane) fn connections(&self) -> impl Iterator<Item = NatEntry> {
         (0..self.nat.len()).filter_map(|at| {
             let cell = self.nat.cell(at)?;
-            let before = Entry(cell.words[0].load(Acquire));
+            let before = cell.words[0].load(Acquire);
             let words: [u64; 8] = std::array::from_fn(|at| cell.words[at].load(Relaxed));
-            if !is_flow(before) || Entry(cell.words[0].load(Acquire)) != before {
+            if !is_flow(Entry(before)) || cell.words[0].load(Acquire) != before {
                 return None;
             }
-            let ports = words[1].to_ne_bytes();
-            let port = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
-            Some(Flow {
-                source: SocketAddr::new(ip(words[2], words[3]), port(0)),
-                destination: Some(SocketAddr::new(ip(words[4], words[5]), port(2))),
-                service: u16::from_ne_bytes([ports[6], ports[7]]),
-                entry: before,
+            let [a, b, c, d, e, f, low, high] = words[1].to_ne_bytes();
+            let [seen, x, y, z, ..] = words[6].to_ne_bytes();
+            Some(NatEntry {
+                value: before,
+                client_port: [a, b],
+                service_port: [c, d],
+                our_port: [e, f],
+                service: u16::from_ne_bytes([low, high]),
+                client: address(words[2], words[3]),
+                destination: address(words[4], words[5]),
+                seen,
+                ifindex: [x, y, z],
+                ..NatEntry::default()
             })
         })
     }
@@ -274,11 +294,15 @@ fn is_flow(entry: Entry) -> bool {
     entry.state() > State::FILLING
 }
 
-fn ip(high: u64, low: u64) -> IpAddr {
+fn address(high: u64, low: u64) -> Address {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&high.to_ne_bytes());
     bytes[8..].copy_from_slice(&low.to_ne_bytes());
-    Address(bytes).into()
+    Address(bytes)
+}
+
+fn ip(high: u64, low: u64) -> IpAddr {
+    address(high, low).into()
 }
 
 fn flow4(set: &Flow4Cell, way: usize) -> Option<Flow> {

@@ -117,9 +117,8 @@ pub fn is_for_cookie(value: &[u8], name: &str) -> bool {
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack
-        .windows(needle.len())
-        .position(|window| window == needle)
+    let first = *needle.first()?;
+    memchr::memchr_iter(first, haystack).find(|at| haystack[*at..].starts_with(needle))
 }
 
 impl Balancer {

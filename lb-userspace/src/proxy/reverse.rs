@@ -22,7 +22,7 @@ pub struct Rule {
 }
 
 /// Field names whose value is a place.
-static PLACES: [HeaderName; 4] = [
+pub(super) static PLACES: [HeaderName; 4] = [
     header::LOCATION,
     header::CONTENT_LOCATION,
     HeaderName::from_static("uri"),

@@ -220,7 +220,7 @@ impl Hops {
             .into_iter()
             .filter_map(|ip| {
                 // That nobody could be asked says nothing of the route.
-                let found = netlink::route_to(ip).unwrap_or_else(|_| before.get(&ip).cloned());
+                let found = netlink::route_to(ip).unwrap_or_else(|_| before.get(&ip).copied());
                 Some((ip, found?))
             })
             .collect();

@@ -236,18 +236,19 @@ impl L4 {
             if !is_flow(Entry(before)) || cell.words[0].load(Acquire) != before {
                 return None;
             }
-            let [a, b, c, d, e, f, low, high] = words[1].to_ne_bytes();
-            let [seen, x, y, z, ..] = words[6].to_ne_bytes();
+            let ports = words[1].to_ne_bytes();
+            let port = |at: usize| [ports[at], ports[at + 1]];
+            let [seen, ifindex @ .., _, _, _, _] = words[6].to_ne_bytes();
             Some(NatEntry {
                 value: before,
-                client_port: [a, b],
-                service_port: [c, d],
-                our_port: [e, f],
-                service: u16::from_ne_bytes([low, high]),
+                client_port: port(0),
+                service_port: port(2),
+                our_port: port(4),
+                service: u16::from_ne_bytes(port(6)),
                 client: address(words[2], words[3]),
                 destination: address(words[4], words[5]),
                 seen,
-                ifindex: [x, y, z],
+                ifindex,
                 ..NatEntry::default()
             })
         })

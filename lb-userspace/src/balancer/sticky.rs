@@ -8,7 +8,7 @@ use crate::config::spec::Sticky;
 /// What a request says about its session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// The route, never empty.
+    /// The route. An empty one leads to no member, and the variables say that there was one.
     pub route: Vec<u8>,
     /// Found in the URL, not in a cookie.
     pub in_url: bool,
@@ -33,7 +33,7 @@ pub fn session<'a>(
             &value[find(value, separator)? + separator.len()..]
         }
     };
-    (!route.is_empty()).then(|| Session {
+    Some(Session {
         route: route.to_vec(),
         in_url,
     })
@@ -117,9 +117,8 @@ pub fn is_for_cookie(value: &[u8], name: &str) -> bool {
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack
-        .windows(needle.len())
-        .position(|window| window == needle)
+    let first = *needle.first()?;
+    memchr::memchr_iter(first, haystack).find(|at| haystack[*at..].starts_with(needle))
 }
 
 impl Balancer {
@@ -162,7 +161,7 @@ impl Balancer {
     pub(super) fn knows_route(&self, route: &[u8]) -> bool {
         self.members
             .iter()
-            .any(|member| member.route.as_bytes() == route)
+            .any(|member| !member.route.is_empty() && member.route.as_bytes() == route)
     }
 }
 

@@ -531,14 +531,15 @@ fn start(call: &mut Call<'_, '_>) -> Result<Option<Scope>, Fault> {
                 values.join(" | ")
             )))
         }
-        Effect::Notice(text) => {
-            call.draft
-                .notice_once(Severity::Notice, call.node.at(None), text);
-            Ok(skip_contents(call))
-        }
-        Effect::Warning(text) => {
-            call.draft
-                .notice_once(Severity::Warning, call.node.at(None), text);
+        Effect::Notice(text) | Effect::Warning(text) => {
+            if row.arity == Arity::Flag {
+                call.flag()?;
+            }
+            let severity = match row.effect {
+                Effect::Warning(_) => Severity::Warning,
+                _ => Severity::Notice,
+            };
+            call.draft.notice_once(severity, call.node.at(None), text);
             Ok(skip_contents(call))
         }
         Effect::Read => Ok(None),

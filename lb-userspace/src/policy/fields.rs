@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
@@ -16,10 +17,29 @@ use crate::{
 pub struct FieldEdit {
     /// What it does.
     pub action: Action,
-    /// The field's name, lower case; of `echo`: unused.
-    pub name: String,
+    /// The field's name; of `echo`: unused.
+    pub name: FieldName,
     /// When it acts.
     pub condition: Condition,
+}
+
+/// The name of a field, checked where it was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct FieldName(pub HeaderName);
+
+impl TryFrom<String> for FieldName {
+    type Error = http::header::InvalidHeaderName;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        HeaderName::try_from(name).map(Self)
+    }
+}
+
+impl From<FieldName> for String {
+    fn from(name: FieldName) -> Self {
+        name.0.as_str().to_owned()
+    }
 }
 
 /// What a [`FieldEdit`] does.
@@ -153,7 +173,7 @@ impl Value {
         Ok(Self::Format(pieces))
     }
 
-    fn fill(&self, facts: &dyn Facts, times: Times) -> Vec<u8> {
+    fn fill(&self, facts: &dyn Facts, times: &dyn Fn() -> Times) -> Vec<u8> {
         let pieces = match self {
             Self::Expr(expr) => return expr.value(facts),
             Self::Format(pieces) => pieces,
@@ -162,8 +182,8 @@ impl Value {
         for piece in pieces {
             let text: Cow<'_, [u8]> = match piece {
                 Piece::Text(text) => text.as_bytes().into(),
-                Piece::Duration => format!("D={}", times.elapsed_us).into_bytes().into(),
-                Piece::Received => format!("t={}", times.received_us).into_bytes().into(),
+                Piece::Duration => format!("D={}", times().elapsed_us).into_bytes().into(),
+                Piece::Received => format!("t={}", times().received_us).into_bytes().into(),
                 Piece::Environment(name) => facts
                     .entry(Table::Environment, name.as_bytes())
                     .map_or(NOTHING.into(), on_one_line),
@@ -175,6 +195,19 @@ impl Value {
             out.extend_from_slice(&text);
         }
         out
+    }
+
+    /// As a field's value.
+    fn made(&self, facts: &dyn Facts, times: &dyn Fn() -> Times) -> HeaderValue {
+        // Most are the same for all requests.
+        let fixed = match self {
+            Self::Format(pieces) => match &pieces[..] {
+                [Piece::Text(text)] if text.len() <= LONGEST => HeaderValue::from_str(text).ok(),
+                _ => None,
+            },
+            Self::Expr(_) => None,
+        };
+        fixed.unwrap_or_else(|| clean(self.fill(facts, times)))
     }
 }
 
@@ -216,13 +249,13 @@ fn tag(text: &str) -> Result<(Piece, &str), BadFormat> {
 pub type Notes = Vec<(String, Vec<u8>)>;
 
 /// Carries out `edits` in order on `fields`; with `early` those marked so alone, else the others.
-/// `request` has the request's fields, for `echo`.
+/// `request` has the request's fields, for `echo`; `times` is asked where a value has them.
 pub fn apply<'e>(
     edits: impl IntoIterator<Item = &'e FieldEdit>,
     fields: &mut HeaderMap,
     request: &HeaderMap,
     facts: &dyn Facts,
-    times: Times,
+    times: &dyn Fn() -> Times,
     early: bool,
 ) -> Notes {
     let mut notes = Vec::new();
@@ -262,22 +295,37 @@ impl FieldEdit {
             }
     }
 
+    /// Whether it may make, change or remove a field that `is_such`.
+    pub fn changes(&self, is_such: impl Fn(&HeaderName) -> bool) -> bool {
+        match self.action {
+            Action::Note(_) => false,
+            Action::Echo(_) => true,
+            _ => is_such(&self.name.0),
+        }
+    }
+
     /// What it notes of the fields: as in httpd the first of the name.
     fn note(
         &self,
         fields: &HeaderMap,
         facts: &dyn Facts,
-        times: Times,
+        times: &dyn Fn() -> Times,
     ) -> Option<(String, Vec<u8>)> {
         let Action::Note(name) = &self.action else {
             return None;
         };
-        let first = fields.get(&self.name)?.as_bytes().to_vec();
+        let first = fields.get(&self.name.0)?.as_bytes().to_vec();
         let name = String::from_utf8_lossy(&name.fill(facts, times)).into_owned();
         Some((name, first))
     }
 
-    fn apply(&self, fields: &mut HeaderMap, request: &HeaderMap, facts: &dyn Facts, times: Times) {
+    fn apply(
+        &self,
+        fields: &mut HeaderMap,
+        request: &HeaderMap,
+        facts: &dyn Facts,
+        times: &dyn Fn() -> Times,
+    ) {
         if let Action::Echo(pattern) = &self.action {
             for (name, value) in request {
                 if pattern.is_match(name.as_str().as_bytes()) {
@@ -286,42 +334,39 @@ impl FieldEdit {
             }
             return;
         }
-        // Checked where it was read.
-        let Ok(name) = HeaderName::from_bytes(self.name.as_bytes()) else {
-            return;
-        };
-        let fill = |value: &Value| clean(value.fill(facts, times));
+        let name = &self.name.0;
+        let fill = |value: &Value| value.made(facts, times);
         match &self.action {
             Action::Set(value) => {
-                fields.insert(name, fill(value));
+                fields.insert(name.clone(), fill(value));
             }
             Action::SetIfEmpty(value) => {
-                if !fields.contains_key(&name) {
-                    fields.insert(name, fill(value));
+                if !fields.contains_key(name) {
+                    fields.insert(name.clone(), fill(value));
                 }
             }
             Action::Add(value) => {
-                fields.append(name, fill(value));
+                fields.append(name.clone(), fill(value));
             }
-            Action::Append(value) => append(fields, name, &fill(value)),
+            Action::Append(value) => append(fields, name, fill(value)),
             Action::Merge(value) => {
                 let value = fill(value);
-                let known = fields.get(&name);
+                let known = fields.get(name);
                 if known.is_none_or(|known| !lists(known.as_bytes(), value.as_bytes())) {
-                    append(fields, name, &value);
+                    append(fields, name, value);
                 }
             }
             Action::Unset => {
-                fields.remove(&name);
+                fields.remove(name);
             }
             Action::Edit(pattern, value, every) => {
                 let template = value.fill(facts, times);
                 let edited: Vec<HeaderValue> = fields
-                    .get_all(&name)
+                    .get_all(name)
                     .iter()
                     .map(|old| clean(replace(pattern, old.as_bytes(), &template, *every)))
                     .collect();
-                fields.remove(&name);
+                fields.remove(name);
                 for value in edited {
                     fields.append(name.clone(), value);
                 }
@@ -332,14 +377,14 @@ impl FieldEdit {
 }
 
 /// `value` after a comma behind the first field of the name, as httpd's tables merge.
-fn append(fields: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
-    match fields.get_mut(&name) {
+fn append(fields: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
+    match fields.get_mut(name) {
         Some(old) => {
             let joined = [old.as_bytes(), b", ", value.as_bytes()].concat();
             *old = clean(joined);
         }
         None => {
-            fields.insert(name, value.clone());
+            fields.insert(name.clone(), value);
         }
     }
 }
@@ -389,7 +434,7 @@ fn clean(mut value: Vec<u8>) -> HeaderValue {
             *byte = b' ';
         }
     }
-    HeaderValue::from_bytes(&value).unwrap_or(HeaderValue::from_static(""))
+    HeaderValue::from_maybe_shared(Bytes::from(value)).unwrap_or(HeaderValue::from_static(""))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 use lb_common::member::MemberId;
 
 use super::{
@@ -77,7 +77,7 @@ pub(crate) struct Engaged {
     /// It is not the session's.
     pub(crate) route_changed: bool,
     /// The session that the request carries.
-    pub(crate) session: Option<Session>,
+    pub(crate) session: Option<Rc<Session>>,
     /// What the member is asked for, if there is a log to tell.
     target: Option<Uri>,
     /// Bytes of the response's status line.
@@ -127,6 +127,16 @@ pub(crate) struct Head<'a> {
     pub(crate) refused: bool,
 }
 
+/// Values of the fields that each of the logs asks for, one log's behind another's.
+fn values_for(
+    logs: &[HostLog],
+    names: fn(&Format) -> &[HeaderName],
+    fields: &HeaderMap,
+) -> Vec<Option<HeaderValue>> {
+    let names = logs.iter().flat_map(|log| names(&log.format));
+    names.map(|name| access::take_value(name, fields)).collect()
+}
+
 impl Exchange {
     /// Begins with the request's head, before anything is decided but the virtual host.
     /// `host_name`: name and port that the client asked for.
@@ -144,9 +154,6 @@ impl Exchange {
             if let Some(stream) = &stream {
                 stream.count_request(head);
             }
-            let no_values = |names: fn(&Format) -> &[HeaderName]| {
-                logs.iter().all(|log| names(&log.format).is_empty())
-            };
             let wants_name = logs.iter().any(|log| log.format.wants().host_name);
             Box::new(Facts {
                 begun: SystemTime::now(),
@@ -158,13 +165,7 @@ impl Exchange {
                     .to_owned(),
                 port: host_name.1,
                 refused: head.refused,
-                request: if no_values(Format::request_fields) {
-                    Vec::new()
-                } else {
-                    logs.iter()
-                        .map(|log| access::take_values(log.format.request_fields(), head.fields))
-                        .collect()
-                },
+                request: values_for(logs, Format::request_fields, head.fields),
                 response: Vec::new(),
                 fields: (logs.iter().any(HostLog::wants_fields))
                     .then(|| [head.fields.clone(), HeaderMap::new()]),
@@ -215,7 +216,7 @@ impl Exchange {
         balancer: usize,
         member: usize,
         route_changed: bool,
-        session: Option<&Session>,
+        session: Option<&Rc<Session>>,
         target: &Uri,
     ) {
         let id = self.current.plan.balancers[balancer].members[member].key.id;
@@ -307,15 +308,7 @@ impl Exchange {
             if let Some(stream) = &self.stream {
                 stream.count_response(fields);
             }
-            if logs
-                .iter()
-                .any(|log| !log.format.response_fields().is_empty())
-            {
-                facts.response = logs
-                    .iter()
-                    .map(|log| access::take_values(log.format.response_fields(), fields))
-                    .collect();
-            }
+            facts.response = values_for(logs, Format::response_fields, fields);
             if let Some([_, response]) = &mut facts.fields {
                 response.clone_from(fields);
             }

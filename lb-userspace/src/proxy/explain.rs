@@ -228,7 +228,7 @@ fn walk(
         }
         ruling = Some(made);
     }
-    let rewritten = ruling.as_ref().and_then(Ruling::rewritten);
+    let rewritten = ruling.as_deref().and_then(Ruling::rewritten);
     let decoded = rewritten.map_or(decoded, <[u8]>::to_vec);
     let route = match &ruling {
         None => path::find(&host.routes, &decoded),

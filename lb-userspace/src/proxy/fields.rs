@@ -3,6 +3,8 @@
 
 use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
 
+use super::reverse;
+
 /// `X-Forwarded-For`.
 pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// `X-Forwarded-Host`.
@@ -34,6 +36,8 @@ impl Present {
     pub const MAX_FORWARDS: Self = Self(1 << 10);
     /// `Content-Length`.
     pub const CONTENT_LENGTH: Self = Self(1 << 11);
+    /// A field whose value is a place, which `ProxyPassReverse` rewrites.
+    pub const PLACE: Self = Self(1 << 12);
 
     /// What there is of them: one pass over the names, of which most are told apart by their
     /// lengths. A lookup would hash each name asked for.
@@ -42,6 +46,7 @@ impl Present {
         for name in fields.keys() {
             let one = match name.as_str().len() {
                 2 if *name == header::TE => Self::TE,
+                3 | 8 | 11 | 16 if reverse::PLACES.contains(name) => Self::PLACE,
                 6 if *name == header::EXPECT => Self::EXPECT,
                 6 if *name == header::SERVER => Self::SERVER,
                 7 if *name == header::TRAILER => Self::TRAILER,
@@ -79,6 +84,13 @@ static HOP_BY_HOP: [(Present, HeaderName); 8] = [
 ];
 /// All of them.
 const ANY_HOP: Present = Present(0xff);
+
+/// Whether [`strip`] or what goes by its findings looks at a field of this name.
+pub fn is_looked_at(name: &HeaderName) -> bool {
+    let hops = HOP_BY_HOP.iter();
+    let mut known = hops.map(|(_, hop)| hop);
+    known.any(|hop| hop == name) || matches!(*name, header::CONTENT_LENGTH | header::SERVER)
+}
 
 /// What the Connection field said, and what fields are left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

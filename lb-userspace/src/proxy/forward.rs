@@ -1,6 +1,6 @@
 //! A request's way through the proxy: virtual host, route, balancer, member, response.
 
-use std::{pin::Pin, rc::Rc, time::Instant};
+use std::{borrow::Cow, pin::Pin, rc::Rc, time::Instant};
 
 use bytes::Bytes;
 use http::{
@@ -117,7 +117,10 @@ pub(crate) fn answer(
     client: Rc<Client>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Reply>, Abort>> {
-    logged(Box::pin(respond(shard, client, None, request)))
+    // Room first: what is made before there is room for it is copied into it, most of it unset.
+    let room = Box::new_uninit();
+    let inner = Box::write(room, respond(shard, client, None, request));
+    logged(Box::into_pin(inner))
 }
 
 /// Answers one request of an HTTP/2 connection, as [`answer`] does.
@@ -127,7 +130,9 @@ pub(crate) fn answer_stream(
     stream: Rc<Stream>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Reply>, Abort>> {
-    logged(Box::pin(respond(shard, client, Some(stream), request)))
+    let room = Box::new_uninit();
+    let inner = Box::write(room, respond(shard, client, Some(stream), request));
+    logged(Box::into_pin(inner))
 }
 
 /// Boxed by the caller: hyper moves what the service returns several times.
@@ -429,13 +434,20 @@ async fn forward(
     let balancing = &plan.balancers[balancer];
     let elector = &balancing.balancer;
     let session = elector.sticky.as_ref().and_then(|sticky| {
-        let mut url = path.clone().unwrap_or_else(|| raw.to_vec());
-        if let Some(query) = parts.uri.query() {
-            url.push(b'?');
-            url.extend_from_slice(query.as_bytes());
-        }
+        let as_asked = || {
+            parts
+                .uri
+                .path_and_query()
+                .map_or("", http::uri::PathAndQuery::as_str)
+        };
+        let url: Cow<'_, [u8]> = match (&path, parts.uri.query()) {
+            (None, _) => as_asked().as_bytes().into(),
+            (Some(path), None) => path[..].into(),
+            (Some(path), Some(query)) => [path, &b"?"[..], query.as_bytes()].concat().into(),
+        };
         let cookies = parts.headers.get_all(header::COOKIE);
-        sticky::session(sticky, &url, cookies.iter().map(HeaderValue::as_bytes))
+        let cookies = cookies.iter().map(HeaderValue::as_bytes);
+        sticky::session(sticky, &url, cookies).map(Rc::new)
     });
     let key = if elector.wants_key() {
         let path = path.as_deref().unwrap_or(raw);
@@ -454,7 +466,7 @@ async fn forward(
     };
     elector.begin_request(now_ns);
     loop {
-        let elected = elect(exchange, balancer, session.as_ref(), key, now_ns)
+        let elected = elect(exchange, balancer, session.as_deref(), key, now_ns)
             .await
             .map_err(|error| {
                 let reason = match error {

@@ -12,7 +12,7 @@ use std::{cell::RefCell, time::SystemTime};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, request::Parts};
 use tracing::error;
 
-use super::{exchange::Exchange, reason::Reason};
+use super::{exchange::Exchange, fields::is_looked_at, reason::Reason};
 use crate::{
     config::spec::{
         Host, Spec,
@@ -54,6 +54,8 @@ pub(crate) struct Rules {
     keeps_request: bool,
     /// Names may have to be looked up.
     asks_for_names: bool,
+    /// Something may change what a response says of its end, its connection or its server.
+    changes_framing: bool,
 }
 
 impl Rules {
@@ -79,7 +81,12 @@ impl Rules {
                     .iter()
                     .any(|(_, document)| matches!(document, ErrorDocument::Path(_)))
         };
+        let changes = |policy: &&Policy| {
+            let mut edits = policy.response_fields.iter().chain(&policy.always_fields);
+            edits.any(|edit| edit.changes(is_looked_at))
+        };
         Some(Self {
+            changes_framing: policies.iter().any(changes),
             keeps_request: policies.iter().any(keeps),
             asks_for_names: policies.iter().any(|policy| policy.asks_for_names()),
         })
@@ -167,7 +174,7 @@ pub(crate) async fn rule(exchange: &mut Exchange, parts: &mut Parts) -> Result<(
     if rules.is_some_and(|rules| rules.keeps_request) {
         ruling.fields.clone_from(&parts.headers);
     }
-    exchange.ruling = Some(Box::new(ruling));
+    exchange.ruling = Some(ruling);
     verdict
 }
 
@@ -177,10 +184,14 @@ impl Ruling {
         scene: &dyn Scene,
         spec: &Spec,
         parts: &mut Parts,
-    ) -> (Self, Result<(), Stop>) {
+    ) -> (Box<Self>, Result<(), Stop>) {
         let host = scene.host_spec();
-        let mut ruling = Ruling {
-            layers: host.policies.clone(),
+        let most = host.policies.len() + host.proxies.len() + host.locations.len();
+        let mut layers = Vec::with_capacity(most);
+        layers.extend_from_slice(&host.policies);
+        // Boxed before it is filled in: it is large.
+        let mut ruling = Box::new(Ruling {
+            layers,
             servers: host.policies.len(),
             route: None,
             method: parts.method.clone(),
@@ -201,7 +212,7 @@ impl Ruling {
             open: RefCell::default(),
             fields: HeaderMap::new(),
             begun: SystemTime::now(),
-        };
+        });
         // A path that cannot be decoded is refused where it would be routed.
         let verdict = match ruling.take_path(host, parts.uri.path().as_bytes()) {
             Ok(()) => {
@@ -406,6 +417,9 @@ impl Ruling {
 
     /// SetEnv, PassEnv and UnsetEnv: what SetEnvIf set stays as it is.
     fn set_environment(&self, spec: &Spec) {
+        if self.policies(spec).all(|policy| policy.set_env.is_empty()) {
+            return;
+        }
         let mut variables: Vec<(&str, &str)> = Vec::new();
         for policy in self.policies(spec) {
             variables.extend(
@@ -449,7 +463,7 @@ impl Ruling {
                     fields,
                     &before,
                     &asker,
-                    self.times(),
+                    &|| self.times(),
                     early,
                 ));
             }

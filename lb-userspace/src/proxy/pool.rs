@@ -26,7 +26,7 @@ mod upstream;
 
 pub(crate) use self::{
     link::Link,
-    upstream::{NoAnswer, Upstream},
+    upstream::{NoAnswer, Said, Upstream},
 };
 use super::{
     plan::{Destination, Key, Place},

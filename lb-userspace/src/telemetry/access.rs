@@ -447,26 +447,21 @@ fn log_id(out: &mut Vec<u8>, id: u64) {
     }
 }
 
-/// Takes the values of `names` from `fields`; a repeated field's values are joined by `, `, those
-/// of Cookie by `; `.
-pub fn take_values(names: &[HeaderName], fields: &HeaderMap) -> Vec<Option<HeaderValue>> {
-    names
-        .iter()
-        .map(|name| {
-            let mut values = fields.get_all(name).iter();
-            let first = values.next()?;
-            let Some(second) = values.next() else {
-                return Some(first.clone());
-            };
-            let mut joined = first.as_bytes().to_vec();
-            let separator = if *name == header::COOKIE { "; " } else { ", " };
-            for value in std::iter::once(second).chain(values) {
-                joined.extend_from_slice(separator.as_bytes());
-                joined.extend_from_slice(value.as_bytes());
-            }
-            HeaderValue::from_bytes(&joined).ok()
-        })
-        .collect()
+/// Takes the value of `name` from `fields`; a repeated field's values are joined by `, `, those of
+/// Cookie by `; `.
+pub fn take_value(name: &HeaderName, fields: &HeaderMap) -> Option<HeaderValue> {
+    let mut values = fields.get_all(name).iter();
+    let first = values.next()?;
+    let Some(second) = values.next() else {
+        return Some(first.clone());
+    };
+    let mut joined = first.as_bytes().to_vec();
+    let separator = if *name == header::COOKIE { "; " } else { ", " };
+    for value in std::iter::once(second).chain(values) {
+        joined.extend_from_slice(separator.as_bytes());
+        joined.extend_from_slice(value.as_bytes());
+    }
+    HeaderValue::from_bytes(&joined).ok()
 }
 
 /// One shard's lines for one file. What is left is handed over when it is dropped.

@@ -32,7 +32,7 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// Families too long to list, by how their names begin.
-const PREFIXES: [&str; 3] = ["SSLOCSP", "SSLStapling", "Session"];
+const PREFIXES: [&str; 2] = ["SSLOCSP", "Session"];
 
 const NAMES: &[&str] = &[
     // DESIGN section 7, not in this version.
@@ -59,6 +59,9 @@ const NAMES: &[&str] = &[
     "SSLRenegBufferSize",
     "SSLSRPVerifierFile",
     "SSLSRPUnknownUserSeed",
+    "SSLStaplingResponseTimeSkew",
+    "SSLStaplingResponseMaxAge",
+    "SSLStaplingForceURL",
     // Protocols: lines for each response.
     "H2EarlyHint",
     // Headers, rewriting, answers.

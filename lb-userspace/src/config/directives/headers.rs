@@ -6,7 +6,7 @@ use super::{Arity, Call, Contexts, Directive, Effect, Fault, row};
 use crate::{
     expr::{Dialect, Expr},
     pattern::Pattern,
-    policy::fields::{Action, Condition, FieldEdit, Value},
+    policy::fields::{Action, Condition, FieldEdit, FieldName, Value},
 };
 
 pub(super) const TABLE: &[Directive] = &[
@@ -122,18 +122,18 @@ fn edit(call: &mut Call<'_, '_>, first: usize, response: bool) -> Result<FieldEd
         None => Condition::Always,
     };
     let field = field.strip_suffix(':').unwrap_or(field);
-    let echoes = matches!(action, Action::Echo(_));
-    if !echoes && HeaderName::from_bytes(field.as_bytes()).is_err() {
+    let named = match action {
+        // What it is for is in the pattern.
+        Action::Echo(_) => Ok(HeaderName::from_static("echo")),
+        _ => HeaderName::from_bytes(field.as_bytes()),
+    };
+    let Ok(named) = named else {
         let message = format!("'{field}' is not the name of a header field");
         return Err(Fault::new(message).at(field_at));
-    }
+    };
     let edit = FieldEdit {
         action,
-        name: if echoes {
-            String::new()
-        } else {
-            field.to_ascii_lowercase()
-        },
+        name: FieldName(named),
         condition,
     };
     if edit.condition == Condition::Early && !call.is_for_server() {

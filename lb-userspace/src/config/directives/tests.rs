@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod sweep;
+
 #[test]
 fn names_are_unique() {
     let mut names: Vec<String> = rows()

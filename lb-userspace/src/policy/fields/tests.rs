@@ -16,6 +16,10 @@ fn map(fields: &[(&'static str, &str)]) -> HeaderMap {
     map
 }
 
+fn named(name: &str) -> FieldName {
+    FieldName::try_from(name.to_owned()).expect("a name")
+}
+
 fn format(text: &str) -> Value {
     Value::format(text).expect("a format")
 }
@@ -30,7 +34,7 @@ fn edited(before: &[&str], action: Action) -> String {
     let mut fields = map(&pairs);
     let edit = FieldEdit {
         action,
-        name: "a".to_owned(),
+        name: named("a"),
         condition: Condition::Always,
     };
     let times = Times {
@@ -43,7 +47,7 @@ fn edited(before: &[&str], action: Action) -> String {
         &mut fields,
         &request,
         &Probe::new(&environment),
-        times,
+        &|| times,
         false,
     );
     let values = fields.get_all("a");
@@ -136,7 +140,7 @@ fn conditions_decide() {
     ] {
         let edit = FieldEdit {
             action: Action::Set(format("v")),
-            name: "a".to_owned(),
+            name: named("a"),
             condition,
         };
         for (phase, wanted) in [(false, late), (true, early)] {
@@ -148,7 +152,7 @@ fn conditions_decide() {
                 &mut fields,
                 &request,
                 &facts,
-                Times::default(),
+                &Times::default,
                 phase,
             );
             assert_eq!(fields.contains_key("a"), wanted, "{edit:?}");
@@ -161,7 +165,7 @@ fn note_is_the_first_value_and_leaves_the_field_alone() {
     let environment = RefCell::default();
     let note = |name: &str| FieldEdit {
         action: Action::Note(format("kept")),
-        name: name.to_owned(),
+        name: named(name),
         condition: Condition::Always,
     };
     let mut fields = map(&[("a", "1"), ("a", "2")]);
@@ -171,7 +175,7 @@ fn note_is_the_first_value_and_leaves_the_field_alone() {
         &mut fields,
         &HeaderMap::new(),
         &Probe::new(&environment),
-        Times::default(),
+        &Times::default,
         false,
     );
     assert_eq!(notes, [("kept".to_owned(), b"1".to_vec())]);

@@ -84,7 +84,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Spawner {
     fn execute(&self, task: F) {
         // hyper calls the service for a stream and starts its task right after.
         match self.0.newest.take() {
-            Some(stream) => tokio::task::spawn_local(stream::watch(stream, task)),
+            Some(stream) => tokio::task::spawn_local(stream::Watch::new(stream, task)),
             None => tokio::task::spawn_local(task),
         };
     }

@@ -22,8 +22,9 @@ pub(super) struct Facts {
     pub(super) host_name: String,
     pub(super) port: Option<u16>,
     pub(super) refused: bool,
-    pub(super) request: Vec<Vec<Option<HeaderValue>>>,
-    pub(super) response: Vec<Vec<Option<HeaderValue>>>,
+    /// What each log's format asks for, one log's behind another's; empty until it is there.
+    pub(super) request: Vec<Option<HeaderValue>>,
+    pub(super) response: Vec<Option<HeaderValue>>,
     /// Every field of request and response, for conditions that may ask for any.
     pub(super) fields: Option<[HeaderMap; 2]>,
     /// Once it is over.
@@ -85,7 +86,8 @@ impl Finished {
         let decoded = (host.logs.iter().any(HostLog::wants_path))
             .then(|| path::decode(facts.target.path().as_bytes(), spec.encoded_slashes));
         let spec_port = spec.server_port;
-        for (at, log) in host.logs.iter().enumerate() {
+        let (mut request, mut response) = (&facts.request[..], &facts.response[..]);
+        for log in &host.logs {
             let entry = Entry {
                 remote: client.peer,
                 local: client.local,
@@ -122,8 +124,8 @@ impl Finished {
                 }),
                 keepalives: end.keepalives,
                 connection: end.connection,
-                request_fields: facts.request.get(at).map_or(&[], Vec::as_slice),
-                response_fields: facts.response.get(at).map_or(&[], Vec::as_slice),
+                request_fields: take_first(&mut request, log.format.request_fields().len()),
+                response_fields: take_first(&mut response, log.format.response_fields().len()),
                 log_id: end.log_id,
                 connection_log_id: end.connection_log_id,
                 handler: end.handler,
@@ -141,6 +143,13 @@ impl Finished {
         }
         end.current.line.replace(line);
     }
+}
+
+/// The first `count` of the values that are left; none where there are fewer.
+fn take_first<'a, T>(values: &mut &'a [T], count: usize) -> &'a [T] {
+    let (first, rest) = values.split_at_checked(count).unwrap_or_default();
+    *values = rest;
+    first
 }
 
 /// A request as expressions see it when its line is due.

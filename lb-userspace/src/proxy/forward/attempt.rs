@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode};
 use tracing::error;
 
 use super::{
@@ -22,7 +22,7 @@ use crate::{
         answer::{BadAnswer, Rules},
         body::{BodyError, Held, Progress, RequestBody},
         exchange::Exchange,
-        pool::{self, ConnectError, NoAnswer, Upstream},
+        pool::{self, ConnectError, NoAnswer, Said, Upstream},
         reason::Reason,
         tls::member::HandshakeError,
         vhost,
@@ -44,22 +44,16 @@ pub(super) async fn attempt(
         .timeout
         .unwrap_or(exchange.host().member_timeout);
     let connect_timeout = member.spec.connection_timeout.unwrap_or(timeout);
-    let host = outgoing.preserved_host.as_ref().unwrap_or(&member.host);
-    outgoing.parts.headers.insert(header::HOST, host.clone());
-    let connection = if member.spec.disablereuse {
-        HeaderValue::from_static("close")
-    } else {
-        HeaderValue::from_static("Keep-Alive")
-    };
-    outgoing
-        .parts
-        .headers
-        .insert(header::CONNECTION, connection);
     let wanted = outgoing.upgrade.clone();
     let wanted = wanted.filter(|protocol| member.spec.upgrade.takes(protocol.as_bytes()));
     if outgoing.upgrade.is_some() {
         switch::ask(&mut outgoing.parts.headers, wanted.as_ref());
     }
+    let connection = match (&wanted, member.spec.disablereuse) {
+        (Some(_), _) => "Upgrade",
+        (None, true) => "close",
+        (None, false) => "Keep-Alive",
+    };
 
     let safe = matches!(outgoing.parts.method, Method::GET | Method::HEAD)
         && matches!(outgoing.body, RequestBody::Empty);
@@ -103,7 +97,11 @@ pub(super) async fn attempt(
             limit: member.spec.response_field_size as usize,
             bad_header: exchange.host_spec().bad_header,
         };
-        upstream.begin(outgoing.parts, body, outgoing.goes(), rules);
+        let said = Said {
+            host: outgoing.preserved_host.as_ref().unwrap_or(&member.host),
+            connection,
+        };
+        upstream.begin(outgoing.parts, said, body, outgoing.goes(), rules);
         let progress = &outgoing.progress;
         let waits = held.as_ref().map(|(patience, held)| (*patience, &**held));
         let sent = answered(exchange, &mut upstream, timeout, progress, waits).await;

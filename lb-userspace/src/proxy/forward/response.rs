@@ -137,7 +137,7 @@ pub(super) fn relay(
         parts.headers.remove(header::CONTENT_LENGTH);
     }
     let host = exchange.host();
-    if let Some(target) = target {
+    if let Some(target) = target.filter(|_| said.present.has(Present::PLACE)) {
         let asked = asked
             .and_then(|asked| asked.value.to_str().ok())
             .unwrap_or(&host.name);
@@ -157,8 +157,7 @@ pub(super) fn relay(
     add_via(&exchange, &mut parts.headers, asked, Direction::Response);
     let mut wishes = wishes;
     let mut has_server = said.present.has(Present::SERVER);
-    if exchange.ruling.is_some() {
-        policy::edit_response(&exchange, parts.status, &mut parts.headers);
+    if policy::edit_response(&exchange, parts.status, &mut parts.headers) {
         let edited = fields::strip(&mut parts.headers, Direction::Response);
         wishes.close |= edited.close;
         has_server = edited.present.has(Present::SERVER);

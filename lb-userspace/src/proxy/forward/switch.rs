@@ -55,17 +55,13 @@ impl Body for Reply {
     }
 }
 
-/// Asks for a protocol, or for none, in the fields of a request.
+/// Asks for a protocol, or for none, in the fields of a request; its Connection field is written
+/// with the head.
 pub(super) fn ask(fields: &mut HeaderMap, protocol: Option<&HeaderValue>) {
     match protocol {
-        Some(protocol) => {
-            fields.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-            fields.insert(header::UPGRADE, protocol.clone());
-        }
-        None => {
-            fields.remove(header::UPGRADE);
-        }
-    }
+        Some(protocol) => fields.insert(header::UPGRADE, protocol.clone()),
+        None => fields.remove(header::UPGRADE),
+    };
 }
 
 /// Whether a 101 switches to what was asked for, and to nothing else.

@@ -41,13 +41,13 @@ impl Ruling {
             here: scene.local().ip(),
             names: &names,
         };
-        let uri = String::from_utf8_lossy(&self.path);
         let refused = |id: &str| {
             let stop = Err(Stop::Fail(StatusCode::FORBIDDEN, Reason::AccessDenied));
             if !self.open.borrow().is_empty() {
                 // Names are looked up first.
                 return stop;
             }
+            let uri = String::from_utf8_lossy(&self.path);
             error!(
                 target: LOG,
                 reason = Reason::AccessDenied.name(),

@@ -56,8 +56,8 @@ pub(super) async fn look_up(
     spec: &Spec,
     parts: &mut Parts,
     before: (HeaderMap, Uri),
-    first: (Ruling, Result<(), Stop>),
-) -> (Ruling, Result<(), Stop>) {
+    first: (Box<Ruling>, Result<(), Stop>),
+) -> (Box<Ruling>, Result<(), Stop>) {
     let (mut ruling, mut verdict) = first;
     for _ in 0..MOST_ROUNDS {
         let open = std::mem::take(&mut *ruling.open.borrow_mut());

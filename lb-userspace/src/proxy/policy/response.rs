@@ -10,19 +10,28 @@ use crate::{
     proxy::{exchange::Exchange, reverse::Rule},
 };
 
-/// Rewrites cookies and edits the fields of a member's response.
-pub(crate) fn edit_response(exchange: &Exchange, status: StatusCode, fields: &mut HeaderMap) {
+/// Rewrites cookies and edits the fields of a member's response. Whether fields may have changed
+/// that [`crate::proxy::fields::strip`] looks at.
+pub(crate) fn edit_response(
+    exchange: &Exchange,
+    status: StatusCode,
+    fields: &mut HeaderMap,
+) -> bool {
     let Some(ruling) = &exchange.ruling else {
-        return;
+        return false;
     };
     let spec = &exchange.current.plan.spec;
     cookies::rewrite(ruling.policies(spec), |text| ruling.filled(text), fields);
-    let framing = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING]
-        .map(|name| (fields.get(&name).cloned(), name));
+    let rules = exchange.host().rules.as_ref();
+    let changes_framing = rules.is_none_or(|rules| rules.changes_framing);
+    let framing = changes_framing.then(|| {
+        [header::CONTENT_LENGTH, header::TRANSFER_ENCODING]
+            .map(|name| (fields.get(&name).cloned(), name))
+    });
     let mut always = cookies_of_rules(ruling);
     edit(exchange, ruling, status, &mut always, true);
     edit(exchange, ruling, status, fields, false);
-    for (value, name) in framing {
+    for (value, name) in framing.into_iter().flatten() {
         // What the body's end is told by is nobody's to edit.
         match value {
             Some(value) => drop(fields.insert(name.clone(), value)),
@@ -31,6 +40,7 @@ pub(crate) fn edit_response(exchange: &Exchange, status: StatusCode, fields: &mu
         always.remove(&name);
     }
     prepend(fields, always);
+    changes_framing
 }
 
 /// `ProxyPassReverse` as it is for a request.
@@ -100,7 +110,7 @@ fn edit(
                 fields,
                 &ruling.fields,
                 &asker,
-                ruling.times(),
+                &|| ruling.times(),
                 false,
             );
             for (name, value) in notes {

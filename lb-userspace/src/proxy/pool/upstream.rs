@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{Response, StatusCode, request::Parts};
+use http::{HeaderValue, Response, StatusCode, header, request::Parts};
 use rustix::{io::Errno, net::RecvFlags};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, ReadBuf},
@@ -149,12 +149,13 @@ impl Upstream {
     pub(crate) fn begin(
         &mut self,
         head: &Parts,
+        said: Said<'_>,
         mut body: RequestBody,
         go: [Option<Rc<Go>>; 2],
         rules: Rules,
     ) {
         self.written = 0;
-        write_head(&mut self.outgoing, head);
+        write_head(&mut self.outgoing, head, said);
         match upload::goes_with_head(&mut body) {
             Some(bytes) => self.outgoing.extend_from_slice(&bytes),
             None => self.body = Some(body),
@@ -412,8 +413,17 @@ impl Upstream {
     }
 }
 
-/// The head of a request as it goes out.
-fn write_head(out: &mut Vec<u8>, head: &Parts) {
+/// What a head says to one member; the rest of it is the same for all.
+#[derive(Clone, Copy)]
+pub(crate) struct Said<'a> {
+    /// The Host field's value.
+    pub(crate) host: &'a HeaderValue,
+    /// The Connection field's.
+    pub(crate) connection: &'static str,
+}
+
+/// The head of a request as it goes out, Host first.
+fn write_head(out: &mut Vec<u8>, head: &Parts, said: Said<'_>) {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
     let target = head
@@ -421,8 +431,15 @@ fn write_head(out: &mut Vec<u8>, head: &Parts) {
         .path_and_query()
         .map_or("/", |target| target.as_str());
     out.extend_from_slice(target.as_bytes());
-    out.extend_from_slice(b" HTTP/1.1\r\n");
+    out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
+    out.extend_from_slice(said.host.as_bytes());
+    out.extend_from_slice(b"\r\nConnection: ");
+    out.extend_from_slice(said.connection.as_bytes());
+    out.extend_from_slice(b"\r\n");
     for (name, value) in &head.headers {
+        if matches!(*name, header::HOST | header::CONNECTION) {
+            continue;
+        }
         out.extend_from_slice(name.as_str().as_bytes());
         out.extend_from_slice(b": ");
         out.extend_from_slice(value.as_bytes());

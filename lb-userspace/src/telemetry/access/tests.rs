@@ -8,8 +8,12 @@ fn line(format: &str, change: impl FnOnce(&mut Entry<'_>)) -> String {
     fields.insert("user-agent", HeaderValue::from_static("a\"b\\c"));
     fields.append("cookie", HeaderValue::from_static("a=1; b=2"));
     fields.append("cookie", HeaderValue::from_static("c=3"));
-    let request_fields = take_values(format.request_fields(), &fields);
-    let response_fields = take_values(format.response_fields(), &fields);
+    let take = |names: &[HeaderName]| -> Vec<_> {
+        let names = names.iter();
+        names.map(|name| take_value(name, &fields)).collect()
+    };
+    let request_fields = take(format.request_fields());
+    let response_fields = take(format.response_fields());
     let environment = [("BALANCER_WORKER_ROUTE".into(), "n1".to_owned())];
     let mut entry = Entry {
         remote: "[::ffff:192.0.2.1]:4711".parse().expect("address"),

@@ -3,6 +3,7 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
+    pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -153,16 +154,33 @@ impl Drop for Open {
     }
 }
 
-/// Runs a request's task to its end, or until the client has taken nothing of the response for too
-/// long: then the task is dropped, which resets the stream.
-pub(super) async fn watch(stream: Rc<Stream>, task: impl Future<Output = ()>) {
-    let open = Open(stream);
-    let mut task = std::pin::pin!(task);
-    std::future::poll_fn(|cx| {
-        if task.as_mut().poll(cx).is_ready() {
+pin_project_lite::pin_project! {
+    /// Runs a request's task to its end, or until the client has taken nothing of the response for
+    /// too long: then the task is dropped, which resets the stream.
+    ///
+    /// No `async fn`: one would hold the task twice, and move it.
+    pub(super) struct Watch<F> {
+        #[pin]
+        task: F,
+        open: Open,
+    }
+}
+
+impl<F> Watch<F> {
+    pub(super) fn new(stream: Rc<Stream>, task: F) -> Self {
+        let open = Open(stream);
+        Self { task, open }
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Watch<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if this.task.poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        open.0.poll_stalled(cx)
-    })
-    .await;
+        this.open.0.poll_stalled(cx)
+    }
 }

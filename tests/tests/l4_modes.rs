@@ -120,6 +120,19 @@ fn gue_reaches_members_by_ipv6() -> Result<()> {
     check("gue", true)
 }
 
+/// Ports at the other end of the connections that are open to a host's port [`PORT`].
+fn peers(home: &lab::Namespace) -> Result<Vec<u16>> {
+    let text = home.inside(|| std::fs::read_to_string("/proc/thread-self/net/tcp6"))??;
+    let port = |end: &str| u16::from_str_radix(end.rsplit(':').next()?, 16).ok();
+    Ok((text.lines().skip(1))
+        .filter_map(|line| {
+            let mut words = line.split_whitespace().skip(1);
+            let (local, remote, state) = (words.next()?, words.next()?, words.next()?);
+            (port(local)? == PORT && state == "01").then(|| port(remote))?
+        })
+        .collect())
+}
+
 /// As [`start`], by nat: the members have ports of their own and hold no shared address.
 fn nat(six: bool) -> Result<()> {
     let lab = Lab::new()?;
@@ -166,6 +179,28 @@ fn nat(six: bool) -> Result<()> {
     ensure!(!seen.contains_key("a"), "{seen:?}");
     let names: Vec<String> = (kept.iter_mut().map(Connection::name)).collect::<Result<_>>()?;
     ensure!(names == ["a", "b", "c"], "{names:?}");
+
+    // Whose answers come to a port of ours: b's, from where its client's packets seem to be.
+    let from = SocketAddr::new(member_of(1), PORT).to_string();
+    let steer = |port: u16| -> Result<String> {
+        let ours = SocketAddr::new(topology::balancer_addresses()[usize::from(six)], port);
+        Ok(sluice
+            .cli(&["steer", "tcp", &from, &ours.to_string()])?
+            .ok()?
+            .out)
+    };
+    let open = peers(&lab.members[1])?;
+    ensure!(!open.is_empty());
+    for port in &open {
+        let said = steer(*port)?;
+        ensure!(
+            said.contains("(returned)") && said.contains("nat: an answer to "),
+            "{port}: {said}"
+        );
+    }
+    let free = (61_000..65_535).find(|port| !open.contains(port));
+    let said = steer(free.unwrap_or(0))?;
+    ensure!(said.contains("dropped (no_connection)"), "{said}");
 
     let _echoes: Vec<Echo> = (lab.members.iter().zip(["a", "b", "c"]).zip(0..))
         .map(|((home, name), index)| {

@@ -5,7 +5,8 @@ use crate::{
     addr::{Address, Be16},
     answer,
     frame::{Edit, Frame},
-    journey::{Decision, Then},
+    guard,
+    journey::{Decision, Found, Then},
     parse::{Headers, Reach},
     service::{flag, kind, proto},
     steer::Spend,
@@ -25,10 +26,25 @@ where
     };
     let is_v4 = headers.version == 4;
     let (kind, code) = (headers.icmp_type, headers.icmp_code);
-    if kind == if is_v4 { 8 } else { 128 } && code == 0 && decision.flags & flag::ECHO != 0 {
+    let is_echo =
+        kind == if is_v4 { 8 } else { 128 } && code == 0 && decision.flags & flag::ECHO != 0;
+    let mut about = Headers::default();
+    let mut found = Found::default();
+    if !is_echo {
+        if !headers.is_icmp_error() || headers.is_fragment || !quoted(frame, headers, &mut about) {
+            return Detoured::end(0, decision.reason);
+        }
+        found = tables.find_service(&about);
+        if found.kind != kind::NAT && found.kind != kind::FORWARDED {
+            return Detoured::end(0, decision.reason);
+        }
+    }
+    // From here on it is ours, and nobody else looks.
+    if let Some(reason) = guard::malformed_header(frame, headers) {
+        return Detoured::end(0, reason);
+    }
+    if is_echo {
         let is_answered = !headers.is_fragment
-            && headers.end >= headers.l4
-            && headers.end <= frame.total_len()
             && tables.spend(Spend::Answer, settings.answers, tables.beat())
             && answer::echo(frame, headers).is_some();
         return Detoured::end(
@@ -40,16 +56,8 @@ where
             },
         );
     }
-    let mut about = Headers::default();
-    if !headers.is_icmp_error() || headers.is_fragment || !quoted(frame, headers, &mut about) {
-        return Detoured::end(0, decision.reason);
-    }
-    let found = tables.find_service(&about);
     if found.kind == kind::NAT {
         return tables.quoted(frame, &about, 0, 0);
-    }
-    if found.kind != kind::FORWARDED {
-        return Detoured::end(0, decision.reason);
     }
     let decision = Decision {
         service: found.id,

@@ -232,3 +232,41 @@ fn errors_about_nothing_we_know_go_to_nobody() {
         }
     }
 }
+
+#[test]
+fn client_port_used_again_after_the_close_keeps_to_one_entry() {
+    for family in &FAMILIES {
+        let model = Model::new(&setup(family));
+        let from_client = |flags| {
+            let (outcome, out) =
+                model.travel(&Packet::tcp(family.client, family.vip, flags).build());
+            let l4 = at(&out).1;
+            (outcome.verdict.reason, [out[l4], out[l4 + 1]])
+        };
+        let from_member = |port: [u8; 2], flags| {
+            let host = |host: &str, port: u16| {
+                if host.contains(':') {
+                    format!("[{host}]:{port}")
+                } else {
+                    format!("{host}:{port}")
+                }
+            };
+            let (from, to) = (
+                host(family.member, 8080),
+                host(family.ours, u16::from_be_bytes(port)),
+            );
+            let (outcome, _) = model.travel(&Packet::tcp(&from, &to, flags).build());
+            assert_eq!(outcome.verdict.reason, Reason::RETURNED);
+        };
+        let fin = flags::FIN | flags::ACK;
+        for _ in 0..3 {
+            let (reason, port) = from_client(flags::SYN);
+            assert_eq!(reason, Reason::STEERED_NEW);
+            from_member(port, flags::SYN | flags::ACK);
+            assert_eq!(from_client(flags::ACK), (Reason::STEERED, port));
+            from_member(port, fin);
+            assert_eq!(from_client(fin), (Reason::STEERED, port));
+            from_member(port, flags::ACK);
+        }
+    }
+}

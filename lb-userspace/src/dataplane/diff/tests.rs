@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::atomic::Ordering::Relaxed};
 
-use lb_common::{abi::MAX_MEMBERS, member::MemberState};
+use lb_common::{
+    abi::MAX_MEMBERS,
+    flow_table::{Entry, Flow4Key, State},
+    member::MemberState,
+};
 use proptest::prelude::*;
 
 use super::{
@@ -589,6 +593,77 @@ fn a_service_that_stays_keeps_its_id_and_the_seed_stays_while_it_fits() {
         rig.store.rest.settings().expect("memory").service_seed,
         seed
     );
+}
+
+#[test]
+fn a_service_that_gets_the_id_of_a_former_one_gets_none_of_its_flows() {
+    let mut rig = Rig::new();
+    rig.publish(&ports(2));
+    let service_at = |rig: &Rig, port: u16| {
+        let ways = rig.store.ways();
+        let way = ways.iter().find(|w| w.value.port.to_u16() == port);
+        way.expect("a service").value.id
+    };
+    let (stays, goes) = (service_at(&rig, 1000), service_at(&rig, 1001));
+    // One of each, in the sets that there are, and one that begins.
+    let entry = |state| Entry::new(3, 1, state, 5, 9).0;
+    let flow = |rig: &Rig, way: usize, service: u16, state: State| {
+        let [key, value] = rig.store.l4.way4(0, way).expect("a way");
+        let word = Flow4Key::new([192, 0, 2, 1], [1, 2], service).word();
+        key.store(word, Relaxed);
+        value.store(entry(state) | Entry::OVERFLOWED, Relaxed);
+    };
+    flow(&rig, 0, goes, State::LIVE);
+    flow(&rig, 1, stays, State::LIVE);
+    flow(&rig, 2, goes, State::NEW);
+    rig.store.l4.plant(stays, goes, entry(State::SEEN));
+    let left = |rig: &Rig| {
+        let all = rig.store.l4.flows().chain(rig.store.l4.rewritten());
+        let mut services: Vec<u16> = all.map(|flow| flow.service).collect();
+        services.sort_unstable();
+        services
+    };
+    let (a, b) = (stays.min(goes), stays.max(goes));
+    assert_eq!((a, b), (stays, goes));
+    let before = [vec![stays; 3], vec![goes; 4]].concat();
+    assert_eq!(left(&rig), before);
+
+    rig.publish(&ports(1));
+    assert_eq!(left(&rig), before, "nobody's id yet");
+    let mut other = ports(1);
+    let mut spec = (*other.spec).clone();
+    spec.listeners.push(listener(0, 2000));
+    other.spec = std::sync::Arc::new(spec);
+    rig.publish(&other);
+    assert_eq!(service_at(&rig, 2000), goes);
+    assert_eq!(left(&rig), [stays; 3]);
+    let [_, value] = rig.store.l4.way4(0, 0).expect("a way");
+    assert_eq!(value.load(Relaxed), Entry::OVERFLOWED, "the mark stays");
+}
+
+#[test]
+fn a_removed_member_is_marked_for_the_packet_path_until_it_comes_back() {
+    let mut rig = Rig::new();
+    let two = app(&["http://a", "http://b"]);
+    let ids = rig.publish(&two);
+    let state = |rig: &Rig, at: usize| rig.slot(ids[at]).head.state;
+    let cell = rig.store.table.cell(ids[1]).expect("b");
+    cell.set_state(MemberState::DRAIN);
+    rig.publish(&app(&["http://a"]));
+    let drained = MemberState::DRAIN;
+    assert_eq!(
+        [state(&rig, 0), state(&rig, 1)],
+        [0, drained | MemberState::RETIRED]
+    );
+    rig.reopen();
+    assert_eq!(rig.publish(&two), ids);
+    assert_eq!([state(&rig, 0), state(&rig, 1)], [0, drained]);
+    // What a publish that failed took back, too.
+    let plan = rig.plan(&app(&["http://a"])).expect("it fits");
+    let undo = rig.store.apply_all(&plan.ops).expect("memory");
+    assert_eq!(state(&rig, 1), drained | MemberState::RETIRED);
+    rig.store.take_back(undo, rig.now).expect("memory");
+    assert_eq!(state(&rig, 1), drained);
 }
 
 #[test]

@@ -209,8 +209,6 @@ const MODULES: [&str; 24] = [
 
 /// What httpd takes and sluice refuses, by choice or for now (docs/differences.md).
 const STRICTER: &[&str] = &[
-    "SSLStrictSNIVHostCheck On",
-    "StrictHostCheck On",
     "RewriteRule ^/a /b [H=cgi-script]",
     "RewriteRule ^/a - [R=200]",
     "RewriteRule ^/a /b [P]",
@@ -457,6 +455,7 @@ const SAME: &[&str] = &[
     "<Location /a>\nProxyStatus On\n</Location>",
     "Proxy100Continue On",
     "Proxy100Continue x",
+    "StrictHostCheck On",
     "StrictHostCheck Off",
     "StrictHostCheck x",
     "TraceEnable Off",

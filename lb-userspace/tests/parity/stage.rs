@@ -18,7 +18,8 @@ const TOLD: &str = "Header always set X-Told \"%{BALANCER_NAME}e %{BALANCER_WORK
 
 /// Messages whose number is compared (apache.md 5.7).
 const MESSAGES: [&str; 10] = [
-    "AH00898", "AH00957", "AH00959", "AH01102", "AH01114", "AH01165", "AH01167", "AH01170", "AH01171", "AH01174",
+    "AH00898", "AH00957", "AH00959", "AH01102", "AH01114", "AH01165", "AH01167", "AH01170",
+    "AH01171", "AH01174",
 ];
 
 /// One of the two with its members.
@@ -152,9 +153,7 @@ impl Stage {
 
     /// Messages about balancing are logged as often by both.
     fn compare_logs(&self) {
-        let count = |log: &str| {
-            MESSAGES.map(|id| (id, log.matches(&format!(" {id}: ")).count()))
-        };
+        let count = |log: &str| MESSAGES.map(|id| (id, log.matches(&format!(" {id}: ")).count()));
         let deadline = Instant::now() + PATIENCE;
         loop {
             let (theirs, ours) = (count(&self.pair.their_log()), count(&self.pair.log()));

@@ -16,10 +16,10 @@ const TOLD: &str = "Header always set X-Told \"%{BALANCER_NAME}e %{BALANCER_WORK
     %{BALANCER_WORKER_ROUTE}e %{BALANCER_SESSION_STICKY}e %{BALANCER_SESSION_ROUTE}e \
     %{BALANCER_ROUTE_CHANGED}e\"\n";
 
-/// Messages whose number is compared (apache.md 5.7).
-const MESSAGES: [&str; 10] = [
-    "AH00898", "AH00957", "AH00959", "AH01102", "AH01114", "AH01165", "AH01167", "AH01170",
-    "AH01171", "AH01174",
+/// Messages whose number is compared (apache.md 5.7). Those about connections are not: with `retry=0`
+/// their number depends on the clock.
+const MESSAGES: [&str; 7] = [
+    "AH00898", "AH01102", "AH01165", "AH01167", "AH01170", "AH01171", "AH01174",
 ];
 
 /// One of the two with its members.

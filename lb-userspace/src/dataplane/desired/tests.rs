@@ -32,6 +32,7 @@ pub(in crate::dataplane) fn member(url: &str) -> Member {
         address_ttl: crate::config::spec::AddressTtl::Record,
         response_field_size: 8192,
         receive_buffer: None,
+        source: None,
         ping: None,
         ramp_up: None,
         socket: None,

@@ -82,7 +82,8 @@ pub(super) async fn attempt(
         .await
         .map_err(|error| {
             outgoing.let_go();
-            unreached(exchange, balancer, index, &error)
+            let path = outgoing.asked_for.path();
+            unreached(exchange, balancer, index, &error, path)
         })?;
         elector.connected(index);
         exchange.over(&upstream.link);
@@ -235,7 +236,14 @@ fn no_go_ahead(exchange: &Exchange, balancer: usize, index: usize) -> Attempt {
 }
 
 /// No connection: the member goes into error, another may be tried; unless the want is our own.
-fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &ConnectError) -> Attempt {
+/// `path`: what the client asked for.
+fn unreached(
+    exchange: &Exchange,
+    balancer: usize,
+    index: usize,
+    error: &ConnectError,
+    path: &str,
+) -> Attempt {
     let balancing = &exchange.current.plan.balancers[balancer];
     let elector = &balancing.balancer;
     let spec = &balancing.members[index].spec;
@@ -282,8 +290,8 @@ fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &Connect
         if matches!(error, ConnectError::Nowhere) {
             error!(
                 target: LOG,
-                "AH00898: DNS lookup failure for: {} returned by {}",
-                spec.host, spec.url
+                "AH00898: DNS lookup failure for: {} returned by {path}",
+                spec.host
             );
         } else if let Some(socket) = &spec.socket {
             error!(

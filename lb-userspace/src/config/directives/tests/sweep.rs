@@ -82,7 +82,7 @@ fn wrong_number_of_arguments_is_one_error_with_the_usage() {
 #[test]
 fn nothing_behind_a_name_is_one_error() {
     // Containers, and what httpd takes so too; what does nothing takes any number.
-    const BARE: [&str; 8] = [
+    const BARE: [&str; 9] = [
         "<Else",
         "<RequireAll",
         "<RequireAny",
@@ -91,6 +91,7 @@ fn nothing_behind_a_name_is_one_error() {
         "<ProxyMatch",
         "SSLProtocol",
         "SSLProxyProtocol",
+        "SSLRequireSSL",
     ];
     let may_be_bare = |row: &Directive| {
         BARE.contains(&row.name) || matches!(row.effect, Effect::Notice(_) | Effect::Warning(_))

@@ -26,6 +26,7 @@ mod unpack;
 pub use fragments::fragment;
 use fragments::fragment_key;
 pub use icmp::icmp;
+pub(crate) use icmp::ports_v6;
 pub use unpack::unpack;
 
 /// How a packet that took a detour left.
@@ -159,16 +160,18 @@ where
     let (Some(settings), Some(forward)) = (tables.settings(), tables.forward(service)) else {
         return Detoured::end(0, Reason::NOT_FORWARDED);
     };
+    let is_quoted = decision.flags & flag::QUOTED != 0;
     let question = Question {
         headers,
         service,
         is_limited: settings.gates & gate::LIMITS != 0 && decision.flags & flag::LIMITED != 0,
         limited: Limited::of_flags(decision.flags),
-        is_quoted: decision.flags & flag::QUOTED != 0,
+        is_quoted,
         forward,
         settings,
     };
-    let named = if forward.hash == hash_kind::QUIC && headers.proto == proto::UDP {
+    // Behind the ports of a quoted flow there is nothing of its client's.
+    let named = if forward.hash == hash_kind::QUIC && headers.proto == proto::UDP && !is_quoted {
         tables.named(frame, headers, forward)
     } else {
         0
@@ -189,15 +192,16 @@ where
     };
     let mut steered = match steered {
         Ok(steered) => steered,
-        Err(reason) if reason.0 == Reason::NO_MEMBER.0 => {
+        // An ICMP error is answered by nothing (RFC 1122 section 3.2.2).
+        Err(reason) if reason.0 == Reason::NO_MEMBER.0 && !is_quoted => {
             return tables.answer(frame, headers, service, 0, reason);
         }
         Err(reason) => return Detoured::end(0, reason),
     };
-    if decision.flags & flag::QUOTED != 0 {
+    if is_quoted {
         steered.reason = Reason::STEERED_ICMP;
     }
-    if decision.flags & flag::QUOTED != 0 && forward.mode == mode::NAT {
+    if is_quoted && forward.mode == mode::NAT {
         return tables.quoted(frame, headers, service, steered.member);
     }
     if headers.is_fragment || forward.mode == mode::NAT {
@@ -252,7 +256,9 @@ where
                 ifindex,
             }
         }
-        Err(reason) if reason.0 == Reason::TOO_BIG.0 => {
+        Err(reason)
+            if reason.0 == Reason::TOO_BIG.0 && steered.reason.0 != Reason::STEERED_ICMP.0 =>
+        {
             tables.answer(frame, headers, service, member, reason)
         }
         Err(reason) => Detoured::end(member, reason),
@@ -284,6 +290,8 @@ where
             beat: tables.beat(),
             member,
             service,
+            answer: 0,
+            incarnation: head.incarnation,
         };
         tables.add_fragment(&key, &value);
     }
@@ -376,13 +384,32 @@ where
     F: Edit + ?Sized,
     T: SendTables,
 {
+    // Before the addresses are others.
+    let key = if headers.is_fragment && !is_quoted {
+        fragment_key(frame, headers)
+    } else {
+        None
+    };
     match nat::give_back(frame, headers, is_quoted, tables) {
-        Ok((service, member, ifindex)) => Detoured {
-            service,
-            member,
-            reason: Reason::RETURNED,
-            ifindex,
-        },
+        Ok(back) => {
+            if let Some(key) = key {
+                let value = FragmentValue {
+                    beat: tables.beat(),
+                    member: back.member,
+                    service: back.service,
+                    answer: back.index + 1,
+                    // Its connection's entry has that.
+                    incarnation: 0,
+                };
+                tables.add_fragment(&key, &value);
+            }
+            Detoured {
+                service: back.service,
+                member: back.member,
+                reason: Reason::RETURNED,
+                ifindex: back.ifindex,
+            }
+        }
         Err(reason) => Detoured::end(0, reason),
     }
 }

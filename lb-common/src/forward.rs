@@ -128,10 +128,11 @@ pub struct Hop {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Link {
-    /// Bytes 0..6: destination MAC; byte 6: 1 if the rest counts, else 0; byte 7: 1 in what control
-    /// gives if the kernel's routes shall not be asked, else 0.
+    /// Bytes 0..6: destination MAC; byte 6: 1 if the rest counts for every frame, else 0; byte 7, in
+    /// what control gives: bit 0 if the kernel's routes shall not be asked, bit 1 if the rest counts
+    /// for frames of one VLAN alone.
     pub to: [u8; 8],
-    /// Bytes 0..6: source MAC; 6..8: zero.
+    /// Bytes 0..6: source MAC; 6..8: that VLAN, network order.
     pub from: [u8; 8],
     /// Interface to send from; 0: the one the packet came in by.
     pub ifindex: u32,
@@ -151,11 +152,42 @@ impl Link {
         }
     }
 
-    /// Whether it says anything.
+    /// The same for frames that bear the tag of this VLAN, and no other, alone.
+    #[must_use]
+    pub const fn in_vlan(mut self, vlan: u16) -> Self {
+        let [a, b] = vlan.to_be_bytes();
+        (self.to[6], self.to[7]) = (0, 3);
+        (self.from[6], self.from[7]) = (a, b);
+        self
+    }
+
+    /// Nothing, and the kernel's routes shall not be asked either.
+    #[must_use]
+    pub const fn withheld() -> Self {
+        let mut link = Self::new([0; 6], [0; 6], 0, 0);
+        (link.to[6], link.to[7]) = (0, 1);
+        link
+    }
+
+    /// Whether it says anything, and that for every frame.
     #[inline(always)]
     #[must_use]
     pub const fn is_set(&self) -> bool {
         self.to[6] != 0
+    }
+
+    /// Whether it says anything, were it for frames of one VLAN.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_usable(&self) -> bool {
+        self.is_set() || self.is_tagged()
+    }
+
+    /// Whether it is for frames of one VLAN.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_tagged(&self) -> bool {
+        self.to[7] & 2 != 0
     }
 }
 

@@ -1,4 +1,4 @@
-//! `FRAGMENTS`: which member the later fragments of a datagram go to.
+//! `FRAGMENTS`: where the later fragments of a datagram go: to a member, or from it to its client.
 
 use crate::addr::Address;
 
@@ -16,7 +16,7 @@ pub struct FragmentKey {
     pub proto: u32,
 }
 
-/// Value, 8 bytes.
+/// Value, 16 bytes.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct FragmentValue {
@@ -26,10 +26,14 @@ pub struct FragmentValue {
     pub member: u16,
     /// Service.
     pub service: u16,
+    /// A member's answer: index of its connection in `NAT`, plus 1. 0: to the member.
+    pub answer: u32,
+    /// The member's incarnation.
+    pub incarnation: u32,
 }
 
 /// Beats for which later fragments are waited for (a stack waits 30 to 60 s).
 pub const LIFETIME: u32 = 32;
 
 const _: () = assert!(size_of::<FragmentKey>() == 40);
-const _: () = assert!(size_of::<FragmentValue>() == 8);
+const _: () = assert!(size_of::<FragmentValue>() == 16);

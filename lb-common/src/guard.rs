@@ -52,6 +52,19 @@ pub fn malformed<F: Frame + ?Sized>(frame: &F, headers: &Headers) -> Option<Reas
     None
 }
 
+/// As [`malformed`] for what has no ports and is not passed to the stack, which would look itself:
+/// ICMP, later fragments.
+#[inline(always)]
+pub fn malformed_header<F: Frame + ?Sized>(frame: &F, headers: &Headers) -> Option<Reason> {
+    if headers.end < headers.l4
+        || !holds(frame, headers.end)
+        || headers.version == 4 && !has_valid_checksum(frame, headers)
+    {
+        return Some(Reason::BAD_IP_HEADER);
+    }
+    is_bad_source(headers).then_some(Reason::BAD_SOURCE)
+}
+
 /// Whether the frame has at least `end` bytes; the dearer question is put only where it matters.
 #[inline(always)]
 fn holds<F: Frame + ?Sized>(frame: &F, end: usize) -> bool {

@@ -191,7 +191,7 @@ where
     let done = match decision.then {
         Then::Steer4 => detour::steer::<F, T, false>(frame, headers, &decision, tables),
         Then::Steer6 => detour::steer::<F, T, true>(frame, headers, &decision, tables),
-        Then::Fragment => detour::fragment(frame, headers, tables),
+        Then::Fragment => detour::fragment(frame, headers, &decision, tables),
         Then::Icmp => detour::icmp(frame, headers, &decision, tables),
         Then::Return => detour::give_back(frame, headers, tables),
         Then::Unpack => detour::unpack(frame, headers, &decision, tables),
@@ -300,18 +300,16 @@ where
             (decision, is_guarded && gates & gate::ICMP_LIMITS != 0)
         }
         Reach::LaterFragment => {
+            let mut decision = Decision::done(0, Reason::FRAGMENT);
             if gates & gate::STEER != 0 {
                 let vip = tables.find_rare(headers, Rare::Vip);
-                if vip.id != 0 {
-                    return Decision {
-                        service: vip.id,
-                        reason: Reason::FRAGMENT,
-                        then: Then::Fragment,
-                        flags: vip.flags,
-                    };
+                (decision.service, decision.flags) = (vip.id, vip.flags);
+                // To an address that `nat` sends from it may be of a member's answer.
+                if vip.id != 0 || gates & gate::RANGES != 0 {
+                    decision.then = Then::Fragment;
                 }
             }
-            return Decision::done(0, Reason::FRAGMENT);
+            return decision;
         }
         Reach::Addresses => return Decision::done(0, Reason::UNPARSED),
         Reach::OtherProtocol => {

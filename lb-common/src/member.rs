@@ -31,7 +31,11 @@ impl MemberState {
     /// `C`: its health check failed. Health's.
     pub const HEALTH_FAILED: u64 = 1 << 24;
 
-    /// Bits that control owns.
+    /// No configuration names it any more: it keeps the flows that it has. Control's, and no
+    /// operator's: it comes and goes with [`MemberRecord::retired`].
+    pub const RETIRED: u64 = 1 << 32;
+
+    /// Bits that control owns, as an operator sees them.
     pub const OPERATOR: u64 = Self::DISABLED
         | Self::STOPPED
         | Self::DRAIN

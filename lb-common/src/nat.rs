@@ -127,9 +127,11 @@ impl What {
     }
 }
 
-/// The way to a member, which must be of the packet's family; there must be an address to come from.
+/// The way to a member, which must be of the packet's family and VLAN; there must be an address to
+/// come from.
 #[inline(always)]
-fn way<T: SendTables>(
+fn way<F: Edit + ?Sized, T: SendTables>(
+    frame: &F,
     headers: &Headers,
     forward: &Forward,
     member: u16,
@@ -139,7 +141,12 @@ fn way<T: SendTables>(
     if to.as_v4().is_some() != (headers.version == 4) || forward.nat_ports == 0 {
         return Err(Reason::NOT_FORWARDED);
     }
-    send::link(tables, member, to).ok_or(Reason::NO_NEIGHBOUR)
+    let link = send::link(tables, member, to).ok_or(Reason::NO_NEIGHBOUR)?;
+    if send::may_leave(frame, headers, &link) {
+        Ok(link)
+    } else {
+        Err(Reason::NOT_FORWARDED)
+    }
 }
 
 /// Gives a packet its new ends and sends it by a link.
@@ -187,7 +194,7 @@ where
         return Err(Reason::NOT_FORWARDED);
     };
     let to = Address(head.address);
-    let link = way(headers, forward, member, &to, tables)?;
+    let link = way(frame, headers, forward, member, &to, tables)?;
     let our_port = connection(
         frame, headers, forward, service, member, head, is_quoted, settings, tables,
     )?;
@@ -252,8 +259,13 @@ where
                 && is.service_port == headers.destination_port.0
                 && is.client.words() == headers.source.words()
                 && is.destination.words() == headers.destination.words()
-                && !(headers.is_syn() && entry.state() == State::CLOSING)
             {
+                // Its ports again, for another connection: in the same place, for there its next
+                // packets look first.
+                if headers.is_syn() && entry.state() == State::CLOSING {
+                    free = (true, index, port, is.value);
+                    break;
+                }
                 if !is_quoted {
                     let fin = seen::CLIENT_FIN;
                     go_on(headers, index, entry, is.seen, fin, ages.now, tables);
@@ -346,14 +358,14 @@ fn go_on<T: SendTables>(
 }
 
 /// Puts the addresses of a member's answer back, or of an ICMP error about what was sent to it, whose
-/// flow `headers` then is. Returns service, member and interface.
+/// flow `headers` then is.
 #[inline(always)]
 pub fn give_back<F, T>(
     frame: &mut F,
     headers: &Headers,
     is_quoted: bool,
     tables: &T,
-) -> Result<(u16, u16, u32), Reason>
+) -> Result<Back, Reason>
 where
     F: Edit + ?Sized,
     T: SendTables,
@@ -374,18 +386,9 @@ where
         return Err(Reason::NO_CONNECTION);
     };
     let entry = Entry(is.value);
-    let (Some(head), Some(forward)) = (tables.member(entry.member()), tables.forward(is.service))
-    else {
-        return Err(Reason::NO_CONNECTION);
-    };
-    let ours = forward.source(headers.version == 4);
-    if entry.state() <= State::FILLING
-        || is.our_port != headers.destination_port.0
+    if is.our_port != headers.destination_port.0
         || (is.seen & seen::UDP != 0) != is_udp
-        || head.incarnation as u8 != entry.incarnation()
-        || head.port != headers.source_port.0
-        || Address(head.address).words() != headers.source.words()
-        || ours.words() != headers.destination.words()
+        || !is_between(headers, &is, Some(headers.source_port.0), tables)
     {
         return Err(Reason::NO_CONNECTION);
     }
@@ -393,6 +396,53 @@ where
         let fin = seen::MEMBER_FIN;
         go_on(headers, index, entry, is.seen, fin, now, tables);
     }
+    to_client(frame, headers, &is, index, What::of(is_quoted))
+}
+
+/// What is known of a packet that went back to its client.
+#[derive(Clone, Copy, Debug)]
+pub struct Back {
+    /// Service.
+    pub service: u16,
+    /// Member that it is from.
+    pub member: u16,
+    /// Interface to send it from.
+    pub ifindex: u32,
+    /// Its connection's entry.
+    pub index: u32,
+}
+
+/// Whether a packet is from an entry's member, as that is now, to the address that its service sends
+/// from. `port`: the member's, where the packet names it.
+#[inline(always)]
+fn is_between<T: SendTables>(
+    headers: &Headers,
+    is: &NatEntry,
+    port: Option<[u8; 2]>,
+    tables: &T,
+) -> bool {
+    let entry = Entry(is.value);
+    let (Some(head), Some(forward)) = (tables.member(entry.member()), tables.forward(is.service))
+    else {
+        return false;
+    };
+    let ours = forward.source(headers.version == 4);
+    entry.state() > State::FILLING
+        && head.incarnation as u8 == entry.incarnation()
+        && port.is_none_or(|port| port == head.port)
+        && Address(head.address).words() == headers.source.words()
+        && ours.words() == headers.destination.words()
+}
+
+/// Puts the client's addresses into a packet and sends it the way that the client's came.
+#[inline(always)]
+fn to_client<F: Edit + ?Sized>(
+    frame: &mut F,
+    headers: &Headers,
+    is: &NatEntry,
+    index: u32,
+    what: What,
+) -> Result<Back, Reason> {
     let ends = Ends {
         source: is.destination,
         destination: is.client,
@@ -401,8 +451,35 @@ where
     };
     let [a, b, c] = is.ifindex;
     let link = Link::new(is.client_mac, is.our_mac, 0, 0);
-    leave(frame, headers, &ends, &link, What::of(is_quoted))?;
-    Ok((is.service, entry.member(), u32::from_le_bytes([a, b, c, 0])))
+    leave(frame, headers, &ends, &link, what)?;
+    Ok(Back {
+        service: is.service,
+        member: Entry(is.value).member(),
+        ifindex: u32::from_le_bytes([a, b, c, 0]),
+        index,
+    })
+}
+
+/// Puts the addresses of a later fragment of a member's answer back, which has no ports. `index`: the
+/// entry that its first fragment had; `service`: that entry's then.
+#[inline(always)]
+pub fn give_back_fragment<F, T>(
+    frame: &mut F,
+    headers: &Headers,
+    index: u32,
+    service: u16,
+    tables: &T,
+) -> Result<Back, Reason>
+where
+    F: Edit + ?Sized,
+    T: SendTables,
+{
+    match tables.nat(index) {
+        Some(is) if is.service == service && is_between(headers, &is, None, tables) => {
+            to_client(frame, headers, &is, index, What::Fragment)
+        }
+        _ => Err(Reason::NO_CONNECTION),
+    }
 }
 
 /// Rewrites the addresses of a later fragment, which has no ports.
@@ -420,7 +497,7 @@ where
     T: SendTables,
 {
     let to = Address(head.address);
-    let link = way(headers, forward, member, &to, tables)?;
+    let link = way(frame, headers, forward, member, &to, tables)?;
     let ends = Ends {
         source: forward.source(headers.version == 4),
         destination: to,

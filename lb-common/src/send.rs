@@ -19,7 +19,7 @@ use crate::{
     addr::Address,
     checksum,
     forward::{Forward, Hop, Link, dscp, mode},
-    frame::Edit,
+    frame::{Edit, Frame},
     member::MemberHead,
     nat::NatEntry,
     parse::Headers,
@@ -106,7 +106,20 @@ pub fn link<T: SendTables>(tables: &T, member: u16, to: &Address) -> Option<Link
         tables.ask_route(member, to, beat);
         hop = tables.hop(member)?;
     }
-    Some(known(&hop)).filter(Link::is_set)
+    Some(known(&hop)).filter(Link::is_usable)
+}
+
+/// Whether a frame may leave by a link: into a VLAN with that VLAN's tag (IEEE 802.1Q), which it has
+/// brought along, and no other. Tags are neither put on nor changed here.
+#[inline(always)]
+pub fn may_leave<F: Frame + ?Sized>(frame: &F, headers: &Headers, link: &Link) -> bool {
+    if !link.is_tagged() {
+        return true;
+    }
+    headers.l3 == EthHdr::LEN + 4
+        && frame.read::<4>(12).is_some_and(|[a, b, c, d]| {
+            [a, b] == [0x81, 0] && [c & 0x0f, d] == [link.from[6], link.from[7]]
+        })
 }
 
 /// What a hop says: what was learned, else what was given; unset if nobody knows.
@@ -141,6 +154,9 @@ where
 {
     let to = Address(head.address);
     let link = link(tables, member, &to).ok_or(Reason::NO_NEIGHBOUR)?;
+    if !may_leave(frame, headers, &link) {
+        return Err(Reason::NOT_FORWARDED);
+    }
     let to_v4 = to.as_v4();
     let len = headers.end.wrapping_sub(headers.l3);
     let overhead = overhead(forward, to_v4.is_some());

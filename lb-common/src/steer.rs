@@ -127,11 +127,11 @@ pub struct Steered<'a> {
 }
 
 /// Any of these, and a member takes no new flow.
-const NOT_FOR_NEW: u64 = MemberState::UNUSABLE | MemberState::DRAIN;
+const NOT_FOR_NEW: u64 = MemberState::UNUSABLE | MemberState::DRAIN | MemberState::RETIRED;
 /// Any of these, and a member keeps no flow.
 const NOT_FOR_ANY: u64 = MemberState::STOPPED | MemberState::HEALTH_FAILED;
 /// Beats of silence after which a SYN with a known flow's ports is a new connection if its member
-/// takes no new ones.
+/// takes no new ones, or is not of the service's balancer any more.
 const REUSED_BEATS: u32 = 2;
 
 /// Finds the member of an IPv4 packet to a service on one address and port, and keeps the flow table
@@ -217,10 +217,11 @@ where
         let keeper = match tables.member(entry.member()) {
             Some(head) if keeps(head, entry.incarnation()) => {
                 let is_over = if is_tcp {
+                    let takes_new =
+                        head.state & NOT_FOR_NEW == 0 && head.balancer == question.forward.balancer;
                     is_syn
                         && (entry.state() == State::CLOSING
-                            || (head.state & NOT_FOR_NEW != 0
-                                && entry.age(ages.now) >= REUSED_BEATS))
+                            || (!takes_new && entry.age(ages.now) >= REUSED_BEATS))
                 } else {
                     ages.is_idle(entry)
                 };
@@ -340,3 +341,6 @@ pub fn by_ring<T: SteerTables>(question: &Question<'_>, tables: &T) -> u16 {
     }
     last
 }
+
+#[cfg(test)]
+mod tests;

@@ -138,7 +138,8 @@ reasons! {
     UNPACKED = 43, "unpacked", Pass;
     /// No member may take it.
     NO_MEMBER = 48, "no_member", Drop;
-    /// Too large for the way to its member, and the sender was not told: answers are used up.
+    /// Too large for the way to its member, and the sender was not told: answers are used up, or
+    /// it is a later fragment or an ICMP error.
     TOO_BIG = 49, "too_big", Drop;
     /// Its time to live ends here.
     TTL_EXPIRED = 50, "ttl_expired", Drop;
@@ -146,15 +147,16 @@ reasons! {
     NO_NEIGHBOUR = 51, "no_neighbour", Drop;
     /// A later fragment whose first was not seen.
     FRAGMENT_UNKNOWN = 52, "fragment_unknown", Drop;
-    /// Other ICMP to a service's address.
+    /// Echo to a service's address that is not answered; under `nat` an ICMP error about a
+    /// connection that is not known.
     ICMP_TO_VIP = 53, "icmp_to_vip", Drop;
     /// No source port is left towards that member.
     NO_PORT = 54, "no_port", Drop;
     /// A member's answer to no connection that we know.
     NO_CONNECTION = 55, "no_connection", Drop;
-    /// The way to its member cannot be taken: client and member of different families in `nat` or
-    /// `dsr`, `nat` without an address to come from yet, or a service that says nothing of how to
-    /// forward.
+    /// The way to its member cannot be taken: client and member of different families in `nat`, a
+    /// member behind a VLAN whose tag the packet does not bear, `nat` without an address to come from
+    /// yet, or a service that says nothing of how to forward.
     NOT_FORWARDED = 56, "not_forwarded", Drop;
     /// The frame could not be rewritten: no room in front of it, or it is shorter than its headers
     /// say.

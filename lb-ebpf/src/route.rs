@@ -26,7 +26,8 @@ const NO_NEIGHBOUR: i64 = 7;
 /// Asks the way to `to` and writes what is known into the member's hop.
 ///
 /// A route without a neighbour leaves what was learned before: the kernel is resolving it, or
-/// nobody has asked it to. No route at all takes it away.
+/// nobody has asked it to. No route at all takes it away; what control gave is control's to take, and
+/// is used until it does.
 #[expect(
     clippy::multiple_unsafe_ops_per_block,
     reason = "words of one map value, one after the other"

@@ -208,7 +208,9 @@ step! {
 
 step! {
     /// [`Then::Fragment`].
-    sluice_fragment, |frame, scratch, maps| detour::fragment(frame, &scratch.headers, maps)
+    sluice_fragment, |frame, scratch, maps| detour::fragment(
+        frame, &scratch.headers, &decision(scratch, Then::Fragment), maps,
+    )
 }
 
 step! {

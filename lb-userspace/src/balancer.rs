@@ -37,6 +37,8 @@ use sticky::Session;
 pub struct Balancer {
     /// Name without `balancer://`; a direct worker's URL.
     pub name: String,
+    /// The same for messages and variables: as the configuration writes it.
+    pub written: String,
     /// A direct worker: one member, taken without election.
     pub direct: bool,
     /// `stickysession`.
@@ -232,6 +234,7 @@ impl Balancer {
             .collect();
         let balancer = Self {
             name: spec.name.clone(),
+            written: spec.written().to_owned(),
             direct: spec.direct,
             sticky: spec.sticky.clone(),
             timeout: spec.timeout,
@@ -304,7 +307,7 @@ impl Balancer {
                     route_changed: false,
                 })
             } else {
-                Err(Unelectable::DirectDown(self.name.clone()))
+                Err(Unelectable::DirectDown(self.written.clone()))
             };
         }
         let _election = self.lock();
@@ -319,7 +322,7 @@ impl Balancer {
             }
             if self.nofailover && self.knows_route(&session.route) {
                 return Err(Unelectable::RouteDown(
-                    self.name.clone(),
+                    self.written.clone(),
                     String::from_utf8_lossy(&session.route).into_owned(),
                 ));
             }
@@ -340,8 +343,8 @@ impl Balancer {
                     route_changed: self.sticky.is_some(),
                 })
             }
-            None if self.members.is_empty() => Err(Unelectable::NoMembers(self.name.clone())),
-            None => Err(Unelectable::NoneUsable(self.name.clone())),
+            None if self.members.is_empty() => Err(Unelectable::NoMembers(self.written.clone())),
+            None => Err(Unelectable::NoneUsable(self.written.clone())),
         }
     }
 

@@ -21,6 +21,7 @@ pub mod status;
 mod syntax;
 mod url;
 mod value;
+pub(crate) mod variables;
 
 pub(crate) use directives::member_of_url;
 pub use environment::Environment;

@@ -40,7 +40,7 @@ pub mod page;
 pub mod path;
 mod plan;
 mod policy;
-mod pool;
+pub(crate) mod pool;
 pub mod reason;
 pub mod reverse;
 mod shard;

@@ -24,9 +24,9 @@ pub struct Flood {
     pub sources: Sources,
     /// What they are.
     pub kind: Kind,
-    /// How many packets.
+    /// How many packets; with [`Kind::AckTwice`] pairs of them.
     pub count: u32,
-    /// At most this many a second; 0: as fast as it goes.
+    /// At most this many of those a second; 0: as fast as it goes.
     pub rate: u32,
 }
 
@@ -48,8 +48,9 @@ pub enum Kind {
     Udp,
     /// TCP segments with no flag at all, which no stack sends.
     Null,
-    /// TCP acknowledgements of connections that nobody has.
-    Ack,
+    /// TCP acknowledgements of connections that nobody has, two of each: the first enters a flow, the
+    /// second makes it dear to a flow table.
+    AckTwice,
 }
 
 impl Flood {
@@ -73,11 +74,14 @@ impl Flood {
         let mut sent = 0;
         for number in 0..self.count {
             let packet = self.packet(number, &mut random);
-            match socket.send_to(&packet, &to.into()) {
-                Ok(_) => sent += 1,
-                // The device's queue is full: that packet is lost, as on a real wire.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
-                Err(error) => return Err(error).context("sending a flood"),
+            let times = if self.kind == Kind::AckTwice { 2 } else { 1 };
+            for _ in 0..times {
+                match socket.send_to(&packet, &to.into()) {
+                    Ok(_) => sent += 1,
+                    // The device's queue is full: that packet is lost, as on a real wire.
+                    Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                    Err(error) => return Err(error).context("sending a flood"),
+                }
             }
             if self.rate > 0 && number % 64 == 63 {
                 let due = Duration::from_secs_f64(f64::from(number + 1) / f64::from(self.rate));
@@ -106,7 +110,7 @@ impl Flood {
         // Ports 1024..=65535, all of them before any comes again.
         let source_port = 1024 + u16::try_from(number % 64_512).unwrap_or(0);
         let (protocol, mut segment) = match self.kind {
-            Kind::Syn | Kind::Null | Kind::Ack => {
+            Kind::Syn | Kind::Null | Kind::AckTwice => {
                 (6, tcp(source_port, self.target.port(), self.kind, random))
             }
             Kind::Udp => (17, udp(source_port, self.target.port())),
@@ -129,7 +133,7 @@ fn tcp(source_port: u16, port: u16, kind: Kind, random: &mut Xorshift) -> Vec<u8
     // Data offset 5 words; then the flags: SYN is 2, ACK is 16.
     let flags = match kind {
         Kind::Syn => 2,
-        Kind::Ack => 16,
+        Kind::AckTwice => 16,
         Kind::Null | Kind::Udp => 0,
     };
     segment.extend([5 << 4, flags]);

@@ -1,19 +1,19 @@
 //! Established flows stay with their member, whatever happens to the ring, to the daemon, or around
 //! them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, ensure};
 use lab::{
     Lab, LabOptions, Member, Sluice,
     flood::{Flood, Kind, Sources},
     scene::{member, site},
-    vip::{self, Connection, PORT, VIP4},
+    vip::{self, Connection, PORT, VIP4, VIP6},
     wait,
 };
 use rustix::process::Signal;
 
-const SERVICE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(VIP4), PORT);
+const SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(VIP4), PORT);
 
 struct Run {
     sluice: Sluice,
@@ -45,18 +45,22 @@ fn start(members: u8) -> Result<Run> {
 }
 
 impl Run {
-    /// So many connections, with the member of each.
     fn open(&self, count: usize) -> Result<Vec<(Connection, String)>> {
-        (0..count)
-            .map(|_| {
-                let mut connection = Connection::open(&self.lab.client, SERVICE)?;
-                // Twice: a flow is dear to the table once it went on.
-                connection.name()?;
-                let name = connection.name()?;
-                Ok((connection, name))
-            })
-            .collect()
+        open(&self.lab, SERVICE, count)
     }
+}
+
+/// So many connections, with the member of each.
+fn open(lab: &Lab, service: SocketAddr, count: usize) -> Result<Vec<(Connection, String)>> {
+    (0..count)
+        .map(|_| {
+            let mut connection = Connection::open(&lab.client, service)?;
+            // Twice: a flow is dear to the table once it went on.
+            connection.name()?;
+            let name = connection.name()?;
+            Ok((connection, name))
+        })
+        .collect()
 }
 
 /// Fails unless each connection is still with its member.
@@ -124,22 +128,32 @@ fn stopped_member_loses_its_flows_and_a_disabled_one_keeps_them() -> Result<()> 
     Ok(())
 }
 
-/// SYNs and blind acknowledgements from random sources, with a member leaving and coming back in the
-/// middle of it.
-#[test]
-fn no_established_connection_breaks_in_floods_with_a_member_change() -> Result<()> {
-    let run = start(3)?;
-    let mut kept = run.open(60)?;
-    let floods: Vec<_> = [Kind::Syn, Kind::Ack]
+/// SYNs and pairs of blind acknowledgements of random flows, into a table of 1024 places, with a member
+/// leaving and coming back in the middle of it. `full`: what is counted once flows find no place.
+fn flood(vip: IpAddr, forward: &str, full: &str) -> Result<()> {
+    const PLACES: u64 = 1024;
+    let service = SocketAddr::new(vip, PORT);
+    let lab = Lab::with(LabOptions {
+        members: 3,
+        attackers: 2,
+    })?;
+    vip::share(&lab)?;
+    let _members = vip::members(&lab)?;
+    let steer = format!(
+        "    SteerPass tcp://{service} balancer://b forward={forward}\n    SteerFlowTable {PLACES}\n"
+    );
+    let sluice = Sluice::start(&lab, &site(&lab::scene::three(""), &steer))?;
+    let mut kept = open(&lab, service, 60)?;
+    let floods: Vec<_> = [Kind::Syn, Kind::AckTwice]
         .into_iter()
-        .zip(&run.lab.attackers)
+        .zip(&lab.attackers)
         .map(|(kind, attacker)| {
             let flood = Flood {
-                target: SERVICE,
+                target: service,
                 sources: Sources::Random,
                 kind,
-                count: 60_000,
-                rate: 15_000,
+                count: 40_000,
+                rate: 10_000,
             };
             let attacker = attacker.clone();
             std::thread::spawn(move || flood.run(&attacker))
@@ -147,7 +161,7 @@ fn no_established_connection_breaks_in_floods_with_a_member_change() -> Result<(
         .collect();
     for round in 0..4 {
         let verb = if round % 2 == 0 { "disable" } else { "enable" };
-        run.sluice.cli(&["member", verb, "b", "c"])?.ok()?;
+        sluice.cli(&["member", verb, "b", "c"])?.ok()?;
         check(&mut kept, "in the flood")?;
     }
     let mut sent = 0;
@@ -156,7 +170,36 @@ fn no_established_connection_breaks_in_floods_with_a_member_change() -> Result<(
     }
     ensure!(sent > 100_000, "{sent} packets were sent");
     check(&mut kept, "after the flood")?;
+    let said = sluice.json(&["service", "list"])?;
+    let (entered, refused) = (count(&said, "steered_new"), count(&said, full));
+    println!("{service} by {forward}: {entered} steered_new, {refused} {full}");
+    // More flows than there are places: the table was full, and many found none.
+    ensure!(entered > 0 && refused > PLACES, "{said}");
     Ok(())
+}
+
+/// Packets with this reason, of all services.
+fn count(said: &serde_json::Value, reason: &str) -> u64 {
+    let services = said["services"].as_array().into_iter().flatten();
+    (services.flat_map(|service| service["counters"].as_array().into_iter().flatten()))
+        .filter(|counter| counter["reason"] == reason)
+        .filter_map(|counter| counter["packets"].as_u64())
+        .sum()
+}
+
+#[test]
+fn no_established_connection_breaks_in_floods_with_a_member_change() -> Result<()> {
+    flood(VIP4.into(), "dsr", "steered_by_ring")
+}
+
+#[test]
+fn no_established_connection_of_ipv6_breaks_in_floods_with_a_member_change() -> Result<()> {
+    flood(VIP6.into(), "dsr", "steered_by_ring")
+}
+
+#[test]
+fn no_translated_connection_breaks_in_floods_with_a_member_change() -> Result<()> {
+    flood(VIP4.into(), "nat", "no_port")
 }
 
 #[test]
@@ -206,6 +249,8 @@ fn steer_says_where_the_next_packet_goes() -> Result<()> {
         let mut connection = Connection::open_from(&run.lab.client, port, SERVICE)?;
         let name = connection.name()?;
         ensure!(said["member"]["route"] == name, "{name}: {said}");
+        let steps = said["steps"].to_string();
+        ensure!(steps.contains("next hop: "), "{steps}");
         let said = ask(port)?;
         ensure!(
             said["reason"] == "steered" && said["member"]["route"] == name,

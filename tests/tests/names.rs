@@ -204,7 +204,7 @@ fn only_member_without_an_address_is_answered_with_its_reason() -> Result<()> {
     ensure!(names.curl.get(&url)?.status == 503);
     let log = names.sluice.log();
     ensure!(
-        log.contains("AH00898: DNS lookup failure for: late.test"),
+        log.contains("AH00898: DNS lookup failure for: late.test returned by /name"),
         "{log}"
     );
     let metrics = names.sluice.cli(&["metrics"])?.ok()?.out;

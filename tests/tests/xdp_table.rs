@@ -157,6 +157,11 @@ fn worlds() -> Vec<(&'static str, Setup, Vec<Vec<u8>>)> {
             nat::translator(&["fd00::11", "fd00::12"], 1000),
             nat::seeds(),
         ),
+        (
+            "members behind a VLAN",
+            steering::in_vlan(steering::balancer(mode::IPIP)),
+            steering::vlan_seeds(),
+        ),
         ("quic", rest::by_connection(), rest::quic_seeds()),
         ("unpacker", rest::unpacker(), rest::seeds()),
     ]

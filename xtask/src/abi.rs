@@ -357,7 +357,9 @@ fn steering(out: &mut String) {
         FragmentValue {
             beat,
             member,
-            service
+            service,
+            answer,
+            incarnation
         }
     );
     layout!(

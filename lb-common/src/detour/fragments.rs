@@ -5,6 +5,8 @@ use crate::{
     forward::mode,
     fragment::{FragmentKey, LIFETIME},
     frame::{Edit, Frame},
+    guard,
+    journey::Decision,
     nat,
     parse::{Headers, next},
     send::{self, SendTables},
@@ -50,9 +52,9 @@ fn fragment_header<F: Frame + ?Sized>(frame: &F, headers: &Headers) -> Option<us
     None
 }
 
-/// Sends a later fragment to the member that got the first.
+/// Sends a later fragment where the first went: to its member, or what a member answered to its client.
 #[inline(always)]
-pub fn fragment<F, T>(frame: &mut F, headers: &Headers, tables: &T) -> Detoured
+pub fn fragment<F, T>(frame: &mut F, headers: &Headers, decision: &Decision, tables: &T) -> Detoured
 where
     F: Edit + ?Sized,
     T: SendTables,
@@ -61,39 +63,49 @@ where
         .and_then(|key| tables.fragment(&key))
         .filter(|value| tables.beat().wrapping_sub(value.beat) <= LIFETIME);
     let Some(value) = found else {
-        return Detoured::end(0, Reason::FRAGMENT_UNKNOWN);
+        // To an address that is no service's: of whomever the stack talks to.
+        let reason = if decision.service == 0 {
+            decision.reason
+        } else {
+            Reason::FRAGMENT_UNKNOWN
+        };
+        return Detoured::end(0, reason);
     };
+    let of = |member, reason, ifindex| Detoured {
+        service: value.service,
+        member,
+        reason,
+        ifindex,
+    };
+    // Nobody has looked at its header yet.
+    if let Some(reason) = guard::malformed_header(frame, headers) {
+        return of(0, reason, 0);
+    }
+    if value.answer != 0 {
+        let index = value.answer - 1;
+        return match nat::give_back_fragment(frame, headers, index, value.service, tables) {
+            Ok(back) => of(back.member, Reason::RETURNED, back.ifindex),
+            Err(reason) => of(0, reason, 0),
+        };
+    }
     let (Some(forward), Some(head)) = (tables.forward(value.service), tables.member(value.member))
     else {
         return Detoured::end(0, Reason::NOT_FORWARDED);
     };
-    if !steer::is_in_use(head) {
-        return Detoured::end(0, Reason::FRAGMENT_UNKNOWN);
+    if !steer::is_in_use(head) || head.incarnation != value.incarnation {
+        return of(0, Reason::FRAGMENT_UNKNOWN, 0);
     }
     let bytes = frame.total_len() as u64;
-    // Nobody has looked at its lengths yet.
-    if headers.end > frame.total_len() || headers.end < headers.l4 {
-        return Detoured {
-            service: value.service,
-            ..Detoured::end(0, Reason::BAD_IP_HEADER)
-        };
-    }
     let sent = if forward.mode == mode::NAT {
         nat::translate_fragment(frame, headers, forward, value.member, head, tables)
     } else {
         send::send(frame, headers, forward, value.member, head, tables)
     };
-    let (reason, ifindex) = match sent {
+    match sent {
         Ok(ifindex) => {
             tables.count_member(value.member, bytes, Reason::STEERED_FRAGMENT);
-            (Reason::STEERED_FRAGMENT, ifindex)
+            of(value.member, Reason::STEERED_FRAGMENT, ifindex)
         }
-        Err(reason) => (reason, 0),
-    };
-    Detoured {
-        service: value.service,
-        member: value.member,
-        reason,
-        ifindex,
+        Err(reason) => of(value.member, reason, 0),
     }
 }

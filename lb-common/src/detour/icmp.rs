@@ -5,8 +5,9 @@ use crate::{
     addr::{Address, Be16},
     answer,
     frame::{Edit, Frame},
-    journey::{Decision, Then},
-    parse::{Headers, Reach},
+    guard,
+    journey::{Decision, Found, Then},
+    parse::{Headers, Reach, next},
     service::{flag, kind, proto},
     steer::Spend,
     verdict::Reason,
@@ -25,10 +26,25 @@ where
     };
     let is_v4 = headers.version == 4;
     let (kind, code) = (headers.icmp_type, headers.icmp_code);
-    if kind == if is_v4 { 8 } else { 128 } && code == 0 && decision.flags & flag::ECHO != 0 {
+    let is_echo =
+        kind == if is_v4 { 8 } else { 128 } && code == 0 && decision.flags & flag::ECHO != 0;
+    let mut about = Headers::default();
+    let mut found = Found::default();
+    if !is_echo {
+        if !headers.is_icmp_error() || headers.is_fragment || !quoted(frame, headers, &mut about) {
+            return Detoured::end(0, decision.reason);
+        }
+        found = tables.find_service(&about);
+        if found.kind != kind::NAT && found.kind != kind::FORWARDED {
+            return Detoured::end(0, decision.reason);
+        }
+    }
+    // From here on it is ours, and nobody else looks.
+    if let Some(reason) = guard::malformed_header(frame, headers) {
+        return Detoured::end(0, reason);
+    }
+    if is_echo {
         let is_answered = !headers.is_fragment
-            && headers.end >= headers.l4
-            && headers.end <= frame.total_len()
             && tables.spend(Spend::Answer, settings.answers, tables.beat())
             && answer::echo(frame, headers).is_some();
         return Detoured::end(
@@ -40,16 +56,8 @@ where
             },
         );
     }
-    let mut about = Headers::default();
-    if !headers.is_icmp_error() || headers.is_fragment || !quoted(frame, headers, &mut about) {
-        return Detoured::end(0, decision.reason);
-    }
-    let found = tables.find_service(&about);
     if found.kind == kind::NAT {
         return tables.quoted(frame, &about, 0, 0);
-    }
-    if found.kind != kind::FORWARDED {
-        return Detoured::end(0, decision.reason);
     }
     let decision = Decision {
         service: found.id,
@@ -66,6 +74,13 @@ where
         done.service = found.id;
     }
     done
+}
+
+/// Bytes from a quoted IPv6 header to the ports behind it, by its next header. Of the extensions a
+/// fragment's alone is looked behind: it is what "packet too big" brings about.
+#[inline(always)]
+pub(crate) const fn ports_v6(following: u8) -> usize {
+    if following == next::FRAGMENT { 48 } else { 40 }
 }
 
 /// The flow that an ICMP error is about, as its client's packets have it, with the place and the
@@ -102,7 +117,16 @@ fn quoted<F: Frame + ?Sized>(frame: &F, headers: &Headers, about: &mut Headers) 
         about.proto = ip[6];
         about.destination = Address::from_v6(from);
         about.source = Address::from_v6(to);
-        at + 40
+        if about.proto == next::FRAGMENT {
+            let Some([following, _, high, low]) = frame.read::<4>(at + 40) else {
+                return false;
+            };
+            if high | low & 0xf8 != 0 {
+                return false;
+            }
+            about.proto = following;
+        }
+        at + ports_v6(ip[6])
     };
     if about.proto != proto::TCP && about.proto != proto::UDP
         || about.destination.words() != headers.destination.words()

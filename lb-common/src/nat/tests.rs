@@ -232,3 +232,70 @@ fn errors_about_nothing_we_know_go_to_nobody() {
         }
     }
 }
+
+#[test]
+fn client_port_used_again_after_the_close_keeps_to_one_entry() {
+    for family in &FAMILIES {
+        let model = Model::new(&setup(family));
+        let from_client = |flags| {
+            let (outcome, out) =
+                model.travel(&Packet::tcp(family.client, family.vip, flags).build());
+            let l4 = at(&out).1;
+            (outcome.verdict.reason, [out[l4], out[l4 + 1]])
+        };
+        let from_member = |port: [u8; 2], flags| {
+            let host = |host: &str, port: u16| {
+                if host.contains(':') {
+                    format!("[{host}]:{port}")
+                } else {
+                    format!("{host}:{port}")
+                }
+            };
+            let (from, to) = (
+                host(family.member, 8080),
+                host(family.ours, u16::from_be_bytes(port)),
+            );
+            let (outcome, _) = model.travel(&Packet::tcp(&from, &to, flags).build());
+            assert_eq!(outcome.verdict.reason, Reason::RETURNED);
+        };
+        let fin = flags::FIN | flags::ACK;
+        for _ in 0..3 {
+            let (reason, port) = from_client(flags::SYN);
+            assert_eq!(reason, Reason::STEERED_NEW);
+            from_member(port, flags::SYN | flags::ACK);
+            assert_eq!(from_client(flags::ACK), (Reason::STEERED, port));
+            from_member(port, fin);
+            assert_eq!(from_client(fin), (Reason::STEERED, port));
+            from_member(port, flags::ACK);
+        }
+    }
+}
+
+#[test]
+fn error_about_a_first_fragment_comes_to_the_member_as_it_sent_it() {
+    let family = &FAMILIES[1];
+    let model = Model::new(&setup(family));
+    let (_, to_member) = model.travel(&Packet::tcp(family.client, family.vip, flags::SYN).build());
+    let fragment = Packet::tcp(family.vip, family.client, flags::ACK)
+        .payload(&[1; 60])
+        .fragment(0, true)
+        .build();
+    let (kind, quoted) = (family.errors[1], 8 + 8);
+    let frame = error(family.router, host(family.vip), kind, &fragment, quoted);
+    let (outcome, out) = model.travel(&frame);
+    assert_eq!(outcome.verdict.reason, Reason::STEERED_ICMP);
+    assert_eq!(sum(&out), 0xffff);
+    let (l3, l4) = at(&out);
+    let quote = &out[l4 + 8..];
+    // The member's ends, the other way round than in what it was sent; the fragment's header between.
+    let (from, to, ports) = ends(&to_member[l3..]);
+    assert_eq!((&quote[8..24], &quote[24..40]), (&to[..], &from[..]));
+    assert_eq!(quote[40..48], fragment[54..62]);
+    assert_eq!(quote[48..52], [ports[2], ports[3], ports[0], ports[1]]);
+
+    let later = Packet::raw(family.vip, family.client, 6, &[1; 60])
+        .fragment(5, true)
+        .build();
+    let frame = error(family.router, host(family.vip), kind, &later, quoted);
+    assert_eq!(model.travel(&frame).0.verdict.reason, Reason::VITAL);
+}

@@ -123,7 +123,7 @@ impl Balancer {
             debug!(
                 target: LOG,
                 "AH01165: {}: Forcing recovery for worker ({})",
-                self.name, self.members[member].url
+                self.written, self.members[member].url
             );
         }
     }
@@ -152,22 +152,22 @@ impl Balancer {
                 target: LOG,
                 "AH01174: balancer://{}: Forcing worker ({url}) into error state due to status \
                  code {status} matching 'failonstatus' balancer parameter",
-                self.name
+                self.written
             ),
             Cause::Timeout => error!(
                 target: LOG,
                 "AH02460: balancer://{}: Forcing worker ({url}) into error state due to timeout \
                  and 'failontimeout' parameter being set",
-                self.name
+                self.written
             ),
             Cause::Outlier => error!(
                 target: LOG,
                 "balancer://{}: worker ({url}) ejected for {}s: too many of its answers were failures",
-                self.name,
+                self.written,
                 self.members[member].retry_ns / 1_000_000_000
             ),
             Cause::Forward => {
-                error!(target: LOG, "balancer://{}: worker ({url}) put into error state", self.name);
+                error!(target: LOG, "balancer://{}: worker ({url}) put into error state", self.written);
             }
         }
         true

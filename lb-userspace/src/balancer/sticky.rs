@@ -8,7 +8,7 @@ use crate::config::spec::Sticky;
 /// What a request says about its session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// The route, never empty.
+    /// The route. An empty one leads to no member, and the variables say that there was one.
     pub route: Vec<u8>,
     /// Found in the URL, not in a cookie.
     pub in_url: bool,
@@ -33,7 +33,7 @@ pub fn session<'a>(
             &value[find(value, separator)? + separator.len()..]
         }
     };
-    (!route.is_empty()).then(|| Session {
+    Some(Session {
         route: route.to_vec(),
         in_url,
     })
@@ -161,7 +161,7 @@ impl Balancer {
     pub(super) fn knows_route(&self, route: &[u8]) -> bool {
         self.members
             .iter()
-            .any(|member| member.route.as_bytes() == route)
+            .any(|member| !member.route.is_empty() && member.route.as_bytes() == route)
     }
 }
 

@@ -41,6 +41,7 @@ fn member(index: usize, weight: u32, flags: u64) -> spec::Member {
         address_ttl: spec::AddressTtl::Record,
         response_field_size: 8192,
         receive_buffer: None,
+        source: None,
         ping: None,
         ramp_up: None,
         socket: None,

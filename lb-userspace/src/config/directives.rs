@@ -4,11 +4,12 @@
 //! Messages are httpd's where it has one (apache.md 1.4).
 
 use super::{
-    draft::{Draft, Mark},
+    draft::{Asked, AskedFor, Draft, Mark},
     report::Severity,
     spec::Place,
     syntax::{conditions::Condition, tree::Node},
     value,
+    variables::asked_for as variables_asked_for,
 };
 
 mod access;
@@ -16,6 +17,7 @@ mod answers;
 mod balancer;
 mod connection;
 mod foreign;
+mod forwarding;
 mod guard;
 mod headers;
 mod health;
@@ -306,6 +308,20 @@ impl Call<'_, '_> {
         self.node.place()
     }
 
+    /// Remembers which variables of TLS its arguments ask for: not all of mod_ssl's are there.
+    fn note_variables(&mut self) {
+        for (index, word) in self.node.args.iter().enumerate() {
+            for name in variables_asked_for(&word.text) {
+                let asked = Asked {
+                    name: name.to_owned(),
+                    by: AskedFor::Value,
+                    mark: self.mark(index),
+                };
+                self.draft.asked.push(asked);
+            }
+        }
+    }
+
     /// An error, and goes on.
     pub(crate) fn error(&mut self, fault: Fault) {
         self.say(Severity::Error, fault);
@@ -362,7 +378,7 @@ impl Directive {
 /// A member of a balancer as a `BalancerMember` of its URL alone would make it; for those that are
 /// added while it runs. The error says what is wrong with the URL.
 pub(crate) fn member_of_url(url: &str) -> Result<super::spec::Member, String> {
-    let url = keys::worker_url(url)?;
+    let url = keys::member_url(url)?;
     Ok(keys::member(&url, Place::default()))
 }
 
@@ -375,7 +391,7 @@ pub(crate) fn direct_member(url: &super::url::WorkerUrl, place: Place) -> super:
 }
 
 /// The parts of the table, with titles, in the order of the documentation.
-pub(crate) const PARTS: [(&str, &[Directive]); 21] = [
+pub(crate) const PARTS: [(&str, &[Directive]); 22] = [
     ("Files and conditions", server::READING),
     ("Servers and virtual hosts", server::TABLE),
     ("Sections", sections::TABLE),
@@ -396,6 +412,7 @@ pub(crate) const PARTS: [(&str, &[Directive]); 21] = [
     ("Logs", log::TABLE),
     ("XDP, guard and sluice itself", guard::TABLE),
     ("L4 steering", steer::TABLE),
+    ("Forward proxies, gateways, buffers", forwarding::TABLE),
     ("Accepted for httpd's sake", process::TABLE),
 ];
 
@@ -487,8 +504,14 @@ fn start(call: &mut Call<'_, '_>) -> Result<Option<Scope>, Fault> {
         return Err(Fault::new(message).help(format!("usage: {} {}", row.name, row.syntax)));
     }
     match row.effect {
-        Effect::Apply(apply) => apply(call).map(|()| None),
-        Effect::Section(open) => open(call).map(Some),
+        Effect::Apply(apply) => {
+            call.note_variables();
+            apply(call).map(|()| None)
+        }
+        Effect::Section(open) => {
+            call.note_variables();
+            open(call).map(Some)
+        }
         Effect::Only(values) => {
             if row.arity == Arity::Flag {
                 call.flag()?;
@@ -508,14 +531,15 @@ fn start(call: &mut Call<'_, '_>) -> Result<Option<Scope>, Fault> {
                 values.join(" | ")
             )))
         }
-        Effect::Notice(text) => {
-            call.draft
-                .notice_once(Severity::Notice, call.node.at(None), text);
-            Ok(skip_contents(call))
-        }
-        Effect::Warning(text) => {
-            call.draft
-                .notice_once(Severity::Warning, call.node.at(None), text);
+        Effect::Notice(text) | Effect::Warning(text) => {
+            if row.arity == Arity::Flag {
+                call.flag()?;
+            }
+            let severity = match row.effect {
+                Effect::Warning(_) => Severity::Warning,
+                _ => Severity::Notice,
+            };
+            call.draft.notice_once(severity, call.node.at(None), text);
             Ok(skip_contents(call))
         }
         Effect::Read => Ok(None),

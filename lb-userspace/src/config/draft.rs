@@ -66,6 +66,57 @@ pub(crate) struct Draft<'a> {
     pub reports: Reports,
     /// Families of directives whose notice was given.
     pub noticed: Vec<&'static str>,
+    /// Variables of requests that are asked for and may be none, in order.
+    pub asked: Vec<Asked>,
+    /// What must not be for a member.
+    pub elsewhere: Vec<Elsewhere>,
+}
+
+/// A directive about requests to other hosts.
+#[derive(Clone, Debug)]
+pub(crate) struct Elsewhere {
+    /// Its name.
+    pub directive: &'static str,
+    /// What it is for.
+    pub applies: Applies,
+    /// Where.
+    pub mark: Mark,
+}
+
+/// Which URLs a directive about other hosts is for.
+#[derive(Clone, Debug)]
+pub(crate) enum Applies {
+    /// All.
+    Everything,
+    /// Those that begin with this, lower case.
+    Prefix(String),
+    /// Those that match.
+    Pattern(crate::pattern::Pattern),
+    /// Those whose host has this in its name, lower case.
+    Host(String),
+}
+
+/// A variable of requests that something asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    /// As written.
+    pub name: String,
+    /// What for.
+    pub by: AskedFor,
+    /// Where.
+    pub mark: Mark,
+}
+
+/// What a variable is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AskedFor {
+    /// Its value.
+    Value,
+    /// Which requests have a line in a log: those that have it, or have it not.
+    Log {
+        /// Those that have it.
+        present: bool,
+    },
 }
 
 /// One `Listen`.
@@ -135,6 +186,16 @@ pub(crate) struct HostDraft {
     pub preserve_host: Option<bool>,
     /// `ProxyAddHeaders`
     pub add_headers: Option<bool>,
+    /// `StrictHostCheck`
+    pub strict_host: Option<bool>,
+    /// `SSLStrictSNIVHostCheck`
+    pub strict_sni: Option<bool>,
+    /// `Proxy100Continue`
+    pub forwards_expect: Option<bool>,
+    /// `ProxySourceAddress`, and where.
+    pub source_address: Option<(std::net::IpAddr, Mark)>,
+    /// `ProxyReceiveBufferSize`, and where; `None` within: the system's.
+    pub receive_buffer: Option<(Option<u32>, Mark)>,
     /// `ProxyVia`
     pub via: Option<spec::Via>,
     /// `ProxyMaxForwards`; below 0: none.
@@ -343,6 +404,8 @@ impl<'a> Draft<'a> {
             rewrites: BTreeMap::new(),
             reports,
             noticed: Vec::new(),
+            asked: Vec::new(),
+            elsewhere: Vec::new(),
         }
     }
 

@@ -9,16 +9,19 @@ use super::{
     log_format,
     report::{Reports, Severity},
     spec::{
-        self, AccessLog, Host, LogLevels, ReadTimeout, RequestLimits, Reverse, ReverseTarget,
-        Route, Target,
+        self, AccessLog, Host, LogLevels, Naming, ReadTimeout, RequestLimits, Reverse,
+        ReverseTarget, Route, Target,
     },
 };
 
+mod elsewhere;
 mod listeners;
 mod rewrite;
 mod routes;
+mod sockets;
 mod steer;
 mod tls;
+mod variables;
 mod workers;
 
 pub(crate) use workers::stable_route;
@@ -29,6 +32,7 @@ pub(super) fn resolve(mut draft: Draft<'_>, file: &Path) -> Loaded {
     rewrite::make_workers(&mut draft);
     let names = workers::collect(&mut draft, &mut balancers);
     rewrite::resolve(&mut draft, &names);
+    variables::warn(&mut draft);
     let mut hosts = Vec::new();
     for index in 0..draft.hosts.len() {
         hosts.push(host(&mut draft, index, &names, file));
@@ -37,6 +41,8 @@ pub(super) fn resolve(mut draft: Draft<'_>, file: &Path) -> Loaded {
     let listeners = listeners::collect(&mut draft, file);
     tls::resolve(&mut draft, &listeners, &mut hosts);
     let steers = steer::resolve(&mut draft, &names, &balancers, &listeners);
+    elsewhere::check(&mut draft, &balancers);
+    sockets::resolve(&mut draft, &hosts, &mut balancers, &names);
     let member_tls = tls::members::resolve(&mut draft, &hosts, &mut balancers, &names);
     tls::members::warn(&mut draft, &member_tls);
     warn_idle_guard(&mut draft);
@@ -184,6 +190,11 @@ fn host(draft: &mut Draft<'_>, index: usize, names: &Names, file: &Path) -> Host
         encoded_slashes: own.encoded_slashes.unwrap_or_default(),
         preserve_host: own.preserve_host.or(main.preserve_host).unwrap_or(false),
         add_headers: own.add_headers.or(main.add_headers).unwrap_or(true),
+        naming: Naming {
+            strict_host: own.strict_host.or(main.strict_host).unwrap_or(false),
+            strict_sni: own.strict_sni.or(main.strict_sni).unwrap_or(false),
+        },
+        forwards_expect: own.forwards_expect.or(main.forwards_expect).unwrap_or(true),
         via: own.via.or(main.via).unwrap_or_default(),
         bad_header: own.bad_header.or(main.bad_header).unwrap_or_default(),
         max_forwards: own

@@ -18,7 +18,7 @@ mod route;
 mod upgrade;
 
 pub use beyond::{Beyond, HashKey, Heartbeat};
-pub use client::{ReadTimeout, RequestLimits, Slashes};
+pub use client::{Naming, ReadTimeout, RequestLimits, Slashes};
 pub use log::{
     AccessLog, ErrorLogFormat, LogCondition, LogLevel, LogLevels, LogProgram, LogTarget,
 };
@@ -136,6 +136,10 @@ pub struct Host {
     pub preserve_host: bool,
     /// `ProxyAddHeaders`. Default on.
     pub add_headers: bool,
+    /// What it makes of the name that a client asks for.
+    pub naming: Naming,
+    /// `Proxy100Continue`: members see `Expect: 100-continue`. Default on.
+    pub forwards_expect: bool,
     /// `ProxyVia`. Default off.
     pub via: Via,
     /// `ProxyMaxForwards`: for requests without one. Default none.
@@ -305,6 +309,8 @@ pub struct Member {
     pub response_field_size: u32,
     /// `receivebuffersize` bytes, at least 512; `None`: the system's.
     pub receive_buffer: Option<u32>,
+    /// `ProxySourceAddress`: where connections to addresses of its family come from.
+    pub source: Option<std::net::IpAddr>,
     /// `ping`: how long it is waited for the go-ahead of a member before a body is sent to it.
     pub ping: Option<Duration>,
     /// `rampup`: how long a member that comes back takes to have its whole share.

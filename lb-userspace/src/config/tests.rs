@@ -13,10 +13,12 @@ use super::{
 mod accepted;
 mod balancers;
 mod bounds;
+mod forwarding;
 mod http2;
 mod refused;
 mod steer;
 mod tls;
+mod variables;
 
 /// Reads a text as /etc/sluice.conf.
 fn read(text: impl Into<Vec<u8>>) -> Loaded {

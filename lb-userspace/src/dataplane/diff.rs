@@ -135,6 +135,10 @@ pub(super) enum Op {
     ClearTraffic {
         service: u16,
     },
+    /// Has the packet path forget flows of ids that now mean another service.
+    ForgetFlows {
+        services: HashSet<u16>,
+    },
     Forward {
         service: u16,
         forward: Box<Forward>,
@@ -218,6 +222,10 @@ pub(super) fn diff(
     ops.extend(forwards.write);
     ops.extend(server_ids.add);
     ops.extend(placement.early.iter().copied().map(free_way));
+    // A flow that ended without a word stays in the table for as long as nobody needs its place.
+    let forget =
+        |services: HashSet<u16>| (!services.is_empty()).then_some(Op::ForgetFlows { services });
+    ops.extend(forget(placement.new.iter().copied().collect()));
     ops.extend(
         placement
             .fill(image, &limits.limited, &members.balancers)
@@ -228,6 +236,11 @@ pub(super) fn diff(
         ops.push(Op::Settings(settings));
     }
     ops.extend(placement.obsolete.iter().copied().map(free_way));
+    // Of ids that two services had until now.
+    let both = (placement.obsolete.iter()).map(|way| way.value.id);
+    ops.extend(forget(
+        both.filter(|id| placement.new.contains(id)).collect(),
+    ));
     ops.extend(limits.remove);
     ops.extend(forwards.remove);
     ops.extend(server_ids.remove);

@@ -40,6 +40,8 @@ use super::{
 };
 use crate::admin::protocol::{MemberView, ServiceView};
 
+mod ways;
+
 /// A packet to explain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuple {
@@ -104,8 +106,26 @@ pub fn explain(place: &Place, tuple: &Tuple) -> Result<Explanation, DataplaneErr
     for limit in out.service.iter().flat_map(|service| &service.limits) {
         out.steps.push(format!("limit {limit}: taken for kept"));
     }
-    if !matches!(decision.then, Then::Steer4 | Then::Steer6) {
-        return Ok(end(out, decision.reason));
+    match decision.then {
+        Then::Steer4 | Then::Steer6 => {}
+        Then::Return => {
+            let Some(is) = ways::answered(&maps, &headers) else {
+                return Ok(end(out, Reason::NO_CONNECTION));
+            };
+            out.steps.push(ways::client_of(&is));
+            let member = u32::from(Entry(is.value).member());
+            out.member = (shown.members.into_iter()).find(|m| m.id == member);
+            return Ok(end(out, Reason::RETURNED));
+        }
+        Then::Unpack => {
+            out.steps.push(
+                "encapsulated: what is inside, which nobody named, decides whether it is unpacked, \
+                 looped, bad_inner or passed"
+                    .to_owned(),
+            );
+            return Ok(end(out, decision.reason));
+        }
+        _ => return Ok(end(out, decision.reason)),
     }
     let Some(forward) = maps.forward(decision.service) else {
         return Ok(end(out, Reason::NOT_FORWARDED));
@@ -153,7 +173,9 @@ pub fn explain(place: &Place, tuple: &Tuple) -> Result<Explanation, DataplaneErr
                     member.url, member.address
                 ));
             }
-            Ok(end(out, reason))
+            let (said, dropped) = ways::sent(&maps, &headers, forward, steered.member);
+            out.steps.push(said);
+            Ok(end(out, dropped.unwrap_or(reason)))
         }
         Err(reason) => Ok(end(out, reason)),
     }

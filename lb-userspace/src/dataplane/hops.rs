@@ -11,7 +11,7 @@ use lb_common::{forward::Link as Hop, member::MemberId};
 
 use super::{
     Desired, Facts,
-    netlink::{self, Link, Neighbour, Route},
+    netlink::{self, Link, Neighbour, Route, Way},
     store::Store,
 };
 use crate::config::spec::Forward;
@@ -24,6 +24,8 @@ pub(super) struct Hops {
     /// Neighbours that the kernel keeps known because we asked.
     managed: BTreeSet<(u32, IpAddr)>,
     links: HashMap<u32, Link>,
+    /// Names of the interfaces that the program runs on.
+    ours: BTreeSet<String>,
     /// Members without a way, that was said of.
     lost: BTreeSet<IpAddr>,
     /// The kernel does not manage neighbours (before Linux 5.17).
@@ -78,6 +80,27 @@ fn ephemeral() -> (u16, u16) {
     }
 }
 
+/// Interfaces that the program is to run on.
+fn ours(desired: &Desired) -> BTreeSet<String> {
+    let interfaces = desired.spec.sluice.interfaces.iter();
+    interfaces.map(|interface| interface.name.clone()).collect()
+}
+
+/// What is wrong with the way to what is behind an interface; `None`: nothing.
+pub(super) fn tagged_notice(name: &str, way: Way) -> Option<String> {
+    match way {
+        Way::Out => None,
+        Way::Tagged { vlan, .. } => Some(format!(
+            "behind {name}: packets that come with the tag of VLAN {vlan} are steered to it, all others \
+             for it are dropped as not_forwarded, for tags are neither put on nor changed"
+        )),
+        Way::Closed => Some(format!(
+            "behind {name}, whose frames bear several tags, or those of 802.1ad: packets for it are \
+             dropped as not_forwarded"
+        )),
+    }
+}
+
 fn links() -> HashMap<u32, Link> {
     let links = netlink::links().unwrap_or_default();
     links.into_iter().map(|link| (link.index, link)).collect()
@@ -87,6 +110,7 @@ fn links() -> HashMap<u32, Link> {
 pub(super) fn notices(desired: &Desired) -> Vec<String> {
     let mut notices = Vec::new();
     let mut said = BTreeSet::new();
+    let (links, ours) = (links(), ours(desired));
     for steer in &desired.spec.sluice.steers {
         let balancer = &desired.spec.balancers[steer.balancer];
         let addresses = desired.addresses.get(steer.balancer).into_iter().flatten();
@@ -107,6 +131,13 @@ pub(super) fn notices(desired: &Desired) -> Vec<String> {
                          alone; use forward=ipip or forward=gue"
                     ));
                 }
+                Ok(Some(route)) => {
+                    let link = links.get(&route.interface);
+                    let way = link.map(|link| link.way(|of| links.get(&of), |of| ours.contains(of)));
+                    let name = link.map_or("", |link| &link.name);
+                    let notice = way.and_then(|way| tagged_notice(name, way));
+                    notices.extend(notice.map(|notice| format!("member {url}: {ip} is {notice}")));
+                }
                 Ok(None) => notices.push(format!(
                     "member {url}: there is no route to {ip}; packets for it are dropped until there \
                      is"
@@ -116,6 +147,40 @@ pub(super) fn notices(desired: &Desired) -> Vec<String> {
         }
     }
     notices
+}
+
+/// No frame's: ids have twelve bits.
+const NO_VLAN: u16 = 0xffff;
+
+/// What to write down for a member, by the way to it, the neighbour there if it is known, and what was
+/// written before; `None`: nothing new.
+fn hop_for(way: Way, hop: Option<Hop>, was: Hop) -> Option<Hop> {
+    match (way, hop) {
+        (Way::Out, Some(hop)) => Some(hop),
+        (Way::Tagged { trunk, vlan }, Some(hop)) => {
+            let ifindex = trunk;
+            Some(Hop { ifindex, ..hop }.in_vlan(vlan))
+        }
+        // Routes know nothing of frames' tags: they are not asked.
+        (Way::Tagged { trunk, vlan }, None) => {
+            let same = Hop {
+                ifindex: trunk,
+                ..was
+            }
+            .in_vlan(vlan)
+                == was;
+            (!same).then(Hop::withheld)
+        }
+        (Way::Closed, _) => Some(Hop::default().in_vlan(NO_VLAN)),
+        // The last one stays, but for one into a VLAN.
+        (Way::Out, None) => (was.to[7] != 0).then(Hop::default),
+    }
+}
+
+fn give(store: &Store, id: MemberId, hop: &Hop) {
+    if store.l4.given(id) != *hop {
+        store.l4.give_hop(id, hop);
+    }
 }
 
 impl Hops {
@@ -136,6 +201,7 @@ impl Hops {
             .filter(|(_, ip)| !ip.is_unspecified())
             .collect();
         self.lost.clear();
+        self.ours = ours(desired);
         std::mem::replace(&mut self.members, members)
     }
 
@@ -149,9 +215,14 @@ impl Hops {
     pub(super) fn look_at_routes(&mut self) {
         self.links = links();
         let ips: BTreeSet<IpAddr> = self.members.iter().map(|(_, ip)| *ip).collect();
+        let before = std::mem::take(&mut self.routes);
         self.routes = ips
             .into_iter()
-            .filter_map(|ip| Some((ip, netlink::route_to(ip).ok().flatten()?)))
+            .filter_map(|ip| {
+                // That nobody could be asked says nothing of the route.
+                let found = netlink::route_to(ip).unwrap_or_else(|_| before.get(&ip).copied());
+                Some((ip, found?))
+            })
             .collect();
     }
 
@@ -173,6 +244,8 @@ impl Hops {
                 if self.lost.insert(*ip) {
                     tracing::warn!("there is no way to member {ip}");
                 }
+                // Nor one that was: the packet path would go on to use it.
+                give(store, *id, &Hop::default());
                 continue;
             };
             self.lost.remove(ip);
@@ -181,15 +254,16 @@ impl Hops {
             if !neighbour.is_some_and(|neighbour| neighbour.is_fixed()) {
                 wanted.insert(next);
             }
-            let link = self.links.get(&route.interface);
-            let (Some(neighbour), Some(link)) = (neighbour, link) else {
+            let Some(link) = self.links.get(&route.interface) else {
                 continue;
             };
-            if neighbour.is_known() && neighbour.mac != [0; 6] {
-                let hop = Hop::new(neighbour.mac, link.mac, link.index, link.mtu);
-                if store.l4.given_hop(*id) != Some(hop) {
-                    store.l4.give_hop(*id, &hop);
-                }
+            let way = link.way(|of| self.links.get(&of), |name| self.ours.contains(name));
+            let is_known =
+                |neighbour: &&&Neighbour| neighbour.is_known() && neighbour.mac != [0; 6];
+            let neighbour = neighbour.filter(is_known);
+            let hop = neighbour.map(|n| Hop::new(n.mac, link.mac, link.index, link.mtu));
+            if let Some(hop) = hop_for(way, hop, store.l4.given(*id)) {
+                give(store, *id, &hop);
             }
         }
         self.manage(&wanted, &known);
@@ -241,5 +315,33 @@ impl Hops {
         for (interface, ip) in std::mem::take(&mut self.managed) {
             let _ = netlink::release(interface, ip);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn way_into_a_vlan_is_the_trunks_and_never_the_routes() {
+        let hop = Hop::new([2, 0, 0, 0, 0, 21], [2, 0, 0, 0, 0, 1], 9, 1500);
+        let none = Hop::default();
+        let tagged = |vlan| Way::Tagged { trunk: 2, vlan };
+        let in_seven = hop_for(tagged(7), Some(hop), none).expect("known");
+        assert!(in_seven.is_usable() && in_seven.is_tagged() && !in_seven.is_set());
+        assert_eq!((in_seven.ifindex, in_seven.mtu), (2, 1500));
+        assert_eq!(in_seven.from[6..], [0, 7]);
+        // While nobody answers the last one stays, of that VLAN alone; else nothing is sent.
+        assert_eq!(hop_for(tagged(7), None, in_seven), None);
+        for was in [none, hop, in_seven] {
+            let given = hop_for(tagged(8), None, was).expect("another");
+            assert!(!given.is_usable() && given.to[7] != 0, "{given:?}");
+        }
+        let closed = hop_for(Way::Closed, Some(hop), hop).expect("closed");
+        assert!(closed.is_tagged() && closed.from[6] > 0x0f);
+        // Out of it again.
+        assert_eq!(hop_for(Way::Out, Some(hop), in_seven), Some(hop));
+        assert_eq!(hop_for(Way::Out, None, in_seven), Some(none));
+        assert_eq!(hop_for(Way::Out, None, hop), None);
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct Link {
     pub(super) master: Option<u32>,
     /// Index of the interface below: of a VLAN's, its trunk.
     pub(super) lower: Option<u32>,
+    /// Of a VLAN's (802.1Q): which.
+    pub(super) vlan: Option<u16>,
     /// Times that the carrier came or went.
     pub(super) carrier_changes: u32,
     /// Receive queues.
@@ -66,6 +68,9 @@ const IFLA_NUM_RX_QUEUES: u16 = 32;
 const IFLA_CARRIER_CHANGES: u16 = 35;
 const IFLA_XDP: u16 = 43;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_VLAN_ID: u16 = 1;
+const IFLA_VLAN_PROTOCOL: u16 = 5;
 const IFLA_XDP_ATTACHED: u16 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;
 /// Flags of an attribute's type.
@@ -202,7 +207,43 @@ fn parse(body: &[u8]) -> io::Result<Link> {
     Ok(link)
 }
 
+/// How frames get to what is behind an interface, where the program sends them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By the interface itself.
+    Out,
+    /// By the trunk below it, with the tag of this VLAN, which they must have brought along.
+    Tagged { trunk: u32, vlan: u16 },
+    /// Not at all: several tags, or those of 802.1ad.
+    Closed,
+}
+
 impl Link {
+    /// Whether it is a VLAN of another interface.
+    pub(super) fn is_vlan(&self) -> bool {
+        self.kind.as_deref() == Some("vlan")
+    }
+
+    /// How frames get to what is behind it. `is_ours`: whether the program runs on the interface of
+    /// this name, whose frames then come without the tag.
+    pub(super) fn way<'a>(
+        &self,
+        of: impl Fn(u32) -> Option<&'a Self>,
+        is_ours: impl Fn(&str) -> bool,
+    ) -> Way {
+        if !self.is_vlan() || is_ours(&self.name) {
+            return Way::Out;
+        }
+        let trunk = self.lower.and_then(of).filter(|trunk| !trunk.is_vlan());
+        match (trunk, self.vlan) {
+            (Some(trunk), Some(vlan)) => Way::Tagged {
+                trunk: trunk.index,
+                vlan,
+            },
+            _ => Way::Closed,
+        }
+    }
+
     fn take(&mut self, kind: u16, value: &[u8]) {
         match kind {
             IFLA_ADDRESS => self.mac = value.try_into().unwrap_or_default(),
@@ -213,9 +254,11 @@ impl Link {
             IFLA_CARRIER_CHANGES => self.carrier_changes = word(value, 0).unwrap_or(0),
             IFLA_NUM_RX_QUEUES => self.rx_queues = word(value, 0).unwrap_or(0),
             IFLA_LINKINFO => {
-                self.kind = Attributes(value)
-                    .find(|(kind, _)| *kind == IFLA_INFO_KIND)
-                    .map(|(_, value)| string(value));
+                let find = |kind| Attributes(value).find(|(k, _)| *k == kind).map(|(_, v)| v);
+                self.kind = find(IFLA_INFO_KIND).map(string);
+                if self.is_vlan() {
+                    self.vlan = find(IFLA_INFO_DATA).and_then(vlan);
+                }
             }
             IFLA_XDP => self.xdp = running(value),
             _ => {}
@@ -237,6 +280,14 @@ fn running(value: &[u8]) -> Option<Running> {
         mode,
         program: program.unwrap_or(0),
     })
+}
+
+/// The id of a VLAN of 802.1Q.
+fn vlan(data: &[u8]) -> Option<u16> {
+    let find = |kind| Attributes(data).find(|(k, _)| *k == kind).map(|(_, v)| v);
+    let protocol = find(IFLA_VLAN_PROTOCOL).unwrap_or(&[0x81, 0]);
+    let id = find(IFLA_VLAN_ID).and_then(|value| half(value, 0));
+    id.filter(|_| protocol == [0x81, 0])
 }
 
 fn string(value: &[u8]) -> String {
@@ -292,6 +343,47 @@ mod tests {
         assert_eq!(by_name("no-such-if0").expect("netlink"), None);
         assert_eq!(by_name("").expect("netlink"), None);
         assert_eq!(by_name("name-too-long-for-it").expect("netlink"), None);
+    }
+
+    #[test]
+    fn members_behind_a_vlan_are_reached_by_its_trunk_with_its_tag() {
+        let attribute = |kind: u16, value: &[u8]| attribute(kind, value);
+        let message = |protocol: [u8; 2]| {
+            let data = [
+                attribute(IFLA_VLAN_ID, &100u16.to_ne_bytes()),
+                attribute(IFLA_VLAN_PROTOCOL, &protocol),
+            ];
+            let info = [
+                attribute(IFLA_INFO_KIND, b"vlan\0"),
+                attribute(IFLA_INFO_DATA, &data.concat()),
+            ];
+            let mut body = vec![0; 16];
+            body[4..8].copy_from_slice(&9u32.to_ne_bytes());
+            body.extend(attribute(IFLA_IFNAME, b"eth0.100\0"));
+            body.extend(attribute(IFLA_LINK, &2u32.to_ne_bytes()));
+            body.extend(attribute(IFLA_LINKINFO, &info.concat()));
+            parse(&body).expect("whole")
+        };
+        let vlan = message([0x81, 0]);
+        assert_eq!((vlan.vlan, vlan.lower), (Some(100), Some(2)));
+        let trunk = Link {
+            index: 2,
+            name: "eth0".to_owned(),
+            ..Link::default()
+        };
+        let of = |index: u32| (index == 2).then_some(&trunk);
+        let only = |name: &'static str| move |is: &str| is == name;
+        let tagged = Way::Tagged {
+            trunk: 2,
+            vlan: 100,
+        };
+        assert_eq!(vlan.way(of, only("eth0")), tagged);
+        assert_eq!(vlan.way(of, only("eth0.100")), Way::Out);
+        assert_eq!(trunk.way(of, only("eth0")), Way::Out);
+        assert_eq!(message([0x88, 0xa8]).way(of, only("eth0")), Way::Closed);
+        let stacked = |index: u32| (index == 2).then_some(&vlan);
+        assert_eq!(vlan.way(stacked, only("eth0")), Way::Closed);
+        assert_eq!(vlan.way(|_| None, only("eth0")), Way::Closed);
     }
 
     #[test]

@@ -369,6 +369,10 @@ impl Store {
                 self.rest.clear_traffic(*service)?;
                 Ok(None)
             }
+            Op::ForgetFlows { services } => {
+                self.l4.forget_flows(services);
+                Ok(None)
+            }
             Op::Way(placed) => Ok(self.way(placed.set, placed.way).map(|cell| {
                 let old = cell.load();
                 cell.store(&placed.value);

@@ -25,7 +25,7 @@ pub(super) use calls::{
     array_create, bpf_probe, inner_of, inner_put_all, keep_descriptors_to_ourselves, link_detach,
     link_info, map_delete, map_read_all, map_write_all, open_pin,
 };
-pub use calls::{defer_accept, defers_accept, watch_listener};
+pub use calls::{bind_without_port, defer_accept, defers_accept, watch_listener};
 pub use cells::MemberCell;
 pub(super) use cells::{Flow4Cell, Flow6Cell, HopCell, MetaCell, NatCell, ServiceCell, WayCell};
 pub(super) use ethtool::{Feature, channels, driver, features, set_features};

@@ -141,14 +141,18 @@ fn member(id: MemberId, slot: &MemberSlot, name: &MemberName, busy: u64, now: u6
 }
 
 fn next_hop(store: &Store, id: MemberId) -> String {
-    let hop = store.l4.learned_hop(id).or_else(|| store.l4.given_hop(id));
-    hop.map_or_else(String::new, |hop| {
+    store.l4.hop_in_use(id).map_or_else(String::new, |hop| {
         let mac: Vec<String> = hop.to[..6].iter().map(|b| format!("{b:02x}")).collect();
         let interface = match netlink::by_index(hop.ifindex) {
             Ok(Some(link)) => link.name,
             _ => hop.ifindex.to_string(),
         };
-        format!("{} on {interface}", mac.join(":"))
+        let vlan = if hop.is_tagged() {
+            format!(", VLAN {}", u16::from_be_bytes([hop.from[6], hop.from[7]]))
+        } else {
+            String::new()
+        };
+        format!("{} on {interface}{vlan}", mac.join(":"))
     })
 }
 

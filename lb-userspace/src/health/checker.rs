@@ -52,6 +52,8 @@ pub(super) struct Target {
     /// Its URL, for the log.
     pub(super) url: String,
     pub(super) connect_timeout: Duration,
+    /// Where the connection comes from, if that is said.
+    pub(super) source: Option<std::net::IpAddr>,
     /// For the whole exchange.
     pub(super) timeout: Duration,
     pub(super) health: Health,
@@ -143,6 +145,7 @@ fn targets(spec: &Spec, ids: &[Vec<MemberId>], table: &MemberTable, peers: &Peer
                 path: member.path.clone(),
                 url: member.url.clone(),
                 connect_timeout: member.connection_timeout.unwrap_or(timeout),
+                source: member.source,
                 timeout,
                 health: member.health.clone(),
             })

@@ -22,7 +22,10 @@ use super::checker::Target;
 use crate::{
     config::spec::Check,
     expr::{Facts, Moment, Table, Variable},
-    proxy::tls::member::{self, HandshakeError},
+    proxy::{
+        pool::bound,
+        tls::member::{self, HandshakeError},
+    },
 };
 
 /// Why a check failed.
@@ -84,7 +87,13 @@ pub(super) async fn probe(target: &Target, check: Check) -> Result<(), ProbeErro
     if let Some(path) = &target.socket {
         return probe_unix(target, path, check).await;
     }
-    let stream = tokio::time::timeout(target.connect_timeout, TcpStream::connect(address))
+    let connecting = async {
+        match target.source {
+            None => TcpStream::connect(address).await,
+            Some(_) => bound(address, target.source)?.connect(address).await,
+        }
+    };
+    let stream = tokio::time::timeout(target.connect_timeout, connecting)
         .await
         .map_err(late(target.connect_timeout))?
         .map_err(|error| ProbeError::Connect(address, error))?;
@@ -310,6 +319,7 @@ mod tests {
             path: "/app".to_owned(),
             url: String::new(),
             connect_timeout: Duration::from_secs(5),
+            source: None,
             timeout: Duration::from_secs(5),
             health: Health {
                 uri: "up".to_owned(),

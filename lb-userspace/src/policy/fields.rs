@@ -186,11 +186,11 @@ impl Value {
                 Piece::Received => format!("t={}", times().received_us).into_bytes().into(),
                 Piece::Environment(name) => facts
                     .entry(Table::Environment, name.as_bytes())
-                    .unwrap_or(NOTHING.into()),
+                    .map_or(NOTHING.into(), on_one_line),
                 Piece::Tls(name) => facts
                     .variable(&Variable::Tls(name.to_ascii_uppercase()))
                     .filter(|value| !value.is_empty())
-                    .unwrap_or(NOTHING.into()),
+                    .map_or(NOTHING.into(), on_one_line),
             };
             out.extend_from_slice(&text);
         }
@@ -209,6 +209,16 @@ impl Value {
         };
         fixed.unwrap_or_else(|| clean(self.fill(facts, times)))
     }
+}
+
+/// With blanks for ends of lines, as httpd puts certificates (PEM) into fields.
+fn on_one_line(value: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
+    let ends = |byte: &u8| matches!(byte, b'\r' | b'\n');
+    if !value.iter().any(ends) {
+        return value;
+    }
+    let blank = |byte: &u8| if ends(byte) { b' ' } else { *byte };
+    value.iter().map(blank).collect::<Vec<_>>().into()
 }
 
 /// What a variable that is not set reads as.

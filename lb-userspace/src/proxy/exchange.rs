@@ -416,7 +416,7 @@ impl Exchange {
                     .as_ref()
                     .map_or_else(Vec::new, |ruling| ruling.notes()),
                 environment: if self.host().logs.iter().any(HostLog::wants_environment) {
-                    self.variables()
+                    self.logged_variables()
                 } else {
                     Vec::new()
                 },

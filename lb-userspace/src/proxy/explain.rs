@@ -147,6 +147,10 @@ impl Scene for Rehearsal<'_> {
             .collect()
     }
 
+    fn tls_variable(&self, _: &str) -> Option<String> {
+        None
+    }
+
     fn known(&self, question: &Question) -> Option<Reply> {
         // Nothing is asked for a request that nobody made: nobody has a name.
         Some(match question {

@@ -237,6 +237,25 @@ async fn respond(
             name.unwrap_or("(none)"),
         );
         Some(Failure::plain(StatusCode::MISDIRECTED_REQUEST))
+    } else if tls::lacks_name(&current.plan, &client, &candidates, exchange.host) {
+        let reason = Reason::AccessDenied;
+        info!(
+            target: LOG,
+            reason = reason.name(),
+            "[client {}] AH02033: No hostname was provided via SNI for a name based virtual host", client.peer
+        );
+        Some(Failure::plain(StatusCode::FORBIDDEN).because(reason))
+    } else if spec.hosts[candidates[0]].naming.strict_host
+        && let Some(name) = name
+        && !vhost::is_asked_for(&spec.hosts, &candidates, exchange.host, name)
+        && exchange.host().name != name
+    {
+        warn!(
+            target: LOG,
+            reason = Reason::BadRequest.name(),
+            "[client {}] AH10157: Requested hostname '{name}' did not match any ServerName/ServerAlias in the matching virtual host", client.peer
+        );
+        Some(Failure::plain(StatusCode::BAD_REQUEST))
     } else {
         None
     };
@@ -439,8 +458,6 @@ async fn forward(
     add_fields(exchange, parts, asked);
     let mut outgoing = Outgoing::new(exchange, parts, said, body).await?;
 
-    // Members differ in what they put before it.
-    let asked_for = std::mem::take(&mut outgoing.parts.uri);
     let mut attempts = Attempts::default();
     // A clock that was just read does for the first election; an upload takes its time.
     let mut now_ns = match outgoing.body {
@@ -460,7 +477,7 @@ async fn forward(
                 Attempt::Failed(Failure::plain(StatusCode::SERVICE_UNAVAILABLE).because(reason))
             })?;
         let member = &balancing.members[elected.member];
-        let target = target(member, path.as_deref(), &asked_for)?;
+        let target = target(member, path.as_deref(), &outgoing.asked_for)?;
         exchange.engage(
             balancer,
             elected.member,
@@ -476,7 +493,7 @@ async fn forward(
             Ok(answered) => return Ok(answered),
             Err(Attempt::Unreached(failure)) => failure,
             Err(other) => {
-                say_proxy_error(exchange, &other, asked_for.path());
+                say_proxy_error(exchange, &other, outgoing.asked_for.path());
                 return Err(other);
             }
         };

@@ -364,13 +364,8 @@ fn balancer_view(plan: &Plan, shared: &Shared, host: usize, index: usize) -> Bal
         .filter(|route| leads_here(&route.target))
         .map(|route| route.path.clone())
         .next();
-    // The virtual host that it belongs to knows it without the suffix that made it unique.
-    let name = match spec.name.split_once('@') {
-        Some((name, _)) if spec.manage.host > 0 => name.to_owned(),
-        _ => spec.name.clone(),
-    };
     BalancerView {
-        name,
+        name: spec.written().to_owned(),
         key: spec.name.clone(),
         nonce: shared.office.nonce(&spec.name, &spec.manage.nonce),
         persist: spec.manage.persist,

@@ -494,6 +494,16 @@ pub(crate) fn adds_fields(exchange: &Exchange) -> bool {
     })
 }
 
+/// `Proxy100Continue`.
+pub(crate) fn forwards_expect(exchange: &Exchange) -> bool {
+    let host = exchange.host_spec().forwards_expect;
+    exchange.ruling.as_ref().map_or(host, |ruling| {
+        let spec = &exchange.current.plan.spec;
+        let said = ruling.flag(spec, |policy| policy.forwards_expect);
+        said.unwrap_or(host)
+    })
+}
+
 /// Whether a member's response of this status is replaced by an error of our own.
 pub(crate) fn overrides(exchange: &Exchange, status: StatusCode) -> bool {
     let Some(ruling) = &exchange.ruling else {

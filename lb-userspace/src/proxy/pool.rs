@@ -7,7 +7,8 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsFd as _,
     path::Path,
     rc::Rc,
     sync::Arc,
@@ -35,7 +36,7 @@ use super::{
     tls::member::{self, Line, Peer},
     wheel::{Alarm, TICK},
 };
-use crate::telemetry::counters::Number;
+use crate::{config::spec, dataplane::sys::bind_without_port, telemetry::counters::Number};
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -291,9 +292,7 @@ async fn connect(
             // The kernel would take it for this host.
             return Err(ConnectError::Nowhere);
         }
-        let stream = connect_tcp(address, member.spec.receive_buffer)
-            .await
-            .map_err(failed)?;
+        let stream = connect_tcp(address, &member.spec).await?;
         stream.set_nodelay(true).map_err(ConnectError::Refused)?;
         if member.spec.keepalive {
             socket2::SockRef::from(&stream)
@@ -322,18 +321,35 @@ async fn connect(
     Ok(Upstream::new(link, member.key, peer.cloned(), reusable))
 }
 
-async fn connect_tcp(address: SocketAddr, receive_buffer: Option<u32>) -> io::Result<TcpStream> {
-    let Some(bytes) = receive_buffer else {
-        return TcpStream::connect(address).await;
-    };
+async fn connect_tcp(
+    address: SocketAddr,
+    member: &spec::Member,
+) -> Result<TcpStream, ConnectError> {
+    if member.receive_buffer.is_none() && member.source.is_none() {
+        return TcpStream::connect(address).await.map_err(failed);
+    }
+    let socket = bound(address, member.source).map_err(ConnectError::Local)?;
+    if let Some(bytes) = member.receive_buffer {
+        // Before the handshake, which tells the member of the window.
+        socket.set_recv_buffer_size(bytes).map_err(failed)?;
+    }
+    socket.connect(address).await.map_err(failed)
+}
+
+/// A socket for connections to an address, which come from `source` where that is of its family. An
+/// error says nothing of who is to be connected to.
+pub(crate) fn bound(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()
     } else {
         TcpSocket::new_v6()
     }?;
-    // Before the handshake, which tells the member of the window.
-    socket.set_recv_buffer_size(bytes)?;
-    socket.connect(address).await
+    if let Some(source) = source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
+        // The port is chosen by connect(2): one is taken for each pair of ends, not for this one alone.
+        bind_without_port(socket.as_fd())?;
+        socket.bind(SocketAddr::new(source, 0))?;
+    }
+    Ok(socket)
 }
 
 /// Connects to a Unix socket. A full queue is waited for as TCP waits: the kernel says so at once.

@@ -117,6 +117,8 @@ impl Reason {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeSet, path::Path};
+
     use super::*;
     use crate::telemetry::counters::MAX_REASONS;
 
@@ -132,6 +134,56 @@ mod tests {
             .collect();
         let code: Vec<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
         assert_eq!(docs, code);
+    }
+
+    /// Ids in a text.
+    fn ids(text: &str) -> impl Iterator<Item = &str> {
+        let found = text.match_indices("AH").map(|(at, _)| &text[at..]);
+        let ids = found.filter_map(|text| text.get(..7));
+        ids.filter(|id| id[2..].bytes().all(|byte| byte.is_ascii_digit()))
+    }
+
+    /// Ids in the code of a directory, without tests and comments.
+    fn ids_in_sources(dir: &Path, into: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(dir).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            if path.is_dir() && name != Some("tests") {
+                ids_in_sources(&path, into);
+            } else if name != Some("tests.rs") && name.is_some_and(|name| name.ends_with(".rs")) {
+                let text = std::fs::read_to_string(&path).expect("a source");
+                let code = text
+                    .split("#[cfg(test)]\nmod tests {")
+                    .next()
+                    .unwrap_or_default();
+                let code = code.lines();
+                let code = code.filter(|line| !line.trim_start().starts_with("//"));
+                into.extend(code.flat_map(ids).map(str::to_owned));
+            }
+        }
+    }
+
+    #[test]
+    fn docs_list_every_message_id() {
+        let page = include_str!("../../../docs/reasons.md");
+        let (_, part) = page.split_once("\n## Message ids\n").expect("the heading");
+        let (tables, never) = part.split_once("never written").expect("the last sentence");
+        let rows = tables.lines().filter_map(|line| line.strip_prefix("| AH"));
+        let rows = rows.filter_map(|row| row.split_once(" |"));
+        let docs: Vec<String> = rows
+            .flat_map(|(cell, _)| {
+                ids(&format!("AH{cell}"))
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        let mut code = BTreeSet::new();
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        ids_in_sources(&sources, &mut code);
+        assert!(code.len() > 40, "{code:?}");
+        assert_eq!(docs.iter().cloned().collect::<BTreeSet<_>>(), code);
+        assert_eq!(docs.len(), code.len(), "one row each");
+        assert!(ids(never).count() > 0 && ids(never).all(|id| !code.contains(id)));
     }
 
     #[test]

@@ -13,8 +13,9 @@ pub struct Rule {
     location: Option<String>,
     /// What the prefix is replaced by.
     path: String,
-    /// Prefixes, tried in order.
-    targets: Vec<String>,
+    /// Prefixes, tried in order, with the number of their bytes whose case does not count: what
+    /// follows a balancer's name is compared exactly.
+    targets: Vec<(String, usize)>,
     /// `path` is `/` and the rule names a balancer: no slash is doubled.
     joins: bool,
     /// It may be filled in.
@@ -38,7 +39,7 @@ impl Rule {
                 ReverseTarget::Url(url) => Self {
                     location: reverse.location.clone(),
                     path: reverse.path.clone(),
-                    targets: vec![url.clone()],
+                    targets: vec![(url.clone(), url.len())],
                     joins: false,
                     interpolate: reverse.interpolate,
                 },
@@ -57,7 +58,11 @@ impl Rule {
                                 (Some(_), Some((_, url))) => url,
                                 _ => &member.url,
                             };
-                            format!("{url}{sub}")
+                            let url = match sub {
+                                "" => url,
+                                _ => url.strip_suffix('/').unwrap_or(url),
+                            };
+                            (format!("{url}{sub}"), url.len())
                         })
                         .collect(),
                     joins: reverse.path == "/",
@@ -74,7 +79,15 @@ impl Rule {
         }
         Self {
             path: fill(&self.path),
-            targets: self.targets.iter().map(|target| fill(target)).collect(),
+            targets: self
+                .targets
+                .iter()
+                .map(|(target, folded)| {
+                    let (folded, exact) = target.split_at(*folded);
+                    let folded = fill(folded);
+                    (format!("{folded}{}", fill(exact)), folded.len())
+                })
+                .collect(),
             ..self.clone()
         }
     }
@@ -88,14 +101,16 @@ impl Rule {
 
     /// What follows the prefix in `value`, if this rule is for it.
     fn tail<'a>(&self, value: &'a str) -> Option<&'a str> {
-        self.targets.iter().find_map(|target| {
+        self.targets.iter().find_map(|(target, folded)| {
             let value = if target.starts_with('/') {
-                path_of(value)?
+                path_of(value)
             } else {
                 value
             };
             let (prefix, tail) = value.split_at_checked(target.len())?;
-            prefix.eq_ignore_ascii_case(target).then_some(tail)
+            let (folded, exact) = target.split_at(*folded);
+            let (start, end) = prefix.split_at_checked(folded.len())?;
+            (start.eq_ignore_ascii_case(folded) && end == exact).then_some(tail)
         })
     }
 
@@ -108,10 +123,11 @@ impl Rule {
     }
 }
 
-/// Path, query and fragment of a URL.
-fn path_of(value: &str) -> Option<&str> {
-    let (_, rest) = value.split_once("://")?;
-    Some(&rest[rest.find('/')?..])
+/// Path, query and fragment of a URL; all of what has no host or no path.
+fn path_of(value: &str) -> &str {
+    let path = |(_, rest): (_, &'_ str)| rest.find('/').map(|at| value.len() - rest.len() + at);
+    let at = value.split_once("://").and_then(path);
+    &value[at.unwrap_or(0)..]
 }
 
 /// The value that takes `value`'s place: `None` when no rule is for it. `asked` is the request's
@@ -199,7 +215,7 @@ mod tests {
         Rule {
             location: None,
             path: path.to_owned(),
-            targets: vec![url.to_owned()],
+            targets: vec![(url.to_owned(), url.len())],
             joins: false,
             interpolate: false,
         }
@@ -209,7 +225,10 @@ mod tests {
         Rule {
             location: None,
             path: path.to_owned(),
-            targets: members.iter().map(|&member| member.to_owned()).collect(),
+            targets: members
+                .iter()
+                .map(|&member| (member.to_owned(), member.len()))
+                .collect(),
             joins: path == "/",
             interpolate: false,
         }
@@ -236,6 +255,8 @@ mod tests {
                 "http://else.where/inner/z",
                 Some("http://c:1/l/z"),
             ),
+            (url("/l/", "/inner/"), "/INNER/z", Some("http://c:1/l/z")),
+            (url("/l/", "/inner/"), "inner/z", None),
             (
                 balancer("/", &["http://a", "http://b"]),
                 "http://b/x",

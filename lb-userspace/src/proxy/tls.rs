@@ -33,6 +33,7 @@ pub(crate) mod member;
 mod name;
 pub(crate) mod outcome;
 pub(crate) mod validity;
+mod variables;
 pub(crate) mod verify;
 
 pub use member::Peers;
@@ -347,6 +348,16 @@ pub(crate) fn may_carry(plan: &Plan, client: &Client, candidates: &[usize], host
         .select(&plan.spec.hosts, candidates, client.sni());
     let class = |host: usize| hosts[host].tls.as_ref().map(|tls| tls.class);
     default && (made_for == host || class(made_for) == class(host))
+}
+
+/// Whether `SSLStrictSNIVHostCheck` refuses a request for a host: its connection's client named none,
+/// and there are several.
+pub(crate) fn lacks_name(plan: &Plan, client: &Client, candidates: &[usize], host: usize) -> bool {
+    let strict = |host: usize| plan.spec.hosts[host].naming.strict_sni;
+    client.tls.is_some()
+        && candidates.len() > 1
+        && client.sni().is_none()
+        && (strict(candidates[0]) || strict(host))
 }
 
 /// `Protocols` as ALPN has them, and whether their order beats the client's.

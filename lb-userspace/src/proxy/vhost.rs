@@ -125,6 +125,24 @@ pub fn is_named(host: &Host, name: &str) -> bool {
         || host.aliases.iter().any(|alias| matches(alias, name))
 }
 
+/// Whether a lower-case name leads to `host` because it is one of its names, not for want of another
+/// host: what `StrictHostCheck` asks. As in httpd the address of a virtual host is a name where there
+/// are several.
+pub fn is_asked_for(hosts: &[Host], candidates: &[usize], host: usize, name: &str) -> bool {
+    let is_address = || {
+        let name = name.trim_matches(['[', ']']);
+        let Ok(asked) = name.parse::<IpAddr>() else {
+            return false;
+        };
+        let mut hosts = candidates.iter().map(|index| &hosts[*index]);
+        hosts.any(|host| {
+            let mut addresses = host.addresses.iter();
+            addresses.any(|address| address.ip == Some(asked))
+        })
+    };
+    is_named(&hosts[host], name) || (candidates.len() > 1 && is_address())
+}
+
 /// Whether a `ServerAlias` pattern (`*`: any run, `?`: one character) matches the whole name.
 fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name) = (pattern.as_bytes(), name.as_bytes());

@@ -210,6 +210,17 @@ impl Format {
         self.wants
     }
 
+    /// Names of variables whose values an [`Entry`] brings if there are any.
+    pub fn variables(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Tag {
+                tag: Tag::Environment(name),
+                ..
+            } => Some(&name[..]),
+            _ => None,
+        })
+    }
+
     /// Request fields whose values an [`Entry`] must bring.
     pub fn request_fields(&self) -> &[HeaderName] {
         &self.request_fields
@@ -408,7 +419,8 @@ impl Tag {
                 );
             }
             Self::Environment(name) => {
-                let value = entry.environment.iter().find(|(known, _)| known == name);
+                let value =
+                    (entry.environment.iter()).find(|(known, _)| known.eq_ignore_ascii_case(name));
                 escaped(
                     out,
                     value.map_or(b"".as_slice(), |(_, value)| value.as_bytes()),

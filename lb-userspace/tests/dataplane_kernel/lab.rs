@@ -212,6 +212,7 @@ fn member(url: &str) -> Member {
         address_ttl: sluice::config::spec::AddressTtl::Record,
         response_field_size: 8192,
         receive_buffer: None,
+        source: None,
         ping: None,
         ramp_up: None,
         socket: None,

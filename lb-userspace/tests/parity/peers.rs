@@ -3,8 +3,8 @@
 use std::{
     fmt::Write as _,
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
     path::Path,
     process::{Child, Command, Stdio},
     thread,
@@ -20,7 +20,7 @@ pub(crate) struct Pair {
     httpd: Child,
     httpd_port: u16,
     sluice: Sluice,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Drop for Pair {
@@ -68,6 +68,10 @@ pub(crate) fn member() -> SocketAddr {
     address
 }
 
+fn name_of(field: &str) -> &str {
+    field.split(':').next().unwrap_or(field)
+}
+
 fn echo(stream: &TcpStream) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut writer = stream;
@@ -98,7 +102,8 @@ fn echo(stream: &TcpStream) -> std::io::Result<()> {
         }
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
-        fields.sort();
+        // Stable: which of one name comes first means something.
+        fields.sort_by(|a: &String, b| name_of(a).cmp(name_of(b)));
         let text = format!("{}\n{}\n", first.trim_end(), fields.join("\n"));
         write!(
             writer,
@@ -114,6 +119,12 @@ impl Pair {
     /// Starts both with `configuration`; `MEMBER` in it is the member's address.
     pub(crate) fn start(configuration: &str) -> Self {
         let configuration = configuration.replace("MEMBER", &member().to_string());
+        Self::of([&configuration, &configuration])
+    }
+
+    /// Starts httpd with the first and sluice with the second; `{port}` in them is the port that
+    /// it listens on at 127.0.0.1.
+    pub(crate) fn of([theirs, ours]: [&str; 2]) -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
         let root = dir.path().display();
         let httpd_port = free_port();
@@ -137,6 +148,10 @@ impl Pair {
             "proxy_balancer",
             "lbmethod_byrequests",
             "lbmethod_heartbeat",
+            "lbmethod_bytraffic",
+            "lbmethod_bybusyness",
+            "watchdog",
+            "proxy_hcheck",
         ] {
             let file = format!("{MODULES}/mod_{name}.so");
             // Some builds have them linked in.
@@ -144,9 +159,12 @@ impl Pair {
                 let _ = writeln!(text, "LoadModule {name}_module {file}");
             }
         }
-        let common = format!("ServerName main.test\n{configuration}\n");
+        let common = |configuration: &str, port: u16| {
+            let configuration = configuration.replace("{port}", &port.to_string());
+            format!("ServerName main.test\n{configuration}\n")
+        };
         let file = dir.path().join("httpd.conf");
-        fs::write(&file, text + &common).expect("written");
+        fs::write(&file, text + &common(theirs, httpd_port)).expect("written");
         let mut httpd = Command::new(PROGRAM)
             .arg("-X")
             .arg("-f")
@@ -167,15 +185,14 @@ impl Pair {
         });
         let mut sluice = Sluice::prepare(&[]);
         let port = sluice.port;
-        sluice.write(&format!(
-            "Listen 127.0.0.1:{port}\nSluiceShards 1\n{common}"
-        ));
+        let ours = common(ours, port);
+        sluice.write(&format!("Listen 127.0.0.1:{port}\nSluiceShards 1\n{ours}"));
         sluice.run();
         Self {
             httpd,
             httpd_port,
             sluice,
-            _dir: dir,
+            dir,
         }
     }
 
@@ -187,15 +204,24 @@ impl Pair {
         )
     }
 
+    /// Where the two listen.
+    pub(crate) fn ports(&self) -> [u16; 2] {
+        [self.httpd_port, self.sluice.port]
+    }
+
+    /// httpd's error log.
+    pub(crate) fn their_log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("error.log")).unwrap_or_default()
+    }
+
     /// sluice's error log.
     pub(crate) fn log(&self) -> String {
         self.sluice.log()
     }
 }
 
+/// One request on a connection of its own.
 fn ask(port: u16, line: &str, fields: &[&str]) -> Seen {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
-    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
     let mut head = format!("{line} HTTP/1.1\r\n");
     if !fields.iter().any(|field| field.starts_with("Host:")) {
         head += "Host: site.test\r\n";
@@ -205,23 +231,35 @@ fn ask(port: u16, line: &str, fields: &[&str]) -> Seen {
         head += "\r\n";
     }
     head += "Connection: close\r\n\r\n";
-    stream.write_all(head.as_bytes()).expect("sent");
+    let answer = exchange(("127.0.0.1", port), head.as_bytes());
+    seen(&answer).expect("a head")
+}
+
+/// Everything that comes until the end of a connection on which this was sent.
+pub(crate) fn exchange(to: impl ToSocketAddrs, request: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(to).expect("connect");
+    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    stream.write_all(request).expect("sent");
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("answer");
-    let answer: String = answer.into_iter().map(char::from).collect();
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    // A reset is an end as well: what came before it counts.
+    if let Err(error) = stream.read_to_end(&mut answer) {
+        assert!(error.kind() == ErrorKind::ConnectionReset, "{error}");
+    }
+    answer
+}
+
+/// What an answer says, if it is one: without a head there is none.
+pub(crate) fn seen(answer: &[u8]) -> Option<Seen> {
+    let answer: String = answer.iter().copied().map(char::from).collect();
+    let (head, body) = answer.split_once("\r\n\r\n")?;
     let mut lines = head.lines();
-    let status = lines
-        .next()
-        .and_then(|line| line.split(' ').nth(1)?.parse().ok());
+    let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
     let mut fields: Vec<(String, String)> = lines
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
     // What only a member's response has, or the operator's text.
-    let passed = fields
-        .iter()
-        .any(|(name, value)| name == "x-member" && value == "m");
+    let passed = fields.iter().any(|(name, _)| name == "x-member");
     let own = ["date", "connection", "keep-alive"];
     let pages = ["server", "content-length", "content-type"];
     fields.retain(|(name, _)| {
@@ -229,13 +267,13 @@ fn ask(port: u16, line: &str, fields: &[&str]) -> Seen {
     });
     fields.sort_by(|(a, _), (b, _)| a.cmp(b));
     let is_page = body.starts_with("<!DOCTYPE");
-    Seen {
-        status: status.expect("a status"),
+    Some(Seen {
+        status,
         fields,
         body: if is_page {
             String::new()
         } else {
             body.to_owned()
         },
-    }
+    })
 }

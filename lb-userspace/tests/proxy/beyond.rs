@@ -107,6 +107,31 @@ fn a_member_whose_answers_fail_is_ejected_and_the_last_one_is_not() {
 }
 
 #[test]
+fn a_member_that_hangs_up_wordlessly_half_of_the_time_is_ejected() {
+    let a = Member::with(|seen, stream| {
+        if seen.line().starts_with("POST") {
+            return Ok(false);
+        }
+        respond(stream, "200 OK", "", b"a")
+    });
+    let b = Member::named("b");
+    let lab = Lab::configured(&[a.address, b.address], |spec| {
+        spec.balancers[0].beyond.eject_max = Some(50);
+        spec.balancers[0].members[1].lbset = 1;
+    });
+    let ejected = || lab.cell(0, 0).state().has(MemberState::ERROR);
+    for _ in 0..10 {
+        assert!(!ejected(), "too early");
+        // The client's connection and the member's carried a request already: it is closed too.
+        let mut client = lab.client();
+        assert_eq!(client.get("/", "").text(), "a");
+        client.send("POST / HTTP/1.1\r\nHost: h.test\r\nContent-Length: 1\r\n\r\nx");
+        assert!(client.is_closed());
+    }
+    assert!(ejected());
+}
+
+#[test]
 fn retries_end_with_their_budget() {
     let ok = Member::named("c");
     let lab = Lab::configured(&[dead_address(), ok.address], |spec| {

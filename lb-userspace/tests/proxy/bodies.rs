@@ -443,3 +443,19 @@ fn member_that_ignores_the_expectation_gets_the_body_all_the_same() {
     client.send("hello");
     assert_eq!(client.receive().text(), "hello");
 }
+
+#[test]
+fn an_expectation_that_is_not_passed_on_is_met_here() {
+    let a = Member::named("a");
+    let lab = Lab::configured(&[a.address], |spec| spec.hosts[0].forwards_expect = false);
+    let mut client = lab.client();
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+    assert_eq!(client.receive().status, 100, "before the member is asked");
+    client.send("hello");
+    assert_eq!(client.receive().text(), "a");
+    let seen = a.last();
+    assert_eq!(
+        (seen.field("expect"), &seen.body[..]),
+        (None, &b"hello"[..])
+    );
+}

@@ -511,3 +511,26 @@ fn drain_ends_resting_connections() {
     assert!(client.is_closed());
     eventually("no connection is left", || lab.proxy.connections() == 0);
 }
+
+#[test]
+fn connections_come_from_the_address_that_is_said() {
+    let a = Member::with(|_, stream| {
+        let from = stream.peer_addr()?.ip().to_string();
+        respond(stream, "200 OK", "", from.as_bytes())
+    });
+    let from = |source: &str| {
+        let lab = Lab::configured(&[a.address], |spec| {
+            spec.balancers[0].members[0].source = Some(source.parse().expect("an address"));
+        });
+        let reply = lab.get("/", "");
+        (reply.status, reply.text(), lab.cell(0, 0).state())
+    };
+    assert_eq!(from("127.0.0.3").1, "127.0.0.3");
+    assert_eq!(from("2001:db8::1").1, "127.0.0.1", "of the other family");
+    let (status, _, state) = from("192.0.2.1");
+    assert_eq!(
+        (status, state.0),
+        (503, 0),
+        "not this host's: no member's fault"
+    );
+}

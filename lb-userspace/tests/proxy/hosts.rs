@@ -280,3 +280,58 @@ fn access_log_has_the_requests_of_its_condition() {
         eventually("its lines", || lines(path) == expected);
     }
 }
+
+#[test]
+fn a_name_that_is_no_hosts_is_refused_where_the_first_host_says_so() {
+    let a = Member::named("a");
+    let mut lab = Lab::new(1);
+    lab.add_balancer("x", &[a.address]);
+    lab.route("/", 0, "/");
+    let route = lab.spec.hosts[0].routes[0].clone();
+    for name in ["one.test", "two.test"] {
+        let mut host = named_host(name);
+        host.routes.push(route.clone());
+        lab.spec.hosts.push(host);
+    }
+    lab.spec.hosts[1].aliases.push("*.one.test".to_owned());
+    lab.spec.hosts[2].addresses[0].ip = None;
+    let set = |lab: &mut Lab, host: usize| {
+        for (index, spec) in lab.spec.hosts.iter_mut().enumerate() {
+            spec.naming.strict_host = index == host;
+        }
+        lab.apply();
+    };
+    let status = |lab: &Lab, name: &str| {
+        let mut client = lab.client();
+        client.send(format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n"));
+        client.receive().status
+    };
+    // As observed of httpd.
+    set(&mut lab, 1);
+    for (name, expected) in [
+        ("one.test", 200),
+        ("a.one.test:81", 200),
+        ("two.test", 200),
+        ("main.test", 400),
+        ("other.test", 400),
+        ("127.0.0.1", 400),
+    ] {
+        assert_eq!(status(&lab, name), expected, "{name}");
+    }
+    let nameless = lab.raw("GET / HTTP/1.0\r\n\r\n");
+    assert!(nameless.contains(" 200 OK\r\n"), "{nameless}");
+    set(&mut lab, 2);
+    assert_eq!(status(&lab, "other.test"), 200, "the second does not count");
+    lab.spec.hosts[1].addresses[0].ip = Some(lab.address.ip());
+    lab.spec.hosts[2].addresses[0].ip = Some(lab.address.ip());
+    set(&mut lab, 1);
+    assert_eq!(status(&lab, "127.0.0.1"), 200, "their address");
+    assert_eq!(status(&lab, "127.0.0.2"), 400);
+    // Without virtual hosts the main server's name alone is one.
+    lab.spec.hosts.truncate(1);
+    set(&mut lab, 0);
+    assert_eq!(
+        (status(&lab, "main.test"), status(&lab, "one.test")),
+        (200, 400)
+    );
+}

@@ -1,7 +1,10 @@
 //! `stickycookie=On`: the session's cookie is sluice's to write.
 
 use lb_common::member::MemberState;
-use sluice::config::spec::{Spec, Sticky};
+use sluice::{
+    config::spec::{Spec, Sticky},
+    pattern::Pattern,
+};
 
 use crate::support::{Lab, Member, Reply, dead_address, eventually, respond, sticky};
 
@@ -131,6 +134,20 @@ fn the_path_is_the_proxied_one_unless_there_are_several() {
     let set = lab.get("/app/y", "").field("set-cookie").expect("set");
     assert!(set.contains("; Path=/app;"), "{set}");
     lab.route("/other", 0, "");
+    lab.apply();
+    let set = lab.get("/app/y", "").field("set-cookie").expect("set");
+    assert!(set.contains("; Path=/;"), "{set}");
+}
+
+#[test]
+fn the_path_of_a_pattern_is_no_path() {
+    let a = Member::named("a");
+    let mut lab = Lab::new(1);
+    lab.add_balancer("x", &[a.address]);
+    lab.route("/app/(.*)", 0, "/$1");
+    let pattern = Pattern::new("/app/(.*)", false).expect("a pattern");
+    lab.spec.hosts[0].routes[0].pattern = Some(pattern);
+    lab.spec.balancers[0].sticky = Some(written());
     lab.apply();
     let set = lab.get("/app/y", "").field("set-cookie").expect("set");
     assert!(set.contains("; Path=/;"), "{set}");

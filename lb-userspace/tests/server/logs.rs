@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use rustix::process::Signal;
 
-use super::harness::{Member, Sluice, fetch, is_alive, send_signal, wait_until};
+use super::harness::{Client, Member, Sluice, fetch, is_alive, send_signal, wait_until};
 
 fn lines(path: &Path) -> Vec<String> {
     let text = fs::read_to_string(path).unwrap_or_default();
@@ -128,4 +128,61 @@ fn formats_and_levels_are_the_hosts() {
     );
     assert!(id.len() == 16 && connection.len() == 16 && id != connection);
     assert_eq!(file("quiet"), Vec::<String>::new());
+}
+
+#[test]
+fn requests_that_a_variable_marks_have_no_line() {
+    let a = Member::start("a");
+    let sluice = start(&a, |dir| {
+        let dir = dir.display();
+        format!(
+            "SetEnvIf Request_URI ^/health DontLog\nRewriteEngine On\nRewriteRule ^/quiet - [E=hush:1]\n\
+             CustomLog {dir}/said \"%U %{{dontlog}}e\" env=!dontlog\n\
+             CustomLog {dir}/marked \"%U %{{dontlog}}e\" env=dontlog\n\
+             CustomLog {dir}/loud %U env=!HUSH\n"
+        )
+    });
+    let told = String::from_utf8_lossy(&sluice.cli(&["configtest"]).stderr).into_owned();
+    assert!(!told.contains("no request ever has"), "{told}");
+    for path in ["/one", "/health/x", "/quiet", "/last"] {
+        assert_eq!(fetch(sluice.port, path).expect("an answer").status, 200);
+    }
+    let file = |name: &str| {
+        let mut lines = lines(&sluice.dir.path().join(name));
+        lines.sort();
+        lines
+    };
+    wait_until("all lines", || {
+        file("said").len() == 3 && file("marked").len() == 1 && file("loud").len() == 3
+    });
+    assert_eq!(file("said"), ["/last -", "/one -", "/quiet -"]);
+    assert_eq!(file("marked"), ["/health/x 1"]);
+    assert_eq!(file("loud"), ["/health/x", "/last", "/one"]);
+}
+
+#[test]
+fn a_session_that_a_rule_led_to_its_balancer_has_a_cookie_for_every_path() {
+    let a = Member::start("a");
+    let sluice = start(&a, |_| {
+        let url = a.url();
+        format!(
+            "<Proxy balancer://b>\nBalancerMember {url} route=n\n\
+             ProxySet stickysession=S stickycookie=On\n</Proxy>\nRewriteEngine On\n\
+             RewriteRule ^/y(.*) balancer://b/x$1 [P]\nRewriteRule ^/z(.*) /x$1 [PT]\n\
+             ProxyPass /x balancer://b/x\n"
+        )
+    });
+    let cookie = |path: &str| {
+        let mut client = Client::connect(sluice.port).expect("connect");
+        client.send(path).expect("sent");
+        let head = client.receive_head().expect("an answer");
+        let set = head.lines().find(|line| {
+            let name = line.split(':').next().unwrap_or_default();
+            name.eq_ignore_ascii_case("set-cookie")
+        });
+        set.unwrap_or_else(|| panic!("{path}: {head}")).to_owned()
+    };
+    assert!(cookie("/x/1").contains("; Path=/x;"));
+    assert!(cookie("/y/1").contains("; Path=/;"));
+    assert!(cookie("/z/1").contains("; Path=/;"));
 }

@@ -412,3 +412,44 @@ fn outline(xml: &str, keep: impl Fn(&str) -> bool) -> Vec<String> {
 fn has(path: &str) -> bool {
     Path::new(path).exists()
 }
+
+#[test]
+fn balancers_of_one_name_are_called_as_their_virtual_hosts_call_them() {
+    let (a, b) = (Member::start("a"), Member::start("b"));
+    let mut sluice = Sluice::prepare(&[]);
+    let host = |name: &str, member: &Member| {
+        format!(
+            "<VirtualHost *:*>\nServerName {name}\n<Proxy balancer://app>\n\
+             BalancerMember {} route=r\nHeader set X-Section {name}\n</Proxy>\n\
+             Header set X-Balancer %{{BALANCER_NAME}}e\nProxyPass / balancer://app/\n</VirtualHost>\n",
+            member.url()
+        )
+    };
+    sluice.write(&format!(
+        "Listen 127.0.0.1:{}\n{}{}<IfModule sluice_module>\nSluiceShards 2\n</IfModule>\n",
+        sluice.port,
+        host("one.test", &a),
+        host("two.test", &b)
+    ));
+    sluice.run();
+    let get = |name: &str| {
+        let mut client = Client::connect(sluice.port).expect("connect");
+        client
+            .send_raw(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n"))
+            .expect("send");
+        client.receive_head().expect("answer").to_ascii_lowercase()
+    };
+    for name in ["one.test", "two.test"] {
+        let head = get(name);
+        assert!(head.contains("x-balancer: balancer://app\r\n"), "{head}");
+        assert!(head.contains(&format!("x-section: {name}\r\n")), "{head}");
+    }
+    // Commands have to tell them apart.
+    sluice.ok(&["member", "set", "app@one.test", &a.url(), "status=+D"]);
+    assert!(get("one.test").starts_with("http/1.1 503"));
+    wait_until("the error", || {
+        sluice
+            .log()
+            .contains("AH01170: balancer://app: All workers are in error state")
+    });
+}

@@ -25,6 +25,8 @@ mod handshakes;
 mod hostile;
 #[path = "tls/members.rs"]
 mod members;
+#[path = "tls/required.rs"]
+mod required;
 #[path = "tls/resumption.rs"]
 mod resumption;
 #[path = "tls/stock.rs"]

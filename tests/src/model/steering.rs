@@ -26,7 +26,7 @@ use lb_common::{
     verdict::Reason,
 };
 
-use super::{Model, service};
+use super::{Model, Setup, service};
 
 /// Members, rings and how services forward.
 #[derive(Clone, Debug)]
@@ -115,7 +115,7 @@ pub fn vip(id: u16, address: &str, flags: u32) -> ServiceWay {
     }
 }
 
-/// A member in good health, and the next hop to it.
+/// A member of balancer 1 in good health, and the next hop to it.
 #[must_use]
 pub fn member(id: u16, address: &str, port: u16) -> ((u16, MemberHead), (u16, Link)) {
     let address: IpAddr = address.parse().expect("a test's address is right");
@@ -123,6 +123,7 @@ pub fn member(id: u16, address: &str, port: u16) -> ((u16, MemberHead), (u16, Li
         identity: [u64::from(id), 1],
         address: Address::from(address).0,
         port: port.to_be_bytes(),
+        balancer: 1,
         incarnation: 1,
         ..MemberHead::default()
     };
@@ -493,6 +494,12 @@ impl SendTables for Model {
 impl Detours<Buffer> for Model {}
 
 impl Model {
+    /// Members and rings as `setup` has them; what is remembered of flows stays.
+    pub fn turn_to(&mut self, setup: &Setup) {
+        let new = Tracked::new(&setup.steering);
+        (self.tracked.setup, self.tracked.rings) = (new.setup, new.rings);
+    }
+
     /// Has a frame travel: how it left, and its bytes then.
     #[must_use]
     pub fn travel(&self, frame: &[u8]) -> (Outcome, Vec<u8>) {

@@ -93,41 +93,56 @@ fn refused() -> Vec<Case> {
     setup.steering.rings = vec![(1, Vec::new()), (2, Vec::new())];
     let syn = Packet::tcp(CLIENT4, "203.0.113.80:81", flags::SYN);
     let refused = Reason::REFUSED;
-    vec![case(
-        "nobody left is told",
+    let about = |proto: &str, from: &str| {
+        let quote = answer_of(from, CLIENT4, proto);
+        error("192.0.2.254", "203.0.113.80", (3, 1), &quote, 28)
+    };
+    let quiet = case(
+        "nobody left: errors about flows are not answered",
         &setup,
         vec![
-            (syn.clone().build(), EMPTY, refused),
-            (syn.tag(0x8100, 3).options(&[1; 8]).build(), EMPTY, refused),
-            (
-                Packet::tcp(CLIENT4, VIP4, flags::ACK)
-                    .payload(&[1; 33])
-                    .build(),
-                SHOP4,
-                refused,
-            ),
-            (
-                Packet::tcp(CLIENT4, VIP4, flags::RST).build(),
-                SHOP4,
-                Reason::NO_MEMBER,
-            ),
-            (
-                Packet::tcp(CLIENT6, VIP6, flags::SYN).build(),
-                SHOP6,
-                refused,
-            ),
-            (
-                Packet::udp(CLIENT4, "203.0.113.80:5001", 8).build(),
-                VOICE,
-                refused,
-            ),
-            (
-                Packet::udp(CLIENT4, "203.0.113.80:5001", 900).build(),
-                VOICE,
-                refused,
-            ),
+            (about("tcp", VIP4), SHOP4, Reason::NO_MEMBER),
+            (about("udp", "203.0.113.80:5002"), VOICE, Reason::NO_MEMBER),
         ],
-    )]
+    );
+    vec![
+        quiet,
+        case(
+            "nobody left is told",
+            &setup,
+            vec![
+                (syn.clone().build(), EMPTY, refused),
+                (syn.tag(0x8100, 3).options(&[1; 8]).build(), EMPTY, refused),
+                (
+                    Packet::tcp(CLIENT4, VIP4, flags::ACK)
+                        .payload(&[1; 33])
+                        .build(),
+                    SHOP4,
+                    refused,
+                ),
+                (
+                    Packet::tcp(CLIENT4, VIP4, flags::RST).build(),
+                    SHOP4,
+                    Reason::NO_MEMBER,
+                ),
+                (
+                    Packet::tcp(CLIENT6, VIP6, flags::SYN).build(),
+                    SHOP6,
+                    refused,
+                ),
+                (
+                    Packet::udp(CLIENT4, "203.0.113.80:5001", 8).build(),
+                    VOICE,
+                    refused,
+                ),
+                (
+                    Packet::udp(CLIENT4, "203.0.113.80:5001", 900).build(),
+                    VOICE,
+                    refused,
+                ),
+            ],
+        ),
+    ]
 }
 
 fn icmp() -> Vec<Case> {
@@ -135,9 +150,31 @@ fn icmp() -> Vec<Case> {
     let router = "192.0.2.254";
     let quote4 = answer_of(VIP4, CLIENT4, "tcp");
     let quote_udp = answer_of("203.0.113.80:5002", CLIENT4, "udp");
+    let mut long = quote4.clone();
+    long.resize(1472, 5);
+    let too_long = error(router, "203.0.113.80", (3, 1), &long, 1472);
+    let mut bad = error(router, "203.0.113.80", (3, 1), &quote4, 28);
+    bad[24] ^= 1;
+    let mut bad_echo = Packet::icmp(router, "203.0.113.80", 8, 0)
+        .payload(&[9; 41])
+        .build();
+    bad_echo[24] ^= 1;
+    let mut long_echo = bad_echo.clone();
+    long_echo[17] += 1;
+    crate::packet::set_checksum(&mut long_echo[14..34]);
+    let echo6 = |from| {
+        Packet::icmp(from, "2001:db8:80::1", 128, 0)
+            .payload(&[9; 40])
+            .build()
+    };
     let quote_other = answer_of("203.0.113.80:22", CLIENT4, "tcp");
     let quote_foreign = answer_of("203.0.113.81:80", CLIENT4, "tcp");
     let quote6 = answer_of(VIP6, CLIENT6, "tcp");
+    let fragment = |at, more| {
+        let packet = Packet::tcp(VIP6, CLIENT6, flags::ACK).payload(&[5; 30]);
+        packet.fragment(at, more).build()[14..].to_vec()
+    };
+    let (first6, later6) = (fragment(0, true), fragment(4, false));
     let vip4 = "203.0.113.80";
     let vip6 = "2001:db8:80::1";
     let steered = Reason::STEERED_ICMP;
@@ -145,6 +182,7 @@ fn icmp() -> Vec<Case> {
     let mut scarce: Setup = setup.clone();
     scarce.steering.answers = 0;
     let echo = |to: &str| Packet::icmp(router, to, 8, 0).payload(&[9; 41]).build();
+    let echo_of = |from: &str| Packet::icmp(from, vip4, 8, 0).payload(&[9; 40]).build();
     vec![
         case(
             "errors follow the flow they quote",
@@ -169,6 +207,16 @@ fn icmp() -> Vec<Case> {
                     error("2001:db8::fe", vip6, (1, 3), &quote6, 48),
                     SHOP6,
                     steered,
+                ),
+                (
+                    error("2001:db8::fe", vip6, (2, 0), &first6, 56),
+                    SHOP6,
+                    steered,
+                ),
+                (
+                    error("2001:db8::fe", vip6, (2, 0), &later6, 56),
+                    SHOP6,
+                    Reason::VITAL,
                 ),
             ],
         ),
@@ -237,6 +285,39 @@ fn icmp() -> Vec<Case> {
                     SHOP4,
                     Reason::ICMP_TO_VIP,
                 ),
+            ],
+        ),
+        case(
+            "errors that do not fit are not answered",
+            &setup,
+            vec![(too_long, SHOP4, Reason::TOO_BIG)],
+        ),
+        case(
+            "errors about flows have right headers",
+            &setup,
+            vec![
+                (bad, SHOP4, Reason::BAD_IP_HEADER),
+                (
+                    error(vip4, vip4, (3, 1), &quote4, 28),
+                    SHOP4,
+                    Reason::BAD_SOURCE,
+                ),
+            ],
+        ),
+        case(
+            "echo that no host sends is not answered",
+            &setup,
+            vec![
+                (bad_echo, SHOP4, Reason::BAD_IP_HEADER),
+                (long_echo, SHOP4, Reason::BAD_IP_HEADER),
+                (echo_of(vip4), SHOP4, Reason::BAD_SOURCE),
+                (echo_of("127.0.0.1"), SHOP4, Reason::BAD_SOURCE),
+                (echo_of("224.0.0.1"), SHOP4, Reason::BAD_SOURCE),
+                (echo_of("255.255.255.255"), SHOP4, Reason::BAD_SOURCE),
+                (echo6(vip6), SHOP6, Reason::BAD_SOURCE),
+                (echo6("ff02::1"), SHOP6, Reason::BAD_SOURCE),
+                (echo6("::1"), SHOP6, Reason::BAD_SOURCE),
+                (echo6("2001:db8::7"), SHOP6, Reason::ECHO_ANSWERED),
             ],
         ),
         case(

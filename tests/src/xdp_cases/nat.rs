@@ -9,7 +9,7 @@ use lb_common::{
 
 use super::{
     CLIENT4, CLIENT6, Case, case,
-    steering::{SHOP4, SHOP6, VIP4, VIP6, VOICE, balancer_of, by},
+    steering::{SHOP4, SHOP6, VIP4, VIP6, VOICE, balancer_of, by, in_vlan},
 };
 use crate::{
     model::{Model, Setup, service},
@@ -132,6 +132,25 @@ pub(super) fn cases() -> Vec<Case> {
                 (tcp(flags::ACK), id, Reason::STEERED),
             ],
         ));
+        // One source port: a second entry for the same ends has no place.
+        let one = translator(&members[..1], 1);
+        let (_, sent) = Model::new(&one).travel(&tcp(flags::SYN));
+        let back = |flags| answer(&sent, flags);
+        cases.push(case(
+            &format!("{client} connects, closes and connects again"),
+            &one,
+            vec![
+                (tcp(flags::SYN), id, Reason::STEERED_NEW),
+                (back(flags::SYN | flags::ACK), id, Reason::RETURNED),
+                (tcp(flags::ACK | flags::FIN), id, Reason::STEERED),
+                (back(flags::ACK | flags::FIN), id, Reason::RETURNED),
+                (tcp(flags::ACK), id, Reason::STEERED),
+                (tcp(flags::SYN), id, Reason::STEERED_NEW),
+                (back(flags::SYN | flags::ACK), id, Reason::RETURNED),
+                (tcp(flags::ACK), id, Reason::STEERED),
+                (back(flags::ACK), id, Reason::RETURNED),
+            ],
+        ));
     }
     let setup = translator(&four, 1000);
     let udp = Packet::udp(CLIENT4, "203.0.113.80:5001", 40);
@@ -157,6 +176,7 @@ pub(super) fn cases() -> Vec<Case> {
             ),
         ],
     ));
+    cases.extend(fragmented_answers());
     cases.push(case(
         "the middle of an unknown connection",
         &setup,
@@ -174,6 +194,25 @@ pub(super) fn cases() -> Vec<Case> {
             SHOP4,
             Reason::NOT_FORWARDED,
         )],
+    ));
+    let tagged = |tag| {
+        Packet::tcp(CLIENT4, VIP4, flags::SYN)
+            .tag(0x8100, tag)
+            .build()
+    };
+    cases.push(case(
+        "members behind a VLAN",
+        &in_vlan(translator(&four, 1000)),
+        vec![
+            (tagged(101), SHOP4, Reason::NOT_FORWARDED),
+            // The flow table has it from the first.
+            (tagged(100), SHOP4, Reason::STEERED),
+            (
+                Packet::tcp(CLIENT4, VIP4, flags::ACK).build(),
+                SHOP4,
+                Reason::NOT_FORWARDED,
+            ),
+        ],
     ));
     let one = translator(&four[..1], 1);
     cases.push(case(
@@ -195,12 +234,78 @@ pub(super) fn cases() -> Vec<Case> {
     cases
 }
 
+/// What members answer in several fragments comes back whole; other fragments to the address that we
+/// send from are the stack's.
+fn fragmented_answers() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (client, vip, id, ours, members) in [
+        (
+            CLIENT4,
+            "203.0.113.80:5001",
+            VOICE,
+            OURS4.0,
+            ["10.0.0.11", "10.0.0.12"],
+        ),
+        (CLIENT6, VIP6, SHOP6, OURS6.0, ["fd00::11", "fd00::12"]),
+    ] {
+        let setup = translator(&members, 1000);
+        let is_v4 = client == CLIENT4;
+        let (proto, there) = if is_v4 {
+            (17, Packet::udp(client, vip, 40).build())
+        } else {
+            (6, Packet::tcp(client, vip, flags::SYN).build())
+        };
+        let (outcome, sent) = Model::new(&setup).travel(&there);
+        let [from, other] = if outcome.verdict.member == 1 {
+            members
+        } else {
+            let [a, b] = members;
+            [b, a]
+        };
+        let end = |host: &str, port: u16| {
+            if is_v4 {
+                format!("{host}:{port}")
+            } else {
+                format!("[{host}]:{port}")
+            }
+        };
+        let l4 = if is_v4 { 34 } else { 54 };
+        let port = u16::from_be_bytes([sent[l4], sent[l4 + 1]]);
+        let (ours, port) = (end(ours, port), 80);
+        let first = if is_v4 {
+            Packet::udp(&end(from, port), &ours, 64)
+        } else {
+            Packet::tcp(&end(from, port), &ours, flags::ACK).payload(&[1; 60])
+        };
+        let later = |from: &str, at| {
+            Packet::raw(&end(from, port), &ours, proto, &[9; 40])
+                .fragment(at, false)
+                .build()
+        };
+        cases.push(case(
+            &format!("a member's answer to {client} in fragments"),
+            &setup,
+            vec![
+                (later(from, 9), 0, Reason::FRAGMENT),
+                (there, id, Reason::STEERED_NEW),
+                (first.fragment(0, true).build(), id, Reason::RETURNED),
+                (later(from, 9), id, Reason::RETURNED),
+                (later(from, 14), id, Reason::RETURNED),
+                (later(other, 9), 0, Reason::FRAGMENT),
+            ],
+        ));
+    }
+    cases
+}
+
 /// Frames to be cut and changed.
 #[must_use]
 pub fn seeds() -> Vec<Vec<u8>> {
-    cases()
+    let mut cases = cases();
+    cases.truncate(3);
+    cases.extend(fragmented_answers());
+    cases
         .into_iter()
-        .take(3)
         .flat_map(|case| case.frames)
         .map(|(frame, ..)| frame)
         .collect()

@@ -60,6 +60,17 @@ fn quic_packet(from: &str, bytes: &[u8]) -> Vec<u8> {
     packet
 }
 
+/// An ICMP error about a connection to [`CLIENT4`] whose quoted IP header reads as a short header
+/// with a member's connection id.
+#[must_use]
+pub fn quic_error(member: u8) -> Vec<u8> {
+    let mut quote = Packet::udp("203.0.113.80:5000", CLIENT4, 40).build()[14..42].to_vec();
+    quote[1..6].copy_from_slice(&[5, 0xaa, 0, 0, member]);
+    Packet::icmp("192.0.2.254", "203.0.113.80", 3, 1)
+        .payload(&quote)
+        .build()
+}
+
 fn quic() -> Vec<Case> {
     let short = |member: u8| vec![0x40, 0x05, 0xaa, 0, 0, member, 9, 9, 9];
     let long = |kind: u8, member: u8| {
@@ -94,6 +105,14 @@ fn quic() -> Vec<Case> {
                 (quic_packet(CLIENT4, &short(3)), VOICE, known),
                 (quic_packet(other, &unroutable), VOICE, new),
                 (quic_packet("192.0.2.3:1", &too_short), VOICE, new),
+            ],
+        ),
+        case(
+            "an error about a connection is the ring's, whatever it looks like",
+            &setup,
+            vec![
+                (quic_error(1), VOICE, Reason::STEERED_ICMP),
+                (quic_error(2), VOICE, Reason::STEERED_ICMP),
             ],
         ),
         case(

@@ -122,7 +122,66 @@ pub(super) fn cases() -> Vec<Case> {
     cases.extend(members());
     cases.extend(sizes());
     cases.extend(fragments());
+    cases.extend(vlans());
     cases
+}
+
+/// Members behind a VLAN of the link: packets that bear its tag, and no other, go there.
+fn vlans() -> Vec<Case> {
+    let (new, known) = (Reason::STEERED_NEW, Reason::STEERED);
+    let not = Reason::NOT_FORWARDED;
+    let mut cases = Vec::new();
+    for mode in [mode::DSR, mode::IPIP, mode::GUE] {
+        let setup = in_vlan(balancer(mode));
+        let ack = Packet::tcp(CLIENT4, VIP4, flags::ACK).payload(&[7; 30]);
+        let six = Packet::tcp(CLIENT6, VIP6, flags::ACK);
+        cases.push(case(
+            &format!("members behind a VLAN, mode {mode}"),
+            &setup,
+            vec![
+                // Its priority is no part of it.
+                (ack.clone().tag(0x8100, 0xe064).build(), SHOP4, new),
+                (ack.clone().tag(0x8100, 100).build(), SHOP4, known),
+                (ack.clone().tag(0x8100, 100).build(), SHOP4, known),
+                (ack.build(), SHOP4, not),
+                (ack.build(), SHOP4, not),
+                (ack.clone().tag(0x8100, 101).build(), SHOP4, not),
+                (ack.clone().tag(0x88a8, 100).build(), SHOP4, not),
+                (
+                    ack.clone().tag(0x8100, 100).tag(0x8100, 100).build(),
+                    SHOP4,
+                    not,
+                ),
+                (six.clone().tag(0x8100, 100).build(), SHOP6, new),
+                (six.build(), SHOP6, not),
+            ],
+        ));
+    }
+    let mut unknown = balancer(mode::DSR);
+    for (_, hop) in &mut unknown.steering.hops {
+        *hop = lb_common::forward::Link::withheld();
+    }
+    cases.push(case(
+        "a VLAN's neighbour that is not known yet",
+        &unknown,
+        vec![(
+            Packet::tcp(CLIENT4, VIP4, flags::SYN)
+                .tag(0x8100, 100)
+                .build(),
+            SHOP4,
+            Reason::NO_NEIGHBOUR,
+        )],
+    ));
+    cases
+}
+
+/// The setup with its members behind VLAN 100.
+#[must_use]
+pub fn in_vlan(mut setup: Setup) -> Setup {
+    for (_, hop) in &mut setup.steering.hops {
+        *hop = hop.in_vlan(100);
+    }
+    setup
 }
 
 /// A connection's packets in every wrapping.
@@ -364,6 +423,10 @@ fn fragments() -> Vec<Case> {
         .fragment(0, true);
     let later6 = Packet::raw(CLIENT6, VIP6, 6, &[9; 40]).fragment(10, false);
     let other = Packet::raw("192.0.2.9:1", "203.0.113.80:5000", 17, &[9; 40]).fragment(9, false);
+    // Over what the first held, and over the one before.
+    let over = |at| Packet::raw(CLIENT4, "203.0.113.80:5000", 17, &[7; 40]).fragment(at, true);
+    let mut bad = over(9).build();
+    bad[24] ^= 1;
     vec![case(
         "fragments follow the first",
         &setup,
@@ -371,6 +434,9 @@ fn fragments() -> Vec<Case> {
             (later4.build(), SHOP4, Reason::FRAGMENT_UNKNOWN),
             (first4.build(), VOICE, Reason::STEERED_NEW),
             (later4.build(), VOICE, Reason::STEERED_FRAGMENT),
+            (over(1).build(), VOICE, Reason::STEERED_FRAGMENT),
+            (over(7).build(), VOICE, Reason::STEERED_FRAGMENT),
+            (bad, VOICE, Reason::BAD_IP_HEADER),
             (other.build(), SHOP4, Reason::FRAGMENT_UNKNOWN),
             (first6.build(), SHOP6, Reason::STEERED_NEW),
             (later6.build(), SHOP6, Reason::STEERED_FRAGMENT),
@@ -383,6 +449,17 @@ fn fragments() -> Vec<Case> {
             ),
         ],
     )]
+}
+
+/// Frames with one tag or none, to be cut and changed.
+#[must_use]
+pub fn vlan_seeds() -> Vec<Vec<u8>> {
+    vlans()
+        .into_iter()
+        .take(1)
+        .flat_map(|case| case.frames)
+        .map(|(frame, ..)| frame)
+        .collect()
 }
 
 /// Whole frames of every shape that steering rewrites, to be cut and changed.

@@ -104,7 +104,7 @@ pub(super) fn run(root: &Path, program: &Path) -> Result<()> {
             Ok((connection, name))
         })
         .collect::<Result<_>>()?;
-    let floods: Vec<_> = ([Kind::Syn, Kind::Ack].into_iter().zip(&lab.attackers))
+    let floods: Vec<_> = ([Kind::Syn, Kind::AckTwice].into_iter().zip(&lab.attackers))
         .map(|(kind, attacker)| {
             let flood = Flood {
                 target: service,

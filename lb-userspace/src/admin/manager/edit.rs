@@ -317,7 +317,7 @@ fn change_spec(
                 && before.manage.added >= before.manage.growth
             {
                 return Err(EditError::NoRoom {
-                    balancer: before.name,
+                    balancer: before.written().to_owned(),
                     url: url.clone(),
                     growth: before.manage.growth,
                 });
@@ -361,16 +361,22 @@ pub fn apply(
             format!("nofailover {}", if *on { "on" } else { "off" })
         }
         Setting::Sticky(None) => {
-            balancer.sticky = None;
+            if let Some(sticky) = balancer.sticky.take() {
+                balancer.manage.sticky = Some(sticky);
+            }
             "no sticky sessions".to_owned()
         }
         Setting::Sticky(Some((cookie, path))) => {
-            let sticky = balancer.sticky.get_or_insert_with(|| Sticky {
-                cookie: String::new(),
-                path: String::new(),
-                separator: Some('.'),
-                scolonpathdelim: false,
-                cookie_written: false,
+            // What the file says of separators and of who writes the cookie goes on to count.
+            let before = balancer.manage.sticky.take();
+            let sticky = balancer.sticky.get_or_insert_with(|| {
+                before.unwrap_or(Sticky {
+                    cookie: String::new(),
+                    path: String::new(),
+                    separator: Some('.'),
+                    scolonpathdelim: false,
+                    cookie_written: false,
+                })
             });
             sticky.cookie.clone_from(cookie);
             sticky.path.clone_from(path);
@@ -430,14 +436,14 @@ pub fn apply(
 /// Adds a member, disabled, with every key at its default.
 fn add(balancer: &mut Balancer, url: &str) -> Result<String, EditError> {
     let fault = |problem: String| EditError::Url {
-        balancer: balancer.name.clone(),
+        balancer: balancer.written().to_owned(),
         url: url.to_owned(),
         problem,
     };
     let mut member = config::member_of_url(url).map_err(fault)?;
     if balancer.members.iter().any(|m| m.url == member.url) {
         return Err(EditError::Duplicate {
-            balancer: balancer.name.clone(),
+            balancer: balancer.written().to_owned(),
             url: member.url,
         });
     }
@@ -445,7 +451,7 @@ fn add(balancer: &mut Balancer, url: &str) -> Result<String, EditError> {
         && balancer.members.iter().all(|m| m.scheme != member.scheme)
     {
         return Err(EditError::Url {
-            balancer: balancer.name.clone(),
+            balancer: balancer.written().to_owned(),
             url: url.to_owned(),
             problem: "no member of this balancer has that scheme".to_owned(),
         });
@@ -455,7 +461,7 @@ fn add(balancer: &mut Balancer, url: &str) -> Result<String, EditError> {
         member.tls = balancer.members.iter().find_map(|m| m.tls);
         if member.tls.is_none() {
             return Err(EditError::Url {
-                balancer: balancer.name.clone(),
+                balancer: balancer.written().to_owned(),
                 url: url.to_owned(),
                 problem: "no member of this balancer is https, so nothing says how its \
                           certificate is to be checked: add it to the file and reload"
@@ -463,12 +469,10 @@ fn add(balancer: &mut Balancer, url: &str) -> Result<String, EditError> {
             });
         }
     }
-    if balancer
-        .sticky
-        .as_ref()
-        .is_some_and(|sticky| sticky.cookie_written)
-    {
-        member.route = config::stable_route(&balancer.name, &member.url);
+    let sticky = balancer.sticky.as_ref().or(balancer.manage.sticky.as_ref());
+    if sticky.is_some_and(|sticky| sticky.cookie_written) {
+        // By the name that its other members' were made of.
+        member.route = config::stable_route(balancer.written(), &member.url);
     }
     member.status = MemberState::DISABLED;
     let words = format!("{} added, disabled", member.url);

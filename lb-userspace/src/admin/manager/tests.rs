@@ -10,7 +10,7 @@ use crate::{
     admin::protocol::MemberChange,
     config::{
         member_of_url,
-        spec::{Balancer, LbMethod, Manage, Place, Spec},
+        spec::{Balancer, LbMethod, Manage, Place, Spec, Sticky},
     },
 };
 
@@ -189,6 +189,56 @@ fn what_a_proxy_or_a_file_may_say_is_bounded() {
     ] {
         assert!(!setting.is_valid(), "{setting:?}");
     }
+}
+
+#[test]
+fn sessions_that_are_switched_off_and_on_again_keep_what_the_file_says_of_them() {
+    let file = Sticky {
+        cookie: "S".to_owned(),
+        path: "s".to_owned(),
+        separator: Some('!'),
+        scolonpathdelim: true,
+        cookie_written: true,
+    };
+    let mut before = balancer(&["http://h:1"]);
+    before.sticky = Some(file.clone());
+    let set = |balancer: &Balancer, to: Option<(String, String)>| {
+        let plan = plan(balancer, None, &[Setting::Sticky(to)]).expect("a plan");
+        plan.balancer.expect("a change")
+    };
+    let off = set(&before, None);
+    assert_eq!(off.sticky, None);
+    let next = set(&off, Some(("T".to_owned(), "t".to_owned())));
+    let expected = Sticky {
+        cookie: "T".to_owned(),
+        path: "t".to_owned(),
+        ..file
+    };
+    assert_eq!(next.sticky, Some(expected));
+    let plain = set(&balancer(&[]), Some(("T".to_owned(), "t".to_owned())));
+    assert_eq!(plain.sticky.expect("sessions").separator, Some('.'));
+}
+
+#[test]
+fn destinations_of_packets_are_added_where_there_are_such() {
+    let steered = balancer(&["tcp://192.0.2.1:25"]);
+    let add = |url: &str| plan(&steered, None, &[Setting::Add(url.to_owned())]);
+    let done = add("TCP://192.0.2.2:25/").expect("a plan");
+    let member = &done.balancer.expect("a change").members[1];
+    assert_eq!(
+        (member.url.as_str(), member.port),
+        ("tcp://192.0.2.2:25", 25)
+    );
+    for url in ["udp://192.0.2.2:25", "tcp://192.0.2.2:25/path"] {
+        assert!(matches!(add(url), Err(EditError::Url { .. })), "{url}");
+    }
+    let plain = balancer(&["http://h:1"]);
+    let added = plan(
+        &plain,
+        None,
+        &[Setting::Add("tcp://192.0.2.2:25".to_owned())],
+    );
+    assert!(matches!(added, Err(EditError::Url { .. })));
 }
 
 fn spec(balancer: Balancer) -> Spec {

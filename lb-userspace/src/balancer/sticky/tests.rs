@@ -24,7 +24,7 @@ fn cookie_route_follows_httpds_rules() {
         ("ROUTEID=abc.n2.x", Some("n2.x")),
         ("ROUTEID=n2", None),
         ("XROUTEID=.n1; ROUTEID=.n2", Some("n2")),
-        ("ROUTEID=.", None),
+        ("ROUTEID=.", Some("")),
         ("ROUTEID=", None),
         ("routeid=.n2", None),
         ("ROUTEID=\".n2\"", Some("n2\"")),

@@ -12,7 +12,7 @@ use crate::{
     policy::access::{Combination, Methods, Pointless, Rule},
 };
 
-const REQUIRE: &str = "[not] all granted|denied; ip NETWORK ...; local; host NAME|.DOMAIN ...; forward-dns NAME ...; env NAME ...; method METHOD ...; expr EXPRESSION";
+const REQUIRE: &str = "[not] all granted|denied; ip NETWORK ...; local; host NAME|.DOMAIN ...; forward-dns NAME ...; env NAME ...; method METHOD ...; expr EXPRESSION; ssl; ssl-verify-client";
 
 pub(super) const TABLE: &[Directive] = &[
     row("Require", Contexts::SECTIONS, Arity::Any, REQUIRE,
@@ -252,6 +252,18 @@ fn rule(node: &Node) -> Result<Rule, Fault> {
         "expr" => Rule::Expr(expression(node, negative)?),
         "host" => Rule::Host(hosts(arguments, first)?),
         "forward-dns" => Rule::ForwardDns(hosts(arguments, first)?),
+        "ssl" | "ssl-verify-client" => {
+            if !arguments.is_empty() {
+                let message = format!("'Require {kind}' does not take arguments");
+                return Err(Fault::new(message).at(first + 1));
+            }
+            let condition = match *kind {
+                "ssl" => "%{HTTPS} == 'on'",
+                _ => "%{SSL_CLIENT_VERIFY} == 'SUCCESS'",
+            };
+            let parsed = Expr::condition(condition, Dialect::Request);
+            Rule::Expr(parsed.map_err(|error| Fault::new(error.to_string()))?)
+        }
         "valid-user" | "user" | "group" => {
             return Err(super::not_yet(&format!("Require {kind}"))
                 .at(first)

@@ -32,7 +32,7 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// Families too long to list, by how their names begin.
-const PREFIXES: [&str; 3] = ["SSLOCSP", "SSLStapling", "Session"];
+const PREFIXES: [&str; 2] = ["SSLOCSP", "Session"];
 
 const NAMES: &[&str] = &[
     // DESIGN section 7, not in this version.
@@ -43,17 +43,6 @@ const NAMES: &[&str] = &[
     "<AuthnProviderAlias",
     "<AuthzProviderAlias",
     // mod_proxy and friends.
-    "ProxyBlock",
-    "ProxyDomain",
-    "ProxyRemote",
-    "ProxyRemoteMatch",
-    "NoProxy",
-    "ProxyReceiveBufferSize",
-    "ProxySourceAddress",
-    "ProxyFCGISetEnvIf",
-    "ProxyFCGIBackendType",
-    "ProxySCGISendfile",
-    "ProxySCGIInternalRedirect",
     "ProxyHTMLEnable",
     "ProxyHTMLURLMap",
     "ProxyHTMLLinks",
@@ -63,7 +52,6 @@ const NAMES: &[&str] = &[
     "ProxyExpressDBMType",
     // mod_ssl.
     "SSLSessionTicketKeyFile",
-    "SSLRequireSSL",
     "SSLRequire",
     "SSLOpenSSLConfCmd",
     "SSLPolicy",
@@ -71,6 +59,9 @@ const NAMES: &[&str] = &[
     "SSLRenegBufferSize",
     "SSLSRPVerifierFile",
     "SSLSRPUnknownUserSeed",
+    "SSLStaplingResponseTimeSkew",
+    "SSLStaplingResponseMaxAge",
+    "SSLStaplingForceURL",
     // Protocols: lines for each response.
     "H2EarlyHint",
     // Headers, rewriting, answers.
@@ -110,8 +101,6 @@ const NAMES: &[&str] = &[
     "ServerPath",
     "RegexDefaultOptions",
     "QualifyRedirectURL",
-    "ReceiveBufferSize",
-    "SendBufferSize",
     "FlushMaxThreshold",
     "FlushMaxPipelined",
     "ReadBufferSize",

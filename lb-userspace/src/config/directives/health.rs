@@ -67,7 +67,11 @@ fn expression(call: &mut Call<'_, '_>) -> Result<(), Fault> {
 
 fn template(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let name = call.arg(0).to_owned();
-    let mut health = Health::default();
+    // Unlike a member, a template checks where it does not say how.
+    let mut health = Health {
+        check: Some(Check::Tcp),
+        ..Health::default()
+    };
     for index in 1..call.count() {
         let Some((key, value)) = call.arg(index).split_once('=') else {
             return Err(Fault::new(

@@ -92,6 +92,7 @@ pub(super) fn member(url: &WorkerUrl, at: Place) -> Member {
         disablereuse: false,
         response_field_size: 8192,
         receive_buffer: None,
+        source: None,
         ping: None,
         ramp_up: None,
         upgrade,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{Arity, Call, Contexts, Directive, Effect, Fault, row};
 use crate::{
     config::{
-        draft::LogDraft,
+        draft::{Asked, AskedFor, LogDraft},
         error_format, log_format,
         spec::{ErrorLogFormat, LogCondition, LogLevel, LogProgram, LogTarget},
     },
@@ -291,35 +291,18 @@ fn condition(call: &mut Call<'_, '_>) -> Result<LogCondition, Fault> {
     if variable.is_empty() {
         return Err(Fault::new("missing environment variable name").at(2));
     }
-    if !VARIABLES.contains(&variable) {
-        let message = format!("no request ever has the variable {variable}");
-        let all = if present {
-            "no line is ever written"
-        } else {
-            "every line is written"
-        };
-        call.warn(Fault::new(message).at(2).help(all));
-    }
-    Ok(LogCondition::Variable {
+    let asked = Asked {
+        name: variable.to_owned(),
+        by: AskedFor::Log { present },
+        mark: call.mark(2),
+    };
+    let condition = LogCondition::Variable {
         name: variable.to_owned(),
         present,
-    })
+    };
+    call.draft.asked.push(asked);
+    Ok(condition)
 }
-
-/// What a request may have: mod_proxy_balancer's, mod_ssl's and our own.
-const VARIABLES: [&str; 11] = [
-    "BALANCER_NAME",
-    "BALANCER_ROUTE_CHANGED",
-    "BALANCER_SESSION_ROUTE",
-    "BALANCER_SESSION_STICKY",
-    "BALANCER_WORKER_NAME",
-    "BALANCER_WORKER_ROUTE",
-    "HTTPS",
-    "SLUICE_REASON",
-    "SSL_CIPHER",
-    "SSL_PROTOCOL",
-    "SSL_TLS_SNI",
-];
 
 fn transfer_log(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let target = target(call, 0)?;

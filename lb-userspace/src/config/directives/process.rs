@@ -1,7 +1,7 @@
 //! What tunes httpd's own process model or serves files: accepted, with one notice for each family
 //! saying what sluice does instead (DESIGN section 7).
 
-use super::{Arity, Contexts, Directive, Effect, row};
+use super::{Arity, Call, Contexts, Directive, Effect, Fault, Severity, row};
 
 #[rustfmt::skip] // One row a line: it is read as a table.
 pub(super) const TABLE: &[Directive] = &[
@@ -33,7 +33,7 @@ pub(super) const TABLE: &[Directive] = &[
     row("ServerSignature", ANY, Arity::One, "On|Off|EMail", "how httpd signs its pages", SIGNATURE),
     row("ServerAdmin", Contexts::SERVER, Arity::One, "ADDRESS", "address on httpd's pages", SIGNATURE),
     row("ExtendedStatus", Contexts::MAIN, Arity::Flag, "On|Off", "what server-status shows", STATUS),
-    row("ProxyStatus", Contexts::SERVER, Arity::One, "Off|On|Full", "what server-status shows", STATUS),
+    row("ProxyStatus", Contexts::SERVER, Arity::One, "Off|On|Full", "what server-status shows: this version has no such page, `sluice status` shows the same", Effect::Apply(proxy_status)),
     row("SeeRequestTail", Contexts::MAIN, Arity::Flag, "On|Off", "what server-status shows", STATUS),
     row("<Directory", Contexts::SERVER, Arity::Some, "PATH", "settings of files", DIRECTORY),
     row("<DirectoryMatch", Contexts::SERVER, Arity::Some, "REGEX", "settings of files", DIRECTORY),
@@ -98,8 +98,8 @@ const RUN_FILES: Effect = Effect::Notice(
     "httpd's run files and locks are not used: sluice has a run directory of its own for each SluiceInstance",
 );
 const SIGNATURE: Effect = Effect::Notice("sluice's own pages carry neither signature nor version");
-const STATUS: Effect =
-    Effect::Notice("this version has no server-status page: `sluice status` shows the same");
+const STATUS: Effect = Effect::Notice(NO_STATUS);
+const NO_STATUS: &str = "this version has no server-status page: `sluice status` shows the same";
 const DIRECTORY: Effect =
     Effect::Notice("sections for files are skipped: sluice serves no files, only what it proxies");
 const FILES: Effect = Effect::Notice(
@@ -114,3 +114,13 @@ const FILTERS: Effect = Effect::Warning(
 const CHARSET: Effect = Effect::Warning(
     "AddDefaultCharset is not applied by this version of sluice: responses pass as members send them",
 );
+
+fn proxy_status(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let known = ["off", "on", "full"].map(|known| call.arg(0).eq_ignore_ascii_case(known));
+    if !known.contains(&true) {
+        return Err(Fault::new("ProxyStatus must be one of: off | on | full").at(0));
+    }
+    let place = call.node.at(None);
+    call.draft.notice_once(Severity::Notice, place, NO_STATUS);
+    Ok(())
+}

@@ -7,6 +7,7 @@ use crate::config::{
     draft::{Mark, ReverseDraft, WorkerDraft},
     spec::{self, BadHeader, policy::CookieRule},
     url::WorkerUrl,
+    value,
 };
 
 mod pass;
@@ -35,7 +36,7 @@ pub(super) const TABLE: &[Directive] = &[
         Contexts::SERVER.and(Contexts::LOCATION),
         Arity::OneToThree,
         "PATH URL [interpolate]",
-        "rewrites Location, Content-Location and URI of responses that begin with URL; in <Location> the path is left out",
+        "rewrites Location, Content-Location, URI and Destination of responses that begin with URL; in <Location> the path is left out",
         Effect::Apply(proxy_pass_reverse),
     ),
     row(
@@ -121,9 +122,9 @@ pub(super) const TABLE: &[Directive] = &[
         "Proxy100Continue",
         Contexts::SERVER.and(Contexts::LOCATION),
         Arity::Flag,
-        "On",
-        "whether Expect: 100-continue reaches members",
-        Effect::Only(&["On"]),
+        "On|Off",
+        "whether Expect: 100-continue reaches members; Off: sluice answers it, and members get the body at once",
+        Effect::Apply(forward_expect),
     )
     .or("On"),
     row(
@@ -142,6 +143,23 @@ pub(super) const TABLE: &[Directive] = &[
         "BYTES",
         "buffers of httpd's proxy",
         BUFFERS,
+    ),
+    row(
+        "ProxyReceiveBufferSize",
+        Contexts::SERVER,
+        Arity::One,
+        "BYTES",
+        "default of receivebuffersize= of members: at least 512, or 0 for the system's",
+        Effect::Apply(receive_buffer),
+    )
+    .or("0"),
+    row(
+        "ProxySourceAddress",
+        Contexts::SERVER,
+        Arity::One,
+        "ADDRESS",
+        "IP address of this host that connections to members come from, health checks included; those to members of the other family do not",
+        Effect::Apply(source_address),
     ),
     row(
         "ProxyRequests",
@@ -275,6 +293,40 @@ fn preserve_host(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     Ok(())
 }
 
+fn receive_buffer(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let why = "ProxyReceiveBufferSize must be >= 512 bytes, or 0 for system default.";
+    let given = value::atoi(call.arg(0));
+    let bytes = u32::try_from(given).map_err(|_| Fault::new(why).at(0))?;
+    if (1..512).contains(&bytes) {
+        return Err(Fault::new(why).at(0));
+    }
+    let mark = call.mark(0);
+    call.host().receive_buffer = Some(((bytes > 0).then_some(bytes), mark));
+    Ok(())
+}
+
+fn source_address(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let text = call.arg(0).trim_matches(['[', ']']);
+    let address = text.parse::<std::net::IpAddr>().map_err(|_| {
+        Fault::new("ProxySourceAddress invalid value")
+            .at(0)
+            .help("sluice looks up no names here: give an IP address")
+    })?;
+    let mark = call.mark(0);
+    call.host().source_address = Some((address, mark));
+    Ok(())
+}
+
+fn forward_expect(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let flag = Some(call.flag()?);
+    if call.is_for_server() {
+        call.host().forwards_expect = flag;
+    } else {
+        call.policy().forwards_expect = flag;
+    }
+    Ok(())
+}
+
 fn add_headers(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let flag = Some(call.flag()?);
     if call.is_for_server() {
@@ -287,10 +339,11 @@ fn add_headers(call: &mut Call<'_, '_>) -> Result<(), Fault> {
 
 fn inherit(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     if !call.flag()? {
-        let message = format!(
-            "{} Off does nothing: virtual hosts have the main server's ProxyPass lines and balancers, in httpd 2.4 as well",
-            call.row.name
-        );
+        let message = if call.row.name == "BalancerInherit" {
+            "BalancerInherit Off does nothing: virtual hosts have the main server's balancers, which httpd hides from them where ProxyPassInherit is Off as well"
+        } else {
+            "ProxyPassInherit Off does nothing: virtual hosts have the main server's ProxyPass lines, in httpd 2.4 as well"
+        };
         let help = "to keep them from a virtual host, write them into the others";
         call.warn(Fault::new(message).at(0).help(help));
     }

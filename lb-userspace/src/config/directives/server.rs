@@ -114,14 +114,14 @@ pub(super) const TABLE: &[Directive] = &[
         "group that the proxy process runs as", Effect::Apply(group)),
     row("UseCanonicalName", Contexts::ALL, Arity::One, "Off",
         "whose name is used where the server names itself", Effect::Only(&["Off"])).or("Off"),
-    row("HostnameLookups", Contexts::SERVER.and(Contexts::LOCATION), Arity::One, "Off",
-        "whether clients' names are looked up", Effect::Only(&["Off"])).or("Off"),
+    row("HostnameLookups", Contexts::SERVER.and(Contexts::LOCATION), Arity::One, "Off|On|Double",
+        "whether clients' names are looked up for logs: On and Double are accepted with a warning, and %h is the address all the same", Effect::Apply(hostname_lookups)).or("Off"),
     row("TraceEnable", Contexts::SERVER, Arity::One, "Off",
         "whether TRACE is answered", Effect::Only(&["Off"])).or("Off"),
     row("AllowEncodedSlashes", Contexts::SERVER, Arity::One, "Off|On|NoDecode",
         "what becomes of %2F in a path: it is answered with 404, taken for a slash, passed on as it is", Effect::Apply(encoded_slashes)).or("Off"),
-    row("StrictHostCheck", Contexts::SERVER, Arity::Flag, "Off",
-        "whether a Host that no virtual host names is refused", Effect::Only(&["Off"])).or("Off"),
+    row("StrictHostCheck", Contexts::SERVER, Arity::Flag, "On|Off",
+        "whether a request for a name that no virtual host of the address has is refused with 400; the first one of an address says it for all of them", Effect::Apply(strict_host_check)).or("Off"),
     row("HttpProtocolOptions", Contexts::SERVER, Arity::Some, "Strict",
         "how strictly requests are read", Effect::Only(&["Strict"])).or("Strict"),
 ];
@@ -137,6 +137,27 @@ fn encoded_slashes(call: &mut Call<'_, '_>) -> Result<(), Fault> {
         }
     };
     call.host().encoded_slashes = Some(slashes);
+    Ok(())
+}
+
+fn strict_host_check(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    call.host().strict_host = Some(call.flag()?);
+    Ok(())
+}
+
+fn hostname_lookups(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let given = call.arg(0).to_ascii_lowercase();
+    match given.as_str() {
+        "off" => {}
+        "on" | "double" => {
+            let message = "names of clients are not looked up for logs: %h is the address";
+            call.warn(Fault::new(message).at(0));
+        }
+        _ => {
+            let message = "parameter must be 'on', 'off', or 'double'";
+            return Err(Fault::new(message).at(0));
+        }
+    }
     Ok(())
 }
 

@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod sweep;
+
 #[test]
 fn names_are_unique() {
     let mut names: Vec<String> = rows()
@@ -112,7 +114,11 @@ fn keys(title: &str, keys: &[keys::Key], refused: &[&str]) -> String {
         let (default, meaning) = (cell(default), cell(meaning));
         out.extend(["| `", name, "` | ", &default, " | ", &meaning, " |\n"]);
     }
-    out + &format!("\nNot in this version: `{}`.\n\n", refused.join("`, `"))
+    out += "\n";
+    if !refused.is_empty() {
+        out += &format!("Not in this version: `{}`.\n\n", refused.join("`, `"));
+    }
+    out
 }
 
 /// Each documented key is taken: none of them is called unknown or not supported.

@@ -12,7 +12,7 @@ use crate::balancer::outlier;
 use crate::config::{
     draft::{BalancerDraft, Draft, HostDraft, Mark, TargetDraft},
     report::Severity,
-    spec::{Balancer, LbMethod, Member},
+    spec::{Balancer, LbMethod, Member, Sticky},
 };
 
 /// Fills `list` and says which entry each host means by a name.
@@ -55,9 +55,10 @@ fn balancers(draft: &mut Draft<'_>, list: &mut Vec<Balancer>, names: &mut Names)
             check_beyond(draft, &own);
             let mut balancer = finish(&own);
             if index > 0 && owners.get(&name).is_some_and(|count| *count > 1) {
+                balancer.manage.written = Some(name.clone());
                 balancer.name = qualified(&name, &draft.hosts[index], list);
                 let message = format!(
-                    "several virtual hosts have a balancer://{name} of their own: this one is called {} in status and commands",
+                    "several virtual hosts have a balancer://{name} of their own: this one is called {} in status, metrics and commands",
                     balancer.name
                 );
                 let help = "define it once outside of the virtual hosts to share it";
@@ -167,6 +168,16 @@ fn merge(base: &mut BalancerDraft, own: &BalancerDraft) {
 /// With the parameters that belong together put together.
 fn finish(draft: &BalancerDraft) -> Balancer {
     let mut balancer = draft.balancer.clone();
+    let is_said = |key: &str| draft.given.iter().any(|given| given == key);
+    if balancer.sticky.is_none() && (is_said("stickysessionsep") || is_said("scolonpathdelim")) {
+        balancer.manage.sticky = Some(Sticky {
+            cookie: String::new(),
+            path: String::new(),
+            separator: draft.separator,
+            scolonpathdelim: draft.scolonpathdelim,
+            cookie_written: false,
+        });
+    }
     if let Some(sticky) = &mut balancer.sticky {
         sticky.separator = draft.separator;
         sticky.scolonpathdelim = draft.scolonpathdelim;

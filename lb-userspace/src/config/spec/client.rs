@@ -75,3 +75,14 @@ pub enum Slashes {
     /// `NoDecode`: stays as it is, and the member gets it so.
     Kept,
 }
+
+/// What a host makes of the name that a client asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Naming {
+    /// `StrictHostCheck`, of the first host of an address: requests for a name that is no host's
+    /// are refused.
+    pub strict_host: bool,
+    /// `SSLStrictSNIVHostCheck`: requests on connections that named no host are refused, where there
+    /// are several.
+    pub strict_sni: bool,
+}

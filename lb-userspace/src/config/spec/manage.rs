@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{Balancer, Sticky};
+
 /// What the balancer-manager may do with a balancer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manage {
@@ -16,6 +18,13 @@ pub struct Manage {
     pub nonce: Nonce,
     /// `BalancerPersist`: changes outlive the process.
     pub persist: bool,
+    /// How the configuration calls it, where its name had to be made unique.
+    #[serde(default)]
+    pub written: Option<String>,
+    /// Of a balancer without `stickysession`: what it goes by once the manager gives it one. Cookie
+    /// and path do not count.
+    #[serde(default)]
+    pub sticky: Option<Sticky>,
 }
 
 /// `nonce`: what a change has to carry.
@@ -28,4 +37,12 @@ pub enum Nonce {
     Fixed(String),
     /// `None`: nothing can be changed (apache.md 4).
     Off,
+}
+
+impl Balancer {
+    /// Its name as the configuration writes it, for messages and variables: several virtual hosts may
+    /// each have one of this name.
+    pub fn written(&self) -> &str {
+        self.manage.written.as_ref().unwrap_or(&self.name)
+    }
 }

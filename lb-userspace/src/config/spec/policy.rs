@@ -40,6 +40,8 @@ pub struct Policy {
     pub unset_env: Vec<String>,
     /// `Require`; a later layer's counts, unless it says otherwise.
     pub access: Option<Rule>,
+    /// `SSLRequireSSL`: refuses who does not speak TLS, whatever other layers say.
+    pub requires_tls: bool,
     /// `AuthMerging`.
     pub auth_merging: AuthMerging,
     /// `Order`, `Allow`, `Deny`; a later layer's count.
@@ -54,6 +56,8 @@ pub struct Policy {
     pub preserve_host: Option<bool>,
     /// `ProxyAddHeaders`; a later layer's counts.
     pub add_headers: Option<bool>,
+    /// `Proxy100Continue`; a later layer's counts.
+    pub forwards_expect: Option<bool>,
     /// `ProxyPassInterpolateEnv`; a later layer's counts.
     pub interpolate: Option<bool>,
     /// `ProxyPassReverseCookiePath`: what a path of a cookie begins with, and the whole path that

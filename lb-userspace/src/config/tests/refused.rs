@@ -376,10 +376,7 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
                 2,
                 "AH02572: Failed to configure at least one certificate and key for this server",
             ),
-            (
-                3,
-                "SSLRequireSSL is not supported by this version of sluice",
-            ),
+            (3, "SSLRequireSSL not allowed outside a section"),
             (
                 4,
                 "GuardSynCookies is not supported by this version of sluice",

@@ -102,7 +102,7 @@ pub(super) fn steered(
         };
         image.services.insert(key, vip);
     }
-    answers(image);
+    answers(desired, facts, image)?;
     if !sluice.decap_from.is_empty() {
         unpacking(image);
     }
@@ -269,9 +269,21 @@ pub(super) fn beside((low, high): (u16, u16)) -> Option<(u16, u16)> {
     })
 }
 
-/// Where members' answers come to.
-fn answers(image: &mut Image) {
+/// Where members' answers come to: ports that are theirs alone.
+fn answers(desired: &Desired, facts: &Facts, image: &mut Image) -> Result<(), DataplaneError> {
     for ((address, proto), (first, last)) in image.answers.clone() {
+        // Where nothing is known of the host the ports are not those that will be taken.
+        let is_own = facts.local.contains(&IpAddr::from(address));
+        let met = (image.services.iter()).find(|(key, service)| {
+            key.proto == proto
+                && matches!(service.kind, kind::LOCAL | kind::FORWARDED)
+                && (key.address == address || is_own && key.address.is_any())
+                && key.port <= last
+                && first <= key.port.max(key.last)
+        });
+        if let Some((key, service)) = met.filter(|_| !facts.local.is_empty()) {
+            return Err(meeting(desired, (address, first, last), key, service));
+        }
         let key = ServiceKey {
             address,
             port: first,
@@ -284,6 +296,50 @@ fn answers(image: &mut Image) {
         };
         image.services.insert(key, service);
     }
+    Ok(())
+}
+
+/// Of ports that `nat` sends from and a service on one of them.
+fn meeting(
+    desired: &Desired,
+    (address, first, last): (Address, u16, u16),
+    key: &ServiceKey,
+    service: &WantedService,
+) -> DataplaneError {
+    let at = |place: &spec::Place| format!("{}:{}", place.file.display(), place.line);
+    let of_family = |steer: &&Steer| {
+        let ours = IpAddr::from(address);
+        steer.forward == spec::Forward::Nat
+            && transport(steer) == key.proto
+            && steer
+                .address
+                .is_none_or(|vip| vip.is_ipv4() == ours.is_ipv4())
+    };
+    let sluice = &desired.spec.sluice;
+    let nat = (sluice.steers.iter().find(of_family)).map_or_else(String::new, |steer| {
+        format!("{} ({})", shown(steer), at(&steer.at))
+    });
+    let other = if service.kind == kind::FORWARDED {
+        let is = |steer: &&Steer| {
+            steer.address.map_or(Address::ANY, Address::from) == key.address
+                && (steer.first_port, transport(steer)) == (key.port, key.proto)
+        };
+        (sluice.steers.iter().find(is)).map(|steer| format!("{} ({})", shown(steer), at(&steer.at)))
+    } else {
+        let is = |listener: &&spec::Listener| {
+            let ip = listener.address.ip();
+            listener.address.port() == key.port
+                && (ip.is_unspecified() || Address::from(ip) == key.address)
+        };
+        (desired.spec.listeners.iter().find(is))
+            .map(|listener| format!("Listen {} ({})", listener.address, at(&listener.at)))
+    };
+    DataplaneError::Refused(format!(
+        "{nat}: forward=nat takes ports {first}-{last} of {} for itself, and {} is on one of them; \
+         name others with SteerNatSource",
+        IpAddr::from(address),
+        other.unwrap_or_else(|| "a service".to_owned())
+    ))
 }
 
 /// The member's side: encapsulated packets to whatever address is this host's.

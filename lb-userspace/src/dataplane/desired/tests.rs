@@ -32,6 +32,7 @@ pub(in crate::dataplane) fn member(url: &str) -> Member {
         address_ttl: crate::config::spec::AddressTtl::Record,
         response_field_size: 8192,
         receive_buffer: None,
+        source: None,
         ping: None,
         ramp_up: None,
         socket: None,
@@ -330,6 +331,69 @@ fn nat_source_that_meets_the_hosts_own_ports_is_refused() {
     let image = with([10, 0, 0, 9], None).expect("image");
     let ports: Vec<_> = image.answers.values().collect();
     assert_eq!(ports, [&(1024, 65535)]);
+}
+
+#[test]
+fn ports_that_nat_sends_from_are_nobody_elses() {
+    let listener = |ip: [u8; 4], port| Listener {
+        address: SocketAddr::from((ip, port)),
+        dual: false,
+        deferred: false,
+        at: Place {
+            file: "l.conf".into(),
+            line: 7,
+        },
+    };
+    let with = |listener: Listener| {
+        let mut wanted = steered(|_| ());
+        let mut spec = (*wanted.spec).clone();
+        spec.listeners.push(listener);
+        wanted.spec = Arc::new(spec);
+        wanted.image(&host_facts())
+    };
+    // 61000 to 65535 of 10.0.0.1.
+    for ip in [[10, 0, 0, 1], [0; 4]] {
+        for port in [61000, 65535] {
+            let error = with(listener(ip, port)).expect_err("refused").to_string();
+            assert!(
+                error.contains("SteerPass tcp://192.0.2.100:443")
+                    && error.contains(&format!("Listen {}", listener(ip, port).address))
+                    && error.contains("l.conf:7")
+                    && error.contains("61000-65535 of 10.0.0.1"),
+                "{error}"
+            );
+        }
+        assert!(with(listener(ip, 60999)).is_ok());
+    }
+    assert!(with(listener([10, 0, 0, 2], 61000)).is_ok());
+
+    // Another line's, which needs no answers: a range that ends where those begin.
+    let beside = |address: Option<IpAddr>, last_port, nat: [u8; 4]| {
+        steered(|sluice| {
+            let mut other = sluice.steers[0].clone();
+            (other.address, other.first_port, other.last_port) = (address, 2000, last_port);
+            other.forward = crate::config::spec::Forward::Dsr;
+            sluice.steers.push(other);
+            sluice.nat_sources.push(crate::config::spec::NatSource {
+                address: nat.into(),
+                ports: Some((3000, 3999)),
+                at: Place::default(),
+            });
+        })
+        .image(&host_facts())
+    };
+    let (ours, foreign) = ([10, 0, 0, 1], [10, 0, 0, 9]);
+    for (address, last, nat) in [
+        (Some(ours.into()), 3000, ours),
+        (None, 3000, ours),
+        (Some(foreign.into()), 3000, foreign),
+    ] {
+        let error = beside(address, last, nat).expect_err("refused").to_string();
+        assert!(error.contains("2000-3000 ("), "{error}");
+        assert!(beside(address, last - 1, nat).is_ok());
+    }
+    // Nobody but members sends to an address that is not this host's.
+    assert!(beside(None, 3000, foreign).is_ok());
 }
 
 #[test]

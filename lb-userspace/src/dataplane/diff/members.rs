@@ -99,6 +99,8 @@ pub(super) fn members(
         if !kept.contains(&id) && slot.record.retired == 0 {
             let mut tune = unchanged(slot);
             tune.record.retired = how.now.max(1);
+            // The packet path does not read the record.
+            tune.set = MemberState::RETIRED;
             out.retire.push(Op::Tune {
                 id,
                 tune: Box::new(tune),
@@ -190,7 +192,7 @@ fn come_back(
     let owned = MemberState::OPERATOR | MemberState::ERROR;
     (tune.weight, tune.lbset) = (from.weight, from.lbset);
     tune.set = state & !slot.head.state;
-    tune.clear = slot.head.state & owned & !state;
+    tune.clear = slot.head.state & (owned | MemberState::RETIRED) & !state;
     tune
 }
 
@@ -338,7 +340,7 @@ fn unchanged(slot: &MemberSlot) -> Tune {
 /// was set at run time stays.
 fn adopt(slot: &MemberSlot, wanted: &WantedMember, balancer: u16) -> Tune {
     let MemberSlot { head, record, .. } = slot;
-    let (mut set, mut clear) = (0, 0);
+    let (mut set, mut clear) = (0, head.state & MemberState::RETIRED);
     if record.status != wanted.status {
         // `status=+E` in the file is control's word too, so it may set the shards' bit.
         let owned = MemberState::OPERATOR | MemberState::ERROR;
@@ -346,7 +348,7 @@ fn adopt(slot: &MemberSlot, wanted: &WantedMember, balancer: u16) -> Tune {
         let target = wanted.status & owned;
         let mask = MemberState::OPERATOR | changed;
         set = target & mask & !head.state;
-        clear = !target & mask & head.state;
+        clear |= !target & mask & head.state;
     }
     let weight = if record.weight == wanted.weight {
         head.weight

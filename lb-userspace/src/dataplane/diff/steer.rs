@@ -171,7 +171,7 @@ pub(in crate::dataplane) fn of_ways(
     Ok(out)
 }
 
-/// Flows that each CPU may enter in a beat: a table of the default size takes ten beats of it.
+/// Flows that each CPU may enter in a beat: a table of the default size takes two beats of it.
 const INSERTS: u32 = 131_072;
 /// Flows that each CPU may take for live in a beat: far beyond what real clients open.
 const PROMOTIONS: u32 = 32_768;

@@ -21,6 +21,8 @@ use crate::{
     },
 };
 
+mod reuse;
+
 /// A store with what its owner remembers between publishes.
 struct Rig {
     store: Store,
@@ -439,67 +441,6 @@ fn a_member_that_comes_back_in_time_is_the_same_one() {
     assert_eq!(back, ids);
     let slot = rig.slot(ids[0]);
     assert_eq!((slot.election.elected, slot.record.retired), (5, 0));
-}
-
-/// One member by name at this address.
-fn at(address: &str) -> Desired {
-    let mut desired = app(&["http://a"]);
-    desired.addresses[0][0] = address.parse().expect("an address");
-    desired
-}
-
-#[test]
-fn a_member_whose_name_moved_has_another_slot_and_what_an_operator_said_of_it() {
-    let mut rig = Rig::new();
-    let first = rig.publish(&at("192.0.2.1:80"))[0];
-    let cell = rig.store.table.cell(first).expect("a");
-    cell.set_state(MemberState::DRAIN | MemberState::ERROR | MemberState::HEALTH_FAILED);
-    cell.weight.store(700, Relaxed);
-    cell.elected.store(5, Relaxed);
-    let second = rig.publish(&at("192.0.2.2:80"))[0];
-    assert_ne!(second, first, "flows of the old address keep its slot");
-    let (old, new) = (rig.slot(first), rig.slot(second));
-    assert_ne!(old.record.retired, 0);
-    assert_eq!(old.head.address, Address::from_v4([192, 0, 2, 1]).0);
-    assert_eq!(new.head.address, Address::from_v4([192, 0, 2, 2]).0);
-    assert_eq!(new.record.retired, 0);
-    assert_eq!(
-        new.head.state,
-        MemberState::DRAIN,
-        "errors were the old address's"
-    );
-    assert_eq!((new.head.weight, new.election.elected), (700, 5));
-    assert_eq!(new.head.balancer, old.head.balancer, "the ring stays");
-    assert_eq!(new.head.identity, old.head.identity);
-    rig.reopen();
-    assert_eq!(
-        rig.publish(&at("192.0.2.2:80")),
-        [second],
-        "a crash moves nobody"
-    );
-}
-
-#[test]
-fn a_member_whose_name_moves_back_meets_its_old_flows_again() {
-    let mut rig = Rig::new();
-    let first = rig.publish(&at("192.0.2.1:80"))[0];
-    let second = rig.publish(&at("192.0.2.2:80"))[0];
-    let cell = rig.store.table.cell(second).expect("a");
-    cell.set_state(MemberState::DISABLED);
-    assert_eq!(rig.publish(&at("192.0.2.1:80")), [first]);
-    let back = rig.slot(first);
-    assert_eq!(
-        (back.record.retired, back.head.state),
-        (0, MemberState::DISABLED)
-    );
-    assert_ne!(rig.slot(second).record.retired, 0);
-    // Neither of two drained slots is taken for the member at a third address.
-    let third = rig.publish(&at("192.0.2.3:80"))[0];
-    assert!(third != first && third != second);
-    rig.store.free_settled(rig.now + GRACE_NS);
-    let freed = [first, second].map(|id| rig.slot(id).head.identity[0]);
-    assert_eq!(freed, [0, 0]);
-    assert_ne!(rig.slot(third).head.identity[0], 0);
 }
 
 #[test]

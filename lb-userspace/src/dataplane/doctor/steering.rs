@@ -13,6 +13,7 @@ use crate::{
     config::spec::{Forward, Member, Spec, Steer},
     dataplane::{
         desired::shown,
+        hops,
         netlink::{self, Link, Neighbour, Route},
     },
 };
@@ -55,7 +56,8 @@ pub fn examine_steering(spec: &Spec) -> Vec<Check> {
         let of = &spec.balancers[steer.balancer].members;
         for member in of {
             if said.insert((&member.url, steer.forward == Forward::Dsr)) {
-                checks.push(way(steer, member, &members[member.url.as_str()], &host));
+                let ip = &members[member.url.as_str()];
+                checks.push(way(steer, member, ip, &xdp, &host));
             }
         }
         checks.extend(room(
@@ -66,7 +68,40 @@ pub fn examine_steering(spec: &Spec) -> Vec<Check> {
             &host,
         ));
     }
+    for is_v4 in [true, false] {
+        let of_family = members
+            .values()
+            .flatten()
+            .filter(|ip| ip.is_ipv4() == is_v4);
+        let next: BTreeSet<(u32, IpAddr)> = of_family.filter_map(|ip| host.next(*ip)).collect();
+        let family = if is_v4 { "ipv4" } else { "ipv6" };
+        let limit = fs::read_to_string(format!("/proc/sys/net/{family}/neigh/default/gc_thresh3"));
+        let limit = limit.ok().and_then(|text| text.trim().parse().ok());
+        checks.extend(limit.and_then(|limit| table(family, next.len(), limit)));
+    }
     checks
+}
+
+/// Whether the kernel's table of neighbours has room for so many next hops; nothing where there is
+/// room enough. The limit is of the whole host, and others have neighbours, too.
+fn table(family: &str, next_hops: usize, limit: usize) -> Option<Check> {
+    if next_hops * 4 <= limit * 3 {
+        return None;
+    }
+    let name = format!("neighbours of {family}");
+    let found = format!("{next_hops} next hops to members, and room for {limit} (gc_thresh3)");
+    let why = "the MAC address of each next hop must be known: packets for one that finds no place are \
+               dropped as no_neighbour";
+    let verdict = if next_hops > limit {
+        Verdict::Fail
+    } else {
+        Verdict::Warn
+    };
+    let [first, second, third] = [1, 2, 4].map(|times| next_hops * times);
+    Some(check(&name, verdict, found, why).fix(format!(
+        "sysctl -w net.{family}.neigh.default.gc_thresh3={third} \
+         net.{family}.neigh.default.gc_thresh2={second} net.{family}.neigh.default.gc_thresh1={first}"
+    )))
 }
 
 /// As a start resolves it, IPv4 first.
@@ -126,10 +161,15 @@ impl Host {
         link.map_or_else(|| index.to_string(), |link| link.name.clone())
     }
 
+    /// The next hop to an address of another host.
+    fn next(&self, ip: IpAddr) -> Option<(u32, IpAddr)> {
+        let route = self.routes.get(&ip).filter(|route| !route.local)?;
+        Some((route.interface, route.gateway.unwrap_or(ip)))
+    }
+
     /// The neighbour at the end of the way to an address, if it has answered.
     fn neighbour(&self, ip: IpAddr) -> Option<&Neighbour> {
-        let route = self.routes.get(&ip)?;
-        let next = (route.interface, route.gateway.unwrap_or(ip));
+        let next = self.next(ip)?;
         (self.neighbours.iter())
             .find(|n| (n.interface, n.address) == next && n.is_known() && n.mac != [0; 6])
     }
@@ -318,7 +358,13 @@ fn of_members(vip: IpAddr) -> Check {
 }
 
 /// The way to one member.
-fn way(steer: &Steer, member: &Member, ip: &Result<IpAddr, String>, host: &Host) -> Check {
+fn way(
+    steer: &Steer,
+    member: &Member,
+    ip: &Result<IpAddr, String>,
+    xdp: &[&str],
+    host: &Host,
+) -> Check {
     const WHY: &str =
         "steered packets go out by this host's routes, to the MAC address of the next hop";
     let name = format!("way to {}", member.url);
@@ -351,6 +397,16 @@ fn way(steer: &Steer, member: &Member, ip: &Result<IpAddr, String>, host: &Host)
     {
         let found = format!("by {link}, which is down or has no carrier");
         return check(&name, Verdict::Fail, found, WHY).fix(format!("ip link set {link} up"));
+    }
+    let of = host.links.get(&route.interface);
+    let tagged = of.and_then(|of| {
+        let way = of.way(|of| host.links.get(&of), |name| xdp.contains(&name));
+        hops::tagged_notice(&link, way)
+    });
+    if let Some(found) = tagged {
+        return check(&name, Verdict::Warn, found, WHY).fix(format!(
+            "let clients' packets come by that VLAN, or XDPInterface {link}, or reach the member untagged"
+        ));
     }
     let by = route
         .gateway

@@ -16,8 +16,10 @@ use lb_common::{
     abi::MAX_MEMBERS,
     addr::Address,
     flow_table::{Entry, Flow4Key, State, WAYS},
-    forward::Link,
+    forward::{Hop, Link},
     member::MemberId,
+    nat::NatEntry,
+    send,
 };
 
 use crate::dataplane::{
@@ -94,18 +96,20 @@ impl L4 {
         self.hops.cell(id.0 as usize)
     }
 
-    /// What control last knew of the next hop to a member; `None`: nothing.
-    pub(in crate::dataplane) fn given_hop(&self, id: MemberId) -> Option<Link> {
+    /// What control wrote down of the next hop to a member.
+    pub(in crate::dataplane) fn given(&self, id: MemberId) -> Link {
         self.hop(id)
-            .map(|cell| link(&cell.given))
-            .filter(Link::is_set)
+            .map_or_else(Link::default, |cell| link(&cell.given))
     }
 
-    /// What the packet path last learned of it.
-    pub(in crate::dataplane) fn learned_hop(&self, id: MemberId) -> Option<Link> {
-        (self.hop(id))
-            .map(|cell| link(&cell.learned))
-            .filter(Link::is_set)
+    /// The one that the packet path uses until it asks anew.
+    pub(in crate::dataplane) fn hop_in_use(&self, id: MemberId) -> Option<Link> {
+        let hop = self.hop(id).map(|cell| Hop {
+            given: link(&cell.given),
+            learned: link(&cell.learned),
+            ..Hop::default()
+        })?;
+        Some(send::known(&hop)).filter(Link::is_usable)
     }
 
     /// Writes the next hop to use while the kernel knows none.
@@ -170,22 +174,82 @@ impl L4 {
         flows.map(|flow| flow.entry.member()).collect()
     }
 
+    /// Has the packet path find no flow of these services any more.
+    pub(super) fn forget_flows(&self, services: &HashSet<u16>) {
+        let of = |id: u64| services.contains(&(id as u16));
+        for cell in (0..self.flows4.len()).filter_map(|set| self.flows4.cell(set)) {
+            for [key, value] in &cell.ways {
+                forget(value, || {
+                    of(u64::from(Flow4Key::of_word(key.load(Relaxed)).service))
+                });
+            }
+        }
+        for cell in (0..self.flows6.len()).filter_map(|set| self.flows6.cell(set)) {
+            for (tail, value) in cell.tails.iter().zip(&cell.values) {
+                forget(value, || of(service_of(tail.load(Relaxed), 4)));
+            }
+        }
+        for cell in (0..self.nat.len()).filter_map(|at| self.nat.cell(at)) {
+            forget(&cell.words[0], || {
+                of(service_of(cell.words[1].load(Relaxed), 6))
+            });
+        }
+    }
+
+    /// Flows of two services in the first set of `FLOWS6` and one of the second in `NAT`.
+    #[cfg(test)]
+    pub(in crate::dataplane) fn plant(&self, a: u16, b: u16, value: u64) {
+        let cell = self.flows6.cell(0).expect("a set");
+        for (way, service) in [a, b, a].into_iter().enumerate() {
+            let [low, high] = service.to_ne_bytes();
+            let tail = u64::from_ne_bytes([0, 1, 0, 2, low, high, 0, 0]);
+            cell.tails[way].store(tail, Relaxed);
+            cell.values[way].store(value, Relaxed);
+        }
+        let cell = self.nat.cell(0).expect("an entry");
+        let [low, high] = b.to_ne_bytes();
+        let ports = u64::from_ne_bytes([0, 1, 0, 2, 0, 3, low, high]);
+        cell.words[1].store(ports, Relaxed);
+        cell.words[0].store(value, Relaxed);
+    }
+
+    /// Every connection of `NAT`, as a flow.
+    pub(in crate::dataplane) fn rewritten(&self) -> impl Iterator<Item = Flow> {
+        self.connections().map(|is| {
+            let end =
+                |address: Address, port| SocketAddr::new(address.into(), u16::from_be_bytes(port));
+            Flow {
+                source: end(is.client, is.client_port),
+                destination: Some(end(is.destination, is.service_port)),
+                service: is.service,
+                entry: Entry(is.value),
+            }
+        })
+    }
+
     /// Every connection of `NAT`.
-    fn rewritten(&self) -> impl Iterator<Item = Flow> {
+    pub(in crate::dataplane) fn connections(&self) -> impl Iterator<Item = NatEntry> {
         (0..self.nat.len()).filter_map(|at| {
             let cell = self.nat.cell(at)?;
-            let before = Entry(cell.words[0].load(Acquire));
+            let before = cell.words[0].load(Acquire);
             let words: [u64; 8] = std::array::from_fn(|at| cell.words[at].load(Relaxed));
-            if !is_flow(before) || Entry(cell.words[0].load(Acquire)) != before {
+            if !is_flow(Entry(before)) || cell.words[0].load(Acquire) != before {
                 return None;
             }
             let ports = words[1].to_ne_bytes();
-            let port = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
-            Some(Flow {
-                source: SocketAddr::new(ip(words[2], words[3]), port(0)),
-                destination: Some(SocketAddr::new(ip(words[4], words[5]), port(2))),
-                service: u16::from_ne_bytes([ports[6], ports[7]]),
-                entry: before,
+            let port = |at: usize| [ports[at], ports[at + 1]];
+            let [seen, ifindex @ .., _, _, _, _] = words[6].to_ne_bytes();
+            Some(NatEntry {
+                value: before,
+                client_port: port(0),
+                service_port: port(2),
+                our_port: port(4),
+                service: u16::from_ne_bytes(port(6)),
+                client: address(words[2], words[3]),
+                destination: address(words[4], words[5]),
+                seen,
+                ifindex,
+                ..NatEntry::default()
             })
         })
     }
@@ -205,16 +269,41 @@ fn link(words: &[AtomicU64; 3]) -> Link {
     }
 }
 
+/// Empties a place whose key is one of those meant, as the packet path would: by compare-and-swap,
+/// the mark of overflow left.
+fn forget(value: &AtomicU64, is_meant: impl Fn() -> bool) {
+    loop {
+        let was = value.load(Acquire);
+        if Entry(was).state() == State::EMPTY || !is_meant() {
+            return;
+        }
+        let empty = was & Entry::OVERFLOWED;
+        if value.compare_exchange(was, empty, Release, Relaxed).is_ok() {
+            return;
+        }
+    }
+}
+
+/// Two bytes of a word, as they lie in memory.
+fn service_of(word: u64, at: usize) -> u64 {
+    let bytes = word.to_ne_bytes();
+    u64::from(u16::from_ne_bytes([bytes[at], bytes[at + 1]]))
+}
+
 /// Whether the value is that of a flow, and not of a free or half-written place.
 fn is_flow(entry: Entry) -> bool {
     entry.state() > State::FILLING
 }
 
-fn ip(high: u64, low: u64) -> IpAddr {
+fn address(high: u64, low: u64) -> Address {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&high.to_ne_bytes());
     bytes[8..].copy_from_slice(&low.to_ne_bytes());
-    Address(bytes).into()
+    Address(bytes)
+}
+
+fn ip(high: u64, low: u64) -> IpAddr {
+    address(high, low).into()
 }
 
 fn flow4(set: &Flow4Cell, way: usize) -> Option<Flow> {

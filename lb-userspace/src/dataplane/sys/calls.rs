@@ -340,6 +340,27 @@ pub fn defer_accept(socket: BorrowedFd<'_>, seconds: u32) -> io::Result<()> {
     }
 }
 
+/// Has a bind(2) to port 0 leave the port to connect(2), which takes one that is free for its pair of
+/// ends (ip(7), `IP_BIND_ADDRESS_NO_PORT`; IPv6 sockets take it as well).
+pub fn bind_without_port(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the value is an int that outlives the call, and its size is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Whether [`defer_accept`] was asked for on a socket.
 pub fn defers_accept(socket: BorrowedFd<'_>) -> bool {
     let mut seconds: u32 = 0;

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 
 use crate::{
     expr::{self, Moment, Table, Variable},
-    proxy::{client::Client, path, plan::HostLog, shard::Current},
+    proxy::{client::Client, path, plan::HostLog, shard::Current, tls::accept::Session},
     telemetry::{
         access::{Connection, Entry},
         error_log,
@@ -135,7 +135,7 @@ impl Finished {
             let known = Known {
                 entry: &entry,
                 facts,
-                is_tls: client.tls.is_some(),
+                tls: client.tls.as_deref(),
             };
             if log.takes(&known) {
                 end.current.log(log.sink, &log.format, &entry);
@@ -156,14 +156,17 @@ fn take_first<'a, T>(values: &mut &'a [T], count: usize) -> &'a [T] {
 struct Known<'a> {
     entry: &'a Entry<'a>,
     facts: &'a Facts,
-    is_tls: bool,
+    tls: Option<&'a Session>,
 }
 
 impl Known<'_> {
     fn variable_of_environment(&self, name: &str) -> Option<Cow<'_, [u8]>> {
         let mut known = self.entry.environment.iter();
-        let (_, value) = known.find(|(known, _)| *known == name)?;
-        Some(value.as_bytes().into())
+        let known = known.find(|(known, _)| known.eq_ignore_ascii_case(name));
+        match known {
+            Some((_, value)) => Some(value.as_bytes().into()),
+            None => Some(self.tls?.variable(name)?.into_bytes().into()),
+        }
     }
 }
 
@@ -180,7 +183,12 @@ impl expr::Facts for Known<'_> {
             Variable::RequestLogId => return id(entry.log_id),
             Variable::ConnectionLogId => return id(entry.connection_log_id),
             Variable::Method => entry.method.as_bytes().into(),
-            Variable::Scheme => if self.is_tls { &b"https"[..] } else { b"http" }.into(),
+            Variable::Scheme => if self.tls.is_some() {
+                &b"https"[..]
+            } else {
+                b"http"
+            }
+            .into(),
             Variable::Uri => entry.path.into(),
             Variable::Filename => entry.filename.as_bytes().into(),
             Variable::RemoteAddress | Variable::Peer => {
@@ -194,7 +202,7 @@ impl expr::Facts for Known<'_> {
             Variable::Query => entry.query.unwrap_or_default().as_bytes().into(),
             Variable::RequestLine => entry.request_line.as_bytes().into(),
             Variable::Status => number(entry.status),
-            Variable::Https => switch(self.is_tls),
+            Variable::Https => switch(self.tls.is_some()),
             Variable::Http2 => switch(self.facts.version == Version::HTTP_2),
             Variable::Ipv6 => switch(entry.remote.ip().to_canonical().is_ipv6()),
             Variable::ServerSoftware => b"sluice"[..].into(),

@@ -7,8 +7,28 @@ use http::Uri;
 use super::Exchange;
 
 impl Exchange {
-    /// All variables of the request: those that sections set come first.
-    pub(super) fn variables(&self) -> Vec<(Cow<'static, str>, String)> {
+    /// All variables of the request that its lines may ask for.
+    pub(super) fn logged_variables(&self) -> Vec<(Cow<'static, str>, String)> {
+        let mut list = self.variables();
+        let Some(session) = &self.client.tls else {
+            return list;
+        };
+        for log in &self.host().logs {
+            for name in log.format.variables() {
+                if !list
+                    .iter()
+                    .any(|(known, _)| known.eq_ignore_ascii_case(name))
+                    && let Some(value) = session.variable(name)
+                {
+                    list.push((Cow::Owned(name.to_owned()), value));
+                }
+            }
+        }
+        list
+    }
+
+    /// Those that sections set come first.
+    fn variables(&self) -> Vec<(Cow<'static, str>, String)> {
         let set = self.ruling.as_ref().map(|ruling| ruling.variables());
         let set = set.into_iter().flatten();
         set.map(|(name, value)| (Cow::Owned(name), value))
@@ -66,7 +86,7 @@ impl Exchange {
         }
         let member = &balancer.members()[engaged.member];
         list.extend([
-            ("BALANCER_NAME", format!("balancer://{}", balancer.name)),
+            ("BALANCER_NAME", format!("balancer://{}", balancer.written)),
             ("BALANCER_WORKER_NAME", member.url.clone()),
             ("BALANCER_WORKER_ROUTE", member.route.clone()),
         ]);

@@ -83,7 +83,8 @@ pub(super) async fn attempt(
         .await
         .map_err(|error| {
             outgoing.let_go();
-            unreached(exchange, balancer, index, &error)
+            let path = outgoing.asked_for.path();
+            unreached(exchange, balancer, index, &error, path)
         })?;
         elector.connected(index);
         exchange.over(&upstream.link);
@@ -140,7 +141,7 @@ pub(super) async fn attempt(
         exchange.part();
         if failed.ping_timed_out {
             outgoing.let_go();
-            // As in httpd: the connection may have been the fault, so another one is tried first.
+            // The connection may have been the fault, so another one is tried first (not by httpd).
             if !std::mem::replace(&mut reconnected, true) {
                 held = ping.and_then(|ping| Some((ping, outgoing.hold()?)));
                 continue;
@@ -236,7 +237,14 @@ fn no_go_ahead(exchange: &Exchange, balancer: usize, index: usize) -> Attempt {
 }
 
 /// No connection: the member goes into error, another may be tried; unless the want is our own.
-fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &ConnectError) -> Attempt {
+/// `path`: what the client asked for.
+fn unreached(
+    exchange: &Exchange,
+    balancer: usize,
+    index: usize,
+    error: &ConnectError,
+    path: &str,
+) -> Attempt {
     let balancing = &exchange.current.plan.balancers[balancer];
     let elector = &balancing.balancer;
     let spec = &balancing.members[index].spec;
@@ -283,8 +291,8 @@ fn unreached(exchange: &Exchange, balancer: usize, index: usize, error: &Connect
         if matches!(error, ConnectError::Nowhere) {
             error!(
                 target: LOG,
-                "AH00898: DNS lookup failure for: {} returned by {}",
-                spec.host, spec.url
+                "AH00898: DNS lookup failure for: {} returned by {path}",
+                spec.host
             );
         } else if let Some(socket) = &spec.socket {
             error!(

@@ -2,7 +2,11 @@
 
 use http::{HeaderMap, HeaderValue, header};
 
-use crate::{balancer::sticky, config::spec::Target, proxy::exchange::Exchange};
+use crate::{
+    balancer::sticky,
+    config::spec::Target,
+    proxy::{exchange::Exchange, policy::Proxied},
+};
 
 /// Sets the cookie where the client has no session with the member that answered. One that the
 /// application sets under this name is the application's.
@@ -32,15 +36,23 @@ pub(super) fn set(exchange: &Exchange, fields: &mut HeaderMap) {
 }
 
 /// The one path of the host that leads to the balancer, `/` where there are several: a session is
-/// with the balancer, and another balancer's cookie may have the same name.
+/// with the balancer, and another balancer's cookie may have the same name. `/` as well where no
+/// path of the configuration is what the browser asked for: a pattern led here, or a rule.
 fn path(exchange: &Exchange, balancer: usize) -> &str {
+    let led_by_rule = exchange.ruling.as_ref().is_some_and(|ruling| {
+        let by_rule = |proxied: &Proxied| proxied.route.is_none();
+        ruling.rewritten().is_some() || ruling.proxied.as_ref().is_some_and(by_rule)
+    });
+    if led_by_rule {
+        return "/";
+    }
     let routes = exchange.host_spec().routes.iter();
     let mut paths = routes.filter_map(|route| match &route.target {
-        Target::Balancer { balancer: to, .. } if *to == balancer => Some(route.path.as_str()),
+        Target::Balancer { balancer: to, .. } if *to == balancer => Some(route),
         _ => None,
     });
     match (paths.next(), paths.next()) {
-        (Some(path), None) => path,
+        (Some(route), None) if route.pattern.is_none() && !route.interpolate => &route.path,
         _ => "/",
     }
 }

@@ -99,8 +99,7 @@ pub(crate) fn key_of(
     value.map_or_else(|| feedback::key_of_source(client), feedback::key)
 }
 
-/// Tells a balancer that wants to know how a member took a request. What the client did wrong says nothing of it, and
-/// who was not reached is in error already.
+/// Tells a balancer that wants to know how a member took a request.
 pub(super) fn observe(
     shard: &Shard,
     elector: &Balancer,
@@ -112,21 +111,32 @@ pub(super) fn observe(
         return;
     };
     let answer = match ended {
-        Ok((response, _)) => Answer {
-            took: Some(began.elapsed()),
-            status: Some(response.status().as_u16()),
-        },
-        Err(Attempt::Failed(failure)) => match failure.reason {
-            Some(Reason::BodyTimeout | Reason::BadBody) => return,
-            _ => Answer {
-                took: Some(began.elapsed()),
-                status: None,
-            },
-        },
-        Err(Attempt::Unreached(_) | Attempt::Abort) => return,
+        Ok((response, _)) => Some(Some(response.status().as_u16())),
+        Err(attempt) => says_of_member(attempt).then_some(None),
+    };
+    let Some(status) = answer else {
+        return;
+    };
+    let answer = Answer {
+        took: Some(began.elapsed()),
+        status,
     };
     if elector.observe(member, answer, monotonic_ns()) {
         shard.tally.up(Number::Ejections);
+    }
+}
+
+/// Whether a request that had no answer says something of its member. What the client did wrong does
+/// not, nor what this host had not enough of; and who was not reached is in error already.
+const fn says_of_member(attempt: &Attempt) -> bool {
+    match attempt {
+        Attempt::Failed(failure) => !matches!(
+            failure.reason,
+            Some(Reason::BodyTimeout | Reason::BadBody | Reason::NoResources)
+        ),
+        // It closed without a word.
+        Attempt::Abort => true,
+        Attempt::Unreached(_) => false,
     }
 }
 
@@ -146,8 +156,37 @@ pub(super) fn tries_another(
         warn!(
             target: LOG,
             "balancer://{}: retrybudget is used up: a request is not tried on another member",
-            elector.name
+            elector.written
         );
     }
     may
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+    use crate::proxy::forward::Failure;
+
+    #[test]
+    fn members_are_not_blamed_for_our_own_want_or_the_clients_fault() {
+        let failed = |reason| {
+            let failure = Failure::plain(StatusCode::SERVICE_UNAVAILABLE);
+            says_of_member(&Attempt::Failed(failure.because(reason)))
+        };
+        for reason in [Reason::NoResources, Reason::BodyTimeout, Reason::BadBody] {
+            assert!(!failed(reason), "{reason:?}");
+        }
+        for reason in [
+            Reason::BadResponse,
+            Reason::ResponseTimeout,
+            Reason::MemberTls,
+        ] {
+            assert!(failed(reason), "{reason:?}");
+        }
+        assert!(says_of_member(&Attempt::Abort));
+        let unreached = Failure::plain(StatusCode::SERVICE_UNAVAILABLE);
+        assert!(!says_of_member(&Attempt::Unreached(unreached)));
+    }
 }

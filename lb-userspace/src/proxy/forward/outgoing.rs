@@ -25,6 +25,8 @@ use crate::{
 pub(super) struct Outgoing<'a> {
     /// Head, in its place: it is large.
     pub(super) parts: &'a mut Parts,
+    /// What the client asked for: members differ in what they put before its path.
+    pub(super) asked_for: Uri,
     /// Body, until it went out.
     pub(super) body: RequestBody,
     /// How far it is.
@@ -50,12 +52,14 @@ impl<'a> Outgoing<'a> {
         let present = said.present;
         let mut go = None;
         let body = body.filter(|body| !http_body::Body::is_end_stream(body));
-        if body.is_none() && present.has(Present::EXPECT) {
+        let expects = present.has(Present::EXPECT);
+        let forwards = expects && policy::forwards_expect(exchange);
+        if expects && (body.is_none() || !forwards) {
             parts.headers.remove(header::EXPECT);
         }
         let (body, progress) = match body {
             None => (RequestBody::Empty, Rc::clone(&exchange.shard.no_upload)),
-            Some(body) if present.has(Present::EXPECT) => {
+            Some(body) if forwards => {
                 let given = Rc::new(Go::default());
                 go = Some(Rc::clone(&given));
                 RequestBody::expected(body, Expectation::new(given, exchange.shard.wheel.alarm()))
@@ -101,6 +105,7 @@ impl<'a> Outgoing<'a> {
         parts.version = Version::HTTP_11;
         Ok(Self {
             upgrade: said.upgrade.filter(|_| may_switch),
+            asked_for: std::mem::take(&mut parts.uri),
             parts,
             body,
             progress,

@@ -20,6 +20,16 @@ impl Ruling {
         spec: &Spec,
         fields: &HeaderMap,
     ) -> Result<(), Stop> {
+        if !scene.is_tls() && self.policies(spec).any(|policy| policy.requires_tls) {
+            error!(
+                target: LOG,
+                reason = Reason::AccessDenied.name(),
+                "[client {}] AH02219: access to {} failed, reason: SSL connection required",
+                scene.peer(),
+                String::from_utf8_lossy(&self.path)
+            );
+            return Err(Stop::Fail(StatusCode::FORBIDDEN, Reason::AccessDenied));
+        }
         let asker = self.asker(scene, fields);
         let client = scene.peer().ip().to_canonical();
         let names = Known {

@@ -94,7 +94,12 @@ impl Facts for Asker<'_> {
                 let known = self.scene.environment().into_iter();
                 let mut known =
                     known.filter(|(known, _)| known.as_bytes().eq_ignore_ascii_case(name));
-                return known.next().map(|(_, value)| value.into_bytes().into());
+                let value = known.next().map(|(_, value)| value);
+                let value = value.or_else(|| {
+                    let name = std::str::from_utf8(name).ok()?;
+                    self.scene.tls_variable(name)
+                })?;
+                return Some(value.into_bytes().into());
             }
             Table::Request => self.fields,
             Table::Response => self.response?.1,

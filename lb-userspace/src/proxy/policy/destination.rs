@@ -118,6 +118,6 @@ pub(super) fn origin(spec: &Spec, balancer: usize) -> Vec<u8> {
                 .map_or(member.url.len(), |at| start + at);
             member.url[..end].to_owned().into_bytes()
         }
-        _ => format!("balancer://{}", balancer.name).into_bytes(),
+        _ => format!("balancer://{}", balancer.written()).into_bytes(),
     }
 }

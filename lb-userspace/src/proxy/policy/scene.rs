@@ -28,6 +28,8 @@ pub(crate) trait Scene {
     fn is_tls(&self) -> bool;
     /// Variables beside those that rules set.
     fn environment(&self) -> Vec<(&'static str, String)>;
+    /// Those of them that are worked out for who asks.
+    fn tls_variable(&self, name: &str) -> Option<String>;
     /// What is known of a name; `None`: it would have to be looked up.
     fn known(&self, question: &Question) -> Option<Reply>;
 }
@@ -64,6 +66,10 @@ impl Scene for Exchange {
 
     fn environment(&self) -> Vec<(&'static str, String)> {
         Self::environment(self)
+    }
+
+    fn tls_variable(&self, name: &str) -> Option<String> {
+        self.client.tls.as_ref()?.variable(name)
     }
 
     fn known(&self, question: &Question) -> Option<Reply> {

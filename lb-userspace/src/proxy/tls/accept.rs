@@ -44,6 +44,8 @@ pub(crate) struct Session {
     pub(crate) cipher: &'static str,
     /// HTTP/2 was agreed on.
     pub(crate) is_h2: bool,
+    /// It goes on with the keys of an earlier one.
+    pub(crate) is_resumed: bool,
     /// What the client showed, if it did.
     pub(crate) client: Option<Box<Shown>>,
 }
@@ -61,6 +63,8 @@ pub(crate) struct Shown {
     pub(crate) issuer: String,
     /// `SSL_CLIENT_M_SERIAL`
     pub(crate) serial: String,
+    /// As it was shown, DER: for the variables that few ask for.
+    pub(crate) certificate: Box<[u8]>,
 }
 
 impl Shown {
@@ -75,9 +79,10 @@ impl Shown {
                 "GENEROUS"
             },
             subject: name::text(subject),
-            common_name: name::value(subject, "CN"),
+            common_name: name::value(subject, "CN", 0),
             issuer: name::text(validity::issuer(own).unwrap_or_default()),
             serial: name::hexadecimal(serial.strip_prefix(&[0]).unwrap_or(serial)),
+            certificate: own.as_ref().into(),
         }))
     }
 }
@@ -220,6 +225,7 @@ async fn shake(current: &Current, candidates: &[usize], stream: TcpStream) -> io
             .negotiated_cipher_suite()
             .map_or("-", |suite| suite_name(suite.suite())),
         is_h2: agreed.alpn_protocol() == Some(b"h2"),
+        is_resumed: agreed.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
         client: tls.clients.as_ref().and_then(|verifier| {
             let chain = agreed.peer_certificates()?;
             Shown::of(verifier, chain)

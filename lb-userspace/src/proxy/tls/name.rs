@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::validity::element;
 
 /// Types with a name: arcs of the OID as DER has them.
-const TYPES: [(&[u8], &str); 15] = [
+const TYPES: [(&[u8], &str); 17] = [
     (&[0x55, 4, 3], "CN"),
     (&[0x55, 4, 4], "SN"),
     (&[0x55, 4, 5], "serialNumber"),
@@ -17,7 +17,9 @@ const TYPES: [(&[u8], &str); 15] = [
     (&[0x55, 4, 10], "O"),
     (&[0x55, 4, 11], "OU"),
     (&[0x55, 4, 12], "title"),
+    (&[0x55, 4, 13], "description"),
     (&[0x55, 4, 42], "GN"),
+    (&[0x55, 4, 43], "initials"),
     (&[0x55, 4, 97], "organizationIdentifier"),
     (
         &[0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 1, 1],
@@ -54,10 +56,11 @@ pub(crate) fn text(der: &[u8]) -> String {
     text
 }
 
-/// The first value of a type, `CN`.
-pub(crate) fn value(der: &[u8], wanted: &str) -> Option<String> {
-    let mut all = parts(der).into_iter().flatten();
-    all.find(|(kind, _)| kind == wanted).map(|(_, value)| value)
+/// The value of a type (`CN`) that has so many of its type before it.
+pub(crate) fn value(der: &[u8], wanted: &str, before: usize) -> Option<String> {
+    let all = parts(der).into_iter().flatten();
+    let mut of_type = all.filter(|(kind, _)| kind == wanted);
+    of_type.nth(before).map(|(_, value)| value)
 }
 
 /// Types and values, in the order of the certificate.
@@ -179,8 +182,8 @@ mod tests {
             text(&name),
             "CN=\\ \u{20ac},1.2.3.513=01FF,O=Acme\\, \\\"Inc\\\"\\0A,C=DE"
         );
-        assert_eq!(value(&name, "C").as_deref(), Some("DE"));
-        assert_eq!(value(&name, "OU"), None);
+        assert_eq!(value(&name, "C", 0).as_deref(), Some("DE"));
+        assert_eq!((value(&name, "OU", 0), value(&name, "C", 1)), (None, None));
         for length in 0..name.len() {
             let _ = text(&name[..length]);
         }

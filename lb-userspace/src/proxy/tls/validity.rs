@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 /// Seconds since 1970, UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Validity {
-    from: i64,
+    /// First second.
+    pub(crate) from: i64,
     /// Last second.
     pub(crate) to: i64,
 }
@@ -41,6 +42,20 @@ pub(crate) fn of(certificate: &[u8]) -> Option<Validity> {
         from: time(from_tag, from)?,
         to: time(to_tag, to)?,
     })
+}
+
+/// The version of X.509 that it is of, 1 to 3; `None` where it is not as expected.
+pub(crate) fn version(certificate: &[u8]) -> Option<u8> {
+    let (_, certificate, _) = element(certificate)?;
+    let (_, inner, _) = element(certificate)?;
+    let (tag, version, _) = element(inner)?;
+    if tag != 0xa0 {
+        return Some(1);
+    }
+    match element(version)? {
+        (2, [number @ 0..=2], _) => Some(number + 1),
+        _ => None,
+    }
 }
 
 /// The issuer's name, DER as it stands in the certificate; `None` where it is not as expected.

@@ -28,6 +28,8 @@ fn host(addresses: &[&str], name: Option<&str>, aliases: &[&str]) -> Host {
         bad_header: crate::config::spec::BadHeader::default(),
         via: Via::Off,
         max_forwards: None,
+        naming: crate::config::spec::Naming::default(),
+        forwards_expect: true,
         policies: Vec::new(),
         locations: Vec::new(),
         proxies: Vec::new(),

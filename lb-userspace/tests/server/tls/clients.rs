@@ -62,6 +62,51 @@ fn who_is_required_to_shows_a_certificate_of_the_authority() {
 }
 
 #[test]
+fn certificates_and_what_is_in_them_can_be_passed_on() {
+    let tls = asking(
+        "SSLVerifyClient require\nHeader set X-Cert \"%{SSL_CLIENT_CERT}s\"\n\
+         Header set X-Rest \"%{SSL_CLIENT_S_DN_CN_0}s %{SSL_CLIENT_I_DN_CN}s %{SSL_CLIENT_S_DN_OU}s\"\n\
+         Header set X-Kept \"expr=%{SSL_CLIENT_V_END} %{SSL_CLIENT_M_VERSION} %{SSL_SESSION_RESUMED}\"\n\
+         CustomLog more \"%{SSL_CLIENT_V_REMAIN}x %{SSL_CIPHER_USEKEYSIZE}x\" \"expr=%{SSL_CLIENT_M_VERSION} == '3'\"",
+    );
+    let (certificate, key) = (tls.path("friend.pem"), tls.path("friend.key"));
+    let [certificate_file, key] = [&certificate, &key].map(|path| path.to_str().expect("UTF-8"));
+    let output = tls.curl(
+        "a.test",
+        "a",
+        &["-i", "--cert", certificate_file, "--key", key],
+    );
+    let answer = text(&output.stdout);
+    let field = |name: &str| {
+        let mut lines = answer.lines().filter_map(|line| line.split_once(": "));
+        let found = lines.find(|(known, _)| known.eq_ignore_ascii_case(name));
+        found
+            .unwrap_or_else(|| panic!("{name}: {answer}"))
+            .1
+            .trim_end()
+            .to_owned()
+    };
+    let pem = fs::read_to_string(&certificate).expect("PEM");
+    assert_eq!(field("x-cert"), pem.trim_end().replace('\n', " "));
+    assert_eq!(field("x-rest"), "friend ca (null)");
+    let dates = Command::new("openssl")
+        .args(["x509", "-noout", "-enddate", "-in", certificate_file])
+        .output()
+        .expect("openssl");
+    let end = text(&dates.stdout);
+    let end = end.trim_end().trim_start_matches("notAfter=");
+    assert_eq!(field("x-kept"), format!("{end} 3 Initial"));
+    let more = || fs::read_to_string(tls.path("more")).unwrap_or_default();
+    wait_until("the line", || !more().is_empty());
+    // Whole days that are left; an hour is added by who wrote the certificate, or a second is gone.
+    assert!(
+        ["29 256\n", "30 256\n"].contains(&more().as_str()),
+        "{}",
+        more()
+    );
+}
+
+#[test]
 fn who_is_asked_may_have_none_but_no_bad_one() {
     let tls = asking("SSLVerifyClient optional");
     assert!(is_let_in(&tls, Some("friend")) && is_let_in(&tls, None));

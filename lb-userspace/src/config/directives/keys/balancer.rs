@@ -48,8 +48,8 @@ fn set_key(
     let balancer = &mut draft.balancer;
     match key.to_ascii_lowercase().as_str() {
         "lbmethod" => {
-            let wanted = value.to_ascii_lowercase();
-            let found = LbMethod::NAMES.iter().find(|(name, _)| *name == wanted);
+            // As httpd, which looks a provider up by its exact name.
+            let found = LbMethod::NAMES.iter().find(|(name, _)| *name == value);
             let Some((_, method)) = found else {
                 let names = LbMethod::NAMES.map(|(name, _)| name).join(", ");
                 return Err(Problem::Expected("unknown lbmethod", names));

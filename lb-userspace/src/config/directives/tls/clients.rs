@@ -15,7 +15,7 @@ pub(crate) const TABLE: &[Directive] = &[
     row("SSLCARevocationCheck", Contexts::SERVER, Arity::OneOrTwo, "none|leaf|chain [no_crl_for_cert_ok]", "which certificates are looked up in revocation lists: the client's, or all up to the authority; one whose issuer has no valid list is refused without no_crl_for_cert_ok", Effect::Apply(revocation)).or("none"),
     row("SSLCARevocationFile", Contexts::SERVER, Arity::One, "FILE", "PEM file with revocation lists", Effect::Apply(crl_file)),
     row("SSLCARevocationPath", Contexts::SERVER, Arity::One, "DIRECTORY", "the same, by the links that openssl rehash makes (HASH.r0)", Effect::Apply(crl_path)),
-    row("SSLOptions", Contexts::SERVER, Arity::Some, "[+|-]OPTION ...", "StdEnvVars, ExportCertData, StrictRequire and OptRenegotiate are accepted and change nothing: SSL_* variables are always there for logs", Effect::Apply(options)),
+    row("SSLOptions", Contexts::SERVER, Arity::Some, "[+|-]OPTION ...", "StdEnvVars, ExportCertData, StrictRequire and OptRenegotiate are accepted and change nothing: the SSL_ variables that sluice has (docs/tls.md; others are a warning) are there for logs, fields and rules without them", Effect::Apply(options)),
 ];
 
 /// What a host's directives said, before inheritance.

@@ -29,12 +29,7 @@ pub(in super::super) fn resolve(
             continue;
         };
         let owned = names.about(index);
-        let mut users: Vec<usize> = (0..hosts.len())
-            .filter(|host| uses(&hosts[*host], index))
-            .collect();
-        if users.is_empty() {
-            users.extend(owned.iter().map(|(host, _)| *host));
-        }
+        let users = users(hosts, names, index);
         let about = owned.first().map_or("", |(_, about)| about.as_str());
         let views = users.iter().map(|host| view(draft, *host, about));
         // A server without SSLProxyEngine answers with 500 in httpd; one with it says what is meant.
@@ -109,6 +104,17 @@ fn fail(draft: &mut Draft<'_>, owned: &[(usize, String)], at: &Place, message: S
             .reports
             .push_file(Severity::Error, &at.file, u32::MAX, message, help),
     }
+}
+
+/// Hosts that lead to a balancer; where none does, those that define it.
+pub(in crate::config::resolve) fn users(hosts: &[Host], names: &Names, index: usize) -> Vec<usize> {
+    let mut users: Vec<usize> = (0..hosts.len())
+        .filter(|host| uses(&hosts[*host], index))
+        .collect();
+    if users.is_empty() {
+        users.extend(names.about(index).iter().map(|(host, _)| *host));
+    }
+    users
 }
 
 fn uses(host: &Host, index: usize) -> bool {

@@ -166,3 +166,54 @@ fn clients_packets_fit_with_their_outer_headers() {
         Verdict::Ok
     );
 }
+
+#[test]
+fn way_into_a_vlan_is_told_with_what_it_takes() {
+    let mut spec = Spec::default();
+    spec.balancers
+        .push(crate::dataplane::desired::tests::balancer(
+            "b",
+            vec![crate::dataplane::desired::tests::member("tcp://10.7.0.21")],
+        ));
+    let steer = Steer {
+        transport: crate::config::spec::Transport::Tcp,
+        address: Some(ip(VIP)),
+        first_port: 80,
+        last_port: 80,
+        balancer: 0,
+        forward: Forward::Dsr,
+        hash: crate::config::spec::FlowHash::FiveTuple,
+        reset_on_empty: false,
+        at: crate::config::spec::Place::default(),
+    };
+    let mut host = host();
+    let vlan = Link {
+        kind: Some("vlan".to_owned()),
+        lower: Some(2),
+        vlan: Some(7),
+        ..link(3, "eth0.7", 1500)
+    };
+    host.links.insert(3, vlan);
+    host.routes.insert(ip("10.7.0.21"), route(3, None, false));
+    host.neighbours.push(neighbour(3, "10.7.0.21", 21));
+    let member = &spec.balancers[0].members[0];
+    let judged = |xdp| way(&steer, member, &Ok(ip("10.7.0.21")), &[xdp], &host);
+    let trunk = judged("eth0");
+    assert_eq!(trunk.verdict, Verdict::Warn);
+    assert!(trunk.found.contains("VLAN 7"), "{trunk:?}");
+    // There frames come without the tag, and leave so.
+    assert_eq!(judged("eth0.7").verdict, Verdict::Ok);
+}
+
+#[test]
+fn table_of_neighbours_must_hold_the_next_hops() {
+    assert!(table("ipv4", 700, 1024).is_none());
+    let near = table("ipv4", 1000, 1024).expect("told");
+    assert_eq!(near.verdict, Verdict::Warn);
+    let over = table("ipv6", 2000, 1024).expect("told");
+    assert_eq!(over.verdict, Verdict::Fail);
+    assert!(
+        over.fix.contains("net.ipv6.neigh.default.gc_thresh3=8000"),
+        "{over:?}"
+    );
+}

@@ -26,6 +26,7 @@ mod unpack;
 pub use fragments::fragment;
 use fragments::fragment_key;
 pub use icmp::icmp;
+pub(crate) use icmp::ports_v6;
 pub use unpack::unpack;
 
 /// How a packet that took a detour left.

@@ -458,6 +458,7 @@ const SAME: &[&str] = &[
     "<Location /a>\nProxyStatus On\n</Location>",
     "Proxy100Continue On",
     "Proxy100Continue x",
+    "StrictHostCheck On",
     "StrictHostCheck Off",
     "StrictHostCheck x",
     "StrictHostCheck On",

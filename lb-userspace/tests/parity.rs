@@ -8,6 +8,8 @@ mod balancing;
 mod cast;
 #[path = "parity/checks.rs"]
 mod checks;
+#[path = "parity/connections.rs"]
+mod connections;
 #[path = "parity/failover.rs"]
 mod failover;
 #[path = "parity/framing.rs"]
@@ -22,6 +24,8 @@ mod harness;
 mod heartbeat;
 #[path = "parity/hosts.rs"]
 mod hosts;
+#[path = "parity/manager.rs"]
+mod manager;
 #[path = "parity/peers.rs"]
 mod peers;
 #[path = "parity/policies.rs"]

@@ -1,15 +1,19 @@
 //! Every way to forward, in both families, with real connections.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr, TcpStream},
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
 use lab::{
-    Lab, Member, Sluice,
+    Lab, LabOptions, Member, Sluice,
     scene::site,
     sluice::Place,
     topology,
     unwrap::Unwrap,
     vip::{self, Connection, Echo, PORT, VIP4, VIP6},
+    wait,
 };
 
 /// Members at their IPv4 or IPv6 addresses, for packets alone.
@@ -226,6 +230,66 @@ fn nat_rewrites_both_addresses_in_ipv6() -> Result<()> {
     nat(true)
 }
 
+/// A member's own sluice, which unwraps what these sources send.
+fn unwrapper(lab: &Lab, index: usize, sources: &str) -> Result<Sluice> {
+    let mut place = Place::in_lab(lab, &format!("member{index}"))?;
+    place.namespace = Some(lab.members[index].clone());
+    place.listen = SocketAddr::from((topology::address(topology::MEMBERS + index as u8), 81));
+    let text = unwrapping(place.listen, sources);
+    Sluice::start_in(place, &text, &[])
+}
+
+fn unwrapping(own: SocketAddr, sources: &str) -> String {
+    format!(
+        "Listen {own}\nUser nobody\nGroup nogroup\nServerName x\n<IfModule sluice_module>\n\
+         XDPInterface eth0\nSteerDecap from={sources}\n</IfModule>\n",
+    )
+}
+
+/// What the balancer sends is unwrapped once `SteerDecap` names it, and is the stack's before.
+#[test]
+fn steer_decap_unwraps_for_sources_that_it_names_alone() -> Result<()> {
+    let lab = Lab::with(LabOptions {
+        members: 1,
+        attackers: 0,
+    })?;
+    vip::share(&lab)?;
+    let _members = vip::members(&lab)?;
+    let member = topology::address(topology::MEMBERS);
+    let steer = format!(
+        "{}SteerPass tcp://{VIP4}:{PORT} balancer://l4 forward=ipip\n",
+        vip::balancer("l4", "tcp", [member.to_string()]),
+    );
+    let _sluice = Sluice::start(&lab, &site(&lab::scene::member(0, ""), &steer))?;
+    let service = SocketAddr::from((VIP4, PORT));
+    let other = topology::address(topology::CLIENT).to_string();
+    let unwrapper = unwrapper(&lab, 0, &other)?;
+    let packets = |reason: &str| -> Result<u64> {
+        let said = unwrapper.json(&["service", "list"])?;
+        let all = said["services"].as_array().into_iter().flatten();
+        let counters = all
+            .filter(|service| service["kind"] == "decap")
+            .flat_map(|service| service["counters"].as_array().into_iter().flatten());
+        Ok(counters
+            .filter(|counter| counter["reason"] == reason)
+            .filter_map(|counter| counter["packets"].as_u64())
+            .sum())
+    };
+    wait::until("a packet that is not unwrapped", wait::PATIENCE, || {
+        let patience = Duration::from_millis(200);
+        let tried = (lab.client).inside(|| TcpStream::connect_timeout(&service, patience));
+        (tried.ok()?.is_err() && packets("not_a_service").ok()? > 0).then_some(())
+    })?;
+    ensure!(packets("unpacked")? == 0);
+
+    let sources = topology::address(topology::BALANCER).to_string();
+    let own = SocketAddr::from((member, 81));
+    unwrapper.reload(&unwrapping(own, &sources))?.ok()?;
+    let seen = vip::answers(&lab.client, service, 5)?;
+    ensure!(seen.len() == 1 && packets("unpacked")? > 0, "{seen:?}");
+    Ok(())
+}
+
 /// sluice on both sides: the members unwrap by `SteerDecap`.
 fn decap(forward: &str, six: bool) -> Result<()> {
     let lab = Lab::new()?;
@@ -237,20 +301,10 @@ fn decap(forward: &str, six: bool) -> Result<()> {
         balancer("l4", "tcp", six),
     );
     let _sluice = Sluice::start(&lab, &site(&lab::scene::three(""), &steer))?;
-    let mut unwrappers = Vec::new();
-    for (index, home) in lab.members.iter().enumerate() {
-        let mut place = Place::in_lab(&lab, &format!("member{index}"))?;
-        place.namespace = Some(home.clone());
-        let own = SocketAddr::from((topology::address(topology::MEMBERS + index as u8), 81));
-        place.listen = own;
-        let text = format!(
-            "Listen {own}\nUser nobody\nGroup nogroup\nServerName x\n<IfModule sluice_module>\n\
-             XDPInterface eth0\nSteerDecap from={},{}\n</IfModule>\n",
-            topology::address(topology::BALANCER),
-            topology::address6(topology::BALANCER),
-        );
-        unwrappers.push(Sluice::start_in(place, &text, &[])?);
-    }
+    let sources = topology::balancer_addresses().map(|ip| ip.to_string());
+    let _unwrappers: Vec<Sluice> = (0..lab.members.len())
+        .map(|index| unwrapper(&lab, index, &sources.join(",")))
+        .collect::<Result<_>>()?;
     for vip in [IpAddr::from(VIP4), VIP6.into()] {
         let seen = vip::answers(&lab.client, SocketAddr::new(vip, PORT), 30)?;
         ensure!(seen.len() == 3, "{vip} by {forward}: {seen:?}");

@@ -74,8 +74,8 @@ fn has(seen: &BTreeMap<String, u32>, name: &str) -> bool {
 }
 
 #[test]
-fn one_drain_weight_and_disable_move_packets_and_requests() -> Result<()> {
-    let seam = start("", "dsr")?;
+fn one_drain_weight_disable_and_failed_check_move_packets_and_requests() -> Result<()> {
+    let mut seam = start("hcmethod=TCP hcinterval=1 hcpasses=1 hcfails=2", "dsr")?;
     let mut kept = vip::one_of_each(&seam.lab.client, SERVICE, &["a", "b", "c"])?;
     let (flows, requests) = (seam.flows(30)?, seam.requests(30)?);
     ensure!(
@@ -123,6 +123,28 @@ fn one_drain_weight_and_disable_move_packets_and_requests() -> Result<()> {
     // 8 of 9: b is out.
     let slots = row["steered"]["slots"].as_f64().context("slots")? / 65537.0;
     ensure!((0.88..0.90).contains(&slots), "{row}");
+
+    seam.cli(&["member", "enable", "b", "b"])?;
+    seam.cli(&["member", "set", "b", "a", "loadfactor=1"])?;
+    let (flows, requests) = (seam.flows(40)?, seam.requests(30)?);
+    ensure!(
+        flows.len() == 3 && requests.len() == 3,
+        "{flows:?} {requests:?}"
+    );
+    // No request notices it first: the check alone says so.
+    seam.members[1].kill();
+    wait::until("the check of b to fail", wait::PATIENCE, || {
+        let row = seam.row("b").ok()?;
+        (row["state"].as_array()?.contains(&Value::from("C"))).then_some(())
+    })?;
+    std::thread::sleep(std::time::Duration::from_millis(60));
+    let (flows, requests) = (seam.flows(30)?, seam.requests(30)?);
+    ensure!(
+        !has(&flows, "b") && !has(&requests, "b"),
+        "{flows:?} {requests:?}"
+    );
+    let row = seam.row("b")?;
+    ensure!(row["steered"]["slots"] == 0, "{row}");
     Ok(())
 }
 
@@ -143,24 +165,5 @@ fn error_that_requests_meet_keeps_new_flows_away_within_sixty_milliseconds() -> 
     std::thread::sleep(std::time::Duration::from_millis(60));
     let flows = seam.flows(30)?;
     ensure!(!has(&flows, "c"), "{flows:?}");
-    Ok(())
-}
-
-#[test]
-fn failed_health_check_moves_packets_and_requests() -> Result<()> {
-    let mut seam = start("hcmethod=TCP hcinterval=1 hcpasses=1 hcfails=1", "dsr")?;
-    ensure!(has(&seam.flows(30)?, "b") && has(&seam.requests(6)?, "b"));
-    seam.members[1].kill();
-    wait::until("the check of b to fail", wait::PATIENCE, || {
-        let row = seam.row("b").ok()?;
-        let state = row["state"].as_array()?;
-        (!state.is_empty()).then_some(())
-    })?;
-    std::thread::sleep(std::time::Duration::from_millis(60));
-    let (flows, requests) = (seam.flows(30)?, seam.requests(30)?);
-    ensure!(
-        !has(&flows, "b") && !has(&requests, "b"),
-        "{flows:?} {requests:?}"
-    );
     Ok(())
 }

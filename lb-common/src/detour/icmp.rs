@@ -7,7 +7,7 @@ use crate::{
     frame::{Edit, Frame},
     guard,
     journey::{Decision, Found, Then},
-    parse::{Headers, Reach},
+    parse::{Headers, Reach, next},
     service::{flag, kind, proto},
     steer::Spend,
     verdict::Reason,
@@ -76,6 +76,13 @@ where
     done
 }
 
+/// Bytes from a quoted IPv6 header to the ports behind it, by its next header. Of the extensions a
+/// fragment's alone is looked behind: it is what "packet too big" brings about.
+#[inline(always)]
+pub(crate) const fn ports_v6(following: u8) -> usize {
+    if following == next::FRAGMENT { 48 } else { 40 }
+}
+
 /// The flow that an ICMP error is about, as its client's packets have it, with the place and the
 /// length of the error itself. Eight bytes behind the quoted IP header are enough (RFC 792).
 #[inline(always)]
@@ -110,7 +117,16 @@ fn quoted<F: Frame + ?Sized>(frame: &F, headers: &Headers, about: &mut Headers) 
         about.proto = ip[6];
         about.destination = Address::from_v6(from);
         about.source = Address::from_v6(to);
-        at + 40
+        if about.proto == next::FRAGMENT {
+            let Some([following, _, high, low]) = frame.read::<4>(at + 40) else {
+                return false;
+            };
+            if high | low & 0xf8 != 0 {
+                return false;
+            }
+            about.proto = following;
+        }
+        at + ports_v6(ip[6])
     };
     if about.proto != proto::TCP && about.proto != proto::UDP
         || about.destination.words() != headers.destination.words()

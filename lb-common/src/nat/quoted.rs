@@ -4,7 +4,7 @@
 //! quoted transport header stays as it is: it may be cut off, and nobody looks at it.
 
 use super::Ends;
-use crate::{checksum, frame::Edit, parse::Headers};
+use crate::{checksum, detour::ports_v6, frame::Edit, parse::Headers};
 
 /// Rewrites an error. `about`: the flow that is quoted, against the way of the quoted packet, with
 /// the error's own place in the frame; `ends`: what the flow becomes.
@@ -27,7 +27,8 @@ pub(super) fn rewrite<F: Edit + ?Sized>(frame: &mut F, about: &Headers, ends: &E
         }
         quote + usize::from(first & 15) * 4
     } else {
-        quote + 40
+        let [following] = frame.read::<1>(quote + 6)?;
+        quote + ports_v6(following)
     };
     let [p, q] = [ends.destination_port, ends.source_port];
     let (was, new) = (frame.read::<4>(ports)?, [p[0], p[1], q[0], q[1]]);

@@ -270,3 +270,32 @@ fn client_port_used_again_after_the_close_keeps_to_one_entry() {
         }
     }
 }
+
+#[test]
+fn error_about_a_first_fragment_comes_to_the_member_as_it_sent_it() {
+    let family = &FAMILIES[1];
+    let model = Model::new(&setup(family));
+    let (_, to_member) = model.travel(&Packet::tcp(family.client, family.vip, flags::SYN).build());
+    let fragment = Packet::tcp(family.vip, family.client, flags::ACK)
+        .payload(&[1; 60])
+        .fragment(0, true)
+        .build();
+    let (kind, quoted) = (family.errors[1], 8 + 8);
+    let frame = error(family.router, host(family.vip), kind, &fragment, quoted);
+    let (outcome, out) = model.travel(&frame);
+    assert_eq!(outcome.verdict.reason, Reason::STEERED_ICMP);
+    assert_eq!(sum(&out), 0xffff);
+    let (l3, l4) = at(&out);
+    let quote = &out[l4 + 8..];
+    // The member's ends, the other way round than in what it was sent; the fragment's header between.
+    let (from, to, ports) = ends(&to_member[l3..]);
+    assert_eq!((&quote[8..24], &quote[24..40]), (&to[..], &from[..]));
+    assert_eq!(quote[40..48], fragment[54..62]);
+    assert_eq!(quote[48..52], [ports[2], ports[3], ports[0], ports[1]]);
+
+    let later = Packet::raw(family.vip, family.client, 6, &[1; 60])
+        .fragment(5, true)
+        .build();
+    let frame = error(family.router, host(family.vip), kind, &later, quoted);
+    assert_eq!(model.travel(&frame).0.verdict.reason, Reason::VITAL);
+}

@@ -8,7 +8,7 @@ use lb_common::member::MemberState;
 use super::protocol::MemberChange;
 use crate::{
     config::{
-        spec::{Balancer, Spec},
+        spec::{Balancer, LbMethod, Spec},
         status::parse_status_flags,
     },
     dataplane::sys::MemberCell,
@@ -198,25 +198,29 @@ pub fn apply(change: &MemberChange, cell: &MemberCell) -> String {
     }
 }
 
-/// Starts the election of a balancer anew where httpd's manager does (apache.md 5.3): every lbstatus
-/// is 0 after a member has become usable again, and its lbfactor after a load factor was changed.
+/// Starts the election of a balancer anew where httpd's manager does: every lbstatus is its lbfactor
+/// after a load factor was changed. A member that returns finds its account as it left it, as
+/// httpd 2.4.71 was seen to do.
 ///
 /// A shard that elects at this very moment may overwrite one of them with what it had read: that
 /// member's share is then off by what it had on its account, once.
-pub fn restart_election(
-    changes: &[MemberChange],
-    was_usable: bool,
-    changed: &MemberCell,
-    all: &[&MemberCell],
-) {
-    let reweighted = (changes.iter()).any(|c| matches!(c, MemberChange::LoadFactor { .. }));
-    let returned = !was_usable && changed.state().is_usable();
-    for cell in all {
-        if reweighted {
+pub fn restart_election(changes: &[MemberChange], all: &[&MemberCell]) {
+    if (changes.iter()).any(|c| matches!(c, MemberChange::LoadFactor { .. })) {
+        for cell in all {
             let weight = i64::from(cell.weight.load(Acquire));
             cell.lbstatus.store(weight, Release);
-        } else if returned {
-            cell.lbstatus.store(0, Release);
+        }
+    }
+}
+
+/// As [`restart_election`], where a balancer got another lbmethod: every lbstatus is 0, and what
+/// bytraffic goes by begins at 0 too.
+pub fn restart_method(next: LbMethod, all: &[&MemberCell]) {
+    for cell in all {
+        cell.lbstatus.store(0, Release);
+        if next == LbMethod::ByTraffic {
+            cell.read.store(0, Release);
+            cell.transferred.store(0, Release);
         }
     }
 }

@@ -15,9 +15,12 @@ use std::{
 
 use super::{child::Delivery, control::Control, preflight};
 use crate::{
-    admin::manager::{
-        edit::{self, EditError, Live, Setting, Submission},
-        kept::Kept,
+    admin::{
+        change,
+        manager::{
+            edit::{self, EditError, Live, Setting, Submission},
+            kept::Kept,
+        },
     },
     config::spec::{Balancer, Heartbeat, LbMethod, Spec},
     dataplane::{Desired, Place},
@@ -82,9 +85,16 @@ impl Control {
         }
         let mut done = plan.done.clone();
         if let Some(next) = plan.balancer {
+            let lbmethod = next.lbmethod;
             self.switch_balancer(b, next)
                 .await
                 .map_err(|why| (format!("{why}; nothing was changed"), false))?;
+            if lbmethod != balancer.lbmethod {
+                let table = self.dataplane.table();
+                let ids = self.published.ids.get(b).map_or(&[][..], Vec::as_slice);
+                let cells: Vec<_> = ids.iter().filter_map(|id| table.cell(*id)).collect();
+                change::restart_method(lbmethod, &cells);
+            }
             self.kept.before(balancer);
             self.kept
                 .set(&balancer.name, asked.member.as_deref(), &asked.settings);

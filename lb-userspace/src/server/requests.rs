@@ -193,12 +193,11 @@ impl Control {
             .get(m)
             .and_then(|id| table.cell(*id))
             .ok_or("this member has no slot in the table")?;
-        let was_usable = cell.state().is_usable();
         let done: Vec<String> = changes
             .iter()
             .map(|change| change::apply(change, cell))
             .collect();
-        change::restart_election(changes, was_usable, cell, &cells);
+        change::restart_election(changes, &cells);
         if changes.iter().any(|c| matches!(c, MemberChange::Enable)) {
             self.dataplane.forgive(ids[m]);
         }

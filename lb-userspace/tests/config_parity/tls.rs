@@ -33,6 +33,7 @@ pub(super) const SAME: &[&str] = &[
     "SSLVerifyClient x",
     "SSLVerifyDepth 3",
     "SSLVerifyDepth -1",
+    "SSLStrictSNIVHostCheck On",
     "SSLStrictSNIVHostCheck x",
     "SSLCARevocationCheck none",
     "SSLCARevocationCheck chain",

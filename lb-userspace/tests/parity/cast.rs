@@ -1,7 +1,7 @@
 //! Members with names, which do what a request's query tells them to.
 //!
 //! `?a=WHAT&b=WHAT`: what the member `a`, and what `b` does; each looks for its own name alone. WHAT
-//! is a status to answer with, `close` (without an answer), `half` (of an answer, then close),
+//! is a status to answer with, `close` (without an answer), `last` (closes after it), `half` (of an answer, then close),
 //! `big` (50 kB), `hold` (until it is let go), `switch` (to what `Upgrade` says), or the name of an
 //! answer in [`Actor::learn`]. Fields `X-Give...: LINE` put LINE into the head of the answer.
 
@@ -11,7 +11,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Condvar, Mutex,
-        atomic::{AtomicU16, Ordering::Relaxed},
+        atomic::{AtomicU16, AtomicUsize, Ordering::Relaxed},
     },
     thread,
 };
@@ -34,6 +34,8 @@ struct Part {
     heads: Mutex<Vec<String>>,
     /// Whether those that hold may go.
     gate: (Mutex<bool>, Condvar),
+    /// Connections so far.
+    connections: AtomicUsize,
     /// Status for `/health`.
     health: AtomicU16,
     /// Whole answers by name.
@@ -41,7 +43,7 @@ struct Part {
 }
 
 /// What a member can be told besides statuses and answers; anything else is answered with 599.
-const WORDS: [&str; 5] = ["close", "half", "big", "hold", "switch"];
+const WORDS: [&str; 6] = ["last", "close", "half", "big", "hold", "switch"];
 
 impl Actor {
     /// At an address of its own, where connections are refused until it rises.
@@ -79,6 +81,7 @@ impl Actor {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let part = Arc::clone(&part);
+                part.connections.fetch_add(1, Relaxed);
                 // Ends with the connection; its errors are the test's to notice at the client.
                 thread::spawn(move || drop(part.play(&stream)));
             }
@@ -101,6 +104,11 @@ impl Actor {
         self.part.heads.lock().expect("lock").clone()
     }
 
+    /// How many connections it has accepted.
+    pub(crate) fn connections(&self) -> usize {
+        self.part.connections.load(Relaxed)
+    }
+
     /// Lets what holds go, and all that would later.
     pub(crate) fn release(&self) {
         *self.part.gate.0.lock().expect("lock") = true;
@@ -112,6 +120,15 @@ impl Part {
     fn play(&self, stream: &TcpStream) -> io::Result<()> {
         let mut reader = BufReader::new(stream);
         while let Some(head) = head_of(&mut reader)? {
+            let first = head.lines().next().unwrap_or_default();
+            if field(&head, "expect").is_some() {
+                // Known before the body is: it may never come.
+                self.heads.lock().expect("lock").push(head.clone());
+                if first.contains(&format!("{}=hold", self.name)) {
+                    self.hold();
+                }
+                { stream }.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+            }
             let length = field(&head, "content-length").and_then(|value| value.parse().ok());
             io::copy(
                 &mut (&mut reader).take(length.unwrap_or(0)),
@@ -120,7 +137,9 @@ impl Part {
             if field(&head, "transfer-encoding").is_some() {
                 skip_chunks(&mut reader)?;
             }
-            self.heads.lock().expect("lock").push(head.clone());
+            if field(&head, "expect").is_none() {
+                self.heads.lock().expect("lock").push(head.clone());
+            }
             let target = head.split(' ').nth(1).unwrap_or_default().to_owned();
             let query = target.split_once('?').map_or("", |(_, query)| query);
             let mut told = query.split('&').filter_map(|pair| pair.split_once('='));
@@ -141,10 +160,7 @@ impl Part {
             };
             match what {
                 Some("close") => return Ok(()),
-                Some("hold") => {
-                    let open = self.gate.0.lock().expect("lock");
-                    drop(self.gate.1.wait_while(open, |open| !*open).expect("lock"));
-                }
+                Some("hold") => self.hold(),
                 _ => {}
             }
             let mut body = match what {
@@ -168,11 +184,17 @@ impl Part {
                  X-Member: {}\r\nX-Saw: {target} {host}\r\n{given}Content-Length: {length}\r\n\r\n{body}",
                 self.name,
             )?;
-            if what == Some("half") {
+            if matches!(what, Some("half" | "last")) {
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// Waits until it is let go.
+    fn hold(&self) {
+        let open = self.gate.0.lock().expect("lock");
+        drop(self.gate.1.wait_while(open, |open| !*open).expect("lock"));
     }
 
     fn answer(&self, name: &str) -> Option<Vec<u8>> {

@@ -1,8 +1,13 @@
 //! Both with one configuration and members of their own, which have the same names and do the same.
 
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
 use super::{
     cast::Actor,
-    harness::free_port,
+    harness::{PATIENCE, free_port},
     peers::{Pair, Seen, exchange, is_here, seen},
 };
 
@@ -10,6 +15,12 @@ use super::{
 const TOLD: &str = "Header always set X-Told \"%{BALANCER_NAME}e %{BALANCER_WORKER_NAME}e \
     %{BALANCER_WORKER_ROUTE}e %{BALANCER_SESSION_STICKY}e %{BALANCER_SESSION_ROUTE}e \
     %{BALANCER_ROUTE_CHANGED}e\"\n";
+
+/// Messages whose number is compared (apache.md 5.7). Those about connections are not: with `retry=0`
+/// their number depends on the clock.
+const MESSAGES: [&str; 7] = [
+    "AH00898", "AH01102", "AH01165", "AH01167", "AH01170", "AH01171", "AH01174",
+];
 
 /// One of the two with its members.
 pub(super) struct Side {
@@ -137,6 +148,25 @@ impl Stage {
             failures.extend(stage.differences_in(scene));
         }
         stage.end(&failures);
+        stage.compare_logs();
+    }
+
+    /// Messages about balancing are logged as often by both.
+    fn compare_logs(&self) {
+        let count = |log: &str| MESSAGES.map(|id| (id, log.matches(&format!(" {id}: ")).count()));
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (theirs, ours) = (count(&self.pair.their_log()), count(&self.pair.log()));
+            if theirs == ours {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "messages: httpd {theirs:?}\nsluice {ours:?}"
+            );
+            // Both write when they like.
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Fails with these and with the logs, if there are any.
@@ -252,7 +282,7 @@ impl Side {
     }
 
     /// With addresses in the place of members' names in braces.
-    fn with_ports(&self, text: &str) -> String {
+    pub(super) fn with_ports(&self, text: &str) -> String {
         self.actors.iter().fold(text.to_owned(), |text, actor| {
             text.replace(&format!("{{{}}}", actor.name), &actor.address.to_string())
         })

@@ -170,6 +170,11 @@ fn icmp() -> Vec<Case> {
     let quote_other = answer_of("203.0.113.80:22", CLIENT4, "tcp");
     let quote_foreign = answer_of("203.0.113.81:80", CLIENT4, "tcp");
     let quote6 = answer_of(VIP6, CLIENT6, "tcp");
+    let fragment = |at, more| {
+        let packet = Packet::tcp(VIP6, CLIENT6, flags::ACK).payload(&[5; 30]);
+        packet.fragment(at, more).build()[14..].to_vec()
+    };
+    let (first6, later6) = (fragment(0, true), fragment(4, false));
     let vip4 = "203.0.113.80";
     let vip6 = "2001:db8:80::1";
     let steered = Reason::STEERED_ICMP;
@@ -202,6 +207,16 @@ fn icmp() -> Vec<Case> {
                     error("2001:db8::fe", vip6, (1, 3), &quote6, 48),
                     SHOP6,
                     steered,
+                ),
+                (
+                    error("2001:db8::fe", vip6, (2, 0), &first6, 56),
+                    SHOP6,
+                    steered,
+                ),
+                (
+                    error("2001:db8::fe", vip6, (2, 0), &later6, 56),
+                    SHOP6,
+                    Reason::VITAL,
                 ),
             ],
         ),

@@ -291,6 +291,9 @@ struct Seen {
 /// Measures a row once.
 fn measure(kernel: &mut Kernel, floors: &mut Floors, row: &Row, packets: u32) -> Result<Seen> {
     kernel.apply(&row.setup)?;
+    for frame in &row.before {
+        time(kernel.program()?, frame, 1)?;
+    }
     let verdict = Verdict {
         service: row.service,
         member: 0,

@@ -152,22 +152,25 @@ fn impossible_values_are_refused() {
 }
 
 #[test]
-fn an_election_starts_anew_when_a_member_returns_or_weighs_otherwise() {
+fn an_election_starts_anew_where_members_weigh_otherwise_or_the_method_changes() {
     use std::sync::atomic::Ordering::Relaxed;
     let (table, _members, _busy) = MemberTable::anonymous().expect("memory");
     let cells = [1, 2].map(|id| table.cell(MemberId(id)).expect("slot"));
-    let enable = [MemberChange::Enable];
     let lbstatus = || cells.map(|cell| cell.lbstatus.load(Relaxed));
     for cell in cells {
         cell.weight.store(200, Relaxed);
         cell.lbstatus.store(-800, Relaxed);
+        cell.read.store(7, Relaxed);
     }
-    // A drained member was usable all the time: its sessions stay on its account.
-    restart_election(&enable, true, cells[0], &cells);
+    restart_election(&[MemberChange::Enable], &cells);
     assert_eq!(lbstatus(), [-800, -800]);
-    restart_election(&enable, false, cells[0], &cells);
-    assert_eq!(lbstatus(), [0, 0]);
     let heavier = [MemberChange::LoadFactor { lbfactor: 200 }];
-    restart_election(&heavier, true, cells[0], &cells);
+    restart_election(&heavier, &cells);
     assert_eq!(lbstatus(), [200, 200]);
+    restart_method(LbMethod::ByBusyness, &cells);
+    assert_eq!(lbstatus(), [0, 0]);
+    let read = || cells.map(|cell| cell.read.load(Relaxed));
+    assert_eq!(read(), [7, 7], "counters that nobody goes by stay");
+    restart_method(LbMethod::ByTraffic, &cells);
+    assert_eq!(read(), [0, 0]);
 }

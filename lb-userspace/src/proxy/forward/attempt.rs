@@ -140,7 +140,7 @@ pub(super) async fn attempt(
         exchange.part();
         if failed.ping_timed_out {
             outgoing.let_go();
-            // As in httpd: the connection may have been the fault, so another one is tried first.
+            // The connection may have been the fault, so another one is tried first (not by httpd).
             if !std::mem::replace(&mut reconnected, true) {
                 held = ping.and_then(|ping| Some((ping, outgoing.hold()?)));
                 continue;

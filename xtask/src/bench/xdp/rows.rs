@@ -31,6 +31,8 @@ pub(super) struct Row {
     pub(super) name: &'static str,
     pub(super) setup: Setup,
     pub(super) frame: Vec<u8>,
+    /// Sent once, before all that is counted.
+    pub(super) before: Vec<Vec<u8>>,
     pub(super) sources: Sources,
     pub(super) service: u16,
     pub(super) reason: Reason,
@@ -78,6 +80,7 @@ pub(super) fn all() -> Vec<Row> {
         name,
         setup: setup.clone(),
         frame: frame.to_vec(),
+        before: Vec::new(),
         sources: Sources::One,
         service,
         reason,

@@ -1,8 +1,10 @@
 //! Rows of forwarded services. Their floor is the minimal balancer; a hit in the flow table and a
 //! packet that the ring alone steers are told apart by their verdicts.
 
+use std::net::SocketAddr;
+
 use lab::{
-    model::{Setup, forwarded},
+    model::{Model, Setup, forwarded},
     packet::{Packet, flags},
     xdp_cases::{
         CLIENT4, CLIENT6,
@@ -44,6 +46,7 @@ fn row(name: &'static str, setup: &Setup, packet: &Packet, service: u16, reason:
         name,
         setup: sized(setup.clone()),
         frame,
+        before: Vec::new(),
         sources: Sources::One,
         service,
         reason,
@@ -194,7 +197,33 @@ pub(super) fn all() -> Vec<Row> {
             )
         },
     ];
-    let nat = translator(&MEMBERS, 1000);
-    rows.push(row("nat: SYN of a known flow", &nat, &syn, SHOP4, known));
+    rows.extend(translated(&syn, &ack));
     rows
+}
+
+/// A connection of `nat`, in both directions.
+fn translated(syn: &Packet, ack: &Packet) -> Vec<Row> {
+    let nat = translator(&MEMBERS, 1000);
+    let known = Reason::STEERED;
+    let first = row("nat: SYN of a known flow", &nat, syn, SHOP4, known);
+    let begun = |row: Row| Row {
+        before: vec![first.frame.clone()],
+        first_others: 0,
+        ..row
+    };
+    let there = begun(row("nat: known flow", &nat, ack, SHOP4, known));
+    // The member and our port are what the same tables make of the first packet on this host.
+    let (_, sent) = Model::new(&first.setup).travel(&first.frame);
+    let end = |address: usize, port: usize| {
+        let ip: [u8; 4] = std::array::from_fn(|byte| sent[address + byte]);
+        let port = u16::from_be_bytes([sent[port], sent[port + 1]]);
+        SocketAddr::from((ip, port)).to_string()
+    };
+    let mut frame = Packet::tcp(&end(30, 36), &end(26, 34), flags::ACK).build();
+    floors::pad(&mut frame);
+    let back = begun(Row {
+        frame,
+        ..row("nat: a member's answer", &nat, ack, SHOP4, Reason::RETURNED)
+    });
+    vec![first, there, back]
 }

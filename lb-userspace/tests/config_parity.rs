@@ -461,7 +461,6 @@ const SAME: &[&str] = &[
     "StrictHostCheck On",
     "StrictHostCheck Off",
     "StrictHostCheck x",
-    "StrictHostCheck On",
     "SSLStrictSNIVHostCheck On",
     "Proxy100Continue Off",
     "<Location /a>\nProxy100Continue Off\n</Location>",

@@ -180,8 +180,8 @@ pub(crate) enum Section {
     Location(String),
     /// `<LocationMatch>` and `<Location ~>`
     LocationMatch(crate::pattern::Pattern),
-    /// `<Location>` with wildcards.
-    Wildcard,
+    /// `<Location>` with wildcards, as written.
+    Wildcard(String),
     /// `<If>`, `<ElseIf>`, `<Else>`
     If,
     /// `<Proxy balancer://NAME>`, lower case
@@ -205,7 +205,7 @@ impl Scope {
 
     fn context(&self) -> Contexts {
         match self.section {
-            Section::Location(_) | Section::LocationMatch(_) | Section::Wildcard => {
+            Section::Location(_) | Section::LocationMatch(_) | Section::Wildcard(_) => {
                 Contexts::LOCATION
             }
             Section::If => Contexts::IF,

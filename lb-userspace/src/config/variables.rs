@@ -36,8 +36,8 @@ pub(crate) const OF_CLIENTS: [&str; 8] = [
 
 /// Whether requests may have a variable of this name, in any case.
 pub(crate) fn is_known(name: &str) -> bool {
-    let is = |known: &&str| known.eq_ignore_ascii_case(name);
-    NAMES.iter().chain(&OF_CLIENTS).any(|known| is(&known)) || part_of_name(name).is_some()
+    let is = |known: &str| known.eq_ignore_ascii_case(name);
+    NAMES.iter().chain(&OF_CLIENTS).any(|known| is(known)) || part_of_name(name).is_some()
 }
 
 /// `SSL_CLIENT_S_DN_x509` and `SSL_CLIENT_I_DN_x509`, with `_n` for the nth of several: whether it is

@@ -150,7 +150,7 @@ mod tests {
             let name = path.file_name().and_then(|name| name.to_str());
             if path.is_dir() && name != Some("tests") {
                 ids_in_sources(&path, into);
-            } else if name != Some("tests.rs") && name.is_some_and(|name| name.ends_with(".rs")) {
+            } else if name != Some("tests.rs") && path.extension().is_some_and(|end| end == "rs") {
                 let text = std::fs::read_to_string(&path).expect("a source");
                 let code = text
                     .split("#[cfg(test)]\nmod tests {")

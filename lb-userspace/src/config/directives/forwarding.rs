@@ -86,6 +86,7 @@ fn remote_match(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     Ok(())
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the table has one signature")]
 fn block(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     for index in 0..call.count() {
         let word = call.arg(index).to_ascii_lowercase();

@@ -238,10 +238,11 @@ fn cookie_rule(call: &Call<'_, '_>) -> CookieRule {
 fn proxy_pass_reverse(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let location = match &call.scope.section {
         Section::Location(path) => Some(path.clone()),
-        Section::LocationMatch(_) | Section::Wildcard => {
-            return Err(super::not_yet(
-                "ProxyPassReverse in a <Location> with a pattern",
-            ));
+        Section::LocationMatch(_) | Section::Wildcard(_) => {
+            let message = "ProxyPassReverse does nothing in a section with a pattern: httpd puts the text of the pattern into places";
+            let help = "write it outside of the section: ProxyPassReverse PATH URL";
+            call.warn(Fault::new(message).help(help));
+            return Ok(());
         }
         _ => None,
     };

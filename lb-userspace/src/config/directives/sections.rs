@@ -76,7 +76,7 @@ fn location(call: &mut Call<'_, '_>) -> Result<Scope, Fault> {
         call.warn(Fault::new(message).at(0).help("paths begin with a slash"));
     }
     let (matcher, section) = if glob::is_pattern(&path) {
-        (Matcher::Wildcard(path), Section::Wildcard)
+        (Matcher::Wildcard(path.clone()), Section::Wildcard(path))
     } else {
         (Matcher::Prefix(path.clone()), Section::Location(path))
     };

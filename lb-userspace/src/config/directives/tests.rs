@@ -116,7 +116,7 @@ fn keys(title: &str, keys: &[keys::Key], refused: &[&str]) -> String {
     }
     out += "\n";
     if !refused.is_empty() {
-        out += &format!("Not in this version: `{}`.\n\n", refused.join("`, `"));
+        out.extend(["Not in this version: `", &refused.join("`, `"), "`.\n\n"]);
     }
     out
 }

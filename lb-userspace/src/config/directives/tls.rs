@@ -110,10 +110,9 @@ fn strict_sni(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     Ok(())
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the table has one signature")]
 fn require_tls(call: &mut Call<'_, '_>) -> Result<(), Fault> {
-    if call.count() > 0 {
-        return Err(Fault::new("SSLRequireSSL takes no arguments").at(0));
-    }
+    // As in httpd, whatever follows.
     call.policy().requires_tls = true;
     Ok(())
 }

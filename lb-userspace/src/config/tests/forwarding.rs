@@ -120,3 +120,44 @@ fn servers_say_where_connections_come_from_and_what_the_kernel_keeps_of_them() {
         "{errors:?}"
     );
 }
+
+#[test]
+fn wildcards_around_a_proxypass_match_twice_as_in_httpd() {
+    // As observed of httpd 2.4.71: which paths reach the member.
+    for (section, taken, left) in [
+        ("/w*/x", &["/w/x"][..], &["/wild/x", "/w/x/y", "/w/y/x"][..]),
+        ("/v*", &["/v", "/vx", "/vred"], &["/v/x", "/a/v"]),
+        ("/q?q", &["/qxq", "/qaq"], &["/q", "/qq", "/q/q"]),
+        ("/[ab]/[!c-d]", &["/b/!"], &["/a/x", "/c/!", "/a/c", "/a//"]),
+    ] {
+        let text = format!(
+            "{L}<Location \"{section}\">\nProxyPass http://a/t\nProxyPassReverse http://a/t\n</Location>"
+        );
+        let loaded = read(text);
+        let warnings = said(&loaded, Severity::Warning);
+        assert_eq!(warnings.len(), 2, "{}", rendered(&loaded));
+        let spec = loaded.spec.expect("accepted");
+        let route = &spec.hosts[0].routes[0];
+        assert_eq!(route.path, section);
+        let pattern = route.pattern.as_ref().expect("a pattern");
+        for path in taken {
+            assert!(pattern.is_match(path.as_bytes()), "{section} {path}");
+        }
+        for path in left {
+            assert!(!pattern.is_match(path.as_bytes()), "{section} {path}");
+        }
+        assert!(spec.hosts[0].reverses.is_empty());
+    }
+    let spec = spec(&format!(
+        "{L}<Location \"/(v*)\">\nProxyPass http://a/$1\n</Location>"
+    ));
+    let pattern = spec.hosts[0].routes[0].pattern.as_ref().expect("a pattern");
+    assert_eq!(pattern.groups(), 1, "the section's own");
+    let broken = read(format!(
+        "{L}<Location \"/v?*[\">\nProxyPass http://a/\n</Location>"
+    ));
+    assert_eq!(
+        said(&broken, Severity::Error),
+        [(3, "Regular expression could not be compiled.")]
+    );
+}

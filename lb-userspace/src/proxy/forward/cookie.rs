@@ -47,10 +47,9 @@ fn path(exchange: &Exchange, balancer: usize) -> &str {
         return "/";
     }
     let routes = exchange.host_spec().routes.iter();
-    let mut paths = routes.filter_map(|route| match &route.target {
-        Target::Balancer { balancer: to, .. } if *to == balancer => Some(route),
-        _ => None,
-    });
+    let mut paths = routes.filter(
+        |route| matches!(&route.target, Target::Balancer { balancer: to, .. } if *to == balancer),
+    );
     match (paths.next(), paths.next()) {
         (Some(route), None) if route.pattern.is_none() && !route.interpolate => &route.path,
         _ => "/",

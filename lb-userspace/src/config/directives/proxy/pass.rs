@@ -24,11 +24,7 @@ fn pass(call: &mut Call<'_, '_>, is_pattern: bool, first: usize) -> Result<(), F
     let location = match &call.scope.section {
         Section::Location(path) => Some((path.clone(), None)),
         Section::LocationMatch(pattern) => Some((pattern.text().to_owned(), Some(pattern.clone()))),
-        Section::Wildcard => {
-            return Err(super::super::not_yet(
-                "ProxyPass in a <Location> with wildcards",
-            ));
-        }
+        Section::Wildcard(path) => Some((path.clone(), Some(wildcard(call, path)?))),
         _ => None,
     };
     let mut words = first..call.count();
@@ -281,6 +277,68 @@ fn check_slashes(call: &mut Call<'_, '_>, path: &str, tail: &str, index: usize) 
     };
     let help = "end both with a slash, or neither";
     call.warn(Fault::new(message).at(index).help(help));
+}
+
+/// What a ProxyPass within `<Location>` with wildcards is for. As in httpd (measured) a path has to match
+/// twice: as a shell pattern, for it is in the section, and as a regular expression.
+fn wildcard(call: &mut Call<'_, '_>, path: &str) -> Result<Pattern, Fault> {
+    let message = format!(
+        "as in httpd this ProxyPass is for paths that {path} matches as a shell pattern and as a regular expression"
+    );
+    let help = "write <LocationMatch>, or ProxyPassMatch outside of sections";
+    call.warn(Fault::new(message).help(help));
+    compile(path, 0)?;
+    compile(&format!("\\A(?={}\\z).*?(?:{path})", shell(path)), 0)
+}
+
+/// A shell pattern as a regular expression; its wildcards match no slash.
+fn shell(pattern: &str) -> String {
+    let mut out = String::new();
+    let mut rest = pattern.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '*' => out.push_str("[^/]*"),
+            '?' => out.push_str("[^/]"),
+            '[' => {
+                let text = rest.as_str();
+                let inner = text.strip_prefix(['!', '^']).unwrap_or(text);
+                // A bracket that comes first is one of the class.
+                let first = inner.chars().next().map_or(0, char::len_utf8);
+                let Some(end) = inner[first..].find(']') else {
+                    out.push_str("\\[");
+                    continue;
+                };
+                let class = &inner[..first + end];
+                let negated = if inner.len() < text.len() { "^" } else { "" };
+                let escaped = |c: char| {
+                    if "\\[]^&~".contains(c) {
+                        format!("\\{c}")
+                    } else {
+                        c.to_string()
+                    }
+                };
+                let class: String = class.chars().map(escaped).collect();
+                for part in ["(?!/)[", negated, &class, "]"] {
+                    out.push_str(part);
+                }
+                let after = text.len() - inner.len() + first + end + 1;
+                rest = text[after..].chars();
+            }
+            '\\' => {
+                let escaped = rest.next().unwrap_or('\\');
+                literal(&mut out, escaped);
+            }
+            c => literal(&mut out, c),
+        }
+    }
+    out
+}
+
+fn literal(out: &mut String, c: char) {
+    if ".+*?()[]{}|^$\\".contains(c) {
+        out.push('\\');
+    }
+    out.push(c);
 }
 
 fn compile(text: &str, index: usize) -> Result<Pattern, Fault> {

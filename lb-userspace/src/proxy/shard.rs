@@ -298,9 +298,12 @@ impl Shard {
             clock: RefCell::default(),
             line: RefCell::default(),
             candidates: RefCell::default(),
-            ttls: (plan.balancers.iter().flat_map(|balancing| &balancing.members))
-                .map(|member| (member.key, member.spec.ttl))
-                .collect(),
+            ttls: (plan
+                .balancers
+                .iter()
+                .flat_map(|balancing| &balancing.members))
+            .map(|member| (member.key, member.spec.ttl))
+            .collect(),
             plan,
         });
         if let Some(former) = self.current.borrow_mut().replace(current) {

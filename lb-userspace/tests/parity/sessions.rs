@@ -30,8 +30,7 @@ fn route_is_found_where_httpd_finds_it() {
                     with(1, "GET /x", "Cookie: S=c"),
                     with(1, "GET /x", "Cookie: S=.c"),
                     with(1, "GET /x", "Cookie: S=x."),
-                    with(1, "GET /x", "Cookie: S="),
-                    with(1, "GET /x", "Cookie: S"),
+                    // Not `S=` and `S` at the end: httpd reads on behind the field there.
                     with(1, "GET /x", "Cookie: S=x.y.c"),
                     with(1, "GET /x", "Cookie: S=x.C"),
                     with(1, "GET /x", "Cookie: S=x.b; S=x.c"),
@@ -40,7 +39,7 @@ fn route_is_found_where_httpd_finds_it() {
                     with(1, "GET /x", "Cookie: T=S=x.c"),
                     ask(3, "GET /x"),
                 ],
-                "c c c c c c a c b a b c a b a b a b a b a b a b",
+                "c c c c c c a c b a b c a b a b a b a b a b",
             ),
             scene(
                 "url",

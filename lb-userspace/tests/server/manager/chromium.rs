@@ -105,8 +105,14 @@ impl Browser {
         this
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "a literal at each call")]
     fn call(&mut self, method: &str, params: Value) -> Value {
+        let answered = self.try_call(method, params);
+        answered.unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// `Err`: what the browser says is wrong.
+    #[expect(clippy::needless_pass_by_value, reason = "a literal at each call")]
+    fn try_call(&mut self, method: &str, params: Value) -> Result<Value, Value> {
         self.next += 1;
         let mut command = json!({ "id": self.next, "method": method, "params": params });
         if !self.session.is_null() {
@@ -121,8 +127,10 @@ impl Browser {
                 .recv_timeout(PATIENCE)
                 .expect("the browser answers");
             if message["id"] == self.next {
-                assert!(message["error"].is_null(), "{method}: {message}");
-                return message["result"].clone();
+                return match &message["error"] {
+                    Value::Null => Ok(message["result"].clone()),
+                    error => Err(error.clone()),
+                };
             }
             self.note(&message);
         }
@@ -155,7 +163,12 @@ impl Browser {
     /// Evaluates a script; `None` while a page is being left.
     fn evaluate(&mut self, script: &str) -> Option<Value> {
         let params = json!({ "expression": script, "returnByValue": true, "awaitPromise": true });
-        let result = self.call("Runtime.evaluate", params);
+        let result = match self.try_call("Runtime.evaluate", params) {
+            Ok(result) => result,
+            // The page was left meanwhile.
+            Err(error) if error["code"] == -32000 => return None,
+            Err(error) => panic!("{script}: {error}"),
+        };
         result["exceptionDetails"]
             .is_null()
             .then(|| result["result"]["value"].clone())

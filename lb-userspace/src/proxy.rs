@@ -9,7 +9,10 @@ use std::{
     net::TcpListener,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicUsize,
+            Ordering::{Acquire, Relaxed},
+        },
         mpsc as acks,
     },
     thread::JoinHandle,
@@ -133,6 +136,7 @@ impl Proxy {
             counters: setup.counters,
             clients: setup.clients,
             connections: AtomicUsize::new(0),
+            accepting: AtomicUsize::new(0),
         });
         let shards = (0..setup.shards)
             .map(|number| {
@@ -252,6 +256,13 @@ impl Proxy {
     /// Client connections open now.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Relaxed)
+    }
+
+    /// Whether nothing accepts any more and the last connection is gone. A shard that has not obeyed
+    /// yet still accepts.
+    pub fn has_drained(&self) -> bool {
+        // In this order: who accepts counts the connection before it ends.
+        self.shared.accepting.load(Acquire) == 0 && self.connections() == 0
     }
 
     /// Ends the shards at once.

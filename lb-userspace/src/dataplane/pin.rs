@@ -102,9 +102,12 @@ impl Lock {
         self.file.set_len(0)
     }
 
+    /// Never leaves the file empty, not for a moment: a control that is killed here would be
+    /// forgotten with the proxy that serves on, and proxies read while this writes. What is left of
+    /// a longer text before comes after everything that is looked for.
     fn write(&self, text: &str) -> io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.write_all_at(text.as_bytes(), 0)
+        self.file.write_all_at(text.as_bytes(), 0)?;
+        self.file.set_len(text.len() as u64)
     }
 
     /// Writes that this control serves through `proxy`: the sign for a proxy whose control died to
@@ -538,4 +541,44 @@ pub(super) fn layouts() -> [Layout; map::ALL.len()] {
         },
         other => unreachable!("map {other} of ALL has a layout here"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_looks_while_a_lock_file_is_written_finds_control_and_its_proxy() {
+        let place = tempfile::NamedTempFile::new().expect("file");
+        let lock = Lock {
+            file: place.reopen().expect("open"),
+            path: place.path().to_owned(),
+            earlier_proxy: None,
+            earlier_columns: Vec::new(),
+        };
+        let own = std::process::id();
+        let proxies = [[7, 123_456].as_slice(), &[8]].map(|pids| {
+            let columns: Vec<_> = (0..).zip(pids.iter().copied()).collect();
+            (pids[0], columns)
+        });
+        lock.announce(proxies[0].0, &proxies[0].1).expect("write");
+        let writing = std::sync::atomic::AtomicBool::new(true);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..20_000 {
+                    let (proxy, columns) = &proxies[round % 2];
+                    lock.announce(*proxy, columns).expect("write");
+                }
+                writing.store(false, std::sync::atomic::Ordering::Relaxed);
+            });
+            while writing.load(std::sync::atomic::Ordering::Relaxed) {
+                let text = fs::read_to_string(place.path()).expect("read");
+                let holder = Holder::parse(&text);
+                assert_eq!(holder.control, own, "{text:?}");
+                assert!(matches!(holder.proxy, Some(7 | 8)), "{text:?}");
+            }
+        });
+        let text = fs::read_to_string(place.path()).expect("read");
+        assert_eq!(text, format!("{own}\nserving 8\ncolumns 0:8\n"));
+    }
 }

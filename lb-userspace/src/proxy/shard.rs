@@ -22,6 +22,7 @@ use tracing::error;
 mod counted;
 mod listener;
 
+use counted::Accepting;
 pub(crate) use counted::{Counted, Registered, Served};
 use listener::{Arrival, Listener, is_transient};
 
@@ -54,6 +55,8 @@ pub(crate) struct Shared {
     /// As many connections as there may be.
     pub(crate) clients: usize,
     pub(crate) connections: AtomicUsize,
+    /// Sockets that are accepted from.
+    pub(crate) accepting: AtomicUsize,
 }
 
 /// An order from the process's main thread.
@@ -354,13 +357,19 @@ impl Shard {
             .and_then(|()| Listener::new(socket));
         match listener {
             Ok(listener) => {
-                tokio::task::spawn_local(Rc::clone(self).accept(listener, stop));
+                let accepting = Accepting::new(&self.shared);
+                tokio::task::spawn_local(Rc::clone(self).accept(listener, stop, accepting));
             }
             Err(error) => error!(target: "sluice::proxy", "listening socket unusable: {error}"),
         }
     }
 
-    async fn accept(self: Rc<Self>, listener: Listener, mut stop: watch::Receiver<()>) {
+    async fn accept(
+        self: Rc<Self>,
+        listener: Listener,
+        mut stop: watch::Receiver<()>,
+        _accepting: Accepting,
+    ) {
         let _vital = Vital;
         let mut quiet_until = 0;
         loop {

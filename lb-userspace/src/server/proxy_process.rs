@@ -278,7 +278,8 @@ impl Process {
                         message: error.to_string(),
                     },
                 };
-                self.link.send(&answer, &[]).await?;
+                // When control is gone the next receive tells; this process may serve already.
+                drop(self.link.send(&answer, &[]).await);
             }
             ToProxy::Changed { number, answer } => {
                 if let Some(reply) = self.open_changes.remove(&number) {
@@ -330,12 +331,8 @@ impl Process {
             Drain::Politely => self.proxy.retire(),
         }
         let done = async {
-            // A look after the first pause: shards empty their accept queues before they are done.
-            loop {
+            while !self.proxy.has_drained() {
                 tokio::time::sleep(DRAIN_LOOK).await;
-                if self.proxy.connections() == 0 {
-                    return;
-                }
             }
         };
         let too_long = async {

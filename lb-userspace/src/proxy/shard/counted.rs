@@ -1,8 +1,14 @@
 //! A connection in a shard's counts and lists, for as long as it is there.
 
-use std::{rc::Rc, sync::atomic::Ordering::Relaxed};
+use std::{
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::Ordering::{Relaxed, Release},
+    },
+};
 
-use super::Shard;
+use super::{Shard, Shared};
 use crate::{proxy::client::Client, telemetry::counters::Number};
 
 /// A connection in the process's count, from accept to close.
@@ -21,6 +27,24 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.0.shared.connections.fetch_sub(1, Relaxed);
         self.0.tally.down(Number::Clients);
+    }
+}
+
+/// A listening socket in the process's count of those that are accepted from: from the order to listen
+/// until its queue was emptied for the last time.
+pub(super) struct Accepting(Arc<Shared>);
+
+impl Accepting {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        shared.accepting.fetch_add(1, Relaxed);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        // Whoever sees this sees the connections counted that came before it.
+        self.0.accepting.fetch_sub(1, Release);
     }
 }
 

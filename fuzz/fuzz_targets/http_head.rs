@@ -48,7 +48,9 @@ libfuzzer_sys::fuzz_target!(|input: Input<'_>| {
     match verdict {
         Verdict::Partial => assert!(bytes.len() <= MAX_HEAD + 22, "nothing is held beyond the limit"),
         Verdict::Refused(_) => {}
-        Verdict::Whole { head, framing } => {
+        Verdict::Whole { head, framing, plain } => {
+            let whole = &bytes[head.clone()];
+            assert!(!plain || (escape_target(whole).is_none() && is_uri(whole)));
             read_alike(&bytes[head.clone()], framing);
             follow_alike(&bytes[head.end..], input.cut);
         }

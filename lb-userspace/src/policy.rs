@@ -7,3 +7,4 @@
 pub mod access;
 pub mod environment;
 pub mod fields;
+pub mod interned;

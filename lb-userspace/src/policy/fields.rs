@@ -7,6 +7,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
+pub use super::interned::FieldName;
+use super::interned::FieldText;
 use crate::{
     expr::{Expr, Facts, Table, Variable},
     pattern::{self, Pattern},
@@ -21,25 +23,6 @@ pub struct FieldEdit {
     pub name: FieldName,
     /// When it acts.
     pub condition: Condition,
-}
-
-/// The name of a field, checked where it was read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct FieldName(pub HeaderName);
-
-impl TryFrom<String> for FieldName {
-    type Error = http::header::InvalidHeaderName;
-
-    fn try_from(name: String) -> Result<Self, Self::Error> {
-        HeaderName::try_from(name).map(Self)
-    }
-}
-
-impl From<FieldName> for String {
-    fn from(name: FieldName) -> Self {
-        name.0.as_str().to_owned()
-    }
 }
 
 /// What a [`FieldEdit`] does.
@@ -84,6 +67,8 @@ pub enum Condition {
 pub enum Value {
     /// `expr=`.
     Expr(Expr),
+    /// Text without any of that.
+    Fixed(FieldText),
     /// Text with `%{NAME}e` and its like.
     Format(Vec<Piece>),
 }
@@ -167,6 +152,12 @@ impl Value {
                 c => plain.push(c),
             }
         }
+        if pieces.is_empty()
+            && plain.len() <= LONGEST
+            && let Ok(fixed) = FieldText::try_from(plain.clone())
+        {
+            return Ok(Self::Fixed(fixed));
+        }
         if !plain.is_empty() {
             pieces.push(Piece::Text(plain));
         }
@@ -176,6 +167,7 @@ impl Value {
     fn fill(&self, facts: &dyn Facts, times: &dyn Fn() -> Times) -> Vec<u8> {
         let pieces = match self {
             Self::Expr(expr) => return expr.value(facts),
+            Self::Fixed(FieldText(text)) => return text.as_bytes().to_vec(),
             Self::Format(pieces) => pieces,
         };
         let mut out = Vec::new();
@@ -199,15 +191,11 @@ impl Value {
 
     /// As a field's value.
     fn made(&self, facts: &dyn Facts, times: &dyn Fn() -> Times) -> HeaderValue {
-        // Most are the same for all requests.
-        let fixed = match self {
-            Self::Format(pieces) => match &pieces[..] {
-                [Piece::Text(text)] if text.len() <= LONGEST => HeaderValue::from_str(text).ok(),
-                _ => None,
-            },
-            Self::Expr(_) => None,
-        };
-        fixed.unwrap_or_else(|| clean(self.fill(facts, times)))
+        match self {
+            // Most are the same for all requests.
+            Self::Fixed(FieldText(text)) => text.clone(),
+            Self::Expr(_) | Self::Format(_) => clean(self.fill(facts, times)),
+        }
     }
 }
 

@@ -4,11 +4,7 @@
 //! An [`Exchange`] travels with the request and then with the response's body; dropping it ends the
 //! request, whoever gave up first.
 
-use std::{
-    rc::Rc,
-    sync::atomic::Ordering::Relaxed,
-    time::{Duration, SystemTime},
-};
+use std::{rc::Rc, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 use lb_common::member::MemberId;
@@ -149,6 +145,7 @@ impl Exchange {
         host_name: (Option<&str>, Option<u16>),
         head: &Head<'_>,
     ) -> Self {
+        let begun_ns = monotonic_ns();
         let logs = &current.plan.hosts[host].logs;
         let facts = (!logs.is_empty()).then(|| {
             if let Some(stream) = &stream {
@@ -156,7 +153,7 @@ impl Exchange {
             }
             let wants_name = logs.iter().any(|log| log.format.wants().host_name);
             Box::new(Facts {
-                begun: SystemTime::now(),
+                begun: shard.on_the_wall(begun_ns),
                 method: head.method.clone(),
                 target: head.target.clone(),
                 version: head.version,
@@ -190,7 +187,7 @@ impl Exchange {
             host,
             engaged: None,
             closes: false,
-            begun_ns: monotonic_ns(),
+            begun_ns,
             status: 0,
             body_bytes: 0,
             ended: false,

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     admin::protocol::{MemberView, RouteQuestion, RouteStep, RouteView},
     config::spec::{self, Host, Listener, Place, Spec, Target, policy::Matcher},
+    dataplane::table::monotonic_ns,
     names::clients::{Question, Reply},
 };
 
@@ -134,6 +135,10 @@ impl Scene for Rehearsal<'_> {
 
     fn local(&self) -> SocketAddr {
         self.local
+    }
+
+    fn begun_ns(&self) -> u64 {
+        monotonic_ns()
     }
 
     fn is_tls(&self) -> bool {

@@ -96,6 +96,9 @@ pub enum Verdict {
         head: Range<usize>,
         /// What follows it.
         framing: Framing,
+        /// Its target is a path of bytes that a URI may have: [`escape_target`] and [`is_uri`] need
+        /// not look at it.
+        plain: bool,
     },
     /// Answer this and close.
     Refused(Refusal),
@@ -121,6 +124,18 @@ impl Scanner {
 
     /// Looks at `bytes`, which begin as they did in the calls before and may be longer now.
     pub fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Verdict {
+        // Most heads come in one piece and end what came in. Where an empty line is inside of one,
+        // it is refused here as it would be below, unless a second request begins behind it.
+        if self.seen == 0
+            && bytes.ends_with(b"\n\r\n")
+            && bytes.first().copied().is_some_and(is_token)
+            && memchr::memmem::find(bytes, b"\n\r\n") == Some(bytes.len() - 3)
+        {
+            self.seen = bytes.len();
+            self.start = Some(0);
+            self.line = bytes.len();
+            return judge(bytes, 0, limits);
+        }
         while self.seen < bytes.len() {
             let at = self.seen;
             self.seen += 1;
@@ -153,13 +168,7 @@ impl Scanner {
             let empty = matches!(&bytes[self.line..at], b"" | b"\r") && self.line > start;
             self.line = at + 1;
             if empty {
-                return match check(&bytes[start..=at], limits) {
-                    Ok(framing) => Verdict::Whole {
-                        head: start..at + 1,
-                        framing,
-                    },
-                    Err(refusal) => Verdict::Refused(refusal),
-                };
+                return judge(&bytes[..=at], start, limits);
             }
         }
         let Some(start) = self.start else {
@@ -185,8 +194,20 @@ const fn refuse(reason: &'static str) -> Verdict {
     Verdict::Refused(Refusal::Malformed(reason))
 }
 
-/// Checks a whole head, empty line included.
-fn check(head: &[u8], limits: &Limits) -> Result<Framing, Refusal> {
+/// What a whole head is that begins at `start` and ends with `bytes`.
+fn judge(bytes: &[u8], start: usize, limits: &Limits) -> Verdict {
+    match check(&bytes[start..], limits) {
+        Ok((framing, plain)) => Verdict::Whole {
+            head: start..bytes.len(),
+            framing,
+            plain,
+        },
+        Err(refusal) => Verdict::Refused(refusal),
+    }
+}
+
+/// Checks a whole head, empty line included. With its framing, whether its target is plain.
+fn check(head: &[u8], limits: &Limits) -> Result<(Framing, bool), Refusal> {
     let bad = Refusal::Malformed;
     if head.len() > MAX_HEAD {
         return Err(bad("request head too large"));
@@ -195,7 +216,12 @@ fn check(head: &[u8], limits: &Limits) -> Result<Framing, Refusal> {
     if line.len() > limits.line {
         return Err(Refusal::LineTooLong);
     }
-    let (method, is_11, absolute) = check_request_line(line)?;
+    let RequestLine {
+        method,
+        is_11,
+        absolute,
+        plain,
+    } = check_request_line(line)?;
 
     let (mut fields, mut hosts) = (0, 0);
     let mut length: Option<u64> = None;
@@ -280,7 +306,7 @@ fn check(head: &[u8], limits: &Limits) -> Result<Framing, Refusal> {
     if matches!(method, b"CONNECT" | b"TRACE") {
         return Err(Refusal::Method);
     }
-    Ok(framing)
+    Ok((framing, plain))
 }
 
 /// Splits off one line that ends in CR LF; a bare line feed is refused.
@@ -292,8 +318,17 @@ fn take_line(bytes: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
     }
 }
 
-/// Method, whether it is HTTP/1.1, whether the target is in absolute form.
-fn check_request_line(line: &[u8]) -> Result<(&[u8], bool, bool), Refusal> {
+/// A request line that is one.
+struct RequestLine<'a> {
+    method: &'a [u8],
+    is_11: bool,
+    /// The target is in absolute form.
+    absolute: bool,
+    /// See [`Verdict::Whole`].
+    plain: bool,
+}
+
+fn check_request_line(line: &[u8]) -> Result<RequestLine<'_>, Refusal> {
     let bad = Refusal::Malformed;
     let mut words = line.split(|&byte| byte == b' ');
     let (Some(method), Some(target), Some(version), None) =
@@ -304,10 +339,12 @@ fn check_request_line(line: &[u8]) -> Result<(&[u8], bool, bool), Refusal> {
     if method.is_empty() || !method.iter().copied().all(is_token) {
         return Err(bad("method is no token"));
     }
-    if target.is_empty() || !target.iter().all(|&byte| byte > b' ' && byte != 0x7f) {
+    // As for values: without an early end.
+    let any = |is: fn(u8) -> bool| target.iter().fold(false, |any, &byte| any | is(byte));
+    if target.is_empty() || any(|byte| byte <= b' ' || byte == 0x7f) {
         return Err(bad("control character in the target"));
     }
-    if target.contains(&b'#') {
+    if any(|byte| byte == b'#') {
         return Err(bad("fragment in the target"));
     }
     let is_11 = match version {
@@ -320,23 +357,33 @@ fn check_request_line(line: &[u8]) -> Result<(&[u8], bool, bool), Refusal> {
         }
         _ => return Err(bad("version is not HTTP/digit.digit")),
     };
-    Ok((method, is_11, target[0] != b'/' && target.contains(&b':')))
+    let is_path = target[0] == b'/';
+    Ok(RequestLine {
+        method,
+        is_11,
+        absolute: !is_path && target.contains(&b':'),
+        plain: is_path && !any(is_strange),
+    })
+}
+
+/// Bytes of targets that httpd and real clients use and the URI type behind hyper does not take.
+const fn is_strange(byte: u8) -> bool {
+    byte >= 0x80 || matches!(byte, b'<' | b'>' | b'"' | b'`')
 }
 
 /// The head with those bytes of its target percent-encoded that the URI type behind hyper does not
-/// take but httpd and real clients use (raw UTF-8, `<`, `>`, `"`, a backtick). `None`: none there.
+/// take (raw UTF-8, `<`, `>`, `"`, a backtick). `None`: none there.
 pub fn escape_target(head: &[u8]) -> Option<Vec<u8>> {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let strange = |byte: u8| byte >= 0x80 || matches!(byte, b'<' | b'>' | b'"' | b'`');
     let begin = head.iter().position(|&byte| byte == b' ')? + 1;
     let length = head[begin..].iter().position(|&byte| byte == b' ')?;
     let (target, rest) = head[begin..].split_at(length);
-    if !target.iter().any(|&byte| strange(byte)) {
+    if !target.iter().any(|&byte| is_strange(byte)) {
         return None;
     }
     let mut out = head[..begin].to_vec();
     for &byte in target {
-        if strange(byte) {
+        if is_strange(byte) {
             let (high, low) = (usize::from(byte >> 4), usize::from(byte & 15));
             out.extend_from_slice(&[b'%', HEX[high], HEX[low]]);
         } else {

@@ -25,6 +25,7 @@ use crate::{
     balancer::{Balancer, BuildError},
     config::spec::{self, LogTarget, Spec},
     expr::{Facts, Table},
+    policy::interned,
     telemetry::{access::Format, sink::Sink},
 };
 
@@ -391,7 +392,7 @@ impl Destination {
 }
 
 fn value(text: String) -> Result<HeaderValue, PlanError> {
-    HeaderValue::try_from(&text).map_err(|_| PlanError::Value(text))
+    interned::value(&text).map_err(|_| PlanError::Value(text))
 }
 
 fn sink(target: &LogTarget, opened: &HashMap<LogTarget, Sink>) -> Result<Sink, PlanError> {

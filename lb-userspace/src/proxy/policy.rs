@@ -7,9 +7,13 @@
 //! their RewriteRule, which may have it all begin anew; SetEnv; redirects; RequestHeader. A ProxyPass outside of sections comes before a Redirect there
 //! (measured).
 
-use std::{cell::RefCell, time::SystemTime};
+use std::{
+    cell::RefCell,
+    time::{Duration, SystemTime},
+};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, request::Parts};
+use smallvec::SmallVec;
 use tracing::error;
 
 use super::{exchange::Exchange, fields::is_looked_at, reason::Reason};
@@ -18,6 +22,7 @@ use crate::{
         Host, Spec,
         policy::{Branch, ErrorDocument, ErrorOverride, Handler, Policy},
     },
+    dataplane::table::monotonic_ns,
     names::clients::Question,
     policy::{
         environment::{self, Environment},
@@ -97,7 +102,7 @@ impl Rules {
 #[derive(Debug)]
 pub(crate) struct Ruling {
     /// Its policies in order: indexes into the Spec's.
-    layers: Vec<usize>,
+    layers: SmallVec<[usize; 8]>,
     /// How many of them are the server's.
     servers: usize,
     /// Index of the route that takes it.
@@ -106,7 +111,7 @@ pub(crate) struct Ruling {
     target: Uri,
     version: Version,
     /// Decoded; what rules made of it.
-    path: Vec<u8>,
+    path: SmallVec<[u8; 64]>,
     /// Rules put something in the path's place.
     rewritten: bool,
     /// As rules left it.
@@ -132,7 +137,8 @@ pub(crate) struct Ruling {
     open: RefCell<Vec<Question>>,
     /// Its fields as RequestHeader left them, where something may ask for them later.
     fields: HeaderMap,
-    begun: SystemTime,
+    /// ns of CLOCK_MONOTONIC.
+    begun_ns: u64,
 }
 
 fn texts(list: &Environment) -> Vec<(String, String)> {
@@ -186,18 +192,15 @@ impl Ruling {
         parts: &mut Parts,
     ) -> (Box<Self>, Result<(), Stop>) {
         let host = scene.host_spec();
-        let most = host.policies.len() + host.proxies.len() + host.locations.len();
-        let mut layers = Vec::with_capacity(most);
-        layers.extend_from_slice(&host.policies);
         // Boxed before it is filled in: it is large.
         let mut ruling = Box::new(Ruling {
-            layers,
+            layers: host.policies[..].into(),
             servers: host.policies.len(),
             route: None,
             method: parts.method.clone(),
             target: parts.uri.clone(),
             version: parts.version,
-            path: Vec::new(),
+            path: SmallVec::new(),
             rewritten: false,
             query: parts.uri.query().map(|query| query.as_bytes().to_vec()),
             requeried: false,
@@ -211,7 +214,7 @@ impl Ruling {
             notes: RefCell::default(),
             open: RefCell::default(),
             fields: HeaderMap::new(),
-            begun: SystemTime::now(),
+            begun_ns: scene.begun_ns(),
         });
         // A path that cannot be decoded is refused where it would be routed.
         let verdict = match ruling.take_path(host, parts.uri.path().as_bytes()) {
@@ -443,13 +446,22 @@ impl Ruling {
     }
 
     fn times(&self) -> Times {
-        let micros =
-            |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let received = self.begun.duration_since(SystemTime::UNIX_EPOCH);
+        let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let received = self.begun().duration_since(SystemTime::UNIX_EPOCH);
         Times {
             received_us: micros(received.unwrap_or_default()),
-            elapsed_us: micros(self.begun.elapsed().unwrap_or_default()),
+            elapsed_us: micros(self.elapsed()),
         }
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_nanos(monotonic_ns().saturating_sub(self.begun_ns))
+    }
+
+    /// When the request came in, by the clock on the wall.
+    fn begun(&self) -> SystemTime {
+        let now = SystemTime::now();
+        now.checked_sub(self.elapsed()).unwrap_or(now)
     }
 
     fn edit_request(&self, scene: &dyn Scene, spec: &Spec, fields: &mut HeaderMap, early: bool) {

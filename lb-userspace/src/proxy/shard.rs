@@ -12,7 +12,7 @@ use std::{
         atomic::{AtomicUsize, Ordering::Relaxed},
         mpsc as acks,
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use slab::Slab;
@@ -38,7 +38,10 @@ use super::{
 };
 use crate::{
     balancer::heartbeat::Heartbeats,
-    dataplane::{sys::trim_heap, table::MemberTable},
+    dataplane::{
+        sys::trim_heap,
+        table::{MemberTable, monotonic_ns},
+    },
     telemetry::{
         access::{Buffer, Clock, Entry, Format},
         counters::{Counters, Number, Tally},
@@ -77,6 +80,8 @@ pub(crate) struct Shard {
     /// Of the next request; ids of a process's shards are far apart.
     next_request: Cell<u64>,
     pub(crate) wheel: Rc<Wheel>,
+    /// What the clock on the wall was ahead of the monotonic one at the last tick.
+    ahead: Cell<Duration>,
     pub(crate) pools: Pools,
     /// Every read goes through it, small writes are joined in it.
     pub(crate) scratch: RefCell<Vec<u8>>,
@@ -172,6 +177,7 @@ pub(crate) fn run(
         next_request: Cell::new(u64::from_ne_bytes(seed)),
         shared,
         wheel: Wheel::new(),
+        ahead: Cell::new(wall_ahead()),
         pools: Pools::default(),
         scratch: RefCell::new(vec![0; SCRATCH]),
         hosts: KnownHosts::default(),
@@ -207,6 +213,13 @@ impl Drop for Vital {
     }
 }
 
+/// How far the clock on the wall is ahead of CLOCK_MONOTONIC; 0 where it is behind.
+fn wall_ahead() -> Duration {
+    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let monotonic = Duration::from_nanos(monotonic_ns());
+    wall.unwrap_or_default().saturating_sub(monotonic)
+}
+
 /// Turns the wheel; once a second sweeps and flushes.
 async fn tick(shard: Rc<Shard>) {
     let _vital = Vital;
@@ -219,6 +232,7 @@ async fn tick(shard: Rc<Shard>) {
         let ticks = start.elapsed().as_millis() / TICK.as_millis();
         let now = u64::try_from(ticks).unwrap_or(u64::MAX);
         shard.wheel.advance(now);
+        shard.ahead.set(wall_ahead());
         if now >= swept + SWEEP_TICKS {
             swept = now;
             shard.sweep(now);
@@ -230,6 +244,12 @@ impl Shard {
     /// The generation that new requests take; `None` before the first.
     pub(crate) fn current(&self) -> Option<Rc<Current>> {
         self.current.borrow().clone()
+    }
+
+    /// The time on the wall at `ns` of CLOCK_MONOTONIC, a moment ago: a tick late where that clock is
+    /// set, and one clock less to read.
+    pub(crate) fn on_the_wall(&self, ns: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + self.ahead.get() + Duration::from_nanos(ns)
     }
 
     /// An id for one more request, never 0.

@@ -123,11 +123,15 @@ impl ClientIo {
             if self.start < self.buffer.len() {
                 let bytes = &self.buffer[self.start..];
                 match self.scanner.scan(bytes, &self.client.limits) {
-                    Verdict::Whole { head, framing } => {
+                    Verdict::Whole {
+                        head,
+                        framing,
+                        plain,
+                    } => {
                         self.start += head.start;
                         self.passed = head.len();
                         let head = self.start..self.start + self.passed;
-                        if let Err(refusal) = self.fit(head) {
+                        if !plain && let Err(refusal) = self.fit(head) {
                             self.refuse(refusal);
                             return Poll::Ready(Ok(()));
                         }

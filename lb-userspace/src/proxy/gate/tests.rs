@@ -229,6 +229,51 @@ fn chunked_body_that_is_not_plainly_right_is_broken() {
     }
 }
 
+#[test]
+fn plain_targets_are_those_that_need_no_second_look() {
+    let plain = |head: &str| match Scanner::default().scan(head.as_bytes(), &LIMITS) {
+        Verdict::Whole { plain, .. } => plain,
+        other => panic!("{head:?}: {other:?}"),
+    };
+    let with = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n");
+    for target in ["/", "/a/b?c=d;e", "/%3C", "//x", "/a:b@c"] {
+        assert!(plain(&with(target)), "{target}");
+        assert!(is_uri(with(target).as_bytes()), "{target}");
+    }
+    for target in [
+        "/<",
+        "/a?\"",
+        "/`",
+        "/\u{e9}",
+        "/>",
+        "*",
+        "http://h/",
+        "h:80",
+    ] {
+        assert!(!plain(&with(target)), "{target}");
+    }
+}
+
+#[test]
+fn a_head_in_one_piece_is_read_as_one_with_something_behind_it() {
+    for head in [
+        "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: h\r\n\nX: y\r\n\r\n",
+        "GET / HTTP/1.1\n\r\n",
+        "GET / HTTP/1.1\r\nHost: h\r\n\n\r\n",
+        "GET / HTTP/1.0\r\n\r\n",
+        "GET / HTTP/1.1\r\n\r\n",
+        "A\r\n\r\n",
+    ] {
+        let more = [head.as_bytes(), b"GET"].concat();
+        let (alone, followed) = (
+            Scanner::default().scan(head.as_bytes(), &LIMITS),
+            Scanner::default().scan(&more, &LIMITS),
+        );
+        assert_eq!(alone, followed, "{head:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn pieces_give_the_verdict_of_the_whole(

@@ -17,14 +17,14 @@ impl Ruling {
         self.mapped = None;
         match path::mapped(&host.routes, raw) {
             Some(mapped) => {
-                self.path = mapped.seen;
+                self.path = mapped.seen.into();
                 self.mapped = Some(Proxied {
                     balancer: mapped.balancer,
                     path: mapped.path,
                     route: Some(mapped.route),
                 });
             }
-            None => self.path = path::decode(raw, host.encoded_slashes)?.into_owned(),
+            None => self.path = path::decode(raw, host.encoded_slashes)?[..].into(),
         }
         Ok(())
     }

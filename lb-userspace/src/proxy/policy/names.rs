@@ -66,9 +66,7 @@ pub(super) async fn look_up(
         }
         clients::ask(open).await;
         (parts.headers, parts.uri) = before.clone();
-        let begun = ruling.begun;
         (ruling, verdict) = Ruling::of(exchange, spec, parts);
-        ruling.begun = begun;
     }
     (ruling, verdict)
 }

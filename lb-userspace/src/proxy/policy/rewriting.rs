@@ -99,7 +99,7 @@ impl Ruling {
         };
         let host = scene.host_spec();
         let query = self.query.clone();
-        let (mut origin, mut path) = (None, self.path.clone());
+        let (mut origin, mut path) = (None, self.path.to_vec());
         if let Some((balancer, onward)) = self.destination(host) {
             let mut whole = b"proxy:".to_vec();
             whole.extend_from_slice(&super::destination::origin(spec, balancer));
@@ -152,15 +152,18 @@ impl Ruling {
     }
 
     fn finish(&mut self, scene: &dyn Scene, host: &Host, applied: Applied) -> Result<Then, Stop> {
-        let cookies = applied.cookies.iter();
-        let cookies = cookies.filter_map(|cookie| set_cookie(cookie, self.begun));
-        self.cookies.extend(cookies);
+        if !applied.cookies.is_empty() {
+            let begun = self.begun();
+            let cookies = applied.cookies.iter();
+            let cookies = cookies.filter_map(|cookie| set_cookie(cookie, begun));
+            self.cookies.extend(cookies);
+        }
         self.handler = applied.handler.or(self.handler);
         self.ended |= applied.ended;
         match applied.outcome {
             Outcome::Declined => Ok(Then::Route),
             Outcome::Passed { path, query } => {
-                self.path = path;
+                self.path = path.into();
                 self.rewritten = true;
                 self.requery(query);
                 Ok(Then::Route)

@@ -24,6 +24,8 @@ pub(crate) trait Scene {
     fn peer(&self) -> SocketAddr;
     /// Our address on its connection.
     fn local(&self) -> SocketAddr;
+    /// When the request came in, ns of CLOCK_MONOTONIC.
+    fn begun_ns(&self) -> u64;
     /// Whether the client speaks TLS.
     fn is_tls(&self) -> bool;
     /// Variables beside those that rules set.
@@ -58,6 +60,10 @@ impl Scene for Exchange {
 
     fn local(&self) -> SocketAddr {
         self.client.local
+    }
+
+    fn begun_ns(&self) -> u64 {
+        self.begun_ns
     }
 
     fn is_tls(&self) -> bool {

@@ -1,6 +1,7 @@
 //! One attempt: a connection, the request over it, the head of the response.
 
 use std::{
+    net::SocketAddr,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::Poll,
@@ -71,12 +72,12 @@ pub(super) async fn attempt(
         }
     });
     loop {
-        let address = elector.cell(index).address();
+        let mut address = elector.cell(index).address();
         let mut upstream = pool::acquire(
             &exchange.shard,
             member,
             named.as_ref(),
-            address,
+            &mut address,
             connect_timeout,
             safe && !replayed,
         )
@@ -84,7 +85,7 @@ pub(super) async fn attempt(
         .map_err(|error| {
             outgoing.let_go();
             let path = outgoing.asked_for.path();
-            unreached(exchange, balancer, index, &error, path)
+            unreached(exchange, balancer, index, (&error, address), path)
         })?;
         elector.connected(index);
         exchange.over(&upstream.link);
@@ -237,12 +238,12 @@ fn no_go_ahead(exchange: &Exchange, balancer: usize, index: usize) -> Attempt {
 }
 
 /// No connection: the member goes into error, another may be tried; unless the want is our own.
-/// `path`: what the client asked for.
+/// `address`: where that was tried last; `path`: what the client asked for.
 fn unreached(
     exchange: &Exchange,
     balancer: usize,
     index: usize,
-    error: &ConnectError,
+    (error, address): (&ConnectError, SocketAddr),
     path: &str,
 ) -> Attempt {
     let balancing = &exchange.current.plan.balancers[balancer];
@@ -274,7 +275,7 @@ fn unreached(
         error!(
             target: LOG,
             "[client {peer}] AH01084: TLS handshake with {} ({}) failed: {why}",
-            spec.url, elector.cell(index).address()
+            spec.url, address
         );
         let cause = "Error during SSL Handshake with remote server";
         let failure = Failure::proxy(StatusCode::INTERNAL_SERVER_ERROR, cause);
@@ -305,7 +306,7 @@ fn unreached(
                 target: LOG,
                 "AH00957: {}: attempt to connect to {}:{} ({}) failed: {error}",
                 if spec.tls.is_some() { "https" } else { "http" },
-                spec.host, spec.port, elector.cell(index).address()
+                spec.host, spec.port, address
             );
         }
         elector.put_in_error(index, Cause::Connect, monotonic_ns());

@@ -291,6 +291,7 @@ impl Side {
     /// With names in the place of addresses.
     pub(super) fn without_ports(&self, text: &str) -> String {
         let text = text.replace(&format!("127.0.0.1:{}", self.port), "{self}");
+        let text = text.replace(&format!(".test:{}", self.port), ".test:{self}");
         self.actors.iter().fold(text, |text, actor| {
             text.replace(&actor.address.to_string(), &format!("{{{}}}", actor.name))
         })

@@ -133,6 +133,11 @@ impl Stage {
         })
     }
 
+    /// Stops both, and starts them again.
+    pub(super) fn restart(&mut self) {
+        self.pair.restart();
+    }
+
     /// Runs scenes, each with a balancer of its own at a path of its name.
     pub(super) fn play(up: &[&'static str], down: &[&'static str], scenes: &[Scene<'_>]) {
         let mut text = String::new();

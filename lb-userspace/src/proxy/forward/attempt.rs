@@ -84,6 +84,11 @@ pub(super) async fn attempt(
         .await
         .map_err(|error| {
             outgoing.let_go();
+            // Where the name is the client's, the failure may be, too: nobody outside chooses who
+            // is in error.
+            if matches!(error, ConnectError::Tls(_)) && outgoing.preserved_host.is_none() {
+                elector.put_in_error(index, Cause::Forward, monotonic_ns());
+            }
             let path = outgoing.asked_for.path();
             unreached(exchange, balancer, index, (&error, address), path)
         })?;
@@ -271,7 +276,7 @@ fn unreached(
     }
     elector.cell(index).failed.fetch_add(1, Relaxed);
     if let ConnectError::Tls(why) = error {
-        // As httpd 2.4.71 (observed): no other member is tried, and this one stays as it is.
+        // As httpd 2.4.71 (observed): no other member is tried.
         error!(
             target: LOG,
             "[client {peer}] AH01084: TLS handshake with {} ({}) failed: {why}",

@@ -239,16 +239,6 @@ const STRICTER: &[&str] = &[
 ];
 
 const SAME: &[&str] = &[
-    "UseCanonicalName On",
-    "UseCanonicalName oN\n<Location /a>\nUseCanonicalName Off\n</Location>",
-    "UseCanonicalName maybe",
-    "UseCanonicalName",
-    "UseCanonicalName On Off",
-    "UseCanonicalPhysicalPort On",
-    "<Location /a>\nUseCanonicalPhysicalPort OFF\n</Location>",
-    "UseCanonicalPhysicalPort DNS",
-    "<Proxy *>\nUseCanonicalName On\n</Proxy>",
-    "<If true>\nUseCanonicalName On\n</If>",
     "Protocols",
     "Protocols h2 http/1.1",
     "Protocols h2 h2c http/1.1\n<VirtualHost *:65000>\nProtocols http/1.1\n</VirtualHost>",

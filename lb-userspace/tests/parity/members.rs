@@ -156,12 +156,14 @@ fn heads(answer: &[u8]) -> (Vec<u16>, (u16, String)) {
     }
 }
 
+/// The final answer of a member.
+const LAST: &str = "HTTP/1.1 200 OK\r\nX-Member: a\r\nContent-Length: 4\r\n\r\nlast";
+
 #[test]
 fn answers_come_behind_interim_ones_alike() {
     let Some(stage) = Stage::start(&["a"], &[], "ProxyPass / http://{a}/\n") else {
         return;
     };
-    const LAST: &str = "HTTP/1.1 200 OK\r\nX-Member: a\r\nContent-Length: 4\r\n\r\nlast";
     let hints = "HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n";
     let cases: [(&'static str, String, Vec<u16>); 6] = [
         ("go", "HTTP/1.1 100 Continue\r\n\r\n".to_owned(), vec![]),

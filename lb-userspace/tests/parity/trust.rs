@@ -108,13 +108,15 @@ fn certificates_of_members_are_believed_alike() {
         ("p-old", "good", &[NONE, "SSLProxyProtocol TLSv1.2\n"], 200),
         ("p-new", "good", &[NONE, "SSLProxyProtocol TLSv1.3\n"], 200),
     ];
-    let mut text = "SSLProxyEngine On\n".to_owned();
+    let mut text = vec!["SSLProxyEngine On\n".to_owned()];
     for (name, certificate, settings, _) in cases {
         let url = format!("https://localhost:{}", member(dir, certificate, ALL));
         let settings = settings
             .concat()
             .replace("{dir}", &dir.display().to_string());
-        text += &format!("<Proxy {url}>\n{settings}</Proxy>\nProxyPass /{name}/ {url}/\n");
+        text.push(format!(
+            "<Proxy {url}>\n{settings}</Proxy>\nProxyPass /{name}/ {url}/\n"
+        ));
     }
     // Who speaks another version than is asked for.
     for (name, version, protocol) in [
@@ -122,24 +124,24 @@ fn certificates_of_members_are_believed_alike() {
         ("v-new", &[&TLS13], "TLSv1.2"),
     ] {
         let url = format!("https://localhost:{}", member(dir, "good", version));
-        text += &format!(
+        text.push(format!(
             "<Proxy {url}>\n{NONE}SSLProxyProtocol {protocol}\n</Proxy>\nProxyPass /{name}/ {url}/\n"
-        );
+        ));
     }
     // A handshake that fails leads to no other member.
     let (bad, good) = (member(dir, "wrong", ALL), member(dir, "good", ALL));
-    text += &format!(
+    text.push(format!(
         "<Proxy balancer://two>\nBalancerMember https://localhost:{bad}\nBalancerMember https://localhost:{good}\n\
          {NONE}</Proxy>\nProxyPass /two/ balancer://two/\n"
-    );
+    ));
     // With ProxyPreserveHost the name is the client's.
     for (name, certificate) in [("kept", "site"), ("other", "good")] {
         let url = format!("https://localhost:{}", member(dir, certificate, ALL));
-        text += &format!(
+        text.push(format!(
             "<Proxy {url}>\n{NONE}</Proxy>\nProxyPass /{name}/ {url}/\n<Location /{name}/>\nProxyPreserveHost On\n</Location>\n"
-        );
+        ));
     }
-    let stage = Stage::start(&[], &[], &text).expect("httpd is here");
+    let stage = Stage::start(&[], &[], &text.concat()).expect("httpd is here");
     let mut failures = Vec::new();
     for (name, .., wanted) in cases {
         let line = format!("GET /{name}/x");

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::Signal;
+use rustix::process::{Resource, Signal, getrlimit, setrlimit};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
 };
@@ -252,6 +252,10 @@ fn a_graceful_stop_ends_tunnels_at_its_deadline() {
 #[test]
 fn a_tunnel_at_rest_costs_little() {
     const COUNT: usize = 400;
+    // Both ends are this process's: as many descriptors as it may have, where it has few.
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("up to what is allowed");
     let mut sluice = Sluice::prepare(&[]);
     let member = echo("m", None);
     sluice.write(&format!(

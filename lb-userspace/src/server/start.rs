@@ -220,7 +220,7 @@ impl Control {
                         Err(_) => drop(old.bury()),
                     }
                     *deadline = (state.and_then(|state| state.deadline_ms))
-                        .map(|ms| now + Duration::from_millis(ms));
+                        .map(|ms| Instant::now() + Duration::from_millis(ms));
                 }
                 proxy
             }

@@ -27,6 +27,7 @@ use crate::{
     balancer::heartbeat::Heartbeats,
     config::spec::Spec,
     dataplane::table::{MemberTable, monotonic_ns},
+    names::Further,
     telemetry::counters::Counters,
 };
 
@@ -131,6 +132,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             office,
             heartbeats: Arc::new(Heartbeats::new(Arc::clone(&setup.table), monotonic_ns())),
+            further: Arc::default(),
             table: setup.table,
             column: setup.column,
             counters: setup.counters,
@@ -228,6 +230,11 @@ impl Proxy {
         Arc::clone(&self.shared.heartbeats)
     }
 
+    /// Where further addresses of members' names are kept.
+    pub(crate) fn further(&self) -> Arc<Further> {
+        Arc::clone(&self.shared.further)
+    }
+
     /// Changes that are asked for in the balancer-manager, for who carries them out; once.
     pub fn changes(&self) -> Option<mpsc::Receiver<manager::Ask>> {
         let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -258,11 +265,16 @@ impl Proxy {
         self.shared.connections.load(Relaxed)
     }
 
-    /// Whether nothing accepts any more and the last connection is gone. A shard that has not obeyed
+    /// Whether any listening socket is accepted from. A shard that has not obeyed the order to drain
     /// yet still accepts.
+    pub fn is_accepting(&self) -> bool {
+        self.shared.accepting.load(Acquire) != 0
+    }
+
+    /// Whether nothing accepts any more and the last connection is gone.
     pub fn has_drained(&self) -> bool {
         // In this order: who accepts counts the connection before it ends.
-        self.shared.accepting.load(Acquire) == 0 && self.connections() == 0
+        !self.is_accepting() && self.connections() == 0
     }
 
     /// Ends the shards at once.

@@ -42,6 +42,7 @@ use crate::{
         sys::trim_heap,
         table::{MemberTable, monotonic_ns},
     },
+    names::Further,
     telemetry::{
         access::{Buffer, Clock, Entry, Format},
         counters::{Counters, Number, Tally},
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     pub(crate) column: u32,
     pub(crate) counters: Arc<Counters>,
     pub(crate) heartbeats: Arc<Heartbeats>,
+    pub(crate) further: Arc<Further>,
     /// As many connections as there may be.
     pub(crate) clients: usize,
     pub(crate) connections: AtomicUsize,

@@ -99,8 +99,6 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
     let succession = Succession::new(lock)?;
     let table = Arc::new(MemberTable::map(members.as_fd(), busy.as_fd())?);
     let mut signals = Signals::new()?;
-    let checker = Checker::start(Arc::clone(&table)).map_err(ProxyProcessError::Start)?;
-    let (watcher, resolved) = Watcher::start().map_err(ProxyProcessError::Start)?;
     let proxy = Proxy::start(Setup {
         table: Arc::clone(&table),
         column,
@@ -110,6 +108,9 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
         clients: privileges::client_limit(),
     })
     .map_err(ProxyProcessError::Start)?;
+    let checker = Checker::start(Arc::clone(&table), proxy.further());
+    let checker = checker.map_err(ProxyProcessError::Start)?;
+    let (watcher, resolved) = Watcher::start(proxy.further()).map_err(ProxyProcessError::Start)?;
     let monitor = Monitor::start(proxy.heartbeats()).map_err(ProxyProcessError::Start)?;
     let changes = proxy.changes();
     link.send(&FromProxy::Ready, &[]).await?;
@@ -302,6 +303,9 @@ impl Process {
         let logs = std::mem::take(&mut self.logs);
         let spec = Arc::new(parcel.spec);
         let targets = Logs::received(&logs)?.error_targets(&spec);
+        if let Some(watcher) = &self.watcher {
+            watcher.expect(&spec);
+        }
         self.proxy.apply(
             Generation {
                 number: parcel.number,
@@ -331,6 +335,11 @@ impl Process {
             Drain::Politely => self.proxy.retire(),
         }
         let done = async {
+            while self.proxy.is_accepting() {
+                tokio::time::sleep(DRAIN_LOOK).await;
+            }
+            // Control may be gone, or too busy to hear it: that keeps nobody here.
+            drop(tokio::time::timeout(LOOK, self.link.send(&FromProxy::Quiet, &[])).await);
             while !self.proxy.has_drained() {
                 tokio::time::sleep(DRAIN_LOOK).await;
             }

@@ -372,7 +372,9 @@ fn a_reload_moves_the_address_and_counts_itself() {
     assert_eq!(page.value("sluice_generation"), 2.0);
     let app = "sluice_balancer_request_seconds_count{balancer=\"app\"}";
     assert_eq!((before.value(app), page.value(app)), (1.0, 1.0));
-    assert!(TcpStream::connect(("127.0.0.1", old)).is_err(), "closed");
+    wait_until("the old address is closed", || {
+        TcpStream::connect(("127.0.0.1", old)).is_err()
+    });
 }
 
 #[test]
@@ -437,7 +439,7 @@ fn each_side_that_stops_is_told_apart() {
         assert_eq!(exchange(sent, end), status, "{name}");
         scene.wait_for(&reason(name), 1.0);
         let tied = format!("reason={name} request=");
-        assert!(scene.file("host.log").contains(&tied), "{name}");
+        wait_until(&tied, || scene.file("host.log").contains(&tied));
     }
     let page = scene.page();
     let all: f64 = ["4xx", "5xx"]

@@ -18,7 +18,7 @@ fn failed(sluice: &Sluice, reason: &str) -> Result<u64> {
         .filter(|line| line.starts_with("sluice_requests_failed_total{") && line.contains(&label));
     lines
         .filter_map(|line| line.rsplit(' ').next())
-        .map(|count| Ok(count.parse()?))
+        .map(|count| Ok(count.parse::<u64>()?))
         .sum()
 }
 

@@ -322,3 +322,27 @@ fn reap(pid: Pid, options: WaitOptions) -> Option<String> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::link::{read_file, receive_now},
+        *,
+    };
+    use crate::proxy::tls::tickets;
+
+    #[tokio::test]
+    async fn ticket_keys_that_changed_reach_the_proxy_in_a_memory_file() {
+        let (ours, theirs) = pair().expect("socketpair");
+        let child = ProxyChild::adopt(std::process::id(), 0, ours).expect("a process");
+        let mut keys = TicketKeys::new(0, &mut tickets::fresh).expect("randomness");
+        assert!(keys.turn(7 * 3600 * 1_000_000_000, &mut tickets::fresh));
+        child.change_tickets(&keys).await.expect("sent");
+        let received = receive_now::<ToProxy>(theirs.as_fd()).expect("received");
+        let (message, mut fds) = received.expect("a message");
+        assert!(matches!(message, ToProxy::Tickets));
+        let back: TicketKeys = read_file(fds.pop().expect("a descriptor")).expect("keys");
+        assert_eq!(back, keys);
+        assert!(fds.is_empty());
+    }
+}

@@ -61,6 +61,7 @@ impl ClientVerify {
     }
 
     /// The same as if it stood nowhere.
+    #[must_use]
     pub fn unplaced(&self) -> Self {
         let mut one = self.clone();
         let files = [

@@ -118,7 +118,7 @@ fn what_is_no_ticket_of_this_class_is_nothing() {
         assert_eq!(open.open(0, &bent), None, "{at}");
     }
     assert_eq!(open.open(0, &[ticket, vec![0]].concat()), None);
-    assert_eq!(open.open(0, &[0; 70_000]), None);
+    assert_eq!(open.open(0, &vec![0; 70_000]), None);
 }
 
 #[test]

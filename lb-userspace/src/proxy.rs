@@ -264,11 +264,16 @@ impl Proxy {
         self.shared.connections.load(Relaxed)
     }
 
-    /// Whether nothing accepts any more and the last connection is gone. A shard that has not obeyed
+    /// Whether any listening socket is accepted from. A shard that has not obeyed the order to drain
     /// yet still accepts.
+    pub fn is_accepting(&self) -> bool {
+        self.shared.accepting.load(Acquire) != 0
+    }
+
+    /// Whether nothing accepts any more and the last connection is gone.
     pub fn has_drained(&self) -> bool {
         // In this order: who accepts counts the connection before it ends.
-        self.shared.accepting.load(Acquire) == 0 && self.connections() == 0
+        !self.is_accepting() && self.connections() == 0
     }
 
     /// Ends the shards at once.

@@ -7,7 +7,7 @@ use std::{
     fmt::Write as _,
     fs,
     io::{Read as _, Write as _},
-    net::{IpAddr, TcpListener, TcpStream},
+    net::{IpAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -143,9 +143,14 @@ fn values_are_those_of_httpd() {
         return;
     };
     let dir = tempfile::tempdir().expect("a directory");
-    let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = free.local_addr().expect("it is bound").port();
-    drop(free);
+    // Bound and not listening: nobody else is given the port, and httpd, which names it, is.
+    let held = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let held = held.expect("a socket");
+    held.set_reuse_address(true).expect("an option");
+    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    held.bind(&any.into()).expect("a port");
+    let port = held.local_addr().expect("it is bound").as_socket();
+    let port = port.expect("IPv4").port();
     let mut text = preamble(dir.path(), &modules);
     let _ = writeln!(
         text,

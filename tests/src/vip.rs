@@ -79,7 +79,7 @@ impl Connection {
     /// Connects from inside `from`.
     pub fn open(from: &Namespace, to: SocketAddr) -> Result<Self> {
         let stream = from.inside(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)))??;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.set_read_timeout(Some(wait::PATIENCE))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream })
     }
@@ -97,7 +97,7 @@ impl Connection {
             Ok(socket.into())
         };
         let stream = from.inside(connect)??;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.set_read_timeout(Some(wait::PATIENCE))?;
         Ok(Self { stream })
     }
 

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 /// How long tests wait for what should take milliseconds. Long, because the machine may be busy;
 /// it is only ever used up by a failure.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Asks `condition` every few milliseconds until it gives a value.
 ///

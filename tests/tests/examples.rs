@@ -82,7 +82,7 @@ fn tls_answers_over_tls() -> Result<()> {
     let answer = lab::netns::run(
         lab.client
             .command("curl")
-            .args(["-q", "-sS", "--max-time", "5", "--cacert"])
+            .args(["-q", "-sS", "--max-time", "20", "--cacert"])
             .arg(&root)
             .args(["--resolve", &format!("www.example.com:443:{address}")])
             .arg("https://www.example.com/name"),
@@ -127,7 +127,7 @@ fn tls_members_are_verified_and_shown_a_certificate() -> Result<()> {
             "-q",
             "-sSi",
             "--max-time",
-            "5",
+            "20",
             &format!("http://{address}/name"),
         ]))?;
         let wanted = format!("location: http://{address}/{name}");

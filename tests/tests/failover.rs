@@ -1,7 +1,5 @@
 //! A member dies: what clients see of it, and how it comes back (apache.md 5.5).
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use lab::{
     Scene,
@@ -93,22 +91,18 @@ fn standby_serves_when_the_others_cannot() -> Result<()> {
 
 #[test]
 fn member_in_error_is_left_alone_until_retry_has_passed() -> Result<()> {
-    let balancer = member(0, "retry=2") + &member(1, "retry=2");
+    let balancer = member(0, "retry=4") + &member(1, "retry=4");
     let mut scene = Scene::start(&site(&balancer, ""))?;
     scene.members[0].kill();
     scene.expect(2, "b b")?;
     scene.revive(0)?;
     scene.expect(4, "b b b b")?;
-    wait::until(
-        "the member to be tried again",
-        Duration::from_secs(6),
-        || {
-            scene
-                .letters(2)
-                .is_ok_and(|seen| seen.contains('a'))
-                .then_some(())
-        },
-    )?;
+    wait::until("the member to be tried again", PATIENCE, || {
+        scene
+            .letters(2)
+            .is_ok_and(|seen| seen.contains('a'))
+            .then_some(())
+    })?;
     ensure!(
         scene.sluice.state("b", "a")?.is_empty(),
         "a success cures it"

@@ -1,5 +1,7 @@
 //! The guard on real packets: limits, deny list, malformed packets, and who is not hurt.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
 use lab::{
     Curl, Scene,
@@ -17,10 +19,16 @@ fn attack(scene: &Scene, flood: Flood) -> Result<Vec<(Reason, u64)>> {
     let before = tables::verdicts(&pins)?;
     let sent = u64::from(flood.run(&scene.lab.attackers[0])?);
     let total = |now: &Verdicts| now.since(&before).iter().map(|(_, n)| n).sum::<u64>();
+    // All of it, or nearly all and no more for a while: the device's queue may have lost some, and
+    // the receiving CPU may be busy with something else.
+    let (mut last, mut since) = (0, Instant::now());
     wait::until("the flood to be counted", PATIENCE, || {
-        tables::verdicts(&pins)
-            .ok()
-            .filter(|now| total(now) >= sent * 9 / 10)
+        let now = tables::verdicts(&pins).ok()?;
+        if total(&now) != last {
+            (last, since) = (total(&now), Instant::now());
+        }
+        let is_over = last >= sent * 9 / 10 && since.elapsed() > Duration::from_secs(1);
+        (last >= sent || is_over).then_some(now)
     })
     .map(|now| now.since(&before))
 }
@@ -147,7 +155,8 @@ fn denied_address_is_dropped_until_it_is_taken_off_the_list() -> Result<()> {
         .option("--connect-timeout")
         .option("0.5");
     let url = scene.url("/name");
-    ensure!(from.get(&url)?.status == 200);
+    let patient = Curl::inside(&scene.lab.attackers[0]);
+    ensure!(patient.get(&url)?.status == 200);
 
     scene.sluice.cli(&["deny", "add", &address])?.ok()?;
     ensure!(from.get(&url)?.exit == 28, "dropped, not refused");
@@ -165,7 +174,7 @@ fn denied_address_is_dropped_until_it_is_taken_off_the_list() -> Result<()> {
     ensure!(scene.letters(3)?.len() == 5, "the client is not denied");
 
     scene.sluice.cli(&["deny", "del", &address])?.ok()?;
-    ensure!(from.get(&url)?.status == 200);
+    ensure!(patient.get(&url)?.status == 200);
     ensure!(!scene.sluice.cli(&["deny", "list"])?.out.contains(&address));
     Ok(())
 }
@@ -178,8 +187,9 @@ fn denied_ipv6_prefix_covers_its_addresses() -> Result<()> {
         .option("--connect-timeout")
         .option("0.5");
     ensure!(from.get(&url)?.exit == 28);
+    let patient = Curl::inside(&scene.lab.attackers[0]);
     ensure!(
-        from.get(&scene.url("/name"))?.status == 200,
+        patient.get(&scene.url("/name"))?.status == 200,
         "its IPv4 address is another matter"
     );
     ensure!(scene.curl.get(&url)?.status == 200);

@@ -3,7 +3,6 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -300,7 +299,7 @@ fn oversized_head_is_refused() -> Result<()> {
 fn raw(scene: &Scene, bytes: &[u8]) -> Result<String> {
     scene.lab.client.inside(|| -> Result<String> {
         let mut stream = TcpStream::connect(scene::service())?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.set_read_timeout(Some(lab::wait::PATIENCE))?;
         stream.write_all(bytes)?;
         let mut answer = Vec::new();
         let mut piece = [0; 4096];

@@ -67,7 +67,7 @@ fn check(forward: &str, six: bool) -> Result<()> {
     for vip in [IpAddr::from(VIP4), VIP6.into()] {
         let service = SocketAddr::new(vip, PORT);
         let mut kept = vip::one_of_each(client, service, &["a", "b", "c"])?;
-        let seen = vip::answers(client, service, 30)?;
+        let seen = vip::answers(client, service, 60)?;
         ensure!(seen.len() == 3, "{service} by {forward}: {seen:?}");
         let names: Vec<String> = kept
             .iter_mut()
@@ -83,7 +83,7 @@ fn check(forward: &str, six: bool) -> Result<()> {
             .map(|(home, name)| Echo::start(home, name, udp))
             .collect::<Result<_>>()?;
         let mut who: Vec<String> = Vec::new();
-        for _ in 0..30 {
+        for _ in 0..60 {
             who.push(vip::ask_by_datagram(client, udp)?);
         }
         who.sort();
@@ -175,7 +175,7 @@ fn nat(six: bool) -> Result<()> {
     );
     let sluice = Sluice::start(&lab, &site(&lab::scene::three(""), &steer))?;
     let mut kept = vip::one_of_each(&lab.client, tcp, &["a", "b", "c"])?;
-    let seen = vip::answers(&lab.client, tcp, 30)?;
+    let seen = vip::answers(&lab.client, tcp, 60)?;
     ensure!(seen.len() == 3, "{seen:?}");
     let first = format!("tcp://{}", SocketAddr::new(member_of(0), PORT));
     sluice.cli(&["member", "drain", "n", &first])?.ok()?;
@@ -211,7 +211,7 @@ fn nat(six: bool) -> Result<()> {
             Echo::start(home, name, SocketAddr::new(member_of(index), 5353))
         })
         .collect::<Result<_>>()?;
-    let mut who = (0..30)
+    let mut who = (0..60)
         .map(|_| vip::ask_by_datagram(&lab.client, udp))
         .collect::<Result<Vec<_>>>()?;
     who.sort();
@@ -306,7 +306,7 @@ fn decap(forward: &str, six: bool) -> Result<()> {
         .map(|index| unwrapper(&lab, index, &sources.join(",")))
         .collect::<Result<_>>()?;
     for vip in [IpAddr::from(VIP4), VIP6.into()] {
-        let seen = vip::answers(&lab.client, SocketAddr::new(vip, PORT), 30)?;
+        let seen = vip::answers(&lab.client, SocketAddr::new(vip, PORT), 60)?;
         ensure!(seen.len() == 3, "{vip} by {forward}: {seen:?}");
     }
     Ok(())

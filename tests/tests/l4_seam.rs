@@ -69,6 +69,15 @@ impl Seam {
     }
 }
 
+impl Seam {
+    /// Waits until the ring leads no new flow to a member.
+    fn wait_out(&self, route: &str) -> Result<()> {
+        wait::until("the ring to leave it out", wait::PATIENCE, || {
+            (self.row(route).ok()?["steered"]["slots"] == 0).then_some(())
+        })
+    }
+}
+
 fn has(seen: &BTreeMap<String, u32>, name: &str) -> bool {
     seen.contains_key(name)
 }
@@ -77,7 +86,7 @@ fn has(seen: &BTreeMap<String, u32>, name: &str) -> bool {
 fn one_drain_weight_disable_and_failed_check_move_packets_and_requests() -> Result<()> {
     let mut seam = start("hcmethod=TCP hcinterval=1 hcpasses=1 hcfails=2", "dsr")?;
     let mut kept = vip::one_of_each(&seam.lab.client, SERVICE, &["a", "b", "c"])?;
-    let (flows, requests) = (seam.flows(30)?, seam.requests(30)?);
+    let (flows, requests) = (seam.flows(60)?, seam.requests(30)?);
     ensure!(
         flows.len() == 3 && requests.len() == 3,
         "{flows:?} {requests:?}"
@@ -99,9 +108,9 @@ fn one_drain_weight_disable_and_failed_check_move_packets_and_requests() -> Resu
     seam.cli(&["member", "enable", "b", "a"])?;
     seam.cli(&["member", "set", "b", "a", "loadfactor=8"])?;
     let (flows, requests) = (seam.flows(60)?, seam.requests(60)?);
-    // 8 of 10 are 48.
+    // 8 of 10 are 48, give or take: five times what such draws differ by. It would be 20 by thirds.
     ensure!(
-        flows["a"] >= 36 && requests["a"] >= 44,
+        flows["a"] >= 33 && requests["a"] >= 44,
         "{flows:?} {requests:?}"
     );
 
@@ -115,7 +124,7 @@ fn one_drain_weight_disable_and_failed_check_move_packets_and_requests() -> Resu
     // Both counters stand in one row.
     let row = seam.row("a")?;
     ensure!(row["elected"].as_u64() >= Some(54), "{row}");
-    ensure!(row["steered"]["flows"].as_u64() >= Some(36), "{row}");
+    ensure!(row["steered"]["flows"].as_u64() >= Some(33), "{row}");
     ensure!(
         row["steered"]["packets"].as_u64() > row["steered"]["flows"].as_u64(),
         "{row}"
@@ -126,7 +135,7 @@ fn one_drain_weight_disable_and_failed_check_move_packets_and_requests() -> Resu
 
     seam.cli(&["member", "enable", "b", "b"])?;
     seam.cli(&["member", "set", "b", "a", "loadfactor=1"])?;
-    let (flows, requests) = (seam.flows(40)?, seam.requests(30)?);
+    let (flows, requests) = (seam.flows(60)?, seam.requests(30)?);
     ensure!(
         flows.len() == 3 && requests.len() == 3,
         "{flows:?} {requests:?}"
@@ -137,21 +146,20 @@ fn one_drain_weight_disable_and_failed_check_move_packets_and_requests() -> Resu
         let row = seam.row("b").ok()?;
         (row["state"].as_array()?.contains(&Value::from("C"))).then_some(())
     })?;
-    std::thread::sleep(std::time::Duration::from_millis(60));
+    seam.wait_out("b")?;
     let (flows, requests) = (seam.flows(30)?, seam.requests(30)?);
     ensure!(
         !has(&flows, "b") && !has(&requests, "b"),
         "{flows:?} {requests:?}"
     );
-    let row = seam.row("b")?;
-    ensure!(row["steered"]["slots"] == 0, "{row}");
     Ok(())
 }
 
+/// How soon is `dataplane_kernel`'s to measure, where nothing else runs beside it.
 #[test]
-fn error_that_requests_meet_keeps_new_flows_away_within_sixty_milliseconds() -> Result<()> {
+fn error_that_requests_meet_keeps_new_flows_away() -> Result<()> {
     let mut seam = start("retry=60", "dsr")?;
-    ensure!(has(&seam.flows(30)?, "c"));
+    drop(vip::one_of_each(&seam.lab.client, SERVICE, &["c"])?);
     // Requests notice that it refuses; packets would not.
     seam.members[2].kill();
     wait::until("a request to fail on c", wait::PATIENCE, || {
@@ -162,7 +170,7 @@ fn error_that_requests_meet_keeps_new_flows_away_within_sixty_milliseconds() -> 
             .contains(&Value::from("E"))
             .then_some(())
     })?;
-    std::thread::sleep(std::time::Duration::from_millis(60));
+    seam.wait_out("c")?;
     let flows = seam.flows(30)?;
     ensure!(!has(&flows, "c"), "{flows:?}");
     Ok(())

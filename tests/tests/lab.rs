@@ -191,14 +191,24 @@ fn lab_of_a_dead_process_is_swept() -> Result<()> {
     let mut sleeper = Command::new("ip")
         .args(["netns", "exec", &name, "sleep", "600"])
         .spawn()?;
-    let reaper = thread::spawn(move || sleeper.wait());
-    ensure!(sweep::sweep_dead() >= 1);
-    ensure!(!netns::names().contains(&name));
-    ensure!(
-        !reaper
-            .join()
-            .is_ok_and(|status| status.is_ok_and(|status| status.success()))
-    );
+    // It is inside, or too late: whatever process makes its first lab at this moment sweeps too.
+    let here = std::fs::read_link("/proc/self/ns/net")?;
+    let there = format!("/proc/{}/ns/net", sleeper.id());
+    let ended = wait::until("the sleeper to be inside", wait::PATIENCE, || {
+        let ended = sleeper.try_wait().ok()?.is_some();
+        let is_inside = std::fs::read_link(&there).is_ok_and(|there| there != here);
+        (ended || is_inside).then_some(ended)
+    })?;
+    let swept = sweep::sweep_dead();
+    println!("{swept} swept here; the sleeper had ended before: {ended}");
+    wait::until("the namespace to be gone", wait::PATIENCE, || {
+        (!netns::names().contains(&name)).then_some(())
+    })?;
+    let status = wait::until("its process to end", wait::PATIENCE, || {
+        sleeper.try_wait().ok()?
+    });
+    let _ = sleeper.kill();
+    ensure!(!status?.success());
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use lab::{
     Scene,
     scene::{site, three},
+    wait,
 };
 
 /// The sum of a metric's samples whose line has all of these.
@@ -20,7 +21,11 @@ fn packets_are_counted_by_reason_and_a_dead_instances_maps_are_read() -> Result<
     let mut scene = Scene::start(&site(&three(""), "GuardDeny 203.0.113.0/24"))?;
     scene.letters(6)?;
     scene.sluice.cli(&["member", "drain", "b", "a"])?.ok()?;
-    let alive = scene.sluice.cli(&["metrics"])?.ok()?.out;
+    // Counted when the answer is on its way.
+    let alive = wait::until("six requests to be counted", wait::PATIENCE, || {
+        let page = scene.sluice.cli(&["metrics"]).ok()?.out;
+        (sum(&page, "sluice_requests_total{", &["code=\"2xx\""]) > 5.5).then_some(page)
+    })?;
     let elected = |page: &str| sum(page, "sluice_member_elected_total{", &["balancer=\"b\""]);
     let passed = |page: &str| {
         let labels = ["action=\"pass\"", "reason=\"local\""];
@@ -31,7 +36,6 @@ fn packets_are_counted_by_reason_and_a_dead_instances_maps_are_read() -> Result<
     ensure!((elected(&alive) - 6.0).abs() < 0.5, "{alive}");
     let denied = ["list=\"deny\"", "origin=\"file\""];
     ensure!(sum(&alive, "sluice_guard_prefixes{", &denied) > 0.5);
-    ensure!(sum(&alive, "sluice_requests_total{", &["code=\"2xx\""]) > 5.5);
     ensure!(alive.contains("\nsluice_heartbeat_age_seconds "), "{alive}");
 
     scene.sluice.crash()?;

@@ -207,9 +207,11 @@ fn only_member_without_an_address_is_answered_with_its_reason() -> Result<()> {
         log.contains("AH00898: DNS lookup failure for: late.test returned by /name"),
         "{log}"
     );
-    let metrics = names.sluice.cli(&["metrics"])?.ok()?.out;
-    ensure!(metrics.contains("reason=\"unresolved\"} 1"), "{metrics}");
-    Ok(())
+    // Counted when the answer is on its way.
+    wait::until("the request to be counted", PATIENCE, || {
+        let metrics = names.sluice.cli(&["metrics"]).ok()?.out;
+        (metrics.contains("reason=\"unresolved\"} 1")).then_some(())
+    })
 }
 
 #[test]

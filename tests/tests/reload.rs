@@ -106,7 +106,7 @@ fn reload_adds_and_removes_limits() -> Result<()> {
         "the client is denied"
     );
     scene.sluice.reload(&site(&three(""), ""))?.ok()?;
-    ensure!(curl.get(&scene.url("/name"))?.status == 200);
+    ensure!(scene.curl.get(&scene.url("/name"))?.status == 200);
     ensure!(tables::meta(&scene.sluice.pins())?.generation >= before + 2);
     Ok(())
 }

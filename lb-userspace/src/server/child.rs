@@ -233,6 +233,14 @@ impl ProxyChild {
         self.order(&ToProxy::Tickets, &[keys.as_fd()]).await
     }
 
+    /// Waits until a proxy that was told to retire accepts no more: whoever connects after that
+    /// meets its successor. Not for ever: a build before this one does not tell, and one that hangs
+    /// is ended by its deadline.
+    pub(crate) async fn quiet(&self) {
+        let told = self.answer(|message| matches!(message, FromProxy::Quiet));
+        drop(tokio::time::timeout(ORDER_TIMEOUT, told).await);
+    }
+
     async fn order(&self, order: &ToProxy, fds: &[BorrowedFd<'_>]) -> Result<(), ChildError> {
         tokio::time::timeout(ORDER_TIMEOUT, self.link.send(order, fds))
             .await

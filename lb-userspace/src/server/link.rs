@@ -95,6 +95,8 @@ pub(crate) enum FromProxy {
     },
     /// Client connections open.
     Connections(u64),
+    /// Told to drain or retire, it accepts no more: what connects from now on is another's.
+    Quiet,
     /// What became of asking for a member's name.
     Resolved {
         /// The name.

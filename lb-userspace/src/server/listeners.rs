@@ -250,6 +250,8 @@ fn describe(error: &io::Error, address: SocketAddr) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
     use crate::dataplane::sys::defers_accept;
 
@@ -265,9 +267,14 @@ mod tests {
         }
     }
 
+    /// Taken by a socket that does not listen: nobody but who names it gets it.
     fn free_address() -> SocketAddr {
-        let socket = TcpListener::bind("127.0.0.1:0").expect("bind");
-        socket.local_addr().expect("address")
+        static TAKEN: Mutex<Vec<Socket>> = Mutex::new(Vec::new());
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let socket = bind_to(any, false, false).expect("bind");
+        let address = socket.local_addr().expect("address");
+        TAKEN.lock().expect("no panic").push(socket);
+        address.as_socket().expect("IPv4")
     }
 
     #[tokio::test]

@@ -336,6 +336,11 @@ impl Process {
             Drain::Politely => self.proxy.retire(),
         }
         let done = async {
+            while self.proxy.is_accepting() {
+                tokio::time::sleep(DRAIN_LOOK).await;
+            }
+            // Control may be gone, or too busy to hear it: that keeps nobody here.
+            drop(tokio::time::timeout(LOOK, self.link.send(&FromProxy::Quiet, &[])).await);
             while !self.proxy.has_drained() {
                 tokio::time::sleep(DRAIN_LOOK).await;
             }

@@ -218,11 +218,12 @@ impl Control {
             Serves::Still(proxy) => proxy,
             Serves::New(proxy) => {
                 if let Some((old, deadline)) = handed.first_mut() {
-                    if old.retire().await.is_err() {
-                        old.bury();
+                    match old.retire().await {
+                        Ok(()) => old.quiet().await,
+                        Err(_) => drop(old.bury()),
                     }
                     *deadline = (state.and_then(|state| state.deadline_ms))
-                        .map(|ms| now + Duration::from_millis(ms));
+                        .map(|ms| Instant::now() + Duration::from_millis(ms));
                 }
                 proxy
             }

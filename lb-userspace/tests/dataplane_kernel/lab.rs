@@ -358,9 +358,9 @@ impl Peer {
 
 /// Waits for something to become true.
 pub(crate) fn until(what: &str, mut is: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(15);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !is() {
-        assert!(Instant::now() < deadline, "{what}: not within 15 s");
+        assert!(Instant::now() < deadline, "{what}: not within 30 s");
         std::thread::yield_now();
     }
 }

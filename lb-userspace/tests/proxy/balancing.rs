@@ -55,7 +55,10 @@ fn dead_member_costs_no_client_an_error() {
     assert!(lab.cell(0, 1).state().has(MemberState::ERROR));
     assert!(lab.cell(0, 1).error_since.load(Relaxed) > 0);
     assert_eq!(lab.cell(0, 1).failed.load(Relaxed), 1);
-    assert_eq!([lab.busy(0, 0), lab.busy(0, 1), lab.busy(0, 2)], [0, 0, 0]);
+    // The last client may have its answer before it is counted out.
+    eventually("nobody is busy", || {
+        (0..3).all(|member| lab.busy(0, member) == 0)
+    });
 }
 
 #[test]

@@ -176,13 +176,13 @@ fn slow_but_steady_member_is_not_timed_out() {
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")?;
         for _ in 0..6 {
             // The pause is the subject: shorter than the timeout, longer in all.
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(250));
             stream.write_all(b"x")?;
         }
         Ok(true)
     });
     let lab = Lab::configured(&[a.address], |spec| {
-        spec.hosts[0].proxy_timeout = Some(Duration::from_millis(400));
+        spec.hosts[0].proxy_timeout = Some(Duration::from_millis(1200));
     });
     assert_eq!(lab.get("/", "").text(), "xxxxxx");
 }

@@ -1,6 +1,6 @@
 //! Heads: what is refused, what a member is sent, what a client gets.
 
-use crate::support::{Lab, Member, respond};
+use crate::support::{Lab, Member, eventually, respond};
 
 #[test]
 fn malformed_requests_are_refused_with_a_page_and_closed() {
@@ -354,7 +354,7 @@ fn interim_responses_do_not_go_on_for_ever() {
     let lab = Lab::balancing(&[a.address]);
     assert_eq!(lab.get("/some", "").text(), "a");
     assert_eq!(lab.get("/", "").status, 502);
-    assert_eq!(lab.busy(0, 0), 0);
+    eventually("nobody is busy", || lab.busy(0, 0) == 0);
 }
 
 /// What a member sends beyond its response is nobody's answer.

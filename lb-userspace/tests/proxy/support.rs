@@ -16,7 +16,7 @@ mod lab;
 pub(crate) use lab::*;
 
 /// Longest time that anything in a test may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A request as a member saw it.
 #[derive(Clone, Debug)]
@@ -159,10 +159,18 @@ impl Drop for Member {
     }
 }
 
-/// An address nobody listens on.
+/// An address nobody listens on, now or later: it is taken by a socket that does not listen.
 pub(crate) fn dead_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-    listener.local_addr().expect("address")
+    static TAKEN: Mutex<Vec<socket2::Socket>> = Mutex::new(Vec::new());
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let socket = socket.expect("socket");
+    // A test may listen there later, by naming it.
+    socket.set_reuse_address(true).expect("option");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).expect("bind");
+    let address = socket.local_addr().expect("address");
+    TAKEN.lock().expect("no panic").push(socket);
+    address.as_socket().expect("IPv4")
 }
 
 fn serve(

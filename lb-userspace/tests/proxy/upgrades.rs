@@ -144,7 +144,7 @@ fn a_tunnel_keeps_its_member_busy_and_never_returns_to_the_pool() {
     eventually("all are", || lab.busy(0, 0) == 0 && echo.open() == 0);
     assert_eq!(lab.cell(0, 0).responses.load(Relaxed), 40);
     let one = dial(lab.address);
-    assert_eq!(echo.open(), 1, "on a connection of its own");
+    eventually("on a connection of its own", || echo.open() == 1);
     drop(one);
 }
 
@@ -452,11 +452,12 @@ fn silence_ends_a_tunnel_after_the_longer_timeout() {
     let target = lab.spec.hosts[0].access_logs[0].target.clone();
     lab.apply_logging(vec![(target, file)]);
     let mut client = lab.client();
+    // Before the proxy counts from: this thread may have to wait for its turn.
+    let begun = Instant::now();
     client.send(ASK);
     assert_eq!(client.receive().status, 101);
-    let begun = Instant::now();
     assert!(client.is_closed());
-    assert!(begun.elapsed() >= Duration::from_millis(800));
+    assert!(begun.elapsed() >= Duration::from_millis(900));
     assert!(told.recv_timeout(PATIENCE).expect("the member is told"));
     eventually("the line is there", || {
         let line = std::fs::read_to_string(&path).expect("log");
@@ -575,7 +576,7 @@ fn half_a_websocket_gets_a_farewell_and_no_more() {
         .expect("half closed");
     let begun = Instant::now();
     eventually("nobody is busy", || lab.busy(0, 0) == 0);
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(begun.elapsed() < PATIENCE / 2);
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! A sluice of its own for each test, members to balance, a client.
 
 use std::{
+    collections::VecDeque,
     fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -17,6 +18,7 @@ use std::{
 
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 /// Nothing here takes that long unless it hangs.
@@ -31,10 +33,34 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that is the caller's: nothing that asks the kernel for any port, in this process or
+/// another, is given it. Whoever names it, with `SO_REUSEADDR` as every server does, may listen on
+/// it; until then connections to it are refused.
 pub(crate) fn free_port() -> u16 {
-    let socket = TcpListener::bind("127.0.0.1:0").expect("bind");
-    socket.local_addr().expect("address").port()
+    /// As many are held. They are descriptors, of which tests need others; a test that began so
+    /// many ports ago listens on its own by now.
+    const HELD: usize = 64;
+    static RESERVED: Mutex<VecDeque<Socket>> = Mutex::new(VecDeque::new());
+    // Bound and not listening. Of both families, for `Listen` without an address.
+    let bound = |domain, address: SocketAddr| -> io::Result<Socket> {
+        let socket = Socket::new(domain, Type::STREAM, None)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        Ok(socket)
+    };
+    let socket = bound(Domain::IPV6, (Ipv6Addr::UNSPECIFIED, 0).into())
+        .or_else(|_| bound(Domain::IPV4, (Ipv4Addr::UNSPECIFIED, 0).into()))
+        .expect("bind");
+    let address = socket.local_addr().expect("address");
+    let mut reserved = RESERVED.lock().expect("no panic");
+    if reserved.len() == HELD {
+        reserved.pop_front();
+    }
+    reserved.push_back(socket);
+    address.as_socket().expect("an internet address").port()
 }
 
 /// An HTTP/1.1 member that answers every request with its name; `/hold` when told to.

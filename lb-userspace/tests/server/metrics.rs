@@ -437,7 +437,7 @@ fn each_side_that_stops_is_told_apart() {
         assert_eq!(exchange(sent, end), status, "{name}");
         scene.wait_for(&reason(name), 1.0);
         let tied = format!("reason={name} request=");
-        assert!(scene.file("host.log").contains(&tied), "{name}");
+        wait_until(&tied, || scene.file("host.log").contains(&tied));
     }
     let page = scene.page();
     let all: f64 = ["4xx", "5xx"]

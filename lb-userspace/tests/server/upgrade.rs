@@ -163,7 +163,7 @@ fn requests_in_flight_are_counted_and_finish_and_the_deadline_ends_those_that_do
     let mut second = hold();
     let second_proxy = sluice.proxy_pid();
     // A second upgrade while the first drains; this one has a deadline.
-    sluice.ok(&["upgrade", "--deadline", "1s"]);
+    sluice.ok(&["upgrade", "--deadline", "4s"]);
     let status = sluice.status();
     let draining = status["draining"].as_array().expect("a list");
     assert_eq!(draining.len(), 2, "{status}");

@@ -19,14 +19,12 @@ fn idle_connection_is_told_and_closed() {
     let lab = lab(&[a.address], hasty);
     run(async {
         let mut client = H2::connect(lab.address).await;
-        assert_eq!(client.get("/").await.body, b"a");
         let begun = Instant::now();
+        assert_eq!(client.get("/").await.body, b"a");
         client.driver.await.expect("task").expect("a graceful end");
         let took = begun.elapsed();
-        assert!(
-            took > Duration::from_millis(800) && took < Duration::from_secs(5),
-            "{took:?}"
-        );
+        assert!(took > Duration::from_millis(800), "{took:?}");
+        assert!(took < PATIENCE, "{took:?}");
     });
 }
 
@@ -65,7 +63,7 @@ fn clients_that_stall_are_closed_at_every_stage() {
         let _ = raw.stream.read_to_end(&mut rest);
     }
     let took = begun.elapsed();
-    assert!(took < Duration::from_secs(8), "{took:?}");
+    assert!(took < PATIENCE, "{took:?}");
 }
 
 #[test]
@@ -122,9 +120,9 @@ fn client_that_does_not_take_its_response_loses_the_stream_alone() {
     });
     run(async {
         let mut client = H2::connect(lab.address).await;
+        let begun = Instant::now();
         let (response, _) = client.open(get("/large"), true).await;
         let mut body = response.await.expect("head").into_body();
-        let begun = Instant::now();
         let mut got = 0;
         let error = loop {
             // What comes is not given back to the window.
@@ -136,11 +134,9 @@ fn client_that_does_not_take_its_response_loses_the_stream_alone() {
         assert!(got < 1 << 20, "{got}");
         assert_eq!(error.reason(), Some(::h2::Reason::CANCEL));
         let took = begun.elapsed();
-        assert!(
-            took > Duration::from_millis(800) && took < Duration::from_secs(5),
-            "{took:?}"
-        );
-        assert_eq!(lab.busy(0, 0), 0);
+        assert!(took > Duration::from_millis(800), "{took:?}");
+        assert!(took < PATIENCE, "{took:?}");
+        eventually("the member is let go", || lab.busy(0, 0) == 0);
         // Frees the connection's window for the next.
         body.flow_control().release_capacity(got).expect("release");
         assert_eq!(client.get("/").await.body, b"ddd");

@@ -529,7 +529,13 @@ fn slow_member_holds_the_client_back() {
         while sent < total {
             upload.reserve_capacity(16 << 10);
             let capacity = std::future::poll_fn(|cx| upload.poll_capacity(cx));
-            let capacity = tokio::time::timeout(Duration::from_millis(500), capacity).await;
+            // Once the member reads, whoever has to be waited for may be a busy machine.
+            let patience = if released {
+                PATIENCE
+            } else {
+                Duration::from_millis(500)
+            };
+            let capacity = tokio::time::timeout(patience, capacity).await;
             let Ok(capacity) = capacity else {
                 assert!(
                     !released,

@@ -81,12 +81,11 @@ fn requests_over_h2_have_tls_in_their_log_and_metrics() {
         fs::read_to_string(tls.path("access.log"))
             .is_ok_and(|log| log.lines().next() == Some("HTTP/2.0 TLSv1.3 on GET / HTTP/2.0 200"))
     });
-    let page = tls.sluice.ok(&["metrics"]);
     for line in [
         "sluice_http2_connections_total 2",
         "sluice_http2_requests_total 2",
     ] {
-        assert!(page.contains(line), "{page}");
+        wait_until(line, || tls.sluice.ok(&["metrics"]).contains(line));
     }
 }
 

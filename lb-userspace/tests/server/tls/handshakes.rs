@@ -190,7 +190,7 @@ fn garbage_and_silence_end_and_disturb_nobody() {
         assert!(rest.len() <= 7, "{rest:?}");
     }
     let took = begun.elapsed();
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
     wait_until("no connection is left", || {
         tls.sluice.status()["connections"] == 0
     });

@@ -6,6 +6,7 @@ use std::{
     os::unix::net::{UnixListener, UnixStream},
     path::Path,
     sync::{Arc, Mutex, atomic::Ordering::Relaxed, mpsc},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -22,10 +23,10 @@ fn deafening(path: &Path) -> Heard {
     let listener = UnixListener::bind(path).expect("bind");
     let heard = Heard::default();
     let all = Arc::clone(&heard);
-    std::thread::spawn(move || {
+    thread::spawn(move || {
         for (number, stream) in listener.incoming().flatten().enumerate() {
             let all = Arc::clone(&all);
-            std::thread::spawn(move || drop(echo(stream, number, &all)));
+            thread::spawn(move || drop(echo(stream, number, &all)));
         }
     });
     heard
@@ -122,7 +123,7 @@ fn request_that_could_not_be_sent_at_all_goes_whole_and_once_over_another_connec
             heard.lock().expect("heard").clear();
             let body = body(length);
             // What waits for the member's answer must not keep it from being sent.
-            std::thread::scope(|scope| {
+            thread::scope(|scope| {
                 let sender = client.stream.try_clone().expect("clone");
                 let sent = scope.spawn(|| send(&{ sender }, method, &body, is_chunked));
                 let reply = client.receive();
@@ -236,16 +237,16 @@ fn hanging(change: impl FnOnce(&mut sluice::config::spec::Member)) -> (Member, M
 /// Sends so many requests to the member that hangs; how each was answered, and the longest that
 /// a request to the other took meanwhile.
 fn crowd(lab: &Lab, count: usize) -> (Vec<u16>, Duration) {
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let waiting: Vec<_> = (0..count)
             .map(|_| scope.spawn(|| lab.get("/", "").status))
             .collect();
         let mut longest = Duration::ZERO;
-        while !waiting.iter().all(|client| client.is_finished()) {
+        while !waiting.iter().all(thread::ScopedJoinHandle::is_finished) {
             let begun = Instant::now();
             assert_eq!(lab.get("/well", "").text(), "well");
             longest = longest.max(begun.elapsed());
-            std::thread::sleep(Duration::from_millis(5));
+            thread::sleep(Duration::from_millis(5));
         }
         let answers = waiting
             .into_iter()

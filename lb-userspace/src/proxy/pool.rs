@@ -24,6 +24,7 @@ use tokio::{
     net::{TcpSocket, TcpStream, UnixStream},
     sync::Notify,
 };
+use tracing::debug;
 
 mod link;
 mod upload;
@@ -40,6 +41,9 @@ use super::{
     wheel::{Alarm, TICK},
 };
 use crate::{config::spec, dataplane::sys::bind_without_port, telemetry::counters::Number};
+
+/// Target of the events: httpd's `proxy`.
+const LOG: &str = "sluice::proxy";
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +66,13 @@ pub(crate) enum ConnectError {
     /// `max` connections and `acquire` is over.
     #[error("no connection became free")]
     Exhausted,
+}
+
+impl ConnectError {
+    /// Another address of the name may do better.
+    fn is_of_the_address(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::TimedOut)
+    }
 }
 
 /// The pools of one shard.
@@ -187,21 +198,29 @@ fn is_older(now: u64, since: u64, ttl: Option<Duration>) -> bool {
 }
 
 /// A connection to the member: a pooled one that is open and silent, else a new one. `again`: the
-/// request is one that can be sent again.
+/// request is one that can be sent again. `address` is tried first; it becomes that which was tried
+/// last.
 pub(crate) async fn acquire(
     shard: &Rc<Shard>,
     member: &Destination,
     peer: Option<&Arc<Peer>>,
-    address: SocketAddr,
+    address: &mut SocketAddr,
     connect_timeout: Duration,
     again: bool,
 ) -> Result<Box<Upstream>, ConnectError> {
     let mut waiting = None;
     let mut deadline = None;
     let mut cleared = false;
+    let first = *address;
     loop {
         while let Some(upstream) = shard.pools.pop(member.key, peer) {
             if is_older(shard.wheel.now(), upstream.idle_since, member.spec.ttl) {
+                continue;
+            }
+            // An address that has left the answer is the member's no more.
+            if let (Some(ip), Some(name)) = (upstream.further, &member.name)
+                && !shard.shared.further.has(name, ip)
+            {
                 continue;
             }
             if upstream.is_silent(again) {
@@ -210,6 +229,7 @@ pub(crate) async fn acquire(
         }
         if let Some(place) = member.places.take(member.spec.max) {
             // Boxed: rare, and large.
+            *address = first;
             let opening = connect(shard, member, peer, address, place, connect_timeout);
             let connected = Box::pin(opening).await;
             // A port that was let go is not free for a minute.
@@ -282,11 +302,45 @@ async fn connect(
     shard: &Rc<Shard>,
     member: &Destination,
     peer: Option<&Arc<Peer>>,
-    address: SocketAddr,
+    address: &mut SocketAddr,
     place: Place,
     timeout: Duration,
 ) -> Result<Box<Upstream>, ConnectError> {
     let alarm = shard.wheel.alarm();
+    let first = address.ip();
+    let mut opened = open(shard, member, peer, *address, &alarm, timeout).await;
+    if let Some(name) = &member.name
+        && opened.as_ref().is_err_and(ConnectError::is_of_the_address)
+    {
+        // As httpd: in turn, each with the whole time, and the last one's failure counts.
+        let further = shard.shared.further.beside(name, first);
+        for ip in alarm.limit(timeout, further).await.unwrap_or_default() {
+            if let Err(error) = &opened {
+                debug!(target: LOG, "AH00957: attempt to connect to {address} ({name}) failed: {error}");
+            }
+            address.set_ip(ip);
+            opened = open(shard, member, peer, *address, &alarm, timeout).await;
+            if !opened.as_ref().is_err_and(ConnectError::is_of_the_address) {
+                break;
+            }
+        }
+    }
+    let link = Link::new(shard, opened?, alarm, place, member.key.id);
+    let reusable = !member.spec.disablereuse;
+    let mut upstream = Upstream::new(link, member.key, peer.cloned(), reusable);
+    upstream.further = (address.ip() != first).then_some(address.ip());
+    Ok(upstream)
+}
+
+/// Opens a connection to one address, or through the member's Unix socket.
+async fn open(
+    shard: &Rc<Shard>,
+    member: &Destination,
+    peer: Option<&Arc<Peer>>,
+    address: SocketAddr,
+    alarm: &Alarm,
+    timeout: Duration,
+) -> Result<Line, ConnectError> {
     let connected = Cell::new(false);
     // One deadline for both.
     let opening = async {
@@ -313,17 +367,11 @@ async fn connect(
             .await
             .map_err(ConnectError::Tls)
     };
-    let opened = alarm.limit(timeout, opening).await;
-    let stream = match opened {
-        Some(opened) => opened?,
-        None if connected.get() => {
-            return Err(ConnectError::Tls(member::late(shard)));
-        }
-        None => return Err(ConnectError::TimedOut),
-    };
-    let link = Link::new(shard, stream, alarm, place, member.key.id);
-    let reusable = !member.spec.disablereuse;
-    Ok(Upstream::new(link, member.key, peer.cloned(), reusable))
+    match alarm.limit(timeout, opening).await {
+        Some(opened) => opened,
+        None if connected.get() => Err(ConnectError::Tls(member::late(shard))),
+        None => Err(ConnectError::TimedOut),
+    }
 }
 
 async fn connect_tcp(

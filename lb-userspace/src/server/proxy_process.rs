@@ -99,8 +99,6 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
     let succession = Succession::new(lock)?;
     let table = Arc::new(MemberTable::map(members.as_fd(), busy.as_fd())?);
     let mut signals = Signals::new()?;
-    let checker = Checker::start(Arc::clone(&table)).map_err(ProxyProcessError::Start)?;
-    let (watcher, resolved) = Watcher::start().map_err(ProxyProcessError::Start)?;
     let proxy = Proxy::start(Setup {
         table: Arc::clone(&table),
         column,
@@ -110,6 +108,9 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
         clients: privileges::client_limit(),
     })
     .map_err(ProxyProcessError::Start)?;
+    let checker = Checker::start(Arc::clone(&table), proxy.further());
+    let checker = checker.map_err(ProxyProcessError::Start)?;
+    let (watcher, resolved) = Watcher::start(proxy.further()).map_err(ProxyProcessError::Start)?;
     let monitor = Monitor::start(proxy.heartbeats()).map_err(ProxyProcessError::Start)?;
     let changes = proxy.changes();
     link.send(&FromProxy::Ready, &[]).await?;
@@ -307,6 +308,9 @@ impl Process {
         let spec = Arc::new(parcel.spec);
         let targets = Logs::received(&logs)?.error_targets(&spec);
         self.proxy.take_ticket_keys(parcel.tickets);
+        if let Some(watcher) = &self.watcher {
+            watcher.expect(&spec);
+        }
         self.proxy.apply(
             Generation {
                 number: parcel.number,

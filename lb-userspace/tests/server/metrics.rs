@@ -372,7 +372,9 @@ fn a_reload_moves_the_address_and_counts_itself() {
     assert_eq!(page.value("sluice_generation"), 2.0);
     let app = "sluice_balancer_request_seconds_count{balancer=\"app\"}";
     assert_eq!((before.value(app), page.value(app)), (1.0, 1.0));
-    assert!(TcpStream::connect(("127.0.0.1", old)).is_err(), "closed");
+    wait_until("the old address is closed", || {
+        TcpStream::connect(("127.0.0.1", old)).is_err()
+    });
 }
 
 #[test]

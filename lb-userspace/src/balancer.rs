@@ -5,7 +5,10 @@
 //! `sluice status` and every shard see one truth. Connections and retries of whole requests are the
 //! proxy's; what they mean for a member is decided in [`failover`].
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed};
+use std::{
+    cell::Cell,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+};
 
 use lb_common::member::{MemberId, MemberState};
 
@@ -87,6 +90,20 @@ impl From<&Member> for Seat {
             ramps: member.ramp_ns > 0,
         }
     }
+}
+
+/// What an election reads of a member and does not change: a copy, made before the election's lock is
+/// taken, so that shards wait for each other no longer than credits take.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    state: MemberState,
+    weight: u32,
+    lbset: u8,
+}
+
+thread_local! {
+    /// Room for the copies of one election.
+    static HEADS: Cell<Vec<Head>> = const { Cell::new(Vec::new()) };
 }
 
 /// What this process remembers of a member beyond the table, for as long as the member has its slot.
@@ -310,6 +327,23 @@ impl Balancer {
                 Err(Unelectable::DirectDown(self.written.clone()))
             };
         }
+        let mut heads = HEADS.take();
+        if ask.session.is_none() {
+            self.read_heads(&mut heads);
+        }
+        let elected = self.elect_under_lock(ask, &mut heads);
+        HEADS.set(heads);
+        elected
+    }
+
+    /// As [`Self::elect`], for a balancer that has members to choose among. `heads` are read, unless
+    /// there is a session, which mostly has no need of them.
+    fn elect_under_lock(
+        &self,
+        ask: &Ask<'_>,
+        heads: &mut Vec<Head>,
+    ) -> Result<Elected, Unelectable> {
+        let now_ns = ask.now_ns;
         let _election = self.lock();
         self.force_recovery(now_ns);
         if let Some(session) = ask.session {
@@ -326,14 +360,15 @@ impl Balancer {
                     String::from_utf8_lossy(&session.route).into_owned(),
                 ));
             }
+            self.read_heads(heads);
         }
         let member = match self.lbmethod {
-            spec::LbMethod::ByRequests => lbmethod::byrequests::elect(self, ask),
-            spec::LbMethod::ByTraffic => lbmethod::bytraffic::elect(self, ask),
-            spec::LbMethod::ByBusyness => lbmethod::bybusyness::elect(self, ask),
-            spec::LbMethod::Heartbeat => lbmethod::heartbeat::elect(self, ask),
-            spec::LbMethod::LeastLatency => lbmethod::leastlatency::elect(self, ask),
-            spec::LbMethod::Hash => hash::elect(self, ask),
+            spec::LbMethod::ByRequests => lbmethod::byrequests::elect(self, ask, heads),
+            spec::LbMethod::ByTraffic => lbmethod::bytraffic::elect(self, ask, heads),
+            spec::LbMethod::ByBusyness => lbmethod::bybusyness::elect(self, ask, heads),
+            spec::LbMethod::Heartbeat => lbmethod::heartbeat::elect(self, ask, heads),
+            spec::LbMethod::LeastLatency => lbmethod::leastlatency::elect(self, ask, heads),
+            spec::LbMethod::Hash => hash::elect(self, ask, heads),
         };
         match member {
             Some(member) => {
@@ -354,25 +389,39 @@ impl Balancer {
         let mut total = 0;
         for member in 0..self.members.len() {
             if self.is_usable(member) {
-                total += self.gain(member, now_ns);
+                let weight = self.cell(member).weight.load(Relaxed);
+                total += self.gain(member, weight, now_ns).0;
             }
         }
         self.pay(taken, total);
         self.cell(taken).elected.fetch_add(1, Relaxed);
     }
 
-    /// Adds the member's weight, or what `rampup` leaves of it, to its credit; returns the weight.
-    /// Under the election lock.
-    fn gain(&self, member: usize, now_ns: u64) -> i64 {
+    /// Copies what an election reads of each member.
+    fn read_heads(&self, heads: &mut Vec<Head>) {
+        heads.clear();
+        heads.extend((0..self.seats.len()).map(|member| {
+            let cell = self.cell(member);
+            Head {
+                state: self.state(member),
+                weight: cell.weight.load(Relaxed),
+                lbset: cell.lbset(),
+            }
+        }));
+    }
+
+    /// Adds the member's weight, or what `rampup` leaves of it, to its credit; returns what was added
+    /// and the credit. Under the election lock.
+    fn gain(&self, member: usize, weight: u32, now_ns: u64) -> (i64, i64) {
         let cell = self.cell(member);
-        let mut weight = i64::from(cell.weight.load(Relaxed));
+        let mut weight = i64::from(weight);
         if self.seats[member].ramps {
             let share = i64::try_from(self.share(member, now_ns)).unwrap_or(i64::MAX);
             weight = (weight * share / 1000).max(1);
         }
         let credit = cell.lbstatus.load(Relaxed).wrapping_add(weight);
         cell.lbstatus.store(credit, Relaxed);
-        weight
+        (weight, credit)
     }
 
     /// Takes the weights of all candidates from the credit of the one elected. Under the lock.

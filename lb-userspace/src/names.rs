@@ -13,11 +13,13 @@ use serde::{Deserialize, Serialize};
 use crate::config::spec::AddressTtl;
 
 pub(crate) mod clients;
+mod further;
 mod lookup;
 #[cfg(test)]
 mod tests;
 mod watcher;
 
+pub(crate) use further::Further;
 pub(crate) use watcher::{Resolved, Watcher};
 
 /// What a name server, or the hosts file, said of a name.
@@ -25,6 +27,9 @@ pub(crate) use watcher::{Resolved, Watcher};
 pub(crate) struct Answer {
     /// In the order of the answer, all of one family, at most [`MOST_ADDRESSES`]; never none.
     pub(crate) addresses: Vec<IpAddr>,
+    /// Those of the other family, for connections alone: no member has one of them. As many at most.
+    #[serde(skip)]
+    pub(crate) others: Vec<IpAddr>,
     /// How long it holds, as the answer says.
     pub(crate) ttl: Duration,
 }
@@ -47,13 +52,22 @@ impl Answer {
             .collect();
         // IPv4 before IPv6, as httpd does with an IPv4 host.
         let v4 = usable.iter().any(IpAddr::is_ipv4);
-        let mut addresses: Vec<IpAddr> = Vec::new();
+        let (mut addresses, mut others): (Vec<IpAddr>, Vec<IpAddr>) = Default::default();
         for ip in usable {
-            if ip.is_ipv4() == v4 && !addresses.contains(&ip) && addresses.len() < MOST_ADDRESSES {
-                addresses.push(ip);
+            let list = if ip.is_ipv4() == v4 {
+                &mut addresses
+            } else {
+                &mut others
+            };
+            if !list.contains(&ip) && list.len() < MOST_ADDRESSES {
+                list.push(ip);
             }
         }
-        (!addresses.is_empty()).then_some(Self { addresses, ttl })
+        (!addresses.is_empty()).then_some(Self {
+            addresses,
+            others,
+            ttl,
+        })
     }
 }
 

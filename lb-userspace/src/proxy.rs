@@ -27,6 +27,7 @@ use crate::{
     balancer::heartbeat::Heartbeats,
     config::spec::Spec,
     dataplane::table::{MemberTable, monotonic_ns},
+    names::Further,
     telemetry::counters::Counters,
 };
 
@@ -131,6 +132,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             office,
             heartbeats: Arc::new(Heartbeats::new(Arc::clone(&setup.table), monotonic_ns())),
+            further: Arc::default(),
             table: setup.table,
             column: setup.column,
             counters: setup.counters,
@@ -213,6 +215,12 @@ impl Proxy {
         Ok(())
     }
 
+    /// Takes the keys of session tickets from whoever shares them out. Without any the proxy makes its
+    /// own.
+    pub fn take_ticket_keys(&self, keys: tls::TicketKeys) {
+        self.resumption.take(keys);
+    }
+
     /// Whom the members of the generation that is on are expected to be, over TLS.
     pub fn peers(&self) -> tls::Peers {
         let plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
@@ -226,6 +234,11 @@ impl Proxy {
     /// Where members' heartbeats are remembered.
     pub fn heartbeats(&self) -> Arc<Heartbeats> {
         Arc::clone(&self.shared.heartbeats)
+    }
+
+    /// Where further addresses of members' names are kept.
+    pub(crate) fn further(&self) -> Arc<Further> {
+        Arc::clone(&self.shared.further)
     }
 
     /// Changes that are asked for in the balancer-manager, for who carries them out; once.

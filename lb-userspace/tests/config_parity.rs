@@ -209,7 +209,7 @@ const MODULES: [&str; 24] = [
 
 /// What httpd takes and sluice refuses, by choice or for now (docs/differences.md).
 const STRICTER: &[&str] = &[
-    "UseCanonicalName On",
+    "UseCanonicalName DNS",
     "ProxyPass /a http://h/\nProxyRemote * http://other:81",
     "ProxyPass /a http://h/\nProxyBlock h",
     "RewriteRule ^/a /b [H=cgi-script]",

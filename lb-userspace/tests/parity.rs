@@ -2,6 +2,12 @@
 //! responses and what the member received must be equal. Needs httpd 2.4; where it is not installed
 //! this says so, and fails when CI is set.
 
+#[expect(
+    dead_code,
+    reason = "written for tests of the server, which use all of it"
+)]
+#[path = "server/tls/authority.rs"]
+mod authority;
 #[path = "parity/balancing.rs"]
 mod balancing;
 #[path = "parity/cast.rs"]
@@ -26,6 +32,8 @@ mod heartbeat;
 mod hosts;
 #[path = "parity/manager.rs"]
 mod manager;
+#[path = "parity/members.rs"]
+mod members;
 #[path = "parity/peers.rs"]
 mod peers;
 #[path = "parity/policies.rs"]
@@ -38,3 +46,5 @@ mod rewriting;
 mod sessions;
 #[path = "parity/stage.rs"]
 mod stage;
+#[path = "parity/trust.rs"]
+mod trust;

@@ -272,3 +272,97 @@ fn clients_are_let_in_by_the_name_that_they_have_now() -> Result<()> {
     );
     Ok(())
 }
+
+/// Nothing listens there.
+const REFUSES: [IpAddr; 2] = [
+    IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+    IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2)),
+];
+
+/// Has a name answer with these from now on, and waits until it is known.
+fn answers(names: &Names, name: &str, addresses: &[IpAddr]) -> Result<()> {
+    let given: Vec<_> = addresses.iter().map(|ip| (name, *ip)).collect();
+    names.dns.set(&given)?;
+    let mut wanted: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    wanted.sort();
+    wait::until("the answer to be known", PATIENCE, || {
+        let view = names.name(name).ok()?;
+        let known = view["addresses"].as_array()?.iter();
+        let mut known: Vec<_> = known.filter_map(Value::as_str).collect();
+        known.sort_unstable();
+        (known == wanted).then_some(())
+    })
+    .with_context(|| names.sluice.log())
+}
+
+#[test]
+fn further_addresses_of_a_name_are_tried_when_the_first_fails() -> Result<()> {
+    let member = "    BalancerMember http://app.test:8080 route=x retry=0 connectiontimeout=1 \
+                  disablereuse=On\n";
+    let Some(names) = start(&[("app.test", REFUSES[0])], member, "")? else {
+        return Ok(());
+    };
+    let url = format!("http://{}/name", service());
+    ensure!(names.curl.get(&url)?.status == 503);
+    // The member stays where it is: that is all that a table of members shows.
+    answers(&names, "app.test", &[REFUSES[0], at(1)])?;
+    lab::same(&names.requests(3)?, "b b b")?;
+    lab::same(&names.sluice.state("b", "x")?, "")?;
+    ensure!(names.name("app.test")?["used"] == serde_json::json!([REFUSES[0]]));
+    // Every one has the whole time: nobody answers for the second of these.
+    let silent = IpAddr::from([192, 0, 2, 1]);
+    answers(&names, "app.test", &[REFUSES[0], silent, at(2)])?;
+    lab::same(&names.requests(2)?, "c c")?;
+    // The member is in error when all have failed.
+    answers(&names, "app.test", &REFUSES)?;
+    ensure!(names.curl.get(&url)?.status == 503);
+    let log = names.sluice.log();
+    ensure!(
+        log.contains("attempt to connect to app.test:8080 (127.0.0.2:8080) failed"),
+        "{log}"
+    );
+    Ok(())
+}
+
+#[test]
+fn connection_to_a_further_address_ends_with_that() -> Result<()> {
+    let member = "    BalancerMember http://app.test:8080 route=x retry=0\n";
+    let Some(names) = start(&[("app.test", REFUSES[0])], member, "")? else {
+        return Ok(());
+    };
+    answers(&names, "app.test", &[REFUSES[0], at(1)])?;
+    lab::same(&names.requests(2)?, "b b")?;
+    answers(&names, "app.test", &[REFUSES[0], at(2)])?;
+    lab::same(&names.requests(2)?, "c c")?;
+    Ok(())
+}
+
+#[test]
+fn checks_try_further_addresses_unless_packets_are_steered() -> Result<()> {
+    let member = "    BalancerMember http://app.test:8080 route=x hcmethod=TCP hcinterval=100ms\n";
+    let found = |ours: &str| -> Result<Option<String>> {
+        let Some(names) = start(&[("app.test", REFUSES[0])], member, ours)? else {
+            return Ok(None);
+        };
+        wait::until("the check to fail", PATIENCE, || {
+            (names.sluice.state("b", "x").ok()?.contains('C')).then_some(())
+        })?;
+        answers(&names, "app.test", &[REFUSES[0], at(1)])?;
+        if ours.is_empty() {
+            wait::until("the check to pass", PATIENCE, || {
+                (!names.sluice.state("b", "x").ok()?.contains('C')).then_some(())
+            })
+            .with_context(|| names.sluice.log())?;
+            return Ok(Some(names.requests(2)?));
+        }
+        let url = format!("http://{}/name", service());
+        Ok(Some(names.curl.get(&url)?.status.to_string()))
+    };
+    if let Some(found) = found("")? {
+        lab::same(&found, "b b")?;
+    }
+    if let Some(found) = found(STEER)? {
+        lab::same(&found, "503")?;
+    }
+    Ok(())
+}

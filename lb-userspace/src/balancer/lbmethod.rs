@@ -2,7 +2,7 @@
 
 use lb_common::member::MemberState;
 
-use super::Balancer;
+use super::{Balancer, Head};
 
 pub mod bybusyness;
 pub mod byrequests;
@@ -15,19 +15,18 @@ pub mod leastlatency;
 /// taken, in httpd's order of evaluation, and says whether it beats the best so far.
 pub(super) fn pick(
     balancer: &Balancer,
+    heads: &[Head],
     now_ns: u64,
     mut better: impl FnMut(usize, Option<usize>) -> bool,
 ) -> Option<usize> {
-    let members = balancer.members().len();
-    let mut next_set = (0..members).map(|m| balancer.cell(m).lbset()).min();
+    let mut next_set = heads.iter().map(|head| head.lbset).min();
     let mut best = None;
     while let (Some(set), None) = (next_set, best) {
         next_set = None;
         let mut spares = Vec::new();
         let mut standbys = Vec::new();
         let mut unusable = 0;
-        for member in 0..members {
-            let lbset = balancer.cell(member).lbset();
+        for (member, &Head { state, lbset, .. }) in heads.iter().enumerate() {
             if lbset != set {
                 if lbset > set {
                     next_set = Some(next_set.map_or(lbset, |next: u8| next.min(lbset)));
@@ -35,13 +34,15 @@ pub(super) fn pick(
                 continue;
             }
             let reserve = MemberState::SPARE | MemberState::STANDBY;
-            let mut state = balancer.state(member);
+            let mut state = state;
             if state.has(MemberState::DRAIN) {
                 balancer.see(member, false, now_ns);
                 unusable += usize::from(!state.has(reserve));
                 continue;
             }
-            if !state.is_usable() && balancer.retry_if_due(member, now_ns) {
+            if !state.is_usable() {
+                balancer.retry_if_due(member, now_ns);
+                // By then somebody else may have brought it back.
                 state = balancer.state(member);
             }
             let usable = state.is_usable();

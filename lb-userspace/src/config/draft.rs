@@ -186,6 +186,10 @@ pub(crate) struct HostDraft {
     pub preserve_host: Option<bool>,
     /// `ProxyAddHeaders`
     pub add_headers: Option<bool>,
+    /// `UseCanonicalName On`
+    pub canonical_name: Option<bool>,
+    /// `UseCanonicalPhysicalPort`
+    pub physical_port: Option<bool>,
     /// `StrictHostCheck`
     pub strict_host: Option<bool>,
     /// `SSLStrictSNIVHostCheck`

@@ -161,7 +161,9 @@ fn host(draft: &mut Draft<'_>, index: usize, names: &Names, file: &Path) -> Host
         server_port: if own.server_name.is_some() {
             own.server_port
         } else {
-            main.server_port
+            // As in httpd: its own name without a port takes this away again.
+            let address = own.addresses.first().and_then(|address| address.port);
+            address.or(main.server_port)
         },
         aliases: own.aliases.clone(),
         routes: routes(&draft.hosts, &numbers, names),
@@ -193,6 +195,10 @@ fn host(draft: &mut Draft<'_>, index: usize, names: &Names, file: &Path) -> Host
         naming: Naming {
             strict_host: own.strict_host.or(main.strict_host).unwrap_or(false),
             strict_sni: own.strict_sni.or(main.strict_sni).unwrap_or(false),
+            canonical: spec::Canonical {
+                by_name: own.canonical_name.or(main.canonical_name).unwrap_or(false),
+                physical_port: own.physical_port.or(main.physical_port).unwrap_or(false),
+            },
         },
         forwards_expect: own.forwards_expect.or(main.forwards_expect).unwrap_or(true),
         via: own.via.or(main.via).unwrap_or_default(),

@@ -18,7 +18,7 @@ mod route;
 mod upgrade;
 
 pub use beyond::{Beyond, HashKey, Heartbeat};
-pub use client::{Naming, ReadTimeout, RequestLimits, Slashes};
+pub use client::{Canonical, Naming, ReadTimeout, RequestLimits, Slashes};
 pub use log::{
     AccessLog, ErrorLogFormat, LogCondition, LogLevel, LogLevels, LogProgram, LogTarget,
 };

@@ -19,6 +19,7 @@ use super::{Change, Progress, is_checked, pause, probe};
 use crate::{
     config::spec::{Check, Health, Spec},
     dataplane::table::{MemberTable, monotonic_ns},
+    names::Further,
     proxy::tls::{Peers, member::Peer},
 };
 
@@ -41,6 +42,8 @@ pub(super) struct Target {
     /// The life of the slot.
     pub(super) incarnation: u32,
     pub(super) address: SocketAddr,
+    /// Its name, where further addresses of it are tried.
+    pub(super) name: Option<String>,
     /// `unix:`: where it is instead.
     pub(super) socket: Option<PathBuf>,
     /// Whom to expect over TLS; `None`: cleartext.
@@ -61,7 +64,7 @@ pub(super) struct Target {
 
 impl Checker {
     /// Starts the thread; it checks nobody before the first [`Checker::apply`].
-    pub fn start(table: Arc<MemberTable>) -> io::Result<Self> {
+    pub(crate) fn start(table: Arc<MemberTable>, further: Arc<Further>) -> io::Result<Self> {
         let (orders, received) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -70,7 +73,7 @@ impl Checker {
             .name("health".to_owned())
             .spawn(move || {
                 let tasks = tokio::task::LocalSet::new();
-                tasks.block_on(&runtime, check_all(table, received));
+                tasks.block_on(&runtime, check_all(table, further, received));
             })?;
         Ok(Self {
             orders: Some(orders),
@@ -139,6 +142,8 @@ fn targets(spec: &Spec, ids: &[Vec<MemberId>], table: &MemberTable, peers: &Peer
                 id,
                 incarnation: cell.incarnation.load(Relaxed),
                 address,
+                // What packets meet at the one address that they know must be seen.
+                name: (member.name().filter(|_| steered_port(index).is_none())).map(str::to_owned),
                 socket: member.socket.clone(),
                 peer: peers.of(id),
                 host,
@@ -154,7 +159,11 @@ fn targets(spec: &Spec, ids: &[Vec<MemberId>], table: &MemberTable, peers: &Peer
 }
 
 /// Carries out orders until there will be no more.
-async fn check_all(table: Arc<MemberTable>, mut orders: mpsc::UnboundedReceiver<Vec<Target>>) {
+async fn check_all(
+    table: Arc<MemberTable>,
+    further: Arc<Further>,
+    mut orders: mpsc::UnboundedReceiver<Vec<Target>>,
+) {
     let mut running: HashMap<(MemberId, u32), Running> = HashMap::new();
     let places = Rc::new(Semaphore::new(MOST_AT_ONCE));
     while let Some(targets) = orders.recv().await {
@@ -166,7 +175,7 @@ async fn check_all(table: Arc<MemberTable>, mut orders: mpsc::UnboundedReceiver<
                 former => Running::start(
                     Rc::new(target),
                     former.map_or_else(Rc::default, |former| Rc::clone(&former.progress)),
-                    &table,
+                    (&table, &further),
                     Rc::clone(&places),
                 ),
             };
@@ -194,13 +203,13 @@ impl Running {
     fn start(
         target: Rc<Target>,
         progress: Rc<std::cell::Cell<Progress>>,
-        table: &Arc<MemberTable>,
+        (table, further): (&Arc<MemberTable>, &Arc<Further>),
         places: Rc<Semaphore>,
     ) -> Self {
         let check = check_one(
             Rc::clone(&target),
             Rc::clone(&progress),
-            Arc::clone(table),
+            (Arc::clone(table), Arc::clone(further)),
             places,
         );
         let task = tokio::task::spawn_local(check).abort_handle();
@@ -217,7 +226,7 @@ impl Running {
 async fn check_one(
     target: Rc<Target>,
     progress: Rc<std::cell::Cell<Progress>>,
-    table: Arc<MemberTable>,
+    (table, further): (Arc<MemberTable>, Arc<Further>),
     places: Rc<Semaphore>,
 ) {
     let (Some(cell), Some(check)) = (table.cell(target.id), target.health.check) else {
@@ -237,7 +246,7 @@ async fn check_one(
         let Ok(_place) = places.acquire().await else {
             return;
         };
-        let outcome = probe::probe(&target, check).await;
+        let outcome = probe::probe(&target, check, &further).await;
         let url = &target.url;
         if let Err(error) = &outcome
             && error.is_ours()

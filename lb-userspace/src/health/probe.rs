@@ -22,8 +22,9 @@ use super::checker::Target;
 use crate::{
     config::spec::Check,
     expr::{Facts, Moment, Table, Variable},
+    names::Further,
     proxy::{
-        pool::bound,
+        pool::{bound, is_local},
         tls::member::{self, HandshakeError},
     },
 };
@@ -55,22 +56,11 @@ impl ProbeError {
     /// The check was not made for want of descriptors, ports or memory here: it says nothing about
     /// the member.
     pub(super) fn is_ours(&self) -> bool {
-        let (Self::Connect(_, error) | Self::SocketConnect(_, error)) = self else {
-            return false;
-        };
-        let code = error
-            .raw_os_error()
-            .map(rustix::io::Errno::from_raw_os_error);
-        matches!(
-            code,
-            Some(
-                rustix::io::Errno::MFILE
-                    | rustix::io::Errno::NFILE
-                    | rustix::io::Errno::NOBUFS
-                    | rustix::io::Errno::NOMEM
-                    | rustix::io::Errno::ADDRNOTAVAIL
-            )
-        )
+        match self {
+            Self::Connect(address, error) => is_local(Some(*address), error),
+            Self::SocketConnect(_, error) => is_local(None, error),
+            _ => false,
+        }
     }
 }
 
@@ -81,22 +71,31 @@ const MOST_HEAD: usize = 64 << 10;
 const MOST_BODY: usize = 1 << 20;
 
 /// Checks a member once.
-pub(super) async fn probe(target: &Target, check: Check) -> Result<(), ProbeError> {
-    let address = target.address;
-    let late = |limit| move |_| ProbeError::Late(address, limit);
+pub(super) async fn probe(
+    target: &Target,
+    check: Check,
+    further: &Further,
+) -> Result<(), ProbeError> {
     if let Some(path) = &target.socket {
         return probe_unix(target, path, check).await;
     }
-    let connecting = async {
-        match target.source {
-            None => TcpStream::connect(address).await,
-            Some(_) => bound(address, target.source)?.connect(address).await,
+    let mut address = target.address;
+    let mut connected = connect(target, address).await;
+    if let (Err(error), Some(name)) = (&connected, &target.name)
+        && !error.is_ours()
+    {
+        // As for a request: in turn, the last one's failure counts.
+        let further = further.beside(name, address.ip());
+        let further = tokio::time::timeout(target.connect_timeout, further).await;
+        for ip in further.unwrap_or_default() {
+            address.set_ip(ip);
+            connected = connect(target, address).await;
+            if connected.is_ok() {
+                break;
+            }
         }
-    };
-    let stream = tokio::time::timeout(target.connect_timeout, connecting)
-        .await
-        .map_err(late(target.connect_timeout))?
-        .map_err(|error| ProbeError::Connect(address, error))?;
+    }
+    let stream = connected?;
     if check == Check::Tcp {
         return Ok(());
     }
@@ -113,7 +112,20 @@ pub(super) async fn probe(target: &Target, check: Check) -> Result<(), ProbeErro
     // Boxed: a handshake is large.
     tokio::time::timeout(target.timeout, Box::pin(asking))
         .await
-        .map_err(late(target.timeout))?
+        .map_err(|_| ProbeError::Late(address, target.timeout))?
+}
+
+async fn connect(target: &Target, address: SocketAddr) -> Result<TcpStream, ProbeError> {
+    let connecting = async {
+        match target.source {
+            None => TcpStream::connect(address).await,
+            Some(_) => bound(address, target.source)?.connect(address).await,
+        }
+    };
+    tokio::time::timeout(target.connect_timeout, connecting)
+        .await
+        .map_err(|_| ProbeError::Late(address, target.connect_timeout))?
+        .map_err(|error| ProbeError::Connect(address, error))
 }
 
 /// The same through a Unix socket.
@@ -313,6 +325,7 @@ mod tests {
             id: MemberId(1),
             incarnation: 0,
             address,
+            name: None,
             socket: None,
             peer: None,
             host: "member.test:81".to_owned(),
@@ -333,7 +346,8 @@ mod tests {
             .enable_all()
             .build()
             .expect("a runtime");
-        let outcome = tokio::task::LocalSet::new().block_on(&runtime, probe(&target, check));
+        let outcome = tokio::task::LocalSet::new()
+            .block_on(&runtime, probe(&target, check, &Further::default()));
         (served.join().expect("it served"), outcome.is_ok())
     }
 

@@ -26,6 +26,8 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 const UNTIMED: Duration = Duration::from_secs(10);
 /// For one name, all that is asked for it.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+/// For the IPv6 addresses of a name that has others.
+const OTHERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// More than this of either file is not read.
 const MOST_BYTES: u64 = 4 << 20;
 
@@ -202,17 +204,26 @@ fn listed_name(text: &str, address: IpAddr) -> Option<String> {
     })
 }
 
-/// One name, IPv4 first and IPv6 where there is none. `None`: it has neither.
+/// One name, IPv4 first. `None`: it has no address. What fails of IPv6 counts only where there is no
+/// IPv4.
 async fn ask_name(
     resolver: &StubResolver,
     name: &Name<Vec<u8>>,
 ) -> Result<Option<Answer>, LookupError> {
     let (addresses, ttl) = ask_type(resolver, name, Rtype::A).await?;
-    if let Some(answer) = Answer::of(addresses, ttl) {
-        return Ok(Some(answer));
+    let others = ask_type(resolver, name, Rtype::AAAA);
+    if Answer::of(addresses.iter().copied(), ttl).is_none() {
+        let (addresses, ttl) = others.await?;
+        return Ok(Answer::of(addresses, ttl));
     }
-    let (addresses, ttl) = ask_type(resolver, name, Rtype::AAAA).await?;
-    Ok(Answer::of(addresses, ttl))
+    let others = tokio::time::timeout(OTHERS_TIMEOUT, others).await;
+    let (others, others_ttl) = (others.ok().and_then(Result::ok))
+        .filter(|(others, _)| !others.is_empty())
+        .unwrap_or((Vec::new(), Duration::MAX));
+    Ok(Answer::of(
+        addresses.into_iter().chain(others),
+        ttl.min(others_ttl),
+    ))
 }
 
 /// The addresses, and the shortest time of the records that led to them.

@@ -4,12 +4,13 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     rc::Rc,
+    sync::Arc,
     thread::JoinHandle,
 };
 
 use tokio::sync::{Mutex, mpsc};
 
-use super::{Answer, holds, lookup::Lookup, pause};
+use super::{Answer, Further, holds, lookup::Lookup, pause};
 use crate::config::spec::{AddressTtl, Spec};
 
 /// Names that are asked for at the same time at most.
@@ -29,6 +30,7 @@ pub(crate) struct Resolved {
 /// The running lookups. Dropping it ends them.
 pub(crate) struct Watcher {
     orders: Option<mpsc::UnboundedSender<Names>>,
+    further: Arc<Further>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -36,24 +38,27 @@ pub(crate) struct Watcher {
 type Names = BTreeMap<String, AddressTtl>;
 
 impl Watcher {
-    /// Starts the thread; it asks for nothing before the first [`Watcher::apply`].
-    pub(crate) fn start() -> io::Result<(Self, mpsc::Receiver<Resolved>)> {
+    /// Starts the thread; it asks for nothing before the first [`Watcher::apply`]. What it hears is
+    /// kept in `further`.
+    pub(crate) fn start(further: Arc<Further>) -> io::Result<(Self, mpsc::Receiver<Resolved>)> {
         let (orders, received) = mpsc::unbounded_channel();
         let (tell, told) = mpsc::channel(MOST_UNTOLD);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(MOST_AT_ONCE)
             .build()?;
+        let kept = Arc::clone(&further);
         let thread = std::thread::Builder::new()
             .name("names".to_owned())
             .spawn(move || {
                 let tasks = tokio::task::LocalSet::new();
-                tasks.block_on(&runtime, watch_all(received, tell));
+                tasks.block_on(&runtime, watch_all(received, tell, kept));
                 // The C library may be asking still, and cannot be interrupted.
                 runtime.shutdown_background();
             })?;
         let watcher = Self {
             orders: Some(orders),
+            further,
             thread: Some(thread),
         };
         Ok((watcher, told))
@@ -62,9 +67,17 @@ impl Watcher {
     /// Asks for the names of a generation's members and no others. Those that stay go on as they are.
     pub(crate) fn apply(&self, spec: &Spec) {
         if let Some(orders) = &self.orders {
+            let names = names(spec);
+            self.further.expect(names.keys());
+            self.further.keep(|name| names.contains_key(name));
             // A thread that has ended says so where it panicked.
-            let _ = orders.send(names(spec));
+            let _ = orders.send(names);
         }
+    }
+
+    /// Says that the names of a generation are asked for soon, before anybody connects by it.
+    pub(crate) fn expect(&self, spec: &Spec) {
+        self.further.expect(names(spec).keys());
     }
 }
 
@@ -74,6 +87,7 @@ impl Drop for Watcher {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+        self.further.settle();
     }
 }
 
@@ -105,7 +119,11 @@ fn sooner(a: AddressTtl, b: AddressTtl) -> AddressTtl {
 }
 
 /// Carries out orders until there will be no more.
-async fn watch_all(mut orders: mpsc::UnboundedReceiver<Names>, tell: mpsc::Sender<Resolved>) {
+async fn watch_all(
+    mut orders: mpsc::UnboundedReceiver<Names>,
+    tell: mpsc::Sender<Resolved>,
+    further: Arc<Further>,
+) {
     let mut running: HashMap<String, Running> = HashMap::new();
     let askers: Rc<Vec<Mutex<Lookup>>> =
         Rc::new((0..MOST_AT_ONCE).map(|_| Mutex::default()).collect());
@@ -114,7 +132,7 @@ async fn watch_all(mut orders: mpsc::UnboundedReceiver<Names>, tell: mpsc::Sende
         for (place, (host, rule)) in names.into_iter().enumerate() {
             let task = match running.remove(&host) {
                 Some(task) if task.rule == rule => task,
-                _ => Running::start(&host, rule, place, &askers, &tell),
+                _ => Running::start(&host, rule, place, &askers, (&tell, &further)),
             };
             next.insert(host, task);
         }
@@ -141,14 +159,14 @@ impl Running {
         rule: AddressTtl,
         place: usize,
         askers: &Rc<Vec<Mutex<Lookup>>>,
-        tell: &mpsc::Sender<Resolved>,
+        (tell, further): (&mpsc::Sender<Resolved>, &Arc<Further>),
     ) -> Self {
         let watch = watch(
             host.to_owned(),
             rule,
             place,
             Rc::clone(askers),
-            tell.clone(),
+            (tell.clone(), Arc::clone(further)),
         );
         let task = tokio::task::spawn_local(watch).abort_handle();
         Self { rule, task }
@@ -161,7 +179,7 @@ async fn watch(
     rule: AddressTtl,
     place: usize,
     askers: Rc<Vec<Mutex<Lookup>>>,
-    tell: mpsc::Sender<Resolved>,
+    (tell, further): (mpsc::Sender<Resolved>, Arc<Further>),
 ) {
     let mut failures = 0_u32;
     loop {
@@ -169,6 +187,7 @@ async fn watch(
             let asker = &askers[place % askers.len()];
             asker.lock().await.ask(&host).await
         };
+        further.tell(&host, found.as_ref().ok());
         let outcome = if let Ok(answer) = &found {
             failures = 0;
             Ok(holds(rule, answer.ttl))

@@ -125,13 +125,9 @@ impl Asked {
         let Some(name) = vhost::normalise(value)? else {
             return Ok(None);
         };
-        let port = std::str::from_utf8(value)
-            .ok()
-            .and_then(|text| text.rsplit_once(':'))
-            .and_then(|(_, port)| port.parse().ok());
         Ok(Some(Self {
             name,
-            port,
+            port: vhost::port(value),
             value: HeaderValue::from_bytes(value).map_err(|_| BadHost)?,
         }))
     }

@@ -17,7 +17,7 @@ use super::{
     body::{BodyError, Progress},
     client::{Client, h2::Stream},
     plan::{Balancing, Host, HostLog},
-    policy::Ruling,
+    policy::{self, Ruling},
     pool::{Link, Upstream},
     reason::Reason,
     shard::{Current, Shard},
@@ -139,14 +139,14 @@ fn values_for(
 
 impl Exchange {
     /// Begins with the request's head, before anything is decided but the virtual host.
-    /// `host_name`: name and port that the client asked for.
+    /// `host_name`: the name that the client asked for.
     pub(crate) fn new(
         client: Rc<Client>,
         stream: Option<Rc<Stream>>,
         shard: Rc<Shard>,
         current: Rc<Current>,
         host: usize,
-        host_name: (Option<&str>, Option<u16>),
+        host_name: Option<&str>,
         head: &Head<'_>,
     ) -> Self {
         let logs = &current.plan.hosts[host].logs;
@@ -160,10 +160,9 @@ impl Exchange {
                 method: head.method.clone(),
                 target: head.target.clone(),
                 version: head.version,
-                host_name: (host_name.0.filter(|_| wants_name))
+                host_name: (host_name.filter(|_| wants_name))
                     .unwrap_or_default()
                     .to_owned(),
-                port: host_name.1,
                 refused: head.refused,
                 request: values_for(logs, Format::request_fields, head.fields),
                 response: Vec::new(),
@@ -409,6 +408,7 @@ impl Exchange {
                 received: self.received(),
                 keepalives: self.client.keepalives(),
                 connection,
+                by_name: !facts.host_name.is_empty() && policy::is_by_name(self),
                 log_id: if self.log.logged { self.log.id } else { 0 },
                 connection_log_id: self.client.log_id_if_mentioned(),
                 notes: self

@@ -165,9 +165,9 @@ async fn respond(
         Some(_) => Ok(None),
     };
     let candidates = client.candidates(current.plan.number, || current.candidates(client.local));
-    let (name, port) = match &asked {
-        Ok(Some(asked)) => (Some(asked.name.as_str()), asked.port),
-        _ => (None, None),
+    let name = match &asked {
+        Ok(Some(asked)) => Some(asked.name.as_str()),
+        _ => None,
     };
     let host = current.plan.names.select(&spec.hosts, &candidates, name);
     let head = Head {
@@ -184,7 +184,7 @@ async fn respond(
         Rc::clone(&shard),
         Rc::clone(&current),
         host,
-        (name, port),
+        name,
         &head,
     ));
     let host = exchange.host_spec();

@@ -13,7 +13,9 @@ use siphasher::sip128::SipHasher13;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 
-use super::{client::Asked, exchange::Exchange, page, page::Detail, plan::Plan, shard::Shared};
+use super::{
+    client::Asked, exchange::Exchange, page, page::Detail, plan::Plan, policy, shard::Shared,
+};
 use crate::{
     admin::manager::{
         self, BalancerView, Outcome, Shown, View, WorkerView,
@@ -115,10 +117,8 @@ pub(crate) async fn answer(
             return refused;
         }
     };
-    let host = asked.map_or_else(
-        || exchange.host().name.as_str(),
-        |asked| asked.name.as_str(),
-    );
+    let own = policy::Canonically::of(exchange, asked);
+    let host = own.name();
     // Numbers without nonces, and nothing but a page of another site cannot read it.
     let wants_json = params.value("json") == Some("1");
     if wants_json && !params.ask_for_change() && parts.method != Method::POST {

@@ -128,6 +128,9 @@ pub(crate) struct Destination {
     pub(crate) spec: spec::Member,
     /// Connections to it, all shards together.
     pub(crate) places: Arc<Places>,
+    /// Its name, where further addresses of it may be tried: packets know one, and what becomes of
+    /// that has to be seen where they are steered.
+    pub(crate) name: Option<Box<str>>,
     /// Whom to expect over TLS; `None`: cleartext.
     pub(crate) peer: Option<Arc<Peer>>,
 }
@@ -256,7 +259,9 @@ impl Plan {
             .balancers
             .iter()
             .zip(&generation.ids)
-            .map(|(balancer, ids)| {
+            .enumerate()
+            .map(|(index, (balancer, ids))| {
+                let is_steered = spec.sluice.steers.iter().any(|s| s.balancer == index);
                 let known = previous.and_then(|plan| plan.balancer(&balancer.name));
                 let made = Balancer::new(balancer, ids, Arc::clone(&shared.table), known)?
                     .hearing(&shared.heartbeats);
@@ -270,6 +275,7 @@ impl Plan {
                             incarnation: member.incarnation,
                         };
                         let mut member = Destination::new(key, spec, balancer.direct, &places)?;
+                        member.name = (spec.name().filter(|_| !is_steered)).map(Box::from);
                         member.peer = Peer::of(spec, &trust, peers.get(&key).copied())?;
                         Ok(member)
                     })
@@ -385,6 +391,7 @@ impl Destination {
             },
             spec: spec.clone(),
             places: places.get(&key).map(Arc::clone).unwrap_or_default(),
+            name: None,
             peer: None,
         })
     }

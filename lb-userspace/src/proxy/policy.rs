@@ -27,6 +27,7 @@ use crate::{
 
 mod access;
 mod asker;
+mod canonical;
 mod cookies;
 mod destination;
 mod names;
@@ -36,6 +37,7 @@ mod rewriting;
 mod scene;
 
 use asker::Asker;
+pub(crate) use canonical::{Canonically, is_by_name};
 pub(crate) use redirects::say_sent;
 pub(crate) use response::{edit_own, edit_response, reverses};
 pub(crate) use rewriting::Proxied;

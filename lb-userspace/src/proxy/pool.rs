@@ -16,11 +16,15 @@ use std::{
 };
 
 use lb_common::member::MemberId;
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketFlags, SocketType},
+};
 use tokio::{
     net::{TcpSocket, TcpStream, UnixStream},
     sync::Notify,
 };
+use tracing::debug;
 
 mod link;
 mod upload;
@@ -38,13 +42,16 @@ use super::{
 };
 use crate::{config::spec, dataplane::sys::bind_without_port, telemetry::counters::Number};
 
+/// Target of the events: httpd's `proxy`.
+const LOG: &str = "sluice::proxy";
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     /// The kernel says no.
     #[error("{0}")]
     Refused(#[source] io::Error),
-    /// This process or this machine is out of descriptors or memory: not the member's fault.
+    /// This process or this machine is out of descriptors, ports or memory: not the member's fault.
     #[error("{0}")]
     Local(#[source] io::Error),
     /// The member's name has no address.
@@ -59,6 +66,13 @@ pub(crate) enum ConnectError {
     /// `max` connections and `acquire` is over.
     #[error("no connection became free")]
     Exhausted,
+}
+
+impl ConnectError {
+    /// Another address of the name may do better.
+    fn is_of_the_address(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::TimedOut)
+    }
 }
 
 /// The pools of one shard.
@@ -184,21 +198,29 @@ fn is_older(now: u64, since: u64, ttl: Option<Duration>) -> bool {
 }
 
 /// A connection to the member: a pooled one that is open and silent, else a new one. `again`: the
-/// request is one that can be sent again.
+/// request is one that can be sent again. `address` is tried first; it becomes that which was tried
+/// last.
 pub(crate) async fn acquire(
     shard: &Rc<Shard>,
     member: &Destination,
     peer: Option<&Arc<Peer>>,
-    address: SocketAddr,
+    address: &mut SocketAddr,
     connect_timeout: Duration,
     again: bool,
 ) -> Result<Box<Upstream>, ConnectError> {
     let mut waiting = None;
     let mut deadline = None;
     let mut cleared = false;
+    let first = *address;
     loop {
         while let Some(upstream) = shard.pools.pop(member.key, peer) {
             if is_older(shard.wheel.now(), upstream.idle_since, member.spec.ttl) {
+                continue;
+            }
+            // An address that has left the answer is the member's no more.
+            if let (Some(ip), Some(name)) = (upstream.further, &member.name)
+                && !shard.shared.further.has(name, ip)
+            {
                 continue;
             }
             if upstream.is_silent(again) {
@@ -207,9 +229,12 @@ pub(crate) async fn acquire(
         }
         if let Some(place) = member.places.take(member.spec.max) {
             // Boxed: rare, and large.
+            *address = first;
             let opening = connect(shard, member, peer, address, place, connect_timeout);
             let connected = Box::pin(opening).await;
-            if matches!(connected, Err(ConnectError::Local(_))) && !cleared {
+            // A port that was let go is not free for a minute.
+            let wants = |error: &io::Error| error.kind() != io::ErrorKind::AddrNotAvailable;
+            if matches!(&connected, Err(ConnectError::Local(error)) if wants(error)) && !cleared {
                 // Idle connections to other members can do without their descriptors.
                 cleared = true;
                 shard.pools.clear();
@@ -277,11 +302,45 @@ async fn connect(
     shard: &Rc<Shard>,
     member: &Destination,
     peer: Option<&Arc<Peer>>,
-    address: SocketAddr,
+    address: &mut SocketAddr,
     place: Place,
     timeout: Duration,
 ) -> Result<Box<Upstream>, ConnectError> {
     let alarm = shard.wheel.alarm();
+    let first = address.ip();
+    let mut opened = open(shard, member, peer, *address, &alarm, timeout).await;
+    if let Some(name) = &member.name
+        && opened.as_ref().is_err_and(ConnectError::is_of_the_address)
+    {
+        // As httpd: in turn, each with the whole time, and the last one's failure counts.
+        let further = shard.shared.further.beside(name, first);
+        for ip in alarm.limit(timeout, further).await.unwrap_or_default() {
+            if let Err(error) = &opened {
+                debug!(target: LOG, "AH00957: attempt to connect to {address} ({name}) failed: {error}");
+            }
+            address.set_ip(ip);
+            opened = open(shard, member, peer, *address, &alarm, timeout).await;
+            if !opened.as_ref().is_err_and(ConnectError::is_of_the_address) {
+                break;
+            }
+        }
+    }
+    let link = Link::new(shard, opened?, alarm, place, member.key.id);
+    let reusable = !member.spec.disablereuse;
+    let mut upstream = Upstream::new(link, member.key, peer.cloned(), reusable);
+    upstream.further = (address.ip() != first).then_some(address.ip());
+    Ok(upstream)
+}
+
+/// Opens a connection to one address, or through the member's Unix socket.
+async fn open(
+    shard: &Rc<Shard>,
+    member: &Destination,
+    peer: Option<&Arc<Peer>>,
+    address: SocketAddr,
+    alarm: &Alarm,
+    timeout: Duration,
+) -> Result<Line, ConnectError> {
     let connected = Cell::new(false);
     // One deadline for both.
     let opening = async {
@@ -308,17 +367,11 @@ async fn connect(
             .await
             .map_err(ConnectError::Tls)
     };
-    let opened = alarm.limit(timeout, opening).await;
-    let stream = match opened {
-        Some(opened) => opened?,
-        None if connected.get() => {
-            return Err(ConnectError::Tls(member::late(shard)));
-        }
-        None => return Err(ConnectError::TimedOut),
-    };
-    let link = Link::new(shard, stream, alarm, place, member.key.id);
-    let reusable = !member.spec.disablereuse;
-    Ok(Upstream::new(link, member.key, peer.cloned(), reusable))
+    match alarm.limit(timeout, opening).await {
+        Some(opened) => opened,
+        None if connected.get() => Err(ConnectError::Tls(member::late(shard))),
+        None => Err(ConnectError::TimedOut),
+    }
 }
 
 async fn connect_tcp(
@@ -326,8 +379,10 @@ async fn connect_tcp(
     member: &spec::Member,
 ) -> Result<TcpStream, ConnectError> {
     if member.receive_buffer.is_none() && member.source.is_none() {
-        return TcpStream::connect(address).await.map_err(failed);
+        let connected = TcpStream::connect(address).await;
+        return connected.map_err(|error| failed(Some(address), error));
     }
+    let failed = |error| failed(Some(address), error);
     let socket = bound(address, member.source).map_err(ConnectError::Local)?;
     if let Some(bytes) = member.receive_buffer {
         // Before the handshake, which tells the member of the window.
@@ -358,25 +413,43 @@ async fn connect_unix(shard: &Shard, path: &Path) -> Result<UnixStream, ConnectE
     loop {
         match UnixStream::connect(path).await {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            connected => return connected.map_err(failed),
+            connected => return connected.map_err(|error| failed(None, error)),
         }
         pause.set(TICK);
         pause.reached().await;
     }
 }
 
-fn failed(error: io::Error) -> ConnectError {
-    if is_local(&error) {
+fn failed(address: Option<SocketAddr>, error: io::Error) -> ConnectError {
+    if is_local(address, &error) {
         ConnectError::Local(error)
     } else {
         ConnectError::Refused(error)
     }
 }
 
-/// Whether a failed connect says nothing about the member.
-fn is_local(error: &io::Error) -> bool {
-    let own = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-    Errno::from_io_error(error).is_some_and(|errno| own.contains(&errno))
+/// Whether a failed connect(2) says nothing about the member, at this address if it has one.
+pub(crate) fn is_local(address: Option<SocketAddr>, error: &io::Error) -> bool {
+    match Errno::from_io_error(error) {
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => true,
+        Some(Errno::ADDRNOTAVAIL) => address.is_some_and(has_way),
+        _ => false,
+    }
+}
+
+/// Whether this host has an address to come from. The kernel has one word (EADDRNOTAVAIL) for no port
+/// that is left for a destination and for no address of its family, as where IPv6 is switched off.
+/// That of a datagram socket goes the same way, has ports of its own and sends nothing.
+fn has_way(address: SocketAddr) -> bool {
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let flags = SocketFlags::CLOEXEC;
+    let tried = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)
+        .and_then(|socket| rustix::net::connect(&socket, &address));
+    tried != Err(Errno::ADDRNOTAVAIL)
 }
 
 #[cfg(test)]
@@ -409,8 +482,13 @@ mod tests {
     #[test]
     fn want_of_descriptors_is_not_the_members_fault() {
         let error = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
-        assert!(is_local(&error(Errno::MFILE)) && is_local(&error(Errno::NOBUFS)));
-        assert!(!is_local(&error(Errno::CONNREFUSED)) && !is_local(&error(Errno::HOSTUNREACH)));
-        assert!(!is_local(&io::ErrorKind::TimedOut.into()));
+        let here = Some(SocketAddr::from(([127, 0, 0, 1], 9)));
+        let is_local = |at, errno| is_local(at, &error(errno));
+        assert!(is_local(here, Errno::MFILE) && is_local(None, Errno::NOBUFS));
+        assert!(!is_local(here, Errno::CONNREFUSED) && !is_local(here, Errno::HOSTUNREACH));
+        assert!(!super::is_local(here, &io::ErrorKind::TimedOut.into()));
+        // There is a way to it, so it was a port that was wanting.
+        assert!(is_local(here, Errno::ADDRNOTAVAIL));
+        assert!(!is_local(None, Errno::ADDRNOTAVAIL));
     }
 }

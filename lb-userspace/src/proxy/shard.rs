@@ -39,6 +39,7 @@ use super::{
 use crate::{
     balancer::heartbeat::Heartbeats,
     dataplane::{sys::trim_heap, table::MemberTable},
+    names::Further,
     telemetry::{
         access::{Buffer, Clock, Entry, Format},
         counters::{Counters, Number, Tally},
@@ -52,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) column: u32,
     pub(crate) counters: Arc<Counters>,
     pub(crate) heartbeats: Arc<Heartbeats>,
+    pub(crate) further: Arc<Further>,
     /// As many connections as there may be.
     pub(crate) clients: usize,
     pub(crate) connections: AtomicUsize,

@@ -119,6 +119,12 @@ impl Names {
     }
 }
 
+/// The port that a Host field names.
+pub fn port(value: &[u8]) -> Option<u16> {
+    let (_, port) = std::str::from_utf8(value).ok()?.rsplit_once(':')?;
+    port.parse().ok()
+}
+
 /// Whether a lower-case name is one of a virtual host's.
 pub fn is_named(host: &Host, name: &str) -> bool {
     host.server_name.as_deref() == Some(name)

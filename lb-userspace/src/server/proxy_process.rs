@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     child::MOST_CHANGES,
-    link::{FromProxy, Link, Parcel, ToProxy},
+    link::{self, FromProxy, Link, Parcel, ToProxy},
     preflight::Logs,
     privileges,
     succession::Succession,
@@ -99,8 +99,6 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
     let succession = Succession::new(lock)?;
     let table = Arc::new(MemberTable::map(members.as_fd(), busy.as_fd())?);
     let mut signals = Signals::new()?;
-    let checker = Checker::start(Arc::clone(&table)).map_err(ProxyProcessError::Start)?;
-    let (watcher, resolved) = Watcher::start().map_err(ProxyProcessError::Start)?;
     let proxy = Proxy::start(Setup {
         table: Arc::clone(&table),
         column,
@@ -110,6 +108,9 @@ async fn host(stdin: OwnedFd) -> Result<(), ProxyProcessError> {
         clients: privileges::client_limit(),
     })
     .map_err(ProxyProcessError::Start)?;
+    let checker = Checker::start(Arc::clone(&table), proxy.further());
+    let checker = checker.map_err(ProxyProcessError::Start)?;
+    let (watcher, resolved) = Watcher::start(proxy.further()).map_err(ProxyProcessError::Start)?;
     let monitor = Monitor::start(proxy.heartbeats()).map_err(ProxyProcessError::Start)?;
     let changes = proxy.changes();
     link.send(&FromProxy::Ready, &[]).await?;
@@ -281,6 +282,10 @@ impl Process {
                 // When control is gone the next receive tells; this process may serve already.
                 drop(self.link.send(&answer, &[]).await);
             }
+            ToProxy::Tickets => {
+                let [keys] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| cut_short())?;
+                self.proxy.take_ticket_keys(link::read_file(keys)?);
+            }
             ToProxy::Changed { number, answer } => {
                 if let Some(reply) = self.open_changes.remove(&number) {
                     // The client may have left.
@@ -302,6 +307,10 @@ impl Process {
         let logs = std::mem::take(&mut self.logs);
         let spec = Arc::new(parcel.spec);
         let targets = Logs::received(&logs)?.error_targets(&spec);
+        self.proxy.take_ticket_keys(parcel.tickets);
+        if let Some(watcher) = &self.watcher {
+            watcher.expect(&spec);
+        }
         self.proxy.apply(
             Generation {
                 number: parcel.number,

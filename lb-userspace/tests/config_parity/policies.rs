@@ -1,6 +1,17 @@
 //! Snippets of sections and of what sections say of requests.
 
 pub(super) const SAME: &[&str] = &[
+    // What the server calls itself.
+    "UseCanonicalName On",
+    "UseCanonicalName oN\n<Location /a>\nUseCanonicalName Off\n</Location>",
+    "UseCanonicalName maybe",
+    "UseCanonicalName",
+    "UseCanonicalName On Off",
+    "UseCanonicalPhysicalPort On",
+    "<Location /a>\nUseCanonicalPhysicalPort OFF\n</Location>",
+    "UseCanonicalPhysicalPort DNS",
+    "<Proxy *>\nUseCanonicalName On\n</Proxy>",
+    "<If true>\nUseCanonicalName On\n</If>",
     // Sections.
     "<LocationMatch>\n</LocationMatch>",
     "<LocationMatch ^/a>\nProxyPass http://h/\n</LocationMatch>",

@@ -154,3 +154,57 @@ fn balancer_of_the_main_server_is_one_for_all_hosts() {
     assert_eq!(names, ["a", "b", "a", "b", "a", "b", "c", "404", "404"]);
     assert_eq!(theirs, ours, "httpd, sluice");
 }
+
+#[test]
+fn server_calls_itself_alike() {
+    let rules = "RewriteEngine On\nRewriteRule ^/rule /to [R]\nRedirect /redirect /to\n\
+         Header always set X-Self \"expr=%{SERVER_NAME}:%{SERVER_PORT}\"\n\
+         ProxyPass /r/ http://{a}/\nProxyPassReverse /r/ http://{a}/\nProxyVia On\n";
+    let host = |lines: &str, more: &str| {
+        format!("<VirtualHost *:{{port}}>\n{lines}\n{rules}{more}</VirtualHost>\n")
+    };
+    let mixed = "<Location /r/on>\nUseCanonicalName On\nRedirect /r/on/redirect /to\n</Location>\n";
+    let text = [
+        host("ServerName plain.test", mixed),
+        host("ServerName port.test:81\nUseCanonicalName Off", mixed),
+        host("ServerAlias none.test", mixed),
+        host(
+            "ServerName on.test\nServerAlias also.test\nUseCanonicalName On",
+            "",
+        ),
+        host("ServerName onport.test:81\nUseCanonicalName On", ""),
+        host("ServerAlias onnone.test\nUseCanonicalName On", ""),
+        host("ServerName phys.test\nUseCanonicalPhysicalPort On", mixed),
+        host(
+            "ServerName physport.test:81\nUseCanonicalPhysicalPort On",
+            mixed,
+        ),
+        host(
+            "ServerName onphys.test\nUseCanonicalPhysicalPort On\nUseCanonicalName On",
+            "",
+        ),
+    ]
+    .concat();
+    let Some(stage) = Stage::start(&["a"], &[], &text) else {
+        return;
+    };
+    let names = [
+        "plain", "port", "none", "on", "also", "onport", "onnone", "phys", "physport", "onphys",
+    ];
+    let mut failures = Vec::new();
+    for name in names {
+        for asked in [
+            format!("{name}.test"),
+            format!("{}.TEST:99", name.to_uppercase()),
+            format!("{name}.test:80"),
+        ] {
+            let host = format!("Host: {asked}");
+            for path in ["/rule", "/redirect", "/r/x", "/r/on/x", "/r/on/redirect"] {
+                let give = "X-Give: Location: http://{a}/there";
+                let line = format!("GET {path}");
+                failures.extend(stage.differs(&line, &[&host, give]));
+            }
+        }
+    }
+    stage.end(&failures);
+}

@@ -5,12 +5,15 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, Command, Stdio},
     thread,
 };
 
-use super::harness::{PATIENCE, Sluice, free_port, wait_until};
+use rustix::process::Signal;
+
+use super::harness::{PATIENCE, Sluice, free_port, send_signal, wait_until};
 
 const PROGRAM: &str = "/usr/sbin/apache2";
 const MODULES: &str = "/usr/lib/apache2/modules";
@@ -152,6 +155,7 @@ impl Pair {
             "lbmethod_bybusyness",
             "watchdog",
             "proxy_hcheck",
+            "ssl",
         ] {
             let file = format!("{MODULES}/mod_{name}.so");
             // Some builds have them linked in.
@@ -165,24 +169,7 @@ impl Pair {
         };
         let file = dir.path().join("httpd.conf");
         fs::write(&file, text + &common(theirs, httpd_port)).expect("written");
-        let mut httpd = Command::new(PROGRAM)
-            .arg("-X")
-            .arg("-f")
-            .arg(&file)
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("httpd starts");
-        let log = dir.path().join("error.log");
-        wait_until("httpd listens", || {
-            if let Some(status) = httpd.try_wait().expect("wait") {
-                let said = fs::read_to_string(&log).unwrap_or_default();
-                panic!("httpd ended ({status}): {said}");
-            }
-            TcpStream::connect(("127.0.0.1", httpd_port)).is_ok()
-        });
+        let httpd = httpd(dir.path(), httpd_port);
         let mut sluice = Sluice::prepare(&[]);
         let port = sluice.port;
         let ours = common(ours, port);
@@ -194,6 +181,19 @@ impl Pair {
             sluice,
             dir,
         }
+    }
+
+    /// Stops both, and starts them again with what they left.
+    pub(crate) fn restart(&mut self) {
+        // What httpd keeps it writes as the user that it serves as.
+        fs::set_permissions(self.dir.path(), fs::Permissions::from_mode(0o777))
+            .expect("permissions");
+        send_signal(self.httpd.id(), Signal::TERM);
+        self.httpd.wait().expect("httpd ends");
+        self.httpd = httpd(self.dir.path(), self.httpd_port);
+        self.sluice.signal(Signal::TERM);
+        assert_eq!(self.sluice.wait(), Some(0), "{}", self.sluice.log());
+        self.sluice.run();
     }
 
     /// What both say to a request: its first line's start and fields, `GET /x` and `A: b`.
@@ -218,6 +218,29 @@ impl Pair {
     pub(crate) fn log(&self) -> String {
         self.sluice.log()
     }
+}
+
+/// Runs httpd with `httpd.conf` in `dir`.
+fn httpd(dir: &Path, port: u16) -> Child {
+    let mut httpd = Command::new(PROGRAM)
+        .arg("-X")
+        .arg("-f")
+        .arg(dir.join("httpd.conf"))
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("httpd starts");
+    let log = dir.join("error.log");
+    wait_until("httpd listens", || {
+        if let Some(status) = httpd.try_wait().expect("wait") {
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            panic!("httpd ended ({status}): {said}");
+        }
+        TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
+    httpd
 }
 
 /// One request on a connection of its own.

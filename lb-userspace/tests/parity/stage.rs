@@ -133,6 +133,11 @@ impl Stage {
         })
     }
 
+    /// Stops both, and starts them again.
+    pub(super) fn restart(&mut self) {
+        self.pair.restart();
+    }
+
     /// Runs scenes, each with a balancer of its own at a path of its name.
     pub(super) fn play(up: &[&'static str], down: &[&'static str], scenes: &[Scene<'_>]) {
         let mut text = String::new();
@@ -291,6 +296,7 @@ impl Side {
     /// With names in the place of addresses.
     pub(super) fn without_ports(&self, text: &str) -> String {
         let text = text.replace(&format!("127.0.0.1:{}", self.port), "{self}");
+        let text = text.replace(&format!(".test:{}", self.port), ".test:{self}");
         self.actors.iter().fold(text, |text, actor| {
             text.replace(&actor.address.to_string(), &format!("{{{}}}", actor.name))
         })

@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use lb_common::maglev::{self, Entry, SLOTS};
 
 use crate::{
-    balancer::{Ask, Balancer, draw, rampup},
+    balancer::{Ask, Balancer, Head, draw, rampup},
     dataplane::ring::seed,
 };
 
@@ -94,9 +94,13 @@ struct Standing {
 ///
 /// Shards that elect at one moment see the load before either's request: each may take a member
 /// one beyond its bound.
-pub(in crate::balancer) fn elect(balancer: &Balancer, ask: &Ask<'_>) -> Option<usize> {
+pub(in crate::balancer) fn elect(
+    balancer: &Balancer,
+    ask: &Ask<'_>,
+    heads: &[Head],
+) -> Option<usize> {
     let mut standings: Vec<Option<Standing>> = vec![None; balancer.members().len()];
-    let first = super::pick(balancer, ask.now_ns, |candidate, best| {
+    let first = super::pick(balancer, heads, ask.now_ns, |candidate, best| {
         standings[candidate] = Some(Standing {
             busy: balancer.busy(candidate),
             weight: balancer.weight(candidate),

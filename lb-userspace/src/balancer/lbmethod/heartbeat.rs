@@ -6,14 +6,18 @@
 use lb_common::member::MemberState;
 
 use super::byrequests;
-use crate::balancer::{Ask, Balancer, draw};
+use crate::balancer::{Ask, Balancer, Head, draw};
 
 /// Elects a member. Credits stay as they are. Under the election lock.
-pub(in crate::balancer) fn elect(balancer: &Balancer, ask: &Ask<'_>) -> Option<usize> {
+pub(in crate::balancer) fn elect(
+    balancer: &Balancer,
+    ask: &Ask<'_>,
+    heads: &[Head],
+) -> Option<usize> {
     let beats = balancer.heartbeats.as_deref()?;
     if beats.is_waiting(ask.now_ns) {
         // A process that has just begun has heard of nobody.
-        return byrequests::elect(balancer, ask);
+        return byrequests::elect(balancer, ask, heads);
     }
     let ready = |member: usize| {
         let ip = balancer.cell(member).address().ip();

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use crate::balancer::{Ask, Balancer, draw, rampup};
+use crate::balancer::{Ask, Balancer, Head, draw, rampup};
 
 /// After this time without an answer the memory of a slow one has sunk to a third.
 const DECAY_NS: f64 = 10e9;
@@ -96,9 +96,13 @@ const fn to_float(number: u64) -> f64 {
 }
 
 /// Elects a member. Credits stay as they are. Under the election lock.
-pub(in crate::balancer) fn elect(balancer: &Balancer, ask: &Ask<'_>) -> Option<usize> {
+pub(in crate::balancer) fn elect(
+    balancer: &Balancer,
+    ask: &Ask<'_>,
+    heads: &[Head],
+) -> Option<usize> {
     let mut candidates = Vec::with_capacity(balancer.members().len());
-    super::pick(balancer, ask.now_ns, |candidate, best| {
+    super::pick(balancer, heads, ask.now_ns, |candidate, best| {
         candidates.push(candidate);
         best.is_none()
     })?;

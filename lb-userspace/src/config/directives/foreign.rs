@@ -97,7 +97,6 @@ const NAMES: &[&str] = &[
     "MaxRangeReversals",
     "LimitInternalRecursion",
     "LimitXMLRequestBody",
-    "UseCanonicalPhysicalPort",
     "ServerPath",
     "RegexDefaultOptions",
     "QualifyRedirectURL",

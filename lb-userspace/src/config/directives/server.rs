@@ -112,8 +112,10 @@ pub(super) const TABLE: &[Directive] = &[
         "user that the proxy process runs as", Effect::Apply(user)),
     row("Group", Contexts::MAIN, Arity::One, "NAME|#ID",
         "group that the proxy process runs as", Effect::Apply(group)),
-    row("UseCanonicalName", Contexts::ALL, Arity::One, "Off",
-        "whose name is used where the server names itself", Effect::Only(&["Off"])).or("Off"),
+    row("UseCanonicalName", Contexts::ALL, Arity::One, "Off|On",
+        "what the server calls itself in redirects, ProxyPassReverse, Via, SERVER_NAME, SERVER_PORT and %V: as the client calls it, or by ServerName and its port", Effect::Apply(canonical_name)).or("Off"),
+    row("UseCanonicalPhysicalPort", Contexts::ALL, Arity::One, "Off|On",
+        "whether the connection's port is the server's where neither the client nor (with UseCanonicalName On) ServerName says one", Effect::Apply(physical_port)).or("Off"),
     row("HostnameLookups", Contexts::SERVER.and(Contexts::LOCATION), Arity::One, "Off|On|Double",
         "whether clients' names are looked up for logs: On and Double are accepted with a warning, and %h is the address all the same", Effect::Apply(hostname_lookups)).or("Off"),
     row("TraceEnable", Contexts::SERVER, Arity::One, "Off",
@@ -125,6 +127,39 @@ pub(super) const TABLE: &[Directive] = &[
     row("HttpProtocolOptions", Contexts::SERVER, Arity::Some, "Strict",
         "how strictly requests are read", Effect::Only(&["Strict"])).or("Strict"),
 ];
+
+fn canonical_name(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let by_name = match call.arg(0).to_ascii_lowercase().as_str() {
+        "on" => Some(true),
+        "off" => Some(false),
+        "dns" => {
+            return Err(Fault::new("UseCanonicalName DNS is not supported")
+                .at(0)
+                .help("no request waits for a name server: On takes ServerName, Off what the client says"));
+        }
+        _ => return Err(Fault::new("parameter must be 'on', 'off', or 'dns'").at(0)),
+    };
+    if call.is_for_server() {
+        call.host().canonical_name = by_name;
+    } else {
+        call.policy().canonical_name = by_name;
+    }
+    Ok(())
+}
+
+fn physical_port(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+    let physical = match call.arg(0).to_ascii_lowercase().as_str() {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => return Err(Fault::new("parameter must be 'on' or 'off'").at(0)),
+    };
+    if call.is_for_server() {
+        call.host().physical_port = physical;
+    } else {
+        call.policy().physical_port = physical;
+    }
+    Ok(())
+}
 
 fn encoded_slashes(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let slashes = match call.arg(0).to_ascii_lowercase().as_str() {

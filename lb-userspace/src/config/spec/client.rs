@@ -85,4 +85,16 @@ pub struct Naming {
     /// `SSLStrictSNIVHostCheck`: requests on connections that named no host are refused, where there
     /// are several.
     pub strict_sni: bool,
+    /// What the server calls itself.
+    pub canonical: Canonical,
+}
+
+/// What the server calls itself where it says where it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Canonical {
+    /// `UseCanonicalName On`: by `ServerName` and its port, whatever the client asked for.
+    pub by_name: bool,
+    /// `UseCanonicalPhysicalPort On`: where else its own port or the scheme's would count, it is that
+    /// of the connection.
+    pub physical_port: bool,
 }

@@ -58,6 +58,10 @@ pub struct Policy {
     pub add_headers: Option<bool>,
     /// `Proxy100Continue`; a later layer's counts.
     pub forwards_expect: Option<bool>,
+    /// `UseCanonicalName On`; a later layer's counts.
+    pub canonical_name: Option<bool>,
+    /// `UseCanonicalPhysicalPort`; a later layer's counts.
+    pub physical_port: Option<bool>,
     /// `ProxyPassInterpolateEnv`; a later layer's counts.
     pub interpolate: Option<bool>,
     /// `ProxyPassReverseCookiePath`: what a path of a cookie begins with, and the whole path that

@@ -50,8 +50,8 @@ fn settings_are_inherited_and_overridden() {
     );
     assert_eq!(
         (one.server_name.as_deref(), one.server_port),
-        (Some("main.test"), Some(8080)),
-        "a name is inherited too, and matched (measured on httpd)"
+        (Some("main.test"), Some(80)),
+        "a name is inherited too, and matched; its port is the address's (measured on httpd)"
     );
     assert_eq!(
         (two.server_name.as_deref(), two.server_port),

@@ -20,7 +20,6 @@ pub(super) struct Facts {
     pub(super) target: Uri,
     pub(super) version: Version,
     pub(super) host_name: String,
-    pub(super) port: Option<u16>,
     pub(super) refused: bool,
     /// What each log's format asks for, one log's behind another's; empty until it is there.
     pub(super) request: Vec<Option<HeaderValue>>,
@@ -44,6 +43,8 @@ pub(super) struct End {
     pub(super) received: u64,
     pub(super) keepalives: u32,
     pub(super) connection: Connection,
+    /// `UseCanonicalName On`
+    pub(super) by_name: bool,
     pub(super) log_id: u64,
     pub(super) connection_log_id: u64,
     pub(super) handler: &'static str,
@@ -113,12 +114,12 @@ impl Finished {
                 bytes_out: sent,
                 filename: &end.filename,
                 server_name: &host.name,
-                host_name: if facts.host_name.is_empty() {
+                host_name: if end.by_name || facts.host_name.is_empty() {
                     &host.name
                 } else {
                     &facts.host_name
                 },
-                port: facts.port.or(spec_port).unwrap_or(match client.tls {
+                port: spec_port.unwrap_or(match client.tls {
                     Some(_) => 443,
                     None => 80,
                 }),

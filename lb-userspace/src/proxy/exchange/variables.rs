@@ -85,9 +85,15 @@ impl Exchange {
             return list;
         }
         let member = &balancer.members()[engaged.member];
+        // As in httpd: where its socket is, is nobody's business.
+        let socket = &balancing.members[engaged.member].spec.socket;
+        let url = match (socket, member.url.split_once('|')) {
+            (Some(_), Some((_, url))) => url,
+            _ => &member.url,
+        };
         list.extend([
             ("BALANCER_NAME", format!("balancer://{}", balancer.written)),
-            ("BALANCER_WORKER_NAME", member.url.clone()),
+            ("BALANCER_WORKER_NAME", url.to_owned()),
             ("BALANCER_WORKER_ROUTE", member.route.clone()),
         ]);
         if let (Some(session), Some(sticky)) = (&engaged.session, &balancer.sticky) {

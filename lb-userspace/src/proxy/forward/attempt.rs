@@ -1,6 +1,7 @@
 //! One attempt: a connection, the request over it, the head of the response.
 
 use std::{
+    net::SocketAddr,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::Poll,
@@ -71,20 +72,25 @@ pub(super) async fn attempt(
         }
     });
     loop {
-        let address = elector.cell(index).address();
+        let mut address = elector.cell(index).address();
         let mut upstream = pool::acquire(
             &exchange.shard,
             member,
             named.as_ref(),
-            address,
+            &mut address,
             connect_timeout,
             safe && !replayed,
         )
         .await
         .map_err(|error| {
             outgoing.let_go();
+            // Where the name is the client's, the failure may be, too: nobody outside chooses who
+            // is in error.
+            if matches!(error, ConnectError::Tls(_)) && outgoing.preserved_host.is_none() {
+                elector.put_in_error(index, Cause::Forward, monotonic_ns());
+            }
             let path = outgoing.asked_for.path();
-            unreached(exchange, balancer, index, &error, path)
+            unreached(exchange, balancer, index, (&error, address), path)
         })?;
         elector.connected(index);
         exchange.over(&upstream.link);
@@ -237,12 +243,12 @@ fn no_go_ahead(exchange: &Exchange, balancer: usize, index: usize) -> Attempt {
 }
 
 /// No connection: the member goes into error, another may be tried; unless the want is our own.
-/// `path`: what the client asked for.
+/// `address`: where that was tried last; `path`: what the client asked for.
 fn unreached(
     exchange: &Exchange,
     balancer: usize,
     index: usize,
-    error: &ConnectError,
+    (error, address): (&ConnectError, SocketAddr),
     path: &str,
 ) -> Attempt {
     let balancing = &exchange.current.plan.balancers[balancer];
@@ -270,11 +276,11 @@ fn unreached(
     }
     elector.cell(index).failed.fetch_add(1, Relaxed);
     if let ConnectError::Tls(why) = error {
-        // As httpd 2.4.71 (observed): no other member is tried, and this one stays as it is.
+        // As httpd 2.4.71 (observed): no other member is tried.
         error!(
             target: LOG,
             "[client {peer}] AH01084: TLS handshake with {} ({}) failed: {why}",
-            spec.url, elector.cell(index).address()
+            spec.url, address
         );
         let cause = "Error during SSL Handshake with remote server";
         let failure = Failure::proxy(StatusCode::INTERNAL_SERVER_ERROR, cause);
@@ -305,7 +311,7 @@ fn unreached(
                 target: LOG,
                 "AH00957: {}: attempt to connect to {}:{} ({}) failed: {error}",
                 if spec.tls.is_some() { "https" } else { "http" },
-                spec.host, spec.port, elector.cell(index).address()
+                spec.host, spec.port, address
             );
         }
         elector.put_in_error(index, Cause::Connect, monotonic_ns());

@@ -230,14 +230,7 @@ pub(super) fn add_via(
         (None, true) => "1.0",
         (None, false) => "1.1",
     };
-    let usual = if exchange.client.tls.is_some() {
-        443
-    } else {
-        80
-    };
-    let port = asked.and_then(|asked| asked.port).or(host.server_port);
-    let port = port.filter(|port| *port != usual);
-    let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+    let port = policy::Canonically::of(exchange, asked).colon_port();
     if let Ok(value) = HeaderValue::try_from(format!("{version} {name}{port}{comment}")) {
         match direction {
             Direction::Request => fields::append(headers, header::VIA, &value),

@@ -138,18 +138,11 @@ pub(super) fn relay(
     }
     let host = exchange.host();
     if let Some(target) = target.filter(|_| said.present.has(Present::PLACE)) {
-        let asked = asked
-            .and_then(|asked| asked.value.to_str().ok())
-            .unwrap_or(&host.name);
         // It was decoded before it was routed.
         let slashes = exchange.host_spec().encoded_slashes;
         let routes = &exchange.host_spec().routes;
         let path = path::decode_for(routes, target.path().as_bytes(), slashes).unwrap_or_default();
-        let scheme = match exchange.client.tls {
-            Some(_) => "https",
-            None => "http",
-        };
-        let origin = format!("{scheme}://{asked}");
+        let origin = policy::Canonically::of(&exchange, asked).origin();
         let rules = policy::reverses(&exchange, &host.reverses);
         reverse::rewrite_fields(&rules, &path, &mut parts.headers, &origin);
     }

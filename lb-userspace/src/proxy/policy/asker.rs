@@ -4,9 +4,9 @@ use std::{borrow::Cow, net::IpAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 
-use super::{Ruling, Scene};
+use super::{Ruling, Scene, canonical::Canonically};
 use crate::{
-    expr::{Facts, Moment, Table, Variable, number},
+    expr::{Facts, Moment, Table, Variable},
     policy::environment::Request,
     proxy::vhost,
     rewrite,
@@ -49,21 +49,8 @@ impl Facts for Asker<'_> {
                 address.to_string().into_bytes().into()
             }
             Variable::RemotePort => number(scene.peer().port()),
-            Variable::ServerName => {
-                // As UseCanonicalName Off has it: what the client asked for.
-                let host = self.fields.get(http::header::HOST);
-                let asked = host.and_then(|host| host.to_str().ok());
-                let name = asked.map(|asked| match asked.rsplit_once(':') {
-                    Some((name, port)) if !port.ends_with(']') => name,
-                    _ => asked,
-                });
-                let name = name.unwrap_or(scene.host_name());
-                name.to_ascii_lowercase().into_bytes().into()
-            }
-            Variable::ServerPort => {
-                let spec_port = scene.host_spec().server_port;
-                number(spec_port.unwrap_or_else(|| scene.local().port()))
-            }
+            Variable::ServerName => self.canonically().name().to_owned().into_bytes().into(),
+            Variable::ServerPort => number(self.canonically().port()),
             Variable::Protocol => protocol.as_bytes().into(),
             Variable::Query => ruling.query.as_deref().unwrap_or_default().into(),
             Variable::RequestLine => format!("{} {} {protocol}", ruling.method, ruling.target)
@@ -136,28 +123,14 @@ impl Facts for Asker<'_> {
 
 impl rewrite::Request for Asker<'_> {
     fn origin(&self) -> Vec<u8> {
-        let is_tls = self.scene.is_tls();
-        let (scheme, usual) = if is_tls { ("https", 443) } else { ("http", 80) };
-        let host = self.fields.get(http::header::HOST);
-        let host = host.map_or(self.scene.host_name().as_bytes(), HeaderValue::as_bytes);
-        let name_ends = host.iter().rposition(|&byte| byte == b']').unwrap_or(0);
-        let colon = host[name_ends..].iter().position(|&byte| byte == b':');
-        let port = match colon {
-            Some(at) => number(&host[name_ends + at + 1..]),
-            None => self.port().map_or(usual, i64::from),
-        };
-        let mut origin = format!("{scheme}://").into_bytes();
-        origin.extend_from_slice(colon.map_or(host, |at| &host[..name_ends + at]));
-        if port != usual {
-            origin.extend_from_slice(format!(":{port}").as_bytes());
-        }
-        origin
+        self.canonically().origin().into_bytes()
     }
 
     fn is_here(&self, host: &[u8], port: Option<u16>) -> bool {
         let usual = if self.scene.is_tls() { 443 } else { 80 };
         let name = String::from_utf8_lossy(host).to_ascii_lowercase();
-        self.port() == Some(port.unwrap_or(usual)) && vhost::is_named(self.scene.host_spec(), &name)
+        let own = self.scene.host_spec().server_port;
+        own == Some(port.unwrap_or(usual)) && vhost::is_named(self.scene.host_spec(), &name)
     }
 
     fn look_up(&self, file: usize, key: &[u8]) -> Option<Vec<u8>> {
@@ -173,11 +146,8 @@ impl rewrite::Request for Asker<'_> {
 }
 
 impl Asker<'_> {
-    /// The port of the virtual host, as far as its lines say.
-    fn port(&self) -> Option<u16> {
-        let host = self.scene.host_spec();
-        host.server_port
-            .or_else(|| host.addresses.first().and_then(|address| address.port))
+    fn canonically(&self) -> Canonically<'_> {
+        Canonically::by_fields(self.scene, self.ruling, self.fields)
     }
 }
 

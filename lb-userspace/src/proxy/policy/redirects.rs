@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tracing::info;
 
-use super::{LOG, Ruling, Scene, Stop};
+use super::{LOG, Ruling, Scene, Stop, canonical::Canonically};
 use crate::{
     config::spec::policy::{From, Redirect},
     pattern,
@@ -30,11 +30,8 @@ impl Ruling {
         }
         let mut place = Vec::new();
         if to.first() == Some(&b'/') {
-            let scheme = if scene.is_tls() { "https" } else { "http" };
-            place.extend_from_slice(scheme.as_bytes());
-            place.extend_from_slice(b"://");
-            let host = fields.get(http::header::HOST).map(HeaderValue::as_bytes);
-            place.extend_from_slice(host.unwrap_or(scene.host_name().as_bytes()));
+            let own = Canonically::by_fields(scene, self, fields);
+            place.extend_from_slice(own.origin().as_bytes());
         }
         place.extend_from_slice(&to);
         // What no field can hold is no place to send anybody.

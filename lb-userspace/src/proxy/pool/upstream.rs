@@ -7,6 +7,7 @@
 
 use std::{
     io,
+    net::IpAddr,
     os::fd::{AsFd as _, BorrowedFd},
     pin::Pin,
     rc::Rc,
@@ -53,6 +54,8 @@ pub(crate) struct Upstream {
     pub(super) key: Key,
     /// Who is at the other end of a TLS connection.
     pub(super) peer: Option<Arc<Peer>>,
+    /// The address, where that is a further one of the member's name.
+    pub(super) further: Option<IpAddr>,
     /// Tick since when it is idle.
     pub(super) idle_since: u64,
     /// What of the request is not written.
@@ -125,6 +128,7 @@ impl Upstream {
             reusable,
             key,
             peer,
+            further: None,
             idle_since: 0,
             outgoing: Vec::new(),
             written: 0,

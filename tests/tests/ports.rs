@@ -6,7 +6,7 @@ use lab::{
     curl::letters,
     scene::{member, site},
     sluice::Place,
-    topology,
+    topology, wait,
 };
 
 /// How many requests failed for this reason.
@@ -38,7 +38,10 @@ fn no_port_left_is_this_hosts_want_and_puts_no_member_into_error() -> Result<()>
     for round in 1..=4 {
         let answer = scene.curl.get(&scene.url("/name"))?;
         ensure!(answer.status == 503, "{answer:?}");
-        ensure!(failed(&scene.sluice, "no_resources")? == round);
+        // Counted when the answer is on its way.
+        wait::until("the request to be counted", wait::PATIENCE, || {
+            (failed(&scene.sluice, "no_resources").ok()? == round).then_some(())
+        })?;
     }
     ensure!(failed(&scene.sluice, "connect_failed")? == 0);
     for route in ["a", "b"] {

@@ -215,6 +215,12 @@ impl Proxy {
         Ok(())
     }
 
+    /// Takes the keys of session tickets from whoever shares them out. Without any the proxy makes its
+    /// own.
+    pub fn take_ticket_keys(&self, keys: tls::TicketKeys) {
+        self.resumption.take(keys);
+    }
+
     /// Whom the members of the generation that is on are expected to be, over TLS.
     pub fn peers(&self) -> tls::Peers {
         let plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);

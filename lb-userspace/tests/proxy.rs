@@ -20,6 +20,8 @@ mod h2;
 mod hosts;
 #[path = "proxy/messages.rs"]
 mod messages;
+#[path = "proxy/pooled.rs"]
+mod pooled;
 #[path = "proxy/sessions.rs"]
 mod sessions;
 #[path = "proxy/sockets.rs"]

@@ -50,8 +50,18 @@ pub struct Heartbeats {
 #[derive(Clone, Copy)]
 struct Heard {
     beat: Beat,
-    /// When it was heard, on the monotonic clock.
+    /// When it came to our ears, on the monotonic clock.
     at_ns: u64,
+    /// How old it was by then.
+    before_ns: u64,
+}
+
+impl Heard {
+    /// How old it is. A request's clock may be a moment behind ours: nothing gets younger by that.
+    const fn age_ns(self, now_ns: u64) -> u64 {
+        self.before_ns
+            .saturating_add(now_ns.saturating_sub(self.at_ns))
+    }
 }
 
 impl Beat {
@@ -137,11 +147,15 @@ impl Heartbeats {
             if !self.is_member(ip) {
                 return false;
             }
-            let fresh = |heard: &Heard| now_ns.saturating_sub(heard.at_ns) < KEPT_SECONDS * SECOND;
+            let fresh = |heard: &Heard| heard.age_ns(now_ns) < KEPT_SECONDS * SECOND;
             heard.retain(|_, known| fresh(known));
         }
-        let at_ns = now_ns.saturating_sub(seconds_ago.saturating_mul(SECOND));
-        heard.insert(ip, Heard { beat, at_ns });
+        let new = Heard {
+            beat,
+            at_ns: now_ns,
+            before_ns: seconds_ago.saturating_mul(SECOND),
+        };
+        heard.insert(ip, new);
         true
     }
 
@@ -149,8 +163,7 @@ impl Heartbeats {
     pub fn ready(&self, ip: IpAddr, now_ns: u64) -> Option<u32> {
         let heard = self.heard.read().unwrap_or_else(PoisonError::into_inner);
         let known = heard.get(&ip.to_canonical())?;
-        let age = now_ns.saturating_sub(known.at_ns);
-        (age < SEEN_SECONDS * SECOND).then(|| known.beat.places())
+        (known.age_ns(now_ns) < SEEN_SECONDS * SECOND).then(|| known.beat.places())
     }
 
     /// Whether this has just begun and nobody was heard of yet.
@@ -231,6 +244,10 @@ mod tests {
             "a quarter, for who does nothing"
         );
         assert_eq!(beats.ready(ip, 21 * SECOND), None);
+        // Written down too long ago, and a request whose clock stopped before it was read.
+        assert!(beats.hear(ip, Beat { busy: 1, ready: 8 }, 10, 30 * SECOND));
+        assert_eq!(beats.ready(ip, 30 * SECOND), None);
+        assert_eq!(beats.ready(ip, 30 * SECOND - 1), None);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::{
     expr::{Facts, Moment, Table, Variable},
     names::Further,
     proxy::{
-        pool::bound,
+        pool::{bound, is_local},
         tls::member::{self, HandshakeError},
     },
 };
@@ -56,22 +56,11 @@ impl ProbeError {
     /// The check was not made for want of descriptors, ports or memory here: it says nothing about
     /// the member.
     pub(super) fn is_ours(&self) -> bool {
-        let (Self::Connect(_, error) | Self::SocketConnect(_, error)) = self else {
-            return false;
-        };
-        let code = error
-            .raw_os_error()
-            .map(rustix::io::Errno::from_raw_os_error);
-        matches!(
-            code,
-            Some(
-                rustix::io::Errno::MFILE
-                    | rustix::io::Errno::NFILE
-                    | rustix::io::Errno::NOBUFS
-                    | rustix::io::Errno::NOMEM
-                    | rustix::io::Errno::ADDRNOTAVAIL
-            )
-        )
+        match self {
+            Self::Connect(address, error) => is_local(Some(*address), error),
+            Self::SocketConnect(_, error) => is_local(None, error),
+            _ => false,
+        }
     }
 }
 

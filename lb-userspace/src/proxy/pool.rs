@@ -16,7 +16,10 @@ use std::{
 };
 
 use lb_common::member::MemberId;
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketFlags, SocketType},
+};
 use tokio::{
     net::{TcpSocket, TcpStream, UnixStream},
     sync::Notify,
@@ -48,7 +51,7 @@ pub(crate) enum ConnectError {
     /// The kernel says no.
     #[error("{0}")]
     Refused(#[source] io::Error),
-    /// This process or this machine is out of descriptors or memory: not the member's fault.
+    /// This process or this machine is out of descriptors, ports or memory: not the member's fault.
     #[error("{0}")]
     Local(#[source] io::Error),
     /// The member's name has no address.
@@ -229,7 +232,9 @@ pub(crate) async fn acquire(
             *address = first;
             let opening = connect(shard, member, peer, address, place, connect_timeout);
             let connected = Box::pin(opening).await;
-            if matches!(connected, Err(ConnectError::Local(_))) && !cleared {
+            // A port that was let go is not free for a minute.
+            let wants = |error: &io::Error| error.kind() != io::ErrorKind::AddrNotAvailable;
+            if matches!(&connected, Err(ConnectError::Local(error)) if wants(error)) && !cleared {
                 // Idle connections to other members can do without their descriptors.
                 cleared = true;
                 shard.pools.clear();
@@ -374,8 +379,10 @@ async fn connect_tcp(
     member: &spec::Member,
 ) -> Result<TcpStream, ConnectError> {
     if member.receive_buffer.is_none() && member.source.is_none() {
-        return TcpStream::connect(address).await.map_err(failed);
+        let connected = TcpStream::connect(address).await;
+        return connected.map_err(|error| failed(Some(address), error));
     }
+    let failed = |error| failed(Some(address), error);
     let socket = bound(address, member.source).map_err(ConnectError::Local)?;
     if let Some(bytes) = member.receive_buffer {
         // Before the handshake, which tells the member of the window.
@@ -406,25 +413,43 @@ async fn connect_unix(shard: &Shard, path: &Path) -> Result<UnixStream, ConnectE
     loop {
         match UnixStream::connect(path).await {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            connected => return connected.map_err(failed),
+            connected => return connected.map_err(|error| failed(None, error)),
         }
         pause.set(TICK);
         pause.reached().await;
     }
 }
 
-fn failed(error: io::Error) -> ConnectError {
-    if is_local(&error) {
+fn failed(address: Option<SocketAddr>, error: io::Error) -> ConnectError {
+    if is_local(address, &error) {
         ConnectError::Local(error)
     } else {
         ConnectError::Refused(error)
     }
 }
 
-/// Whether a failed connect says nothing about the member.
-fn is_local(error: &io::Error) -> bool {
-    let own = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-    Errno::from_io_error(error).is_some_and(|errno| own.contains(&errno))
+/// Whether a failed connect(2) says nothing about the member, at this address if it has one.
+pub(crate) fn is_local(address: Option<SocketAddr>, error: &io::Error) -> bool {
+    match Errno::from_io_error(error) {
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => true,
+        Some(Errno::ADDRNOTAVAIL) => address.is_some_and(has_way),
+        _ => false,
+    }
+}
+
+/// Whether this host has an address to come from. The kernel has one word (EADDRNOTAVAIL) for no port
+/// that is left for a destination and for no address of its family, as where IPv6 is switched off.
+/// That of a datagram socket goes the same way, has ports of its own and sends nothing.
+fn has_way(address: SocketAddr) -> bool {
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let flags = SocketFlags::CLOEXEC;
+    let tried = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)
+        .and_then(|socket| rustix::net::connect(&socket, &address));
+    tried != Err(Errno::ADDRNOTAVAIL)
 }
 
 #[cfg(test)]
@@ -457,8 +482,13 @@ mod tests {
     #[test]
     fn want_of_descriptors_is_not_the_members_fault() {
         let error = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
-        assert!(is_local(&error(Errno::MFILE)) && is_local(&error(Errno::NOBUFS)));
-        assert!(!is_local(&error(Errno::CONNREFUSED)) && !is_local(&error(Errno::HOSTUNREACH)));
-        assert!(!is_local(&io::ErrorKind::TimedOut.into()));
+        let here = Some(SocketAddr::from(([127, 0, 0, 1], 9)));
+        let is_local = |at, errno| is_local(at, &error(errno));
+        assert!(is_local(here, Errno::MFILE) && is_local(None, Errno::NOBUFS));
+        assert!(!is_local(here, Errno::CONNREFUSED) && !is_local(here, Errno::HOSTUNREACH));
+        assert!(!super::is_local(here, &io::ErrorKind::TimedOut.into()));
+        // There is a way to it, so it was a port that was wanting.
+        assert!(is_local(here, Errno::ADDRNOTAVAIL));
+        assert!(!is_local(None, Errno::ADDRNOTAVAIL));
     }
 }

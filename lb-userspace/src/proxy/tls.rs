@@ -20,9 +20,13 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use self::verify::ClientVerifier;
+use self::{
+    tickets::{Ring, Ticketer},
+    verify::ClientVerifier,
+};
 use super::{client::Client, plan::Plan};
 use crate::config::spec::{
     CertificateFiles, CipherSuite, ClientVerify, Protocol, Protocols, Spec, Tls,
@@ -32,11 +36,13 @@ pub(crate) mod accept;
 pub(crate) mod member;
 mod name;
 pub(crate) mod outcome;
+pub(crate) mod tickets;
 pub(crate) mod validity;
 mod variables;
 pub(crate) mod verify;
 
 pub use member::Peers;
+pub use tickets::TicketKeys;
 
 /// Sessions that are kept for clients without tickets, in all shards together.
 const CACHED_SESSIONS: usize = 10_000;
@@ -149,8 +155,8 @@ impl Pair {
 /// no use elsewhere, nor after what is asked for has changed.
 #[derive(Debug, Default)]
 pub(crate) struct Resumption {
-    /// Made with the first host: keys are random, and to begin with randomness costs aws-lc 0.4
-    /// billion instructions, which a server without TLS has no use for.
+    tickets: Arc<Ring>,
+    /// Made with the first host.
     open: Mutex<Option<Sessions>>,
     closed: Mutex<Vec<(Demand, Sessions)>>,
 }
@@ -176,25 +182,42 @@ impl Demand {
             && self.authorities == other.authorities
             && self.crls == other.crls
     }
+
+    /// What tickets are bound to: the same in every process, as long as it comes to the same.
+    fn class(&self) -> Option<[u8; 32]> {
+        let mut hash = Sha256::new();
+        hash.update(serde_json::to_vec(&self.settings.unplaced()).ok()?);
+        for set in [&self.authorities, &self.crls] {
+            hash.update(set.len().to_le_bytes());
+            for der in set {
+                hash.update(der.0.len().to_le_bytes());
+                hash.update(&*der.0);
+            }
+        }
+        Some(hash.finalize().into())
+    }
 }
 
 impl Sessions {
-    fn new() -> Result<Self, rustls::Error> {
-        Ok(Self {
-            tickets: aws_lc_rs::Ticketer::new()?,
+    fn new(ring: &Arc<Ring>, class: [u8; 32]) -> Self {
+        Self {
+            tickets: Arc::new(Ticketer::new(Arc::clone(ring), class)),
             cache: ServerSessionMemoryCache::new(CACHED_SESSIONS),
-        })
+        }
     }
 }
 
 impl Resumption {
-    /// Those of hosts that ask nothing of clients.
-    fn open(&self) -> Result<Sessions, rustls::Error> {
+    /// Takes the keys of tickets that control says, in place of those before.
+    pub(crate) fn take(&self, keys: TicketKeys) {
+        self.tickets.take(keys);
+    }
+
+    /// Sessions of hosts that ask nothing of clients.
+    fn open(&self) -> Sessions {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = &*open {
-            return Ok(known.clone());
-        }
-        Ok(open.insert(Sessions::new()?).clone())
+        open.get_or_insert_with(|| Sessions::new(&self.tickets, [0; 32]))
+            .clone()
     }
 
     /// Those of hosts that demand this.
@@ -204,10 +227,12 @@ impl Resumption {
             return Ok(known.clone());
         }
         if closed.len() >= MAX_DEMANDS {
-            // Of generations long gone, most likely: their sessions begin anew.
+            // Of generations long gone, most likely: their cached sessions begin anew.
             closed.remove(0);
         }
-        let sessions = Sessions::new()?;
+        let class = demand.class();
+        let unwritten = || rustls::Error::General("settings that cannot be written".to_owned());
+        let sessions = Sessions::new(&self.tickets, class.ok_or_else(unwritten)?);
         closed.push((demand, sessions.clone()));
         Ok(sessions)
     }
@@ -303,7 +328,7 @@ pub(crate) fn configure(
             };
             let (clients, sessions) = match clients {
                 Some((verifier, sessions)) => (Some(verifier), sessions),
-                None => (None, resumption.open().map_err(fail)?),
+                None => (None, resumption.open()),
             };
             let config = server_config(tls, keys, clients.clone(), sessions);
             let mut config = config.map_err(fail)?;
@@ -506,17 +531,74 @@ impl ResolvesServerCert for Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataplane::table::monotonic_ns;
 
     #[test]
-    fn keys_of_tickets_are_made_with_the_first_host_and_once() {
+    fn sessions_are_made_with_the_first_host_and_once() {
         let resumption = Resumption::default();
         let plain = Spec::default();
         let made = configure(&plain, &Certificates::default(), &resumption);
         assert!(made.is_ok_and(|hosts| hosts.iter().all(Option::is_none)));
         assert!(resumption.open.lock().expect("no panic").is_none());
         let (first, second) = (resumption.open(), resumption.open());
-        let (first, second) = (first.expect("keys"), second.expect("keys"));
         assert!(Arc::ptr_eq(&first.tickets, &second.tickets));
         assert!(Arc::ptr_eq(&first.cache, &second.cache));
+    }
+
+    #[test]
+    fn tickets_are_of_use_where_the_same_is_asked_of_clients_and_nowhere_else() {
+        use crate::config::spec::{NamedFile, PeerVerify, Place, Revocation};
+
+        let keys = TicketKeys::new(monotonic_ns(), &mut tickets::fresh).expect("randomness");
+        // Two processes.
+        let (one, other) = (Resumption::default(), Resumption::default());
+        one.take(keys.clone());
+        other.take(keys);
+        let file = |line| NamedFile {
+            path: "ca.pem".into(),
+            at: Place {
+                line,
+                ..Place::default()
+            },
+        };
+        let demand = |line, ca: u8, crls: &[u8]| Demand {
+            settings: ClientVerify {
+                verify: PeerVerify::Require,
+                depth: 1,
+                ca_file: Some(file(line)),
+                ca_path: None,
+                request_file: None,
+                request_path: None,
+                revocation: Revocation::default(),
+                crl_file: None,
+                crl_path: None,
+            },
+            authorities: vec![Der(vec![ca].into())],
+            crls: crls.iter().map(|crl| Der(vec![*crl].into())).collect(),
+        };
+        let ticket = one.of(demand(1, 7, &[])).expect("sessions").tickets;
+        let ticket = ticket.encrypt(b"session").expect("a ticket");
+        let reads = |sessions: Sessions| sessions.tickets.decrypt(&ticket).is_some();
+        assert!(reads(other.of(demand(1, 7, &[])).expect("sessions")));
+        assert!(
+            reads(other.of(demand(9, 7, &[])).expect("sessions")),
+            "on another line"
+        );
+        assert!(
+            !reads(one.of(demand(1, 8, &[])).expect("sessions")),
+            "another authority"
+        );
+        assert!(
+            !reads(one.of(demand(1, 7, &[7])).expect("sessions")),
+            "a list of revoked ones"
+        );
+        let mut optional = demand(1, 7, &[]);
+        optional.settings.verify = PeerVerify::Optional;
+        assert!(!reads(one.of(optional).expect("sessions")));
+        assert!(!reads(one.open()));
+        let open = one.open().tickets.encrypt(b"session").expect("a ticket");
+        assert!(other.open().tickets.decrypt(&open).is_some());
+        let closed = other.of(demand(1, 7, &[])).expect("sessions");
+        assert!(closed.tickets.decrypt(&open).is_none());
     }
 }

@@ -15,14 +15,17 @@ use std::{
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use super::{
-    link::{FromProxy, Link, MAX_FDS, Parcel, ToProxy, pair},
+    link::{FromProxy, Link, MAX_FDS, Parcel, ToProxy, pair, write_file},
     listeners::Listeners,
     preflight::Logs,
     privileges::Identity,
 };
 use crate::{
     config::spec::Spec,
-    proxy::{manager::Answer, tls::Certificates},
+    proxy::{
+        manager::Answer,
+        tls::{Certificates, TicketKeys},
+    },
 };
 
 /// Hidden subcommand that makes this binary the proxy.
@@ -91,6 +94,8 @@ pub(crate) struct Delivery<'a> {
     pub(crate) logs: &'a Logs,
     /// Its certificates.
     pub(crate) certificates: &'a Certificates,
+    /// Keys of session tickets.
+    pub(crate) tickets: &'a TicketKeys,
     /// Shards that there are.
     pub(crate) shards: usize,
 }
@@ -179,6 +184,7 @@ impl ProxyChild {
                 .map(|ids| ids.iter().map(|id| id.0).collect())
                 .collect(),
             certificates: delivery.certificates.clone(),
+            tickets: delivery.tickets.clone(),
         }
         .seal()?;
         let apply = ToProxy::Apply { listeners, logs };
@@ -212,13 +218,19 @@ impl ProxyChild {
 
     /// Asks it to finish and exit: idle connections are closed.
     pub(crate) async fn drain(&self) -> Result<(), ChildError> {
-        self.order(&ToProxy::Drain).await
+        self.order(&ToProxy::Drain, &[]).await
     }
 
     /// Asks it to leave the field to another: as [`ProxyChild::drain`], but an idle connection may
     /// make one more request.
     pub(crate) async fn retire(&self) -> Result<(), ChildError> {
-        self.order(&ToProxy::Retire).await
+        self.order(&ToProxy::Retire, &[]).await
+    }
+
+    /// Gives it the keys of session tickets, which have changed.
+    pub(crate) async fn change_tickets(&self, keys: &TicketKeys) -> Result<(), ChildError> {
+        let keys = write_file("sluice-tickets", keys)?;
+        self.order(&ToProxy::Tickets, &[keys.as_fd()]).await
     }
 
     /// Waits until a proxy that was told to retire accepts no more: whoever connects after that
@@ -229,8 +241,8 @@ impl ProxyChild {
         drop(tokio::time::timeout(ORDER_TIMEOUT, told).await);
     }
 
-    async fn order(&self, order: &ToProxy) -> Result<(), ChildError> {
-        tokio::time::timeout(ORDER_TIMEOUT, self.link.send(order, &[]))
+    async fn order(&self, order: &ToProxy, fds: &[BorrowedFd<'_>]) -> Result<(), ChildError> {
+        tokio::time::timeout(ORDER_TIMEOUT, self.link.send(order, fds))
             .await
             .map_err(|_| ChildError::Silent(ORDER_TIMEOUT))?
             .map_err(ChildError::Link)
@@ -261,7 +273,7 @@ impl ProxyChild {
     /// Tells it what became of a change.
     pub(crate) async fn changed(&self, number: u64, answer: Answer) -> Result<(), ChildError> {
         let message = ToProxy::Changed { number, answer };
-        self.order(&message).await
+        self.order(&message, &[]).await
     }
 
     /// Waits for the message that `is_it`, for [`APPLY_TIMEOUT`].
@@ -316,5 +328,29 @@ fn reap(pid: Pid, options: WaitOptions) -> Option<String> {
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Some(error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::link::{read_file, receive_now},
+        *,
+    };
+    use crate::proxy::tls::tickets;
+
+    #[tokio::test]
+    async fn ticket_keys_that_changed_reach_the_proxy_in_a_memory_file() {
+        let (ours, theirs) = pair().expect("socketpair");
+        let child = ProxyChild::adopt(std::process::id(), 0, ours).expect("a process");
+        let mut keys = TicketKeys::new(0, &mut tickets::fresh).expect("randomness");
+        assert!(keys.turn(7 * 3600 * 1_000_000_000, &mut tickets::fresh));
+        child.change_tickets(&keys).await.expect("sent");
+        let received = receive_now::<ToProxy>(theirs.as_fd()).expect("received");
+        let (message, mut fds) = received.expect("a message");
+        assert!(matches!(message, ToProxy::Tickets));
+        let back: TicketKeys = read_file(fds.pop().expect("a descriptor")).expect("keys");
+        assert_eq!(back, keys);
+        assert!(fds.is_empty());
     }
 }

@@ -38,8 +38,8 @@ use super::{
 };
 use crate::{
     admin::{manager::kept::Kept, protocol::Response},
-    dataplane::{Dataplane, Desired, Published},
-    proxy::tls::Certificates,
+    dataplane::{Dataplane, Desired, Published, table::monotonic_ns},
+    proxy::tls::{Certificates, TicketKeys, tickets},
     telemetry::error_log,
 };
 
@@ -61,6 +61,8 @@ pub(crate) struct Control {
     pub(super) logs: Logs,
     /// For a proxy process that has to be started again.
     pub(super) certificates: Certificates,
+    /// Keys of session tickets, the same in all its proxies.
+    pub(super) tickets: TicketKeys,
     /// Of certificate and key files.
     pub(super) watch: Watch,
     /// Ticks since the last look at them.
@@ -173,6 +175,7 @@ impl Control {
                     self.logs.tend();
                     self.foundlings.tend();
                     self.look_at_steering();
+                    self.look_at_tickets().await;
                     self.look_at_certificates().await;
                 }
                 Event::RestartProxy => self.restart_proxy().await,
@@ -263,6 +266,16 @@ impl Control {
                 // Its link ends with it.
                 retired.proxy.bury();
             }
+        }
+    }
+
+    /// Changes the keys of session tickets when it is time.
+    async fn look_at_tickets(&mut self) {
+        if self.tickets.turn(monotonic_ns(), &mut tickets::fresh)
+            && let Some(proxy) = &self.proxy
+        {
+            // One that did not hear of it changes to the same key, and whose link is broken is dead.
+            drop(proxy.change_tickets(&self.tickets).await);
         }
     }
 
@@ -427,6 +440,7 @@ impl Control {
             listeners: &self.listeners,
             logs: &self.logs,
             certificates: &self.certificates,
+            tickets: &self.tickets,
             shards: self.pins.len(),
         }
     }

@@ -32,6 +32,7 @@ use crate::{
         Inheritance,
         sys::{exec, hold_signals},
     },
+    proxy::tls::TicketKeys,
 };
 
 /// Version of [`State`] and of how it travels.
@@ -67,6 +68,10 @@ pub(super) struct State {
     /// What was changed in the balancer-manager.
     #[serde(default)]
     pub(super) kept: Handed,
+    /// Keys of session tickets, so that clients' sessions outlast the upgrade. A build that leaves none
+    /// or takes none has clients make new ones: no reason to be refused.
+    #[serde(default)]
+    pub(super) tickets: Option<TicketKeys>,
     /// Why the successor could not go on: this is the old program again.
     pub(super) failed: Option<String>,
 }

@@ -28,7 +28,10 @@ use crate::{
     admin::manager::edit::Submission,
     config::spec::{LogTarget, Spec},
     names,
-    proxy::{manager::Answer, tls::Certificates},
+    proxy::{
+        manager::Answer,
+        tls::{Certificates, TicketKeys},
+    },
 };
 
 /// Longest message, bytes.
@@ -60,6 +63,8 @@ pub(crate) enum ToProxy {
         /// Log files sent since the last one.
         logs: usize,
     },
+    /// The keys of session tickets have changed. Descriptor: a memory file with [`TicketKeys`].
+    Tickets,
     /// What became of a [`FromProxy::Change`].
     Changed {
         /// Its number.
@@ -121,6 +126,8 @@ pub(crate) struct Parcel {
     pub(crate) ids: Vec<Vec<u32>>,
     /// Certificates and keys: they travel in memory alone.
     pub(crate) certificates: Certificates,
+    /// Keys of session tickets, likewise.
+    pub(crate) tickets: TicketKeys,
 }
 
 impl Parcel {
@@ -289,7 +296,7 @@ fn receive_once(socket: BorrowedFd<'_>, text: &mut [u8]) -> io::Result<(usize, V
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::tls::{Der, Pair};
+    use crate::proxy::tls::{Der, Pair, tickets};
 
     #[tokio::test]
     async fn a_message_arrives_with_its_descriptors() {
@@ -307,6 +314,7 @@ mod tests {
                 hosts: vec![vec![0]],
                 ..Certificates::default()
             },
+            tickets: TicketKeys::new(7, &mut tickets::fresh).expect("randomness"),
         };
         let fd = parcel.seal().expect("memory file");
         let message = ToProxy::Apply {
@@ -324,6 +332,7 @@ mod tests {
         assert_eq!(back.number, 7);
         assert_eq!(back.ids, parcel.ids);
         assert_eq!(back.certificates, parcel.certificates);
+        assert_eq!(back.tickets, parcel.tickets);
         assert!(
             !format!("{back:?}").contains("115, 101"),
             "keys are not shown"

@@ -187,6 +187,7 @@ impl Control {
             listeners: &self.listeners,
             logs: &self.logs,
             certificates: &self.certificates,
+            tickets: &self.tickets,
             shards: self.pins.len(),
         };
         let delivered = self.hand_over(delivery).await;

@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     child::MOST_CHANGES,
-    link::{FromProxy, Link, Parcel, ToProxy},
+    link::{self, FromProxy, Link, Parcel, ToProxy},
     preflight::Logs,
     privileges,
     succession::Succession,
@@ -282,6 +282,10 @@ impl Process {
                 // When control is gone the next receive tells; this process may serve already.
                 drop(self.link.send(&answer, &[]).await);
             }
+            ToProxy::Tickets => {
+                let [keys] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| cut_short())?;
+                self.proxy.take_ticket_keys(link::read_file(keys)?);
+            }
             ToProxy::Changed { number, answer } => {
                 if let Some(reply) = self.open_changes.remove(&number) {
                     // The client may have left.
@@ -303,6 +307,7 @@ impl Process {
         let logs = std::mem::take(&mut self.logs);
         let spec = Arc::new(parcel.spec);
         let targets = Logs::received(&logs)?.error_targets(&spec);
+        self.proxy.take_ticket_keys(parcel.tickets);
         if let Some(watcher) = &self.watcher {
             watcher.expect(&spec);
         }

@@ -118,6 +118,7 @@ impl Control {
             listeners: &listeners,
             logs: &logs,
             certificates: &tls.certificates,
+            tickets: &self.tickets,
             shards: self.pins.len(),
         };
         let delivered = self.hand_over(delivery).await;

@@ -36,7 +36,8 @@ use super::{
 };
 use crate::{
     config::spec::Spec,
-    dataplane::{Dataplane, Desired, KernelLog, sys::hold_signals},
+    dataplane::{Dataplane, Desired, KernelLog, sys::hold_signals, table::monotonic_ns},
+    proxy::tls::{TicketKeys, tickets},
 };
 
 /// Who serves once control has started.
@@ -99,6 +100,7 @@ impl Control {
             (Err(errors), None) => return Err(StartError::Host(certificates::lines(&errors))),
         };
         let watch = Watch::new(&tls);
+        let tickets = tickets(legacy.as_deref())?;
         let addresses = if let Some((_, state)) = &back {
             state.addresses.clone()
         } else {
@@ -179,6 +181,7 @@ impl Control {
             listeners: &listeners,
             logs: &logs,
             certificates: &tls.certificates,
+            tickets: &tickets,
             shards,
         };
         let proxy_error = |error: ChildError| StartError::Proxy(error.to_string());
@@ -234,6 +237,7 @@ impl Control {
             listeners,
             logs,
             certificates: tls.certificates,
+            tickets,
             watch,
             watched: 0,
             identity,
@@ -263,6 +267,15 @@ impl Control {
             news: follow::news(),
         })
     }
+}
+
+/// The keys of session tickets: those that clients have tickets of, if there was a control to leave them.
+fn tickets(legacy: Option<&Legacy>) -> io::Result<TicketKeys> {
+    if let Some(left) = legacy.and_then(|legacy| legacy.state.tickets.clone()) {
+        return Ok(left);
+    }
+    let none = || io::Error::other("no randomness for the keys of session tickets");
+    TicketKeys::new(monotonic_ns(), &mut tickets::fresh).ok_or_else(none)
 }
 
 /// What the old program goes on with, when it is called back.

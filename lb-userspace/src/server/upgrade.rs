@@ -213,6 +213,7 @@ impl Control {
                 .map(|ids| ids.iter().map(|id| id.0).collect())
                 .collect(),
             certificates: self.certificates.clone(),
+            tickets: self.tickets.clone(),
         };
         let retired = self.retired.iter().map(|retired| {
             let left = retired
@@ -260,6 +261,7 @@ impl Control {
                 restarts: self.restarts,
                 deadline_ms: deadline.map(millis),
                 kept: self.kept.clone().into(),
+                tickets: Some(self.tickets.clone()),
                 failed: None,
             },
         })

@@ -212,7 +212,10 @@ pub(crate) fn respond(
     Ok(true)
 }
 
-fn read_head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Option<String>> {
+pub(crate) fn read_head(
+    stream: &mut impl Read,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Option<String>> {
     loop {
         if let Some(end) = find(buffer, b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
@@ -229,7 +232,11 @@ fn read_head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Option<
     }
 }
 
-fn read_body(head: &str, stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Vec<u8>> {
+pub(crate) fn read_body(
+    head: &str,
+    stream: &mut impl Read,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Vec<u8>> {
     if values(head, "transfer-encoding")
         .iter()
         .any(|value| value.eq_ignore_ascii_case("chunked"))
@@ -243,7 +250,7 @@ fn read_body(head: &str, stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Re
 }
 
 fn read_exactly(
-    stream: &mut TcpStream,
+    stream: &mut impl Read,
     buffer: &mut Vec<u8>,
     length: usize,
 ) -> io::Result<Vec<u8>> {
@@ -255,7 +262,7 @@ fn read_exactly(
     Ok(buffer.drain(..length).collect())
 }
 
-fn read_chunks(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Vec<u8>> {
+fn read_chunks(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<Vec<u8>> {
     let mut body = Vec::new();
     loop {
         let end = loop {
@@ -279,7 +286,7 @@ fn read_chunks(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Vec<u
     }
 }
 
-fn fill(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<bool> {
+fn fill(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<bool> {
     let mut bytes = [0; 16 << 10];
     let count = stream.read(&mut bytes)?;
     buffer.extend_from_slice(&bytes[..count]);

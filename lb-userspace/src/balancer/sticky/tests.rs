@@ -75,9 +75,17 @@ proptest! {
     #[test]
     fn session_reads_anything(url in prop::collection::vec(any::<u8>(), 0..80),
                               text in prop::collection::vec(any::<u8>(), 0..80)) {
-        if let Some(found) = session(&sticky(), &url, [text.as_slice()]) {
-            prop_assert!(!found.route.is_empty());
-            prop_assert!(!found.route.starts_with(b"&"));
+        session(&sticky(), &url, [text.as_slice()]);
+    }
+
+    #[test]
+    fn route_is_a_part_of_what_it_was_read_from(url in "[/a.;&?=]{0,5}(routeid)?[.=;&?a]{0,8}",
+                                                text in "[ ;,a]{0,2}(ROUTEID)?[ =.;,&a]{0,8}") {
+        if let Some(found) = session(&sticky(), url.as_bytes(), [text.as_bytes()]) {
+            let (from, ends) = if found.in_url { (url, "?&") } else { (text, ";,") };
+            let route = String::from_utf8(found.route).expect("a part of a text");
+            prop_assert!(from.contains(&route));
+            prop_assert!(!route.contains(|c| ends.contains(c)), "{route}");
         }
     }
 }

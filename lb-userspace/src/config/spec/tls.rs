@@ -57,22 +57,25 @@ pub struct ClientVerify {
 impl ClientVerify {
     /// Whether two come to the same, wherever they stand.
     pub fn is_same(&self, other: &Self) -> bool {
-        let unplaced = |one: &Self| {
-            let mut one = one.clone();
-            let files = [
-                &mut one.ca_file,
-                &mut one.ca_path,
-                &mut one.request_file,
-                &mut one.request_path,
-                &mut one.crl_file,
-                &mut one.crl_path,
-            ];
-            for file in files.into_iter().flatten() {
-                file.at = Place::default();
-            }
-            one
-        };
-        unplaced(self) == unplaced(other)
+        self.unplaced() == other.unplaced()
+    }
+
+    /// The same as if it stood nowhere.
+    #[must_use]
+    pub fn unplaced(&self) -> Self {
+        let mut one = self.clone();
+        let files = [
+            &mut one.ca_file,
+            &mut one.ca_path,
+            &mut one.request_file,
+            &mut one.request_path,
+            &mut one.crl_file,
+            &mut one.crl_path,
+        ];
+        for file in files.into_iter().flatten() {
+            file.at = Place::default();
+        }
+        one
     }
 }
 

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use lab::{
     Lab, Scene, Sluice,
     curl::letters,
-    scene::{member, site},
+    scene::{member, site_with},
     sluice::Place,
     topology, wait,
 };
@@ -24,7 +24,9 @@ fn failed(sluice: &Sluice, reason: &str) -> Result<u64> {
 
 #[test]
 fn no_port_left_is_this_hosts_want_and_puts_no_member_into_error() -> Result<()> {
-    let text = site(&(member(0, "") + &member(1, "")), "");
+    // One shard: each has pools of its own, and what waits in another's is no use to a request.
+    let members = member(0, "") + &member(1, "");
+    let text = site_with(&members, "", "SluiceShards 1");
     let scene = Scene::start(&text)?;
     // From now on: four connections to each member.
     let range = "net/ipv4/ip_local_port_range";

@@ -124,17 +124,21 @@ impl Scanner {
 
     /// Looks at `bytes`, which begin as they did in the calls before and may be longer now.
     pub fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Verdict {
-        // Most heads come in one piece and end what came in. Where an empty line is inside of one,
-        // it is refused here as it would be below, unless a second request begins behind it.
+        // Most heads come in one piece that ends with them. Where that is not so, or the head is none,
+        // what follows finds out.
         if self.seen == 0
-            && bytes.ends_with(b"\n\r\n")
+            && bytes.ends_with(b"\r\n\r\n")
             && bytes.first().copied().is_some_and(is_token)
-            && memchr::memmem::find(bytes, b"\n\r\n") == Some(bytes.len() - 3)
+            && let Ok((framing, plain, 0)) = check(bytes, limits)
         {
             self.seen = bytes.len();
             self.start = Some(0);
             self.line = bytes.len();
-            return judge(bytes, 0, limits);
+            return Verdict::Whole {
+                head: 0..bytes.len(),
+                framing,
+                plain,
+            };
         }
         while self.seen < bytes.len() {
             let at = self.seen;
@@ -168,7 +172,14 @@ impl Scanner {
             let empty = matches!(&bytes[self.line..at], b"" | b"\r") && self.line > start;
             self.line = at + 1;
             if empty {
-                return judge(&bytes[..=at], start, limits);
+                return match check(&bytes[start..=at], limits) {
+                    Ok((framing, plain, _)) => Verdict::Whole {
+                        head: start..at + 1,
+                        framing,
+                        plain,
+                    },
+                    Err(refusal) => Verdict::Refused(refusal),
+                };
             }
         }
         let Some(start) = self.start else {
@@ -194,20 +205,9 @@ const fn refuse(reason: &'static str) -> Verdict {
     Verdict::Refused(Refusal::Malformed(reason))
 }
 
-/// What a whole head is that begins at `start` and ends with `bytes`.
-fn judge(bytes: &[u8], start: usize, limits: &Limits) -> Verdict {
-    match check(&bytes[start..], limits) {
-        Ok((framing, plain)) => Verdict::Whole {
-            head: start..bytes.len(),
-            framing,
-            plain,
-        },
-        Err(refusal) => Verdict::Refused(refusal),
-    }
-}
-
-/// Checks a whole head, empty line included. With its framing, whether its target is plain.
-fn check(head: &[u8], limits: &Limits) -> Result<(Framing, bool), Refusal> {
+/// Checks a whole head, empty line included. With its framing, whether its target is plain, and how
+/// many bytes follow it.
+fn check(head: &[u8], limits: &Limits) -> Result<(Framing, bool, usize), Refusal> {
     let bad = Refusal::Malformed;
     if head.len() > MAX_HEAD {
         return Err(bad("request head too large"));
@@ -278,9 +278,6 @@ fn check(head: &[u8], limits: &Limits) -> Result<(Framing, bool), Refusal> {
             _ => {}
         }
     }
-    if !rest.is_empty() {
-        return Err(bad("empty line inside the head"));
-    }
     if hosts > 1 {
         return Err(bad("repeated Host"));
     }
@@ -306,7 +303,7 @@ fn check(head: &[u8], limits: &Limits) -> Result<(Framing, bool), Refusal> {
     if matches!(method, b"CONNECT" | b"TRACE") {
         return Err(Refusal::Method);
     }
-    Ok((framing, plain))
+    Ok((framing, plain, rest.len()))
 }
 
 /// Splits off one line that ends in CR LF; a bare line feed is refused.
